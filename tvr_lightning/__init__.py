@@ -1,0 +1,21 @@
+"""tvr_lightning: text-video retrieval methods, trained and compared honestly."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tvr_lightning.config import Experiment as Experiment
+    from tvr_lightning.config import load_experiment as load_experiment
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "load_experiment"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the heavy parts on first use only: `tvr --help` must not wait for torch."""
+    if name in {"load_experiment", "Experiment"}:
+        from tvr_lightning import config
+
+        return getattr(config, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,50 @@
+"""Errors that a user can cause: each says what happened, what was found and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class TVRError(Exception):
+    """Base of every error that is the user's to mend; the command line prints it without a traceback."""
+
+
+class ConfigError(TVRError):
+    """A configuration file, key or value that does not fit."""
+
+
+class DataError(TVRError):
+    """Annotation files, video folders or splits that are missing or broken."""
+
+
+class DecodeError(DataError):
+    """A video file of which no requested frame can be decoded."""
+
+
+class CheckpointError(TVRError):
+    """Weights that cannot be read or that belong to another method or size."""
+
+
+class ScoreError(TVRError):
+    """Scores or losses that are not finite."""
+
+
+class RunError(TVRError):
+    """A run folder that exists already, is incomplete or cannot be written."""
+
+
+def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
+    """Returns `did you mean a, b or c?` for a misspelt name, or the known names when none is near.
+
+    Args:
+        name: what the user wrote.
+        known: the names that exist.
+        count: how many near names to give at most.
+    """
+    names = sorted(set(known))
+    near = difflib.get_close_matches(name, names, n=count, cutoff=0.5)
+    if near:
+        head, last = near[:-1], near[-1]
+        return f"did you mean {', '.join(head)} or {last}?" if head else f"did you mean {last}?"
+    return "known: " + ", ".join(names) if names else "nothing is known here"
