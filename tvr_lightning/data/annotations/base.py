@@ -50,9 +50,7 @@ class Annotations(ABC):
     def check_split(self, split: str) -> None:
         """Raises DataError unless `split` exists."""
         if split not in self.splits:
-            raise DataError(
-                f"{self.name} ({self.protocol}) has no split '{split}': {nearest(split, self.splits)}"
-            )
+            raise DataError(f"{self.name} ({self.protocol}) has no split '{split}': {nearest(split, self.splits)}")
 
     def require(self, *names: str) -> Path:
         """Returns the first of `names` that exists in the root.
@@ -98,9 +96,7 @@ class VideoFolder:
         extensions: the extensions to accept, in order of preference.
     """
 
-    def __init__(
-        self, folder: Path, extensions: Iterable[str] = ("mp4", "avi", "webm", "mkv", "mov")
-    ) -> None:
+    def __init__(self, folder: Path, extensions: Iterable[str] = ("mp4", "avi", "webm", "mkv", "mov")) -> None:
         self.folder = folder
         self.extensions = tuple(extensions)
         self.names = {e.name for e in os.scandir(folder) if e.is_file()} if folder.is_dir() else set()
