@@ -71,7 +71,10 @@ class Annotations(ABC):
 def _describe(folder: Path) -> str:
     if not folder.is_dir():
         return "the folder does not exist"
-    names = sorted(p.name + ("/" if p.is_dir() else "") for p in folder.iterdir())
+    try:
+        names = sorted(p.name + ("/" if p.is_dir() else "") for p in folder.iterdir())
+    except PermissionError:
+        return "the folder may not be read"
     shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
     return f"found: {shown}" if names else "the folder is empty"
 
@@ -83,7 +86,7 @@ def check_relative(name: str, source: str) -> str:
         DataError: an absolute path, a `..` part, a drive or a NUL byte.
     """
     path = PurePosixPath(name.replace("\\", "/"))
-    if not name or path.is_absolute() or ".." in path.parts or "\0" in name or ":" in path.parts[0]:
+    if not name or path.is_absolute() or ".." in path.parts or not path.parts or "\0" in name or ":" in path.parts[0]:
         raise DataError(f"{source}: {name!r} is not a file name inside the dataset's folder")
     return name
 

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+EXPERIMENTS = ROOT / "experiments"
+
+
+@pytest.fixture(scope="session")
+def shapes_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny embedded dataset: 24 videos."""
+    from tvr_lightning.data.annotations.shapes import make_shapes
+
+    root = tmp_path_factory.mktemp("shapes") / "shapes"
+    make_shapes(root, num_videos=24)
+    return root
+
+
+@pytest.fixture
+def make_data(shapes_root: Path) -> Callable[..., Any]:
+    """Builds a data module over the tiny dataset; keyword arguments go to `VideoTextDataModule`."""
+    from tvr_lightning.data.annotations.msrvtt import MSRVTT
+    from tvr_lightning.data.datamodule import VideoTextDataModule
+
+    def make(**settings: Any) -> VideoTextDataModule:
+        root = settings.pop("root", shapes_root)
+        defaults = {"batch_size": 4, "num_frames": 4, "fps": None, "size": 32, "num_workers": 0}
+        return VideoTextDataModule(MSRVTT(root), **{**defaults, **settings})
+
+    return make
+
+
+@pytest.fixture
+def small_encoder() -> Callable[..., Any]:
+    """Builds a CLIP of 32 px frames and width 32, fast enough for every test."""
+    from tvr_lightning.encoders import CLIPEncoder
+    from tvr_lightning.encoders.clip import CLIPSize
+
+    size = CLIPSize(
+        image_size=32, patch_size=16, image_width=32, image_layers=1, image_heads=2,
+        text_width=32, text_layers=1, text_heads=2, embed_dim=32,
+    )  # fmt: skip
+    return lambda **settings: CLIPEncoder(size=size, **settings)

@@ -1,0 +1,293 @@
+"""Checks names and plain values of a configuration without importing the classes it names.
+
+Importing torch and Lightning takes seconds; a misspelt key should not wait for them. Signatures are read from
+source text. What this cannot decide (a value of a richer type) is left to the full parser, which checks everything.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from tvr_lightning.errors import ConfigError, nearest
+
+RUN_OPTIONS = ("seed_everything", "experiment", "runs_dir", "run_id", "tracker", "ckpt_path")
+ROOTS = {
+    "trainer": "pytorch_lightning.trainer.trainer.Trainer",
+    "data": "tvr_lightning.data.datamodule.VideoTextDataModule",
+}
+SCALARS: Mapping[str, type | tuple[type, ...]] = {"int": int, "float": (int, float), "bool": bool, "str": str}
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A constructor as its source says it.
+
+    Attributes:
+        module: where the class is defined.
+        annotations: parameter names and the text of their types; empty text where there is none.
+    """
+
+    module: str
+    annotations: Mapping[str, str]
+
+
+def check_config(config: Mapping[str, Any], source: str) -> None:
+    """Checks the keys of a composed experiment, and values of plain types.
+
+    Raises:
+        ConfigError: names the key, and the nearest that exist.
+    """
+    known = (*RUN_OPTIONS, *ROOTS, "model")
+    for key, value in config.items():
+        if key not in known:
+            raise ConfigError(f"{source}: unknown key '{key}'; {nearest(key, known)}")
+        if key in ROOTS and isinstance(value, Mapping):
+            _check_fields(value, _signature(ROOTS[key]), key, source)
+        elif key == "model" and isinstance(value, Mapping):
+            _check_object(value, key, source)
+
+
+def check_overrides(arguments: Sequence[str], config: Mapping[str, Any]) -> None:
+    """Checks `--a.b=value` arguments against the composed experiment they change.
+
+    Raises:
+        ConfigError: names the option, and the nearest that exist.
+    """
+    for option, text in _options(arguments):
+        parts = option.split(".")
+        where = f"--{option}"
+        if parts[0] in RUN_OPTIONS and len(parts) == 1:
+            continue
+        if parts[0] in ROOTS:
+            signature: Signature | None = _signature(ROOTS[parts[0]])
+            value = config.get(parts[0], {})
+        elif parts[0] == "model":
+            signature, value = None, config.get("model", {})
+            parts = ["model", *(parts[1:] or ["class_path"])]
+        else:
+            raise ConfigError(f"unknown option {where}; {nearest(parts[0], (*RUN_OPTIONS, *ROOTS, 'model'))}")
+        _check_path(parts[1:], signature, value, text, where)
+
+
+def _check_path(parts: list[str], signature: Signature | None, value: Any, text: str | None, where: str) -> None:
+    while parts:
+        name = parts.pop(0)
+        if signature is None:  # an object: its class is named in the configuration
+            if name in ("class_path", "dict_kwargs"):
+                return
+            value = value if isinstance(value, Mapping) else {}
+            signature = _signature(str(value["class_path"])) if "class_path" in value else None
+            if signature is None:
+                return
+            value = value.get("init_args", {})
+            if name == "init_args":
+                if not parts:
+                    return
+                name = parts.pop(0)
+        if name.rstrip("+") not in signature.annotations:
+            raise ConfigError(f"unknown option {where}; {nearest(name, signature.annotations)}")
+        annotation = signature.annotations[name.rstrip("+")]
+        if not parts:
+            if text is not None and not name.endswith("+"):
+                import yaml
+
+                _check_value(yaml.safe_load(text), annotation, where, text)
+            return
+        value = value.get(name, {}) if isinstance(value, Mapping) else {}
+        options = _local_class(signature.module, annotation)
+        signature = _signature(options) if options and _is_dataclass(options) else None
+
+
+def _options(arguments: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    words = list(arguments)
+    while words:
+        word = words.pop(0)
+        if word in ("-c", "--config"):
+            if words:
+                words.pop(0)
+        elif word.startswith("--") and not word.startswith(("--config=", "--print_config", "--help")):
+            option, equals, text = word[2:].partition("=")
+            if not equals and words and not words[0].startswith("--"):
+                text, equals = words.pop(0), "="
+            yield option, text if equals else None
+
+
+def _check_object(value: Mapping[str, Any], where: str, source: str) -> None:
+    class_path = value.get("class_path")
+    if class_path is None:
+        if where == "model":
+            raise ConfigError(f"{source}: model has no class_path; name a part method/... in `defaults`")
+        return
+    signature = _signature(str(class_path))
+    if signature is None:
+        _explain_class(str(class_path), where, source)
+    for key in value:
+        if key not in ("class_path", "init_args", "dict_kwargs"):
+            raise ConfigError(f"{source}: {where}.{key}: arguments of a class lie under {where}.init_args")
+    arguments = value.get("init_args") or {}
+    _check_fields(arguments, signature, f"{where}.init_args", source)
+
+
+def _check_fields(values: Mapping[str, Any], signature: Signature | None, where: str, source: str) -> None:
+    if signature is None:
+        return
+    for key, value in values.items():
+        place = f"{where}.{key}"
+        if key not in signature.annotations:
+            raise ConfigError(f"{source}: unknown key '{place}'; {nearest(key, signature.annotations)}")
+        annotation = signature.annotations[key]
+        if isinstance(value, Mapping):
+            if "class_path" in value:
+                _check_object(value, place, source)
+            elif (options := _local_class(signature.module, annotation)) and _is_dataclass(options):
+                _check_fields(value, _signature(options), place, source)
+        else:
+            _check_value(value, annotation, f"{source}: {place}", value)
+
+
+def _check_value(value: Any, annotation: str, where: str, shown: Any) -> None:
+    """Checks unions of plain types and literals; anything richer is left to the full parser."""
+    allowed: list[Any] = []
+    kinds: list[type] = []
+    for part in _union(annotation):
+        if part in SCALARS:
+            kind = SCALARS[part]
+            kinds += kind if isinstance(kind, tuple) else [kind]
+        elif part == "None":
+            allowed.append(None)
+        elif part.startswith("Literal["):
+            literal = ast.literal_eval(part[len("Literal") :])
+            allowed += literal
+        else:
+            return
+    if value in allowed and not isinstance(value, bool):
+        return
+    plain = type(value) in kinds or ("float" in annotation and isinstance(value, str) and _is_float(value))
+    if plain or (str in kinds and not isinstance(value, list | dict)):
+        return
+    literals = [str(a) for a in allowed if a is not None]
+    hint = nearest(str(value), literals) if literals else f"expected {annotation}"
+    raise ConfigError(f"{where}: {shown!r} does not fit; {hint}")
+
+
+def _is_float(text: str) -> bool:
+    """Whether a string is a number to Python: YAML 1.1 reads `1e-4` as text."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _union(annotation: str) -> list[str]:
+    if not annotation:
+        return ["Any"]
+    node = ast.parse(annotation, mode="eval").body
+    parts: list[str] = []
+    while isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+        parts.append(ast.unparse(node.right))
+        node = node.left
+    return [*parts, ast.unparse(node)]
+
+
+def _explain_class(class_path: str, where: str, source: str) -> None:
+    module, _, name = class_path.rpartition(".")
+    tree = _tree(module)
+    if tree is None:
+        package = Path(__file__).parent / "methods"
+        known = [f"tvr_lightning.methods.{p.stem}" for p in package.glob("*.py") if not p.stem.startswith("_")]
+        raise ConfigError(f"{source}: {where}.class_path: no module '{module}'; {nearest(module, known)}")
+    if name not in _names(tree):
+        classes = [n.name for n in tree.body if isinstance(n, ast.ClassDef)]
+        raise ConfigError(f"{source}: {where}.class_path: no '{name}' in {module}; {nearest(name, classes)}")
+
+
+@cache
+def _tree(module: str) -> ast.Module | None:
+    """Parses a module's source without importing it or its packages."""
+    top, *rest = module.split(".")
+    try:
+        spec = importlib.util.find_spec(top) if top else None
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    for folder in spec.submodule_search_locations:
+        base = Path(folder, *rest)
+        for file in (base.with_suffix(".py"), base / "__init__.py"):
+            if file.is_file():
+                return ast.parse(file.read_text(encoding="utf-8"))
+    return None
+
+
+def _names(tree: ast.Module) -> set[str]:
+    defined = {n.name for n in tree.body if isinstance(n, ast.ClassDef)}
+    imported = {a.asname or a.name for n in tree.body if isinstance(n, ast.ImportFrom) for a in n.names}
+    return defined | imported
+
+
+def _find_class(class_path: str) -> tuple[str, ast.ClassDef] | None:
+    """Finds a class's definition, following `from x import y`."""
+    module, _, name = class_path.rpartition(".")
+    tree = _tree(module)
+    for node in tree.body if tree else []:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return module, node
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            for alias in node.names:
+                if (alias.asname or alias.name) == name:
+                    return _find_class(f"{node.module}.{alias.name}")
+    return None
+
+
+@cache
+def _signature(class_path: str) -> Signature | None:
+    """Reads a constructor's parameters, or a dataclass's fields; None where it is inherited or open."""
+    found = _find_class(class_path)
+    if found is None:
+        return None
+    module, definition = found
+    for node in definition.body:
+        if isinstance(node, ast.FunctionDef) and node.name == "__init__":
+            if node.args.kwarg:
+                return None
+            arguments = (node.args.args + node.args.kwonlyargs)[1:]
+            types = {a.arg: ast.unparse(a.annotation) if a.annotation else "" for a in arguments}
+            return Signature(module, {name: _expand(module, text) for name, text in types.items()})
+    if not _has_dataclass_decorator(definition):
+        return None
+    fields = [n for n in definition.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)]
+    return Signature(module, {n.target.id: _expand(module, ast.unparse(n.annotation)) for n in fields})  # type: ignore[union-attr]
+
+
+def _expand(module: str, annotation: str) -> str:
+    """Replaces the name of a `Literal` alias by what it stands for."""
+    if not annotation.isidentifier():
+        return annotation
+    for node in (_tree(module) or ast.Module([], [])).body:
+        if isinstance(node, ast.Assign) and [getattr(t, "id", None) for t in node.targets] == [annotation]:
+            return ast.unparse(node.value)
+        if isinstance(node, ast.ImportFrom) and node.module and annotation in [a.name for a in node.names]:
+            return _expand(node.module, annotation)
+    return annotation
+
+
+def _has_dataclass_decorator(definition: ast.ClassDef) -> bool:
+    return any("dataclass" in ast.unparse(d) for d in definition.decorator_list)
+
+
+def _local_class(module: str, annotation: str) -> str | None:
+    """The class path of an annotation that names one class (or that class or None)."""
+    names = [part for part in _union(annotation) if part != "None"]
+    return f"{module}.{names[0]}" if len(names) == 1 and names[0].isidentifier() else None
+
+
+def _is_dataclass(class_path: str) -> bool:
+    found = _find_class(class_path)
+    return found is not None and _has_dataclass_decorator(found[1])

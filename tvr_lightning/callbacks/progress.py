@@ -1,0 +1,119 @@
+"""What people see while a run goes on: what it starts with, how fast it is, how long it will take."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import TQDMProgressBar
+from pytorch_lightning.utilities import rank_zero_info
+from rich.console import Console
+from rich.table import Table
+
+LINE_EVERY_S = 20.0
+
+
+def duration(seconds: float) -> str:
+    """Formats seconds as `1:02:03` or `02:03`."""
+    hours, rest = divmod(round(seconds), 3600)
+    minutes, secs = divmod(rest, 60)
+    return f"{hours}:{minutes:02}:{secs:02}" if hours else f"{minutes:02}:{secs:02}"
+
+
+class Throughput(Callback):
+    """Logs training samples per second (data, forward, backward, optimiser; over all ranks) and time left.
+
+    Where standard error is no terminal, prints a line now and then instead of a bar.
+    """
+
+    def __init__(self) -> None:
+        self._start = self._since = self._line = 0.0
+        self._first = self._samples = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock."""
+        self._start = self._since = self._line = time.monotonic()
+        self._first = trainer.fit_loop.epoch_loop.total_batch_idx
+        if trainer.accumulate_grad_batches > 1:
+            rank_zero_info(
+                f"gradients of {trainer.accumulate_grad_batches} batches are added up; each caption is still "
+                "contrasted with the videos of its own batch only: negatives do not grow with accumulation"
+            )
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leaves validation out of the count."""
+        self._since, self._samples = time.monotonic(), 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Counts, and reports where no bar does."""
+        now = time.monotonic()
+        self._samples += (len(batch) if batch is not None else 0) * trainer.world_size
+        rate = self._samples / max(now - self._since, 1e-9)
+        pl_module.log("samples_per_s", rate, prog_bar=True, batch_size=1)
+        if sys.stderr.isatty() or now - self._line < LINE_EVERY_S or not trainer.is_global_zero:
+            return
+        self._line = now
+        done = trainer.fit_loop.epoch_loop.total_batch_idx + 1
+        total = int(trainer.estimated_stepping_batches) * trainer.accumulate_grad_batches
+        left = (now - self._start) / (done - self._first) * max(0, total - done)
+        shown = trainer.progress_bar_metrics
+        scale = f", logit scale {shown['logit_scale']:.1f}" if "logit_scale" in shown else ""
+        loss = shown.get("train/loss", float("nan"))
+        print(
+            f"epoch {trainer.current_epoch}, batch {done}/{total}: loss {loss:.3f}{scale}, {rate:.1f} samples/s, "
+            f"{duration(left)} left",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+class Bar(TQDMProgressBar):
+    """Lightning's bar, without the version number among the metrics."""
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """Metrics that the bar shows."""
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return metrics
+
+
+class StartSummary(Callback):
+    """Prints the data (videos, captions, what is missing) and the model (parameters) before the first step."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prints both tables."""
+        if not trainer.is_global_zero:
+            return
+        console = Console(stderr=True)
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        columns = ("videos", "captions", "listed", "missing", "without_captions", "truncated_captions")
+        title = f"{data.dataset} {data.annotations.protocol}"
+        table = Table("split", *(c.replace("_", " ") for c in columns), title=title)
+        for split in data.splits.values():
+            summary = split.summary()
+            table.add_row(split.name, *(f"{summary[c]:,}" for c in columns))
+        console.print(table)
+        table = Table("part", "parameters", "trainable", title=type(pl_module).__name__)
+        for name, part in pl_module.named_children():
+            count, trainable = count_parameters(part)
+            table.add_row(name, f"{count:,}", f"{trainable:,}")
+        count, trainable = count_parameters(pl_module)
+        table.add_row("all", f"{count:,}", f"{trainable:,}")
+        console.print(table)
+        selects = {
+            "validation": "the validation split selects the checkpoint",
+            "holdout": "5 % of the training videos, held out, select the checkpoint",
+            "last": "nothing selects a checkpoint: the final weights are tested",
+            "test": "the TEST split selects the checkpoint; every result is marked so",
+        }
+        console.print(selects[data.selection], highlight=False)
+
+
+def count_parameters(module: Any) -> tuple[int, int]:
+    """Number of parameters, and of those that train."""
+    parameters = list(module.parameters())
+    return sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)

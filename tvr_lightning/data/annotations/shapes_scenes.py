@@ -1,0 +1,178 @@
+"""What the `shapes` videos show: scenes of one or two objects, how they are drawn at random, and the minimal pairs.
+
+A scene holds everything its pixels depend on, chance included, so two scenes of a pair can share all but one respect.
+Every event is an excursion that ends where it began, and events fill equal segments of time. Hence "spins, then blinks"
+and "blinks, then spins" have the same frames in another order, and "moves left" has those of "moves right" reversed:
+a method that averages frames can tell neither pair apart.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+
+SHAPES = ("circle", "square", "triangle", "star", "heart", "cross")
+SIZES = ("small", "large")
+COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
+BACKGROUNDS = ("dark", "gray", "light")
+EVENTS = ("left", "right", "up", "down", "grow", "shrink", "spin", "blink", "recolour")
+PROBE_KINDS = ("order", "binding", "motion", "count")
+SIDE, FPS = 96, 12  # pixels, frames per second
+
+# Hashing metrics call two videos relevant when their labels agree: a label joins shapes and events that look alike.
+_SHAPE_GROUP = {"circle": 0, "heart": 0, "square": 1, "cross": 1, "triangle": 2, "star": 3}
+_EVENT_GROUP = {
+    "left": 0, "right": 0, "up": 1, "down": 1, "grow": 2, "shrink": 2, "spin": 3, "blink": 3, "recolour": 4,
+}  # fmt: skip
+NUM_CATEGORIES = 20
+
+Look = tuple[str, str, str]
+Description = tuple[str, frozenset[Look], tuple[tuple[Look, str, str | None], ...]]
+
+
+@dataclass(frozen=True)
+class Thing:
+    """An object of a scene.
+
+    Attributes:
+        shape: one of `SHAPES`.
+        colour: one of `COLOURS`.
+        size: one of `SIZES`.
+        x: column of the centre at rest, in pixels.
+        y: row of the centre at rest, in pixels.
+    """
+
+    shape: str
+    colour: str
+    size: str
+    x: int
+    y: int
+
+    @property
+    def look(self) -> Look:
+        """Size, colour and shape: what a caption can name."""
+        return self.size, self.colour, self.shape
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that one object does.
+
+    Attributes:
+        actor: position of the object in the scene.
+        kind: one of `EVENTS`.
+        colour: the other colour for `recolour`, None for every other kind.
+    """
+
+    actor: int
+    kind: str
+    colour: str | None = None
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Everything that a video shows.
+
+    Attributes:
+        background: one of `BACKGROUNDS`.
+        shade: how much lighter (in grey levels) than usual the background is; no caption names it.
+        things: one or two objects that differ in shape and in colour.
+        events: one or two events of different kinds, in order.
+        segment: frames that each event has, the rests around it included.
+        rest: frames of rest at either end of a segment.
+        clockwise: the sense of `spin`; no caption names it.
+    """
+
+    background: str
+    shade: int
+    things: tuple[Thing, ...]
+    events: tuple[Event, ...]
+    segment: int
+    rest: int
+    clockwise: bool
+
+    @property
+    def num_frames(self) -> int:
+        """Length of the video in frames."""
+        return self.segment * len(self.events)
+
+    @property
+    def category(self) -> int:
+        """Class label, 0 to 19: what kind of shape does what kind of thing first."""
+        first = self.events[0]
+        return 5 * _SHAPE_GROUP[self.things[first.actor].shape] + _EVENT_GROUP[first.kind]
+
+    @property
+    def description(self) -> Description:
+        """All that captions can name. Scenes with equal descriptions cannot be told apart by any caption."""
+        looks = frozenset(thing.look for thing in self.things)
+        return self.background, looks, tuple((self.things[e.actor].look, e.kind, e.colour) for e in self.events)
+
+
+def draw_scene(rng: random.Random, num_things: int | None = None, num_events: int | None = None) -> Scene:
+    """Draws a scene at random.
+
+    Args:
+        rng: source of chance.
+        num_things: one or two objects, None for either.
+        num_events: one or two events, None for either.
+    """
+    num_things = num_things or rng.choice((1, 2))
+    num_events = num_events or rng.choice((1, 2))
+    shapes, colours = rng.sample(SHAPES, num_things), rng.sample(COLOURS, num_things + 1)
+    places = _draw_places(rng, num_things)
+    things = tuple(
+        Thing(shape, colour, rng.choice(SIZES), *place)
+        for shape, colour, place in zip(shapes, colours, places, strict=False)
+    )
+    events: list[Event] = []
+    for _ in range(num_events):
+        actor = rng.randrange(num_things)
+        taken = {event.kind for event in events} | ({"spin"} if shapes[actor] == "circle" else set())
+        kind = rng.choice([kind for kind in EVENTS if kind not in taken])
+        events.append(Event(actor, kind, colours[-1] if kind == "recolour" else None))
+    return Scene(
+        background=rng.choice(BACKGROUNDS),
+        shade=rng.randint(-6, 6),
+        things=things,
+        events=tuple(events),
+        segment=rng.randint(36, 42) if num_events == 1 else rng.randint(24, 30),
+        rest=rng.randint(2, 4),
+        clockwise=rng.random() < 0.5,
+    )
+
+
+def _draw_places(rng: random.Random, count: int) -> list[tuple[int, int]]:
+    """Draws centres; two objects sit on a diagonal, so that neither crosses the other's row or column."""
+    if count == 1:
+        return [(rng.randint(25, 71), rng.randint(25, 71))]
+    columns, rows = rng.sample((28, 68), 2), rng.sample((28, 68), 2)
+    return [(x + rng.randint(-3, 3), y + rng.randint(-3, 3)) for x, y in zip(columns, rows, strict=True)]
+
+
+def draw_pair(rng: random.Random, kind: str) -> tuple[Scene, Scene]:
+    """Draws two scenes that differ in one respect only.
+
+    Args:
+        rng: source of chance.
+        kind: `order` (the two events change places), `binding` (two objects of one size exchange colours), `motion`
+            (the one event is a move to the left or to the right) or `count` (an object at rest is missing or there).
+    """
+    if kind == "order":
+        scene = draw_scene(rng, num_events=2)
+        return scene, replace(scene, events=scene.events[::-1])
+    if kind == "binding":
+        scene = draw_scene(rng, num_things=2)
+        first, second = (replace(thing, size=scene.things[0].size) for thing in scene.things)
+        swapped = replace(first, colour=second.colour), replace(second, colour=first.colour)
+        return replace(scene, things=(first, second)), replace(scene, things=swapped)
+    if kind == "motion":
+        scene = draw_scene(rng, num_events=1)
+        left, right = (replace(scene.events[0], kind=way, colour=None) for way in ("left", "right"))
+        return replace(scene, events=(left,)), replace(scene, events=(right,))
+    if kind == "count":
+        scene = draw_scene(rng, num_things=2)
+        while any(event.actor != 0 for event in scene.events):
+            scene = draw_scene(rng, num_things=2)
+        return replace(scene, things=scene.things[:1]), scene
+    raise ValueError(f"no such kind of pair: {kind!r} (known: {', '.join(PROBE_KINDS)})")

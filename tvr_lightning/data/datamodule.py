@@ -1,0 +1,310 @@
+"""The only data module: a dataset's split becomes loaders of training pairs, captions and videos."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from pytorch_lightning import LightningDataModule
+from pytorch_lightning.utilities import rank_zero_warn
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+
+from tvr_lightning.data.annotations.base import TEST, TRAIN, VALIDATION, Annotations
+from tvr_lightning.data.dataset import (
+    CaptionDataset,
+    CaptionSampling,
+    FrameOptions,
+    FrameSampling,
+    OnDecodeError,
+    PairDataset,
+    SeededSampler,
+    TokenizedCaptions,
+    VideoDataset,
+    VideoReader,
+    collate_captions,
+    collate_pairs,
+    collate_videos,
+)
+from tvr_lightning.data.text import CLIPTokenizer
+from tvr_lightning.errors import ConfigError, DataError
+from tvr_lightning.types import Probe, Record, TextInput, VideoInput, VideoTextBatch
+
+Selection = Literal["auto", "validation", "holdout", "last", "test"]
+HOLDOUT_SHARE = 0.05
+NAMED = 5  # how many missing videos a message names before it counts the rest
+
+
+@dataclass(frozen=True)
+class Split:
+    """A split as it will be used, with account of what is not in it.
+
+    Attributes:
+        name: `train`, `validation` or `test`.
+        records: videos that take part.
+        captions: their captions, tokenised.
+        listed: how many videos the annotation files name.
+        missing: ids of listed videos without a file.
+        without_captions: ids of videos that no caption describes.
+        probes: minimal pairs, as (kind, row of video a, row of video b).
+    """
+
+    name: str
+    records: tuple[Record, ...]
+    captions: TokenizedCaptions
+    listed: int
+    missing: tuple[str, ...] = ()
+    without_captions: tuple[str, ...] = ()
+    probes: tuple[tuple[str, int, int], ...] = ()
+    reader: VideoReader = field(repr=False, kw_only=True)
+
+    @property
+    def undecodable(self) -> tuple[str, ...]:
+        """Ids of videos that were skipped because they cannot be decoded, so far."""
+        return tuple(self.records[i].video_id for i in torch.nonzero(self.reader.failed)[:, 0].tolist())
+
+    @property
+    def caption_video(self) -> Tensor:
+        """(T,) int64, the row of each caption's video."""
+        return self.captions.video_index
+
+    def summary(self) -> dict[str, Any]:
+        """Sizes and everything that was left out, for `metrics.json` and the start-up table."""
+        return {
+            "split": self.name,
+            "videos": len(self.records),
+            "captions": len(self.captions),
+            "listed": self.listed,
+            "missing": len(self.missing),
+            "without_captions": len(self.without_captions),
+            "undecodable": len(self.undecodable),
+            "truncated_captions": self.captions.truncated,
+        }
+
+
+class VideoTextDataModule(LightningDataModule):
+    """Videos and captions of one dataset.
+
+    Args:
+        annotations: the dataset's reader.
+        batch_size: training pairs of one device.
+        eval_batch_size: captions, or videos, encoded at a time.
+        num_frames: n, frames of a video.
+        sampling: which frames are kept: `uniform`, `head` or `tail`.
+        fps: candidate frames per second; null takes `num_frames` equal segments of the whole video.
+        jitter: random places inside the segments while training; with `fps: null` and `uniform` only.
+        max_words: m, tokens of a caption, start and end token included.
+        size: height and width of a frame; the command line takes it from the model's encoder.
+        caption_sampling: `all`: an epoch sees every caption; `random`: every video with one caption.
+        selection: what chooses the best checkpoint: the `validation` split, a seeded `holdout` of 5 % of the
+            training videos, nothing (`last`: the final weights are the result) or the `test` split, which marks every
+            result. `auto`: `validation` where the dataset has one, else `last`.
+        subset: only the first N videos of each split, for trying things out; results say so.
+        allow_missing: evaluate although videos of the split are missing; results carry the number left out.
+        on_decode_error: `raise`, or `skip` to leave the video out of training and count it.
+        num_workers: processes that decode.
+        seed: fixes order, caption choice and jitter; the command line takes it from `seed_everything`.
+    """
+
+    def __init__(
+        self,
+        annotations: Annotations,
+        batch_size: int = 32,
+        eval_batch_size: int = 64,
+        num_frames: int = 12,
+        sampling: FrameSampling = "uniform",
+        fps: float | None = 1.0,
+        jitter: bool = False,
+        max_words: int = 32,
+        size: int = 224,
+        caption_sampling: CaptionSampling = "all",
+        selection: Selection = "auto",
+        subset: int | None = None,
+        allow_missing: bool = False,
+        on_decode_error: OnDecodeError = "raise",
+        num_workers: int = 2,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value in {"batch_size": batch_size, "eval_batch_size": eval_batch_size, "num_frames": num_frames,
+                            "subset": 1 if subset is None else subset}.items():  # fmt: skip
+            if value < 1:
+                raise ConfigError(f"data.{name} is {value}; it must be at least 1")
+        if jitter and (fps is not None or sampling != "uniform"):
+            raise ConfigError(
+                "data.jitter moves frames inside equal segments: set data.fps=null, data.sampling=uniform"
+            )
+        self.annotations = annotations
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.frames = FrameOptions(num_frames, sampling, fps, size)
+        self.jitter = jitter
+        self.tokenizer = CLIPTokenizer(max_words)
+        self.caption_sampling: CaptionSampling = caption_sampling
+        self.requested_selection = selection
+        self.subset = subset
+        self.allow_missing = allow_missing
+        self.on_decode_error: OnDecodeError = on_decode_error
+        self.num_workers = num_workers
+        self.seed = seed
+        self.splits: dict[str, Split] = {}
+
+    @property
+    def dataset(self) -> str:
+        """The dataset's name as papers print it."""
+        return self.annotations.name
+
+    @property
+    def selection(self) -> Literal["validation", "holdout", "last", "test"]:
+        """What chooses the best checkpoint, with `auto` settled.
+
+        Raises:
+            ConfigError: `validation` was asked for and the dataset has no validation split.
+        """
+        exists = VALIDATION in self.annotations.splits
+        if self.requested_selection == "auto":
+            return "validation" if exists else "last"
+        if self.requested_selection == "validation" and not exists:
+            raise ConfigError(
+                f"{self.dataset} ({self.annotations.protocol}) has no validation split for data.selection=validation; "
+                "use holdout (5 % of the training videos), last, or test (the literature's habit, marked in results)"
+            )
+        return self.requested_selection
+
+    def setup(self, stage: str) -> None:
+        """Reads the splits that a stage needs; `fit` reads the test split too, so that what is missing is known first.
+
+        Raises:
+            DataError: annotation files are missing or broken, no training video exists, or a gallery is incomplete.
+        """
+        if stage == "fit":
+            train = self.annotations.load(TRAIN)
+            if self.selection == "holdout":
+                train, held = self._hold_out(train)
+                self._add(VALIDATION, held)
+            elif self.selection == "validation":
+                self._add(VALIDATION, self.annotations.load(VALIDATION))
+            self._add(TRAIN, train)
+            self._add(TEST, self.annotations.load(TEST))
+        elif stage == "validate":
+            if self.selection == "holdout":
+                self._add(VALIDATION, self._hold_out(self.annotations.load(TRAIN))[1])
+            else:
+                name = TEST if self.selection == "test" else VALIDATION
+                self._add(name, self.annotations.load(name))
+        else:
+            self._add(TEST, self.annotations.load(TEST))
+
+    def _hold_out(self, records: Sequence[Record]) -> tuple[list[Record], list[Record]]:
+        order = torch.randperm(len(records), generator=torch.Generator().manual_seed(self.seed)).tolist()
+        held = set(order[: max(1, round(HOLDOUT_SHARE * len(records)))])
+        return (
+            [r for i, r in enumerate(records) if i not in held],
+            [r for i, r in enumerate(records) if i in held],
+        )
+
+    def _add(self, name: str, records: Sequence[Record]) -> None:
+        if name in self.splits:
+            return
+        listed = len(records)
+        if self.subset is not None:
+            records = records[: self.subset]
+        missing = tuple(r.video_id for r in records if not r.video_path.is_file())
+        if missing:
+            self._report_missing(name, records, missing)
+            absent = set(missing)
+            records = [r for r in records if r.video_id not in absent]
+        rows = {r.video_id: i for i, r in enumerate(records)}
+        probes = [p for p in self._probes(name) if all(v in rows for v in p.videos)]
+        self.splits[name] = Split(
+            name,
+            tuple(records),
+            TokenizedCaptions(records, self.tokenizer),
+            listed,
+            missing,
+            tuple(r.video_id for r in records if not r.captions),
+            tuple((p.kind, rows[p.videos[0]], rows[p.videos[1]]) for p in probes),
+            reader=VideoReader(records, self.frames, self.on_decode_error),
+        )
+
+    def _probes(self, name: str) -> list[Probe]:
+        return self.annotations.probes(name) if name in self.annotations.splits else []
+
+    def _report_missing(self, name: str, records: Sequence[Record], missing: Sequence[str]) -> None:
+        example = next(r for r in records if r.video_id == missing[0]).video_path
+        rest = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
+        what = (
+            f"{self.dataset} {name}: {len(missing)} of {len(records)} listed videos have no file "
+            f"({', '.join(missing[:NAMED])}{rest}; looked for {example})."
+        )
+        if len(missing) == len(records):
+            raise DataError(f"{what} Put the videos there; see docs/datasets.md.")
+        if name != TRAIN and not self.allow_missing:
+            raise DataError(
+                f"{what} A smaller gallery makes retrieval easier, so evaluation refuses to run on it. Fetch the "
+                "videos, or set --data.allow_missing=true to go on; every result then says how many were left out."
+            )
+        rank_zero_warn(f"{what} They are left out.")
+
+    def split_of(self, stage: Literal["fit", "validate", "test", "predict"]) -> Split:
+        """The split that a stage evaluates; for `fit`, the one that selects the checkpoint."""
+        if stage in ("test", "predict"):
+            return self.splits[TEST]
+        return self.splits[TEST if self.selection == "test" else VALIDATION]
+
+    def train_dataloader(self) -> DataLoader[VideoTextBatch | None]:
+        """Training pairs in the order that seed and epoch fix.
+
+        Raises:
+            ConfigError: the batch is larger than the training split.
+        """
+        split = self.splits[TRAIN]
+        dataset = PairDataset(split.captions, split.reader, self.caption_sampling, self.jitter, self.seed)
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        sampler = SeededSampler(len(dataset), self.seed, rank, world)
+        if len(sampler) < self.batch_size:
+            raise ConfigError(
+                f"data.batch_size is {self.batch_size}, but {self.dataset} train has only {len(dataset)} samples"
+                + (f" for {world} devices" if world > 1 else "")
+                + ": not one batch can be filled. Set a smaller --data.batch_size"
+                + (" or a larger --data.subset." if self.subset else ".")
+            )
+        return self._loader(dataset, self.batch_size, collate_pairs, sampler=sampler, drop_last=True)
+
+    def evaluation_loaders(self, split: Split) -> tuple[DataLoader[TextInput], DataLoader[VideoInput | None]]:
+        """Each caption of a split once, and each video once."""
+        # tokens are ready in memory: a worker for them would only copy
+        captions = DataLoader(CaptionDataset(split.captions), self.eval_batch_size, collate_fn=collate_captions)
+        return captions, self._loader(VideoDataset(split.reader), self.eval_batch_size, collate_videos)
+
+    def query_bank(self, size: int) -> DataLoader[TextInput]:
+        """A seeded choice of training captions, for QB-Norm; no video is read."""
+        captions = TokenizedCaptions(self.annotations.load(TRAIN), self.tokenizer)
+        chosen = torch.randperm(len(captions), generator=torch.Generator().manual_seed(self.seed))[:size]
+        bank = Subset(CaptionDataset(captions), chosen.tolist())
+        return DataLoader(bank, self.eval_batch_size, collate_fn=collate_captions)
+
+    def val_dataloader(self) -> list[DataLoader[Any]]:
+        """Captions and videos of the split that selects; none when nothing selects."""
+        if self.selection == "last":
+            return []
+        return list(self.evaluation_loaders(self.split_of("validate")))
+
+    def test_dataloader(self) -> list[DataLoader[Any]]:
+        """Captions and videos of the test split."""
+        return list(self.evaluation_loaders(self.splits[TEST]))
+
+    predict_dataloader = test_dataloader
+
+    def _loader(self, dataset: Any, batch_size: int, collate: Any, **kwargs: Any) -> DataLoader[Any]:
+        return DataLoader(
+            dataset,
+            batch_size,
+            collate_fn=collate,
+            num_workers=self.num_workers,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=self.num_workers > 0,
+            **kwargs,
+        )

@@ -1,0 +1,81 @@
+"""Captions to tokens: CLIP's byte-pair encoding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tvr_lightning.errors import ConfigError, DataError
+
+
+class TokenizedText(NamedTuple):
+    """Tokenised captions.
+
+    Attributes:
+        tokens: (T, m) int64, 0 after the end token.
+        mask: (T, m) bool, True from start to end token.
+        truncated: (T,) bool, True where the caption lost tokens.
+    """
+
+    tokens: Tensor
+    mask: Tensor
+    truncated: Tensor
+
+
+@cache
+def _byte_pair_encoding() -> Any:
+    """open_clip's tokeniser, built once per process: parsing the merges and importing open_clip take seconds."""
+    from open_clip.tokenizer import SimpleTokenizer
+
+    return SimpleTokenizer()
+
+
+class CLIPTokenizer:
+    """CLIP's tokeniser: lower-cased byte pairs between a start and an end token, padded with 0.
+
+    The vocabulary is shared by all tokenisers of a process and is not pickled with them.
+
+    Args:
+        context_length: m, tokens per caption with start and end token; longer captions are cut before the end token.
+
+    Raises:
+        ConfigError: `context_length` leaves no place for a word.
+    """
+
+    def __init__(self, context_length: int = 32) -> None:
+        if context_length < 3:
+            raise ConfigError(
+                f"context_length={context_length} leaves no place between start and end token. Set at least 3."
+            )
+        self.context_length = context_length
+        _byte_pair_encoding()  # before data workers fork, so that they share it
+
+    def __call__(self, captions: Sequence[str]) -> TokenizedText:
+        """Tokenises captions.
+
+        Raises:
+            DataError: a caption has no token.
+        """
+        encoding = _byte_pair_encoding()
+        start, end = encoding.sot_token_id, encoding.eot_token_id
+        width = self.context_length
+        rows: list[list[int]] = []
+        lengths: list[int] = []
+        for index, caption in enumerate(captions):
+            # a caption that spells out a special token must not end early
+            words = [token for token in encoding.encode(caption) if token < start]
+            if not words:
+                raise DataError(
+                    f"Caption {index} of {len(captions)} is empty: {caption!r}. Remove or mend it in the annotations."
+                )
+            kept = words[: width - 2]
+            rows.append([start, *kept, end] + [0] * (width - 2 - len(kept)))
+            lengths.append(len(words) + 2)
+        length = torch.tensor(lengths, dtype=torch.int64)
+        # from the end token's place, because 0 is also the token of "!"
+        mask = torch.arange(width) < length.unsqueeze(1)
+        return TokenizedText(torch.tensor(rows, dtype=torch.int64).reshape(-1, width), mask, length > width)

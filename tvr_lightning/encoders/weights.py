@@ -1,0 +1,177 @@
+"""Reading weight files without running code from them: torch.save, safetensors and TorchScript.
+
+A TorchScript archive is a zip of raw tensors and a pickle of the module tree. `torch.jit.load` would run the archive's
+code, so the pickle is read here by an unpickler that knows tensors and plain containers only.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tvr_lightning.errors import CheckpointError
+
+_FOLDER_FILES = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "model.safetensors",
+    "pytorch_model.bin",
+)
+SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+_STORAGES = {
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "FloatStorage": torch.float32,
+    "DoubleStorage": torch.float64,
+    "BoolStorage": torch.bool,
+    "ByteStorage": torch.uint8,
+    "CharStorage": torch.int8,
+    "ShortStorage": torch.int16,
+    "IntStorage": torch.int32,
+    "LongStorage": torch.int64,
+}
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Reads the named tensors of a weight file; nothing in the file is executed.
+
+    Understands safetensors, what `torch.save` writes (also nested under `state_dict`) and TorchScript archives, and
+    drops the `module.` prefix of wrapped models.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or holds something other than tensors.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"No weight file at {path}. Check the path, or name a folder that holds one.")
+    try:
+        content = _read_content(path)
+    except Exception as error:
+        why = (str(error) or type(error).__name__).splitlines()[0][:160]
+        if isinstance(error, pickle.UnpicklingError):
+            raise CheckpointError(
+                f"{path} was refused: it holds objects other than tensors, or it is damaged ({why}). Loading it would "
+                "run code from the file. Save the tensors alone: torch.save(model.state_dict(), path)."
+            ) from error
+        raise CheckpointError(
+            f"{path} cannot be read ({why}). It may be damaged or incomplete: fetch it again."
+        ) from error
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
+        raise CheckpointError(
+            f"{path} holds no state dict (found: {_describe(content)}). Save one: torch.save(model.state_dict(), path)."
+        )
+    return {str(name).removeprefix("module."): value for name, value in content.items() if isinstance(value, Tensor)}
+
+
+def find_weight_file(path: Path) -> Path:
+    """Returns the weight file of a folder, or the path itself when it is no folder.
+
+    Raises:
+        CheckpointError: the folder holds no weight file, or several of which none has a usual name.
+    """
+    if not path.is_dir():
+        return path
+    present = sorted(p.name for p in path.iterdir() if p.is_file())
+    for name in _FOLDER_FILES:
+        if name in present:
+            return path / name
+    candidates = [name for name in present if name.endswith(SUFFIXES)]
+    if len(candidates) == 1:
+        return path / candidates[0]
+    found = ", ".join((candidates or present)[:5]) or "nothing"
+    raise CheckpointError(
+        f"{path} holds {'several weight files' if candidates else 'no weight file'} (found: {found}). "
+        f"Name the file itself, or use one of the usual names: {', '.join(_FOLDER_FILES)}."
+    )
+
+
+def _read_content(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+                return _read_torchscript(archive)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _describe(content: Any) -> str:
+    if isinstance(content, Mapping):
+        return "keys " + ", ".join(map(repr, list(content)[:5])) if content else "an empty dict"
+    return f"a {type(content).__name__}"
+
+
+class _ScriptObject:
+    """What a TorchScript module becomes: its attributes, and none of its code."""
+
+    attributes: Mapping[str, Any]
+
+    def __setstate__(self, state: Any) -> None:
+        self.attributes = state if isinstance(state, dict) else {}
+
+    def tensors(self) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        for name, value in self.attributes.items():
+            if isinstance(value, Tensor):
+                found[name] = value
+            elif isinstance(value, _ScriptObject):
+                found |= {f"{name}.{inner}": tensor for inner, tensor in value.tensors().items()}
+        return found
+
+
+def _rebuild_tensor(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
+    # as_strided checks the bounds of the storage
+    return torch.as_strided(storage, size, stride, offset).clone()
+
+
+def _rebuild_container(value: Any, *_: Any) -> Any:
+    return value
+
+
+class _TorchScriptUnpickler(pickle.Unpickler):
+    """Unpickles a module tree; every global that is neither tensor, container nor script class is refused."""
+
+    def __init__(self, archive: zipfile.ZipFile, root: str) -> None:
+        super().__init__(io.BytesIO(archive.read(f"{root}/data.pkl")))
+        self._archive, self._root = archive, root
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module == "__torch__" or module.startswith("__torch__."):
+            return _ScriptObject
+        if module == "torch" and name in _STORAGES:
+            return _STORAGES[name]
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return _rebuild_tensor
+        if module == "torch.jit._pickle":
+            return _rebuild_container
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        raise pickle.UnpicklingError(f"{module}.{name} is neither a tensor nor a TorchScript module")
+
+    def persistent_load(self, pid: Any) -> Tensor:
+        _, dtype, key, _, _ = pid
+        raw = bytearray(self._archive.read(f"{self._root}/data/{key}"))
+        return torch.frombuffer(raw, dtype=dtype) if raw else torch.empty(0, dtype=dtype)
+
+
+def _read_torchscript(archive: zipfile.ZipFile) -> dict[str, Tensor]:
+    names = archive.namelist()
+    root = next(name for name in names if name.count("/") == 1 and name.endswith("/data.pkl")).partition("/")[0]
+    if f"{root}/byteorder" in names and archive.read(f"{root}/byteorder") != b"little":
+        raise ValueError("the archive was written on a big-endian machine")
+    module = _TorchScriptUnpickler(archive, root).load()
+    if not isinstance(module, _ScriptObject):
+        raise pickle.UnpicklingError(f"the archive holds a {type(module).__name__} instead of a module")
+    return module.tensors()

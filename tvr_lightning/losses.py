@@ -1,0 +1,26 @@
+"""Loss terms as free functions, each named as its paper names it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def symmetric_cross_entropy(scores: Tensor, video_index: Tensor | None = None) -> Tensor:
+    """Cross-entropy of both directions over a batch's score matrix, averaged (CLIP4Clip, Luo et al. 2022, Eqs. 9-11).
+
+    Args:
+        scores: (B, B) scaled scores; row = text, column = video, the diagonal holds the pairs.
+        video_index: (B,) int64, the video of each pair. Two captions of one video in a batch are no negatives of
+            each other's video: those places are left out of both sums. The original code counts them as negatives.
+
+    Returns:
+        A scalar.
+    """
+    if video_index is not None:
+        same = video_index[:, None] == video_index[None, :]
+        same.fill_diagonal_(False)
+        scores = scores.masked_fill(same, -torch.inf)
+    target = torch.arange(len(scores), device=scores.device)
+    return (F.cross_entropy(scores, target) + F.cross_entropy(scores.T, target)) / 2

@@ -1,0 +1,229 @@
+"""What every method shares: the training step, gathering across ranks, evaluation, optimiser.
+
+A method gives the maths (`encode_video`, `encode_text`, `score`, `compute_losses`); the loop is here.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor, nn
+
+from tvr_lightning.errors import CheckpointError, DataError
+from tvr_lightning.evaluation import Evaluation, EvaluationResult, encode_texts, evaluate, on_cpu
+from tvr_lightning.nn.similarity import LogitScale
+from tvr_lightning.optim import Optimizer, build_optimizer, build_schedule
+from tvr_lightning.types import TensorRows, TextInput, VideoInput, VideoTextBatch
+
+if TYPE_CHECKING:
+    from tvr_lightning.data.datamodule import VideoTextDataModule
+
+TextT = TypeVar("TextT", bound=TensorRows)
+VideoT = TypeVar("VideoT", bound=TensorRows)
+RowsT = TypeVar("RowsT", bound=TensorRows)
+Stage = Literal["validate", "test", "predict"]
+
+SHOWN = 5  # how many differing weights a checkpoint error names
+
+
+class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
+    """A retrieval method.
+
+    Args:
+        optimizer: rates, decay, schedule.
+        evaluation: how scores become numbers.
+
+    Attributes:
+        result: what the last evaluation found; None before the first.
+    """
+
+    def __init__(self, optimizer: Optimizer, evaluation: Evaluation) -> None:
+        super().__init__()
+        self.optimizer_options = optimizer
+        self.evaluation = evaluation
+        self.result: EvaluationResult | None = None
+        self._texts: list[tuple[TextT, Tensor]] = []
+        self._videos: list[tuple[VideoT, Tensor]] = []
+
+    @property
+    @abstractmethod
+    def image_size(self) -> int:
+        """Height and width of the frames that the video encoder takes."""
+
+    @property
+    @abstractmethod
+    def encoders(self) -> Sequence[nn.Module]:
+        """The pretrained parts, which train at `optimizer.encoder_lr`."""
+
+    @abstractmethod
+    def encode_video(self, video: VideoInput) -> VideoT:
+        """Videos to features; the leading dimension stays."""
+
+    @abstractmethod
+    def encode_text(self, text: TextInput) -> TextT:
+        """Texts to features; the leading dimension stays."""
+
+    @abstractmethod
+    def score(self, texts: TextT, videos: VideoT) -> Tensor:
+        """(T, V) scaled scores of all pairs; each depends on its pair alone."""
+
+    @abstractmethod
+    def compute_losses(self, texts: TextT, videos: VideoT, video_index: Tensor) -> Mapping[str, Tensor]:
+        """Named loss terms, already weighted, over the global batch; their sum is minimised.
+
+        Args:
+            texts: features of B captions.
+            videos: features of their B videos, row by row.
+            video_index: (B,) int64, which video of the split each row is: captions of one video can meet in a batch.
+        """
+
+    @property
+    def datamodule(self) -> VideoTextDataModule:
+        """The data module of the running trainer."""
+        return self.trainer.datamodule  # type: ignore[attr-defined, no-any-return]
+
+    def gather(self, rows: RowsT) -> RowsT:
+        """Joins the rows of all ranks, in rank order, with gradients; alone it is the identity.
+
+        Every rank then computes the loss of the whole batch: averaged over ranks by DDP, its gradient is the one of
+        a single process that holds the batch.
+        """
+        return rows.map(self._gather)
+
+    def _gather(self, x: Tensor) -> Tensor:
+        if self.trainer.world_size == 1:
+            return x
+        return self.all_gather(x, sync_grads=x.requires_grad).flatten(0, 1)  # type: ignore[union-attr]
+
+    def training_step(self, batch: VideoTextBatch | None, batch_idx: int) -> Tensor | None:
+        """Loss of one batch; None, which skips the step, when no video of the batch could be decoded."""
+        if batch is None:
+            return None
+        texts, videos = self.gather(self.encode_text(batch.text)), self.gather(self.encode_video(batch.video))
+        video_index = self._gather(batch.text.video_index)
+        losses = self.compute_losses(texts, videos, video_index)
+        total = torch.stack(list(losses.values())).sum()
+        terms = {f"train/{name}": value.detach() for name, value in losses.items()} if len(losses) > 1 else {}
+        for module in self.modules():
+            if isinstance(module, LogitScale):
+                self.log("logit_scale", module.log.detach().exp(), prog_bar=True, batch_size=len(batch))
+        self.log_dict(terms, batch_size=len(batch))
+        self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(batch))
+        return total
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Keeps logit scales at 100 at most."""
+        for module in self.modules():
+            if isinstance(module, LogitScale):
+                module.clamp_()
+
+    def configure_optimizers(self) -> Any:
+        """AdamW over the parameter groups, with the schedule stepped after each optimiser step."""
+        optimizer = build_optimizer(self, self.encoders, self.optimizer_options)
+        schedule = build_schedule(optimizer, int(self.trainer.estimated_stepping_batches), self.optimizer_options)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _collect(self, batch: TextInput | VideoInput | None) -> None:
+        if isinstance(batch, TextInput):
+            self._texts.append((on_cpu(self.encode_text(batch)), batch.index.cpu()))
+        elif batch is not None:
+            self._videos.append((on_cpu(self.encode_video(batch)), batch.index.cpu()))
+
+    def validation_step(self, batch: TextInput | VideoInput | None, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Encodes a batch of captions or of videos."""
+        self._collect(batch)
+
+    def test_step(self, batch: TextInput | VideoInput | None, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Encodes a batch of captions or of videos."""
+        self._collect(batch)
+
+    def predict_step(self, batch: TextInput | VideoInput | None, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Encodes a batch of captions or of videos."""
+        self._collect(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Scores the validation split."""
+        if self.trainer.sanity_checking:
+            self._take_features()
+        else:
+            self._finish("validate", "val")
+
+    def on_test_epoch_end(self) -> None:
+        """Scores the test split."""
+        self._finish("test", "test")
+
+    def on_predict_epoch_end(self) -> None:
+        """Scores the test split without logging."""
+        self._finish("predict", None)
+
+    def _take_features(self) -> tuple[TextT, Tensor, VideoT, Tensor]:
+        texts, videos = self._texts, self._videos
+        self._texts, self._videos = [], []
+        return *_join(texts), *_join(videos)
+
+    def _finish(self, stage: Stage, prefix: str | None) -> None:
+        split = self.datamodule.split_of(stage)
+        if not self._texts or not self._videos:
+            raise DataError(f"{self.datamodule.dataset} {split.name}: no caption or no video could be encoded")
+        texts, text_index, videos, video_index = self._take_features()
+        self.result = evaluate(
+            self, texts, videos, split.caption_video[text_index], self.evaluation,
+            caption_ids=text_index, video_ids=video_index, num_videos=len(split.records), probes=split.probes,
+            bank=self._query_bank() if stage == "test" else None, seed=self.datamodule.seed,
+            intervals=stage == "test",
+        )  # fmt: skip
+        if split.undecodable and not self.datamodule.allow_missing:
+            raise DataError(
+                f"{self.datamodule.dataset} {split.name}: {len(split.undecodable)} videos cannot be decoded "
+                f"({', '.join(split.undecodable[:SHOWN])}). A smaller gallery makes retrieval easier: replace the "
+                "files, or set --data.allow_missing=true; every result then says how many were left out."
+            )
+        if prefix is not None:
+            self.log_dict({f"{prefix}/{k}": float(v) for k, v in self.result.metrics.items()}, rank_zero_only=False)
+
+    def _query_bank(self) -> TextT | None:
+        if self.evaluation.qb_norm is None:
+            return None
+        return encode_texts(self, self.datamodule.query_bank(self.evaluation.qb_bank))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Notes which method the weights belong to."""
+        checkpoint["method"] = f"{type(self).__module__}.{type(self).__qualname__}"
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses weights of another method or size.
+
+        Raises:
+            CheckpointError: says what differs.
+        """
+        own = f"{type(self).__module__}.{type(self).__qualname__}"
+        saved = checkpoint.get("method")
+        if saved != own:
+            raise CheckpointError(
+                f"the checkpoint holds {saved or 'no method of this suite'}, the experiment builds {own}. Evaluate it "
+                "with the experiment that trained it: its run folder's config.yaml."
+            )
+        here, there = self.state_dict(), checkpoint["state_dict"]
+        wrong = [
+            f"{name}: {_shape(here.get(name))} here, {_shape(there.get(name))} in the checkpoint"
+            for name in sorted(here.keys() | there.keys())
+            if _shape(here.get(name)) != _shape(there.get(name))
+        ]
+        if wrong:
+            more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+            raise CheckpointError(
+                f"the checkpoint is of another size: {'; '.join(wrong[:SHOWN])}{more}. Evaluate it with the experiment "
+                "that trained it: its run folder's config.yaml."
+            )
+
+
+def _join(parts: Sequence[tuple[RowsT, Tensor]]) -> tuple[RowsT, Tensor]:
+    return type(parts[0][0]).cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+
+
+def _shape(weight: Tensor | None) -> str:
+    return "absent" if weight is None else str(tuple(weight.shape))

@@ -1,0 +1,153 @@
+"""CLIP4Clip (Luo et al. 2022): CLIP for videos, with four similarity calculators.
+
+meanP        mean of frame features (Sec. 3.3, parameter-free)
+seqLSTM      LSTM over frames, mean (sequential type)        -> nn.temporal.TemporalLSTM
+seqTransf    transformer over frames, mean (sequential type) -> nn.temporal.TemporalTransformer
+tightTransf  transformer over sentence and frames of a pair, a linear layer to the score (tight type)
+Departures: captions of the same video are no negatives of each other's video (losses.symmetric_cross_entropy).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tvr_lightning.encoders import CLIPEncoder
+from tvr_lightning.evaluation import Evaluation
+from tvr_lightning.losses import symmetric_cross_entropy
+from tvr_lightning.methods.base import RetrievalModule
+from tvr_lightning.nn.masked import masked_mean
+from tvr_lightning.nn.similarity import LogitScale, cosine_matrix
+from tvr_lightning.nn.temporal import (
+    TemporalLSTM,
+    TemporalTransformer,
+    copy_clip_layers,
+    quick_gelu,
+    transformer_layers,
+)
+from tvr_lightning.optim import Optimizer
+from tvr_lightning.types import TensorRows, TextInput, VideoFeatures, VideoInput
+
+Similarity = Literal["meanP", "seqLSTM", "seqTransf", "tightTransf"]
+
+
+@dataclass(frozen=True)
+class SentenceFeatures(TensorRows):
+    """One vector a caption.
+
+    Attributes:
+        sentence: (T, D).
+    """
+
+    sentence: Tensor
+
+
+class CLIP4Clip(RetrievalModule[SentenceFeatures, VideoFeatures]):
+    """CLIP4Clip.
+
+    Args:
+        encoder: CLIP.
+        similarity: the calculator.
+        num_layers: layers of seqTransf and tightTransf.
+        max_frames: positions that seqTransf and tightTransf have.
+        optimizer: rates, decay, schedule.
+        evaluation: how scores become numbers.
+    """
+
+    def __init__(
+        self,
+        encoder: CLIPEncoder,
+        similarity: Similarity = "seqTransf",
+        num_layers: int = 4,
+        max_frames: int = 77,
+        optimizer: Optimizer = Optimizer(),
+        evaluation: Evaluation = Evaluation(),
+    ) -> None:
+        super().__init__(optimizer, evaluation)
+        self.encoder = encoder
+        self.similarity = similarity
+        width, heads = encoder.embed_dim, max(1, encoder.embed_dim // 64)
+        if similarity == "tightTransf":
+            self.cross = CrossTransformer(width, heads, num_layers, max_frames)
+            copy_clip_layers(self.cross.layers, self.cross.positions, encoder.text_blocks, encoder.text_positions)
+        else:
+            self.logit_scale = LogitScale(encoder.logit_scale_init)
+        if similarity == "seqLSTM":
+            self.temporal: nn.Module = TemporalLSTM(width)
+        elif similarity == "seqTransf":
+            self.temporal = TemporalTransformer(width, heads, num_layers, max_frames)
+            copy_clip_layers(self.temporal.layers, self.temporal.positions, encoder.text_blocks, encoder.text_positions)
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the frames that CLIP takes."""
+        return self.encoder.image_size
+
+    @property
+    def encoders(self) -> Sequence[nn.Module]:
+        """CLIP."""
+        return (self.encoder,)
+
+    def encode_video(self, video: VideoInput) -> VideoFeatures:
+        """Frame features, after the temporal layers where there are any."""
+        frames = self.encoder.encode_frames(video.frames, video.frame_mask)
+        if self.similarity in ("seqLSTM", "seqTransf"):
+            frames = self.temporal(frames, video.frame_mask)
+        return VideoFeatures(frames, video.frame_mask)
+
+    def encode_text(self, text: TextInput) -> SentenceFeatures:
+        """Sentence features."""
+        return SentenceFeatures(self.encoder.encode_text(text.tokens, text.token_mask)[0])
+
+    def score(self, texts: SentenceFeatures, videos: VideoFeatures) -> Tensor:
+        """Scaled cosine of sentence and mean frame, or the cross-transformer's score; (T, V)."""
+        if self.similarity == "tightTransf":
+            return self.cross(texts.sentence, videos.frames, videos.frame_mask)  # type: ignore[no-any-return]
+        pooled = masked_mean(F.normalize(videos.frames, dim=-1), videos.frame_mask)
+        return self.logit_scale(cosine_matrix(texts.sentence, pooled))  # type: ignore[no-any-return]
+
+    def compute_losses(
+        self, texts: SentenceFeatures, videos: VideoFeatures, video_index: Tensor
+    ) -> Mapping[str, Tensor]:
+        """Symmetric cross-entropy."""
+        return {"contrastive": symmetric_cross_entropy(self.score(texts, videos), video_index)}
+
+
+class CrossTransformer(nn.Module):
+    """Sentence and frames of each pair through one transformer; the sentence's place gives the score.
+
+    Shapes: sentences (T, D); frames (V, n, D); frame_mask (V, n) bool; returns (T, V), not scaled (as released).
+    """
+
+    def __init__(self, width: int, heads: int, num_layers: int, max_frames: int) -> None:
+        super().__init__()
+        self.positions = nn.Embedding(max_frames + 1, width)
+        self.types = nn.Embedding(2, width)
+        for table in (self.positions, self.types):
+            nn.init.normal_(table.weight, std=0.01)
+        self.layers = transformer_layers(width, heads, num_layers)
+        self.norm = nn.LayerNorm(width)
+        self.pool = nn.Linear(width, width)
+        self.to_score = nn.Linear(width, 1)
+
+    def forward(self, sentences: Tensor, frames: Tensor, frame_mask: Tensor) -> Tensor:
+        """Scores all pairs."""
+        num_texts, (num_videos, count) = len(sentences), frames.shape[:2]
+        if count >= self.positions.num_embeddings:
+            raise ValueError(f"{count} frames, but only {self.positions.num_embeddings - 1}: raise max_frames")
+        kinds = torch.cat([self.types.weight[:1], self.types.weight[1:].expand(count, -1)])
+        extra = self.positions.weight[: count + 1] + kinds  # (n + 1, D)
+        text = (sentences + extra[0])[:, None, None].expand(-1, num_videos, 1, -1)  # (T, V, 1, D)
+        video = (frames + extra[1:])[None].expand(num_texts, -1, -1, -1)  # (T, V, n, D)
+        x = torch.cat([text, video], dim=2).flatten(0, 1)  # (T * V, n + 1, D)
+        padded = torch.cat([frame_mask.new_zeros(num_videos, 1), ~frame_mask], dim=1)  # (V, n + 1)
+        padded = padded.repeat(num_texts, 1)  # (T * V, n + 1)
+        for layer in self.layers:
+            x = layer(x, src_key_padding_mask=padded)
+        pooled = quick_gelu(self.pool(self.norm(x[:, 0])))
+        return self.to_score(pooled).view(num_texts, num_videos)  # type: ignore[no-any-return]

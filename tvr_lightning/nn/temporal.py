@@ -1,0 +1,94 @@
+"""What looks at the order of frames: transformer layers and an LSTM, both added to the frames they read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """CLIP's activation, x * sigmoid(1.702 x)."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+def transformer_layers(width: int, heads: int, num_layers: int) -> nn.ModuleList:
+    """Pre-norm transformer layers in CLIP's form."""
+    return nn.ModuleList(
+        nn.TransformerEncoderLayer(
+            width, heads, 4 * width, dropout=0.0, activation=quick_gelu, batch_first=True, norm_first=True
+        )
+        for _ in range(num_layers)
+    )
+
+
+@torch.no_grad()
+def copy_clip_layers(layers: nn.ModuleList, positions: nn.Embedding, blocks: Sequence[nn.Module], table: Tensor) -> int:
+    """Starts layers and positions as copies of the first ones of CLIP's text tower, where widths agree.
+
+    Args:
+        layers: from `transformer_layers`.
+        positions: learned positions (N, D).
+        blocks: the tower's residual attention blocks.
+        table: the tower's position table (context, D).
+
+    Returns:
+        How many layers were copied; 0 when the widths differ, then nothing is touched.
+    """
+    if table.shape[1] != positions.embedding_dim:
+        return 0
+    rows = min(len(table), len(positions.weight))
+    positions.weight[:rows] = table[:rows]
+    names = {"ln_1": "norm1", "ln_2": "norm2", "attn": "self_attn", "mlp.c_fc": "linear1", "mlp.c_proj": "linear2"}
+    for layer, block in zip(layers, blocks, strict=False):
+        for source, target in names.items():
+            layer.get_submodule(target).load_state_dict(block.get_submodule(source).state_dict())
+    return min(len(layers), len(blocks))
+
+
+class TemporalTransformer(nn.Module):
+    """Frames with learned positions through transformer layers, plus the frames themselves.
+
+    CLIP4Clip's seqTransf (Luo et al. 2022, Sec. 3.3). The residual keeps a pretrained alignment at step 0.
+    Shapes: frames (V, n, D); frame_mask (V, n) bool, True = exists; returns (V, n, D), padded frames zero.
+    Raises ValueError for more frames than positions.
+    """
+
+    def __init__(self, width: int, heads: int, num_layers: int, max_frames: int) -> None:
+        super().__init__()
+        self.positions = nn.Embedding(max_frames, width)
+        nn.init.normal_(self.positions.weight, std=0.01)
+        self.layers = transformer_layers(width, heads, num_layers)
+
+    def forward(self, frames: Tensor, frame_mask: Tensor) -> Tensor:
+        """Encodes frames."""
+        count = frames.shape[1]
+        if count > self.positions.num_embeddings:
+            raise ValueError(
+                f"{count} frames, but only {self.positions.num_embeddings} positions: raise max_frames or lower "
+                "data.num_frames"
+            )
+        x = frames + self.positions.weight[:count]
+        for layer in self.layers:
+            x = layer(x, src_key_padding_mask=~frame_mask)
+        return (x + frames) * frame_mask.unsqueeze(-1)
+
+
+class TemporalLSTM(nn.Module):
+    """Frames through a one-layer LSTM, plus the frames themselves (CLIP4Clip's seqLSTM).
+
+    Shapes as `TemporalTransformer`. Valid frames must come first, as `read_frames` gives them.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(width, width, batch_first=True)
+
+    def forward(self, frames: Tensor, frame_mask: Tensor) -> Tensor:
+        """Encodes frames."""
+        lengths = frame_mask.sum(1).clamp(min=1).cpu()  # the packed form wants lengths on the host
+        packed = pack_padded_sequence(frames, lengths, batch_first=True, enforce_sorted=False)
+        x, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=frames.shape[1])
+        return (x + frames) * frame_mask.unsqueeze(-1)

@@ -1,0 +1,83 @@
+"""Optimiser, parameter groups and learning-rate schedule; one recipe language for all methods."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+NO_DECAY_MODULES = (nn.LayerNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm, nn.Embedding)
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """AdamW with two learning rates; with `weight_decay: 0` it is Adam.
+
+    Attributes:
+        lr: learning rate of everything but the encoders.
+        encoder_lr: learning rate of the encoders; the same as `lr` when null.
+        weight_decay: decoupled; never on biases, norms, embeddings, the logit scale.
+        betas: Adam's.
+        eps: Adam's.
+        warmup: share of all steps over which the rate rises linearly.
+        schedule: what follows the warm-up: `cosine` to zero, or `constant`.
+    """
+
+    lr: float = 1e-4
+    encoder_lr: float | None = None
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    warmup: float = 0.0
+    schedule: Literal["cosine", "constant"] = "constant"
+
+
+def parameter_groups(module: nn.Module, encoders: Iterable[nn.Module], options: Optimizer) -> list[dict[str, Any]]:
+    """Trainable parameters in up to four named groups: encoder or head, with decay or without.
+
+    One-dimensional parameters, embeddings (tables and learned positions are not weights of a product) and scalars
+    take no decay.
+    """
+    in_encoder = {id(p) for encoder in encoders for p in encoder.parameters()}
+    undecayed = {
+        id(p) for m in module.modules() if isinstance(m, NO_DECAY_MODULES) for p in m.parameters(recurse=False)
+    }
+    groups: dict[str, dict[str, Any]] = {}
+    for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        encoder = id(parameter) in in_encoder
+        plain = parameter.ndim <= 1 or id(parameter) in undecayed or "embedding" in name.rpartition(".")[2]
+        rate = options.encoder_lr if encoder and options.encoder_lr is not None else options.lr
+        key = f"{'encoder' if encoder else 'head'}{'_no_decay' if plain else ''}"
+        decay = 0.0 if plain else options.weight_decay
+        groups.setdefault(key, {"name": key, "lr": rate, "weight_decay": decay, "params": []})["params"].append(
+            parameter
+        )
+    return list(groups.values())
+
+
+def build_optimizer(module: nn.Module, encoders: Iterable[nn.Module], options: Optimizer) -> torch.optim.AdamW:
+    """Builds AdamW over `parameter_groups`."""
+    return torch.optim.AdamW(parameter_groups(module, encoders, options), betas=options.betas, eps=options.eps)
+
+
+def learning_rate_factor(step: int, total: int, options: Optimizer) -> float:
+    """Factor on every group's rate at an optimiser step, 0-based: linear warm-up, then cosine to zero or constant."""
+    warmup = round(options.warmup * total)
+    if step < warmup:
+        return (step + 1) / warmup
+    if options.schedule == "constant":
+        return 1.0
+    done = (step - warmup) / max(1, total - warmup)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def build_schedule(optimizer: torch.optim.Optimizer, total: int, options: Optimizer) -> LambdaLR:
+    """The schedule as a per-step scheduler over `total` optimiser steps."""
+    return LambdaLR(optimizer, lambda step: learning_rate_factor(step, total, options))

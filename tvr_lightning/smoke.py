@@ -1,0 +1,61 @@
+"""Runs experiments for two batches on tiny generated data, with tiny random encoders: does everything fit together?"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tvr_lightning.config import experiments_in
+from tvr_lightning.data.annotations.shapes import make_shapes
+from tvr_lightning.errors import ConfigError, TVRError, nearest
+
+NUM_VIDEOS = 24
+BATCHES = 2
+
+
+def smoke_arguments(file: Path, data_root: Path, runs_dir: Path) -> list[str]:
+    """The arguments that shrink an experiment: generated videos, tiny encoder, two batches, CPU."""
+    return [
+        *("--config", str(file)),
+        f"--data.annotations.init_args.root={data_root}",
+        f"--runs_dir={runs_dir}",
+        f"--trainer.fast_dev_run={BATCHES}",
+        "--trainer.accelerator=cpu",
+        "--trainer.devices=1",
+        "--model.init_args.encoder.init_args.model=tiny",
+        "--model.init_args.encoder.init_args.from_pretrained=null",
+        "--data.batch_size=4",
+        "--data.num_workers=0",
+    ]
+
+
+def smoke(names: Sequence[str], folder: Path = Path("experiments")) -> int:
+    """Runs experiments, all when none is named; returns 1 when one fails.
+
+    Raises:
+        ConfigError: there is no experiment of that name.
+    """
+    known = experiments_in(folder)
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"no experiment '{name}' in {folder}; {nearest(name, known)}")
+    from tvr_lightning.training import run
+
+    failed: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="tvr-smoke-") as temporary:
+        root = Path(temporary)
+        make_shapes(root / "data", NUM_VIDEOS)
+        for name in names or known:
+            began = time.monotonic()
+            try:
+                run("fit", smoke_arguments(folder / f"{name}.yaml", root / "data", root / "runs"))
+            except TVRError as error:
+                failed.append(name)
+                print(f"smoke {name}: FAILED: {error}", file=sys.stderr)
+            else:
+                print(f"smoke {name}: ok, {time.monotonic() - began:.0f} s")
+    print(f"smoke: {len(names or known) - len(failed)} passed, {len(failed)} failed")
+    return 1 if failed else 0

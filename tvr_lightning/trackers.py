@@ -1,0 +1,75 @@
+"""Where curves go: W&B (the default, offline without a key), TensorBoard or CSV."""
+
+from __future__ import annotations
+
+import netrc
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlparse
+
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+
+Tracker = Literal["wandb", "tensorboard", "csv", "none"]
+WANDB_INIT_TIMEOUT_S = 30.0
+
+
+def build_tracker(tracker: Tracker, folder: Path, experiment: str, group: str, tags: Sequence[str]) -> Logger | bool:
+    """Builds the logger of a run.
+
+    Args:
+        tracker: which one.
+        folder: the run's folder; everything is written below it.
+        experiment: the run's name in W&B.
+        group: the dataset: W&B puts the runs of a group side by side.
+        tags: method, encoder, split.
+    """
+    if tracker == "none":
+        return False
+    if tracker == "csv":
+        return CSVLogger(folder, name="", version="csv")
+    if tracker == "tensorboard":
+        return TensorBoardLogger(folder, name="", version="tensorboard")
+    return _wandb(folder, experiment, group, tags)
+
+
+def wandb_has_key() -> bool:
+    """Whether W&B could log in: a key in the environment or a login in the netrc file."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    try:
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
+    except (FileNotFoundError, netrc.NetrcParseError):
+        return False
+
+
+def _wandb(folder: Path, experiment: str, group: str, tags: Sequence[str]) -> WandbLogger:
+    import wandb
+
+    os.environ.setdefault("WANDB_SILENT", "true")
+    # what W&B caches or stages belongs to the run, not to a home folder that may be read-only
+    for variable in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_CONFIG_DIR"):
+        os.environ.setdefault(variable, str(folder / "wandb" / variable.split("_")[1].lower()))
+    offline = os.environ.get("WANDB_MODE", "online" if wandb_has_key() else "offline") != "online"
+
+    def start(offline: bool) -> WandbLogger:
+        logger = WandbLogger(
+            project=os.environ.get("WANDB_PROJECT", "tvr_lightning"),
+            name=experiment, save_dir=folder, group=group, tags=list(tags), offline=offline,
+            settings=wandb.Settings(init_timeout=WANDB_INIT_TIMEOUT_S),
+        )  # fmt: skip
+        _ = logger.experiment  # starts the run now: a failure belongs to the start, not to the first step
+        return logger
+
+    try:
+        logger = start(offline)
+    except wandb.errors.CommError as error:
+        print(f"W&B cannot be reached ({error}); this run is kept offline", file=sys.stderr)
+        offline, logger = True, start(True)
+    if offline:
+        run = Path(logger.experiment.dir).parent
+        print(f"W&B: offline, kept in {run}; send it with: wandb sync {run}", file=sys.stderr)
+    return logger

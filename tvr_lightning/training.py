@@ -1,0 +1,272 @@
+"""Builds what an experiment describes and runs it: `fit`, `validate`, `test`, `predict`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jsonargparse import ArgumentError
+from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.trainer.states import TrainerStatus
+
+from tvr_lightning.callbacks.guard import FiniteLoss
+from tvr_lightning.callbacks.progress import Bar, StartSummary, Throughput
+from tvr_lightning.callbacks.run_folder import RunFolder
+from tvr_lightning.config import Experiment, compose
+from tvr_lightning.data.datamodule import VideoTextDataModule
+from tvr_lightning.errors import CheckpointError, ConfigError, RunError
+from tvr_lightning.methods.base import RetrievalModule
+from tvr_lightning.results import CHECKPOINTS, CONFIG, METRICS, PREDICTIONS, written_atomically
+from tvr_lightning.trackers import Tracker, build_tracker
+
+INTERRUPTED = 130
+MONITOR = "val/SumR"
+ATTEMPT = "TVR_RUN_ID"  # processes that Lightning starts for further devices write to the same run
+
+
+class ExperimentCLI(LightningCLI):
+    """LightningCLI over `VideoTextDataModule` and any `RetrievalModule`; the trainer is built when a run starts."""
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        super().__init__(
+            RetrievalModule,
+            VideoTextDataModule,
+            save_config_callback=None,
+            seed_everything_default=0,
+            parser_kwargs={"exit_on_error": False},
+            subclass_mode_model=True,
+            args=list(arguments),
+            run=False,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds what belongs to a run, and links what data and model share."""
+        parser.add_argument("--experiment", type=str, default="unnamed", help="Name; the configuration file's own.")
+        parser.add_argument("--runs_dir", type=str, default="runs", help="Where run folders are made.")
+        parser.add_argument("--run_id", type=str | None, default=None, help="The folder's name; the time when null.")
+        parser.add_argument("--tracker", type=Tracker, default="wandb", help="Where curves go.")
+        parser.add_argument("--ckpt_path", type=str | None, default=None, help="Weights to test or to go on from.")
+        parser.link_arguments("seed_everything", "data.seed")
+        parser.link_arguments("data.max_words", "model.init_args.encoder.init_args.context_length")
+        parser.link_arguments("model.image_size", "data.size", apply_on="instantiate")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parses without Lightning's warning about `sys.argv`, which is not for this program's own callers."""
+        self.config = parser.parse_args(args)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        """Nothing yet: see `run`."""
+        return None
+
+
+def build_cli(arguments: Sequence[str]) -> ExperimentCLI:
+    """Parses arguments, composing every `--config` file, and builds model and data module.
+
+    Raises:
+        ConfigError: a file, key or value does not fit.
+    """
+    composed: list[str] = []
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if word in ("-c", "--config") or word.startswith("--config="):
+            path = Path(word.partition("=")[2] or (rest.pop(0) if rest else ""))
+            content = {"experiment": path.stem} | compose(path)
+            composed += ["--config", yaml.safe_dump(content)]
+        else:
+            composed.append(word)
+    try:
+        return ExperimentCLI(composed)
+    except ArgumentError as error:
+        raise ConfigError(_readable(error)) from None
+
+
+def _readable(error: ArgumentError) -> str:
+    """The parser's message without the configuration's text, which it repeats when that holds the mistake."""
+    text = str(error.message or error)
+    return text if len(text) < 2000 else text[:1000] + "\n...\n" + text[-900:]
+
+
+def build(arguments: Sequence[str]) -> Experiment:
+    """Builds an experiment without running it; see `tvr_lightning.load_experiment`."""
+    cli = build_cli(arguments)
+    return Experiment(
+        cli.config.experiment, cli.model, cli.datamodule, cli.config_init.trainer.as_dict(), resolved_config(cli)
+    )
+
+
+def resolved_config(cli: ExperimentCLI) -> dict[str, Any]:
+    """The complete configuration; it runs again alone."""
+    content: dict[str, Any] = yaml.safe_load(cli.parser.dump(cli.config, skip_unset=False, format="yaml"))
+    content.pop("config", None)
+    return content
+
+
+def run(command: str, arguments: Sequence[str]) -> int:
+    """Runs `fit` (with a test at its end), `validate`, `test` or `predict`; returns the exit code."""
+    cli = build_cli(arguments)
+    config = cli.config
+    if command != "fit" and config.ckpt_path is None:
+        raise ConfigError(
+            f"`tvr {command}` needs weights: --ckpt_path=last or best (of the experiment's newest run that has it), "
+            "a run folder or a file"
+        )
+    home = Path(config.runs_dir) / config.experiment
+    if config.ckpt_path is not None:
+        config.ckpt_path = str(find_checkpoint(home, config.ckpt_path))
+    cli.datamodule.setup(command)  # what is missing is said before a run folder exists
+    folder = make_run_folder(home, config.run_id, config.seed_everything)
+    weights = {"ckpt_path": config.ckpt_path, "weights_only": True} if config.ckpt_path else {}
+    try:
+        with written_atomically(folder / CONFIG) as temporary:
+            temporary.write_text(yaml.safe_dump(resolved_config(cli), sort_keys=False), encoding="utf-8")
+        trainer = make_trainer(cli, command, folder)
+        try:
+            if command == "fit":
+                trainer.fit(cli.model, cli.datamodule, **weights)
+                trainer.test(cli.model, datamodule=cli.datamodule, verbose=False, **trained_weights(trainer))
+            else:
+                getattr(trainer, command)(cli.model, datamodule=cli.datamodule, **weights)
+        except SystemExit:  # Lightning's answer to Ctrl-C, after its own clean-up
+            if trainer.state.status == TrainerStatus.INTERRUPTED:
+                return INTERRUPTED
+            raise
+    finally:
+        if not any((folder / name).exists() for name in (METRICS, PREDICTIONS, CHECKPOINTS)) and command != "validate":
+            shutil.rmtree(folder, ignore_errors=True)  # a run that failed before it had anything to keep
+    if trainer.is_global_zero:
+        print(f"run folder: {folder}")
+    return 0
+
+
+def make_run_folder(home: Path, run_id: str | None, seed: int) -> Path:
+    """Makes `home/run_id`; processes of further devices get the folder that the first one made.
+
+    Raises:
+        RunError: the folder exists, or cannot be made.
+        ConfigError: the processes of a cluster need a common name.
+    """
+    if ATTEMPT in os.environ and "LOCAL_RANK" in os.environ:
+        return Path(os.environ[ATTEMPT])
+    rank = next((int(os.environ[name]) for name in ("RANK", "SLURM_PROCID") if name in os.environ), None)
+    if run_id is None:
+        if rank is not None and int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))) > 1:
+            raise ConfigError("several processes start this run, so they need a common name: set --run_id=NAME")
+        run_id = f"{datetime.now():%Y%m%d-%H%M%S}-s{seed}"
+    folder = home / run_id
+    if not rank:
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            raise RunError(
+                f"run folder {folder} exists; a run never writes over another. Choose another --run_id or remove it."
+            ) from None
+        except OSError as error:
+            raise RunError(f"cannot make the run folder {folder}: {error.strerror}; set --runs_dir") from None
+    os.environ[ATTEMPT] = str(folder)
+    return folder
+
+
+def make_trainer(cli: ExperimentCLI, command: str, folder: Path) -> Trainer:
+    """Builds the trainer with the callbacks that every run has."""
+    config, data, model = cli.config, cli.datamodule, cli.model
+    settings: dict[str, Any] = cli.config_init.trainer.as_dict()
+    encoder = encoder_name(config)
+    smoke = bool(settings["fast_dev_run"])
+    if settings["logger"] is None and not smoke:
+        tags = [type(model).__name__, encoder, data.annotations.protocol]
+        settings["logger"] = build_tracker(config.tracker, folder, config.experiment, data.dataset, tags)
+    callbacks: list[Callback] = list(settings["callbacks"] or [])
+    callbacks += [
+        StartSummary(),
+        Throughput(),
+        FiniteLoss(),
+        RunFolder(folder, config.experiment, encoder, config.seed_everything, config.ckpt_path),
+    ]
+    if settings["logger"] and command == "fit":
+        callbacks.append(LearningRateMonitor("step"))
+    if settings["enable_progress_bar"] is not False and sys.stderr.isatty():
+        callbacks.append(Bar())
+    else:
+        settings["enable_progress_bar"] = False
+    if not smoke:
+        callbacks.append(
+            ModelCheckpoint(
+                folder / CHECKPOINTS,
+                filename="best",
+                monitor=None if data.selection == "last" else MONITOR,
+                mode="max",
+                save_top_k=0 if data.selection == "last" else 1,
+                save_last=True,
+                enable_version_counter=False,
+            )
+        )
+    if data.selection == "last":
+        settings["limit_val_batches"] = 0
+    if settings["num_sanity_val_steps"] is None:
+        settings["num_sanity_val_steps"] = 0  # a few batches of captions and videos score nothing
+    # the sampler shares samples among ranks itself; Lightning's would repeat some in evaluation
+    settings |= {"callbacks": callbacks, "use_distributed_sampler": False, "default_root_dir": folder}
+    settings |= {"enable_model_summary": False}
+    return Trainer(**settings)
+
+
+def encoder_name(config: Any) -> str:
+    """The encoder's model name, from the configuration; the class name where it has none."""
+    encoder = config.model.init_args.encoder
+    return str(encoder.init_args.get("model", encoder.class_path.rpartition(".")[2]))
+
+
+def trained_weights(trainer: Trainer) -> dict[str, Any]:
+    """The checkpoint that a fit ends with: the selected one, else the last; none after a smoke run."""
+    checkpoint = trainer.checkpoint_callback
+    path = getattr(checkpoint, "best_model_path", "") or getattr(checkpoint, "last_model_path", "")
+    return {"ckpt_path": path, "weights_only": True} if path else {}
+
+
+def find_checkpoint(home: Path, wanted: str) -> Path:
+    """Turns `last`, `best`, a run folder or a file into a readable checkpoint.
+
+    Args:
+        home: the folder of the experiment's runs; `last` and `best` mean its newest run that has one.
+        wanted: what the user wrote.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    if wanted in ("last", "best"):
+        found = sorted(home.glob(f"*/{CHECKPOINTS}/{wanted}.ckpt"), key=lambda p: p.stat().st_mtime)
+        if not found:
+            raise CheckpointError(f"no run in {home} has a {wanted}.ckpt; train first, or give a file")
+        path = found[-1]
+    else:
+        path = Path(wanted)
+        if path.is_dir():
+            named = [path / CHECKPOINTS / f"{name}.ckpt" for name in ("best", "last")]
+            path = next((p for p in named if p.is_file()), named[0])
+    if not path.is_file():
+        near = sorted(str(p) for p in home.glob(f"*/{CHECKPOINTS}/*.ckpt"))
+        raise CheckpointError(
+            f"no checkpoint {path}; " + (f"there is {', '.join(near[-3:])}" if near else "train first")
+        )
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # a damaged file fails in many ways; all mean the same to the user
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{path} cannot be read as a checkpoint ({reason}); is it complete?") from error
+    if not isinstance(content, dict) or "state_dict" not in content:
+        raise CheckpointError(
+            f"{path} is no checkpoint of a run; pretrained CLIP weights go to the encoder's from_pretrained"
+        )
+    return path
