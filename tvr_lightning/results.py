@@ -190,40 +190,35 @@ def compare_table(runs: Sequence[Run]) -> Table:
 
 
 def result_table(content: Mapping[str, Any]) -> Table:
-    """The table that ends a run: metrics of both directions with intervals, probes below."""
+    """The table that ends a run: metrics of both directions with intervals, then SumR, probes, post-processing."""
     from rich.table import Table
 
-    metrics, intervals = content["metrics"], content["intervals"]
+    metrics, intervals, data = content["metrics"], content["intervals"], content["data"]
     prefix = "leaky/test/" if any(m.startswith("leaky/") for m in metrics) else "test/"
-    data = content["data"]
     table = Table(
+        "metric",
         title=f"{content['experiment']}: {content['dataset']} {content['split']}, test",
-        caption=f"{data['captions']} captions x {data['videos']} videos, v2t over {content['v2t']}; "
+        caption=f"{data['captions']} captions x {data['videos']} videos, video -> text over {content['v2t']};\n"
         "95 % bootstrap intervals in brackets",
     )
-    names = [*SHOWN, "R@50", "mAP", "RSum"]
-    table.add_column("direction")
-    for name in names:
-        table.add_column(name, justify="right")
-    for direction, label in (("t2v", "text -> video"), ("v2t", "video -> text")):
-        table.add_row(label, *(_figure(f"{prefix}{direction}/{n}", metrics, intervals) for n in names))
-    table.add_section()
-    table.add_row("SumR", _figure(f"{prefix}SumR", metrics, intervals))
-    for name, value in metrics.items():
+    table.add_column("text -> video", justify="right")
+    table.add_column("video -> text", justify="right")
+
+    def figure(name: str) -> str:
+        if name not in metrics:
+            return ""
+        low, high = intervals.get(name, (None, None))
+        return f"{metrics[name]:.1f}" + ("" if low is None else f"  [{low:.1f}, {high:.1f}]")
+
+    for mark in ("", "dsl/", "qb/"):
+        for name in ("R@1", "R@5", "R@10", "R@50", "MdR", "MnR", "mAP", "RSum"):
+            row = [figure(f"{prefix}{mark}{direction}/{name}") for direction in ("t2v", "v2t")]
+            if any(row):
+                table.add_row(f"{mark}{name}", *row)
+        if any(m.startswith(prefix + mark) for m in metrics):
+            table.add_section()
+    table.add_row("SumR", figure(f"{prefix}SumR"), "")
+    for name in metrics:
         if name.startswith(f"{prefix}probe/"):
-            table.add_row(f"probe {name.rpartition('/')[2]}", f"{value:.1f}", "(chance 25)")
-    for mark in ("dsl", "qb"):
-        extra = {k: v for k, v in metrics.items() if k.startswith(f"{prefix}{mark}/")}
-        for direction in ("t2v", "v2t"):
-            row = [extra.get(f"{prefix}{mark}/{direction}/{n}") for n in names]
-            if any(v is not None for v in row):
-                table.add_row(f"{mark} {direction}", *("" if v is None else f"{v:.1f}" for v in row))
+            table.add_row(f"probe {name.rpartition('/')[2]}", figure(name), "chance 25")
     return table
-
-
-def _figure(name: str, metrics: Mapping[str, float], intervals: Mapping[str, Sequence[float]]) -> str:
-    text = f"{metrics[name]:.1f}"
-    if name in intervals:
-        low, high = intervals[name]
-        text += f"\n[{low:.1f}, {high:.1f}]"
-    return text

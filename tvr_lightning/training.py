@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -115,6 +117,7 @@ def resolved_config(cli: ExperimentCLI) -> dict[str, Any]:
 
 def run(command: str, arguments: Sequence[str]) -> int:
     """Runs `fit` (with a test at its end), `validate`, `test` or `predict`; returns the exit code."""
+    _quieten()
     cli = build_cli(arguments)
     config = cli.config
     if command != "fit" and config.ckpt_path is None:
@@ -148,6 +151,14 @@ def run(command: str, arguments: Sequence[str]) -> int:
     if trainer.is_global_zero:
         print(f"run folder: {folder}")
     return 0
+
+
+def _quieten() -> None:
+    """Silences what Lightning says about itself; its warnings about the run stay."""
+    for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (".*LeafSpec.*", ".*does not have many workers.*", ".*exists and is not empty.*"):
+        warnings.filterwarnings("ignore", message)
 
 
 def make_run_folder(home: Path, run_id: str | None, seed: int) -> Path:

@@ -27,6 +27,13 @@ def numbered(number: int, width: int, height: int) -> Picture:
     return picture
 
 
+def grainy(number: int, width: int, height: int) -> Picture:
+    """Like `numbered`, with noise, so that every frame takes about as many bytes."""
+    picture = numbered(number, width, height)
+    grain = np.random.default_rng(number).integers(0, 60, picture.shape, np.uint8)
+    return np.where(picture > 127, picture - grain, picture + grain)
+
+
 def number_of(frame: Tensor) -> int:
     """Reads the number back from a (3, H, W) frame that shows the centre square."""
     height, width = frame.shape[1:]

@@ -8,7 +8,7 @@ from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import TQDMProgressBar
-from pytorch_lightning.utilities import rank_zero_info
+from pytorch_lightning.utilities import rank_zero_warn
 from rich.console import Console
 from rich.table import Table
 
@@ -37,7 +37,7 @@ class Throughput(Callback):
         self._start = self._since = self._line = time.monotonic()
         self._first = trainer.fit_loop.epoch_loop.total_batch_idx
         if trainer.accumulate_grad_batches > 1:
-            rank_zero_info(
+            rank_zero_warn(
                 f"gradients of {trainer.accumulate_grad_batches} batches are added up; each caption is still "
                 "contrasted with the videos of its own batch only: negatives do not grow with accumulation"
             )

@@ -76,6 +76,7 @@ class RunFolder(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         method, result = _result(pl_module)
         split = data.split_of("test")
+        selection = method.selection or data.selection
         write_ranks(self.path / RANKS, result, split)
         parameters, trainable = count_parameters(pl_module)
         content = {
@@ -94,8 +95,8 @@ class RunFolder(Callback):
                 "subset": data.subset,
                 "splits": [s.summary() for s in data.splits.values()],
             },
-            "selection": data.selection,
-            "selected_on_test": data.selection == "test",
+            "selection": selection,
+            "selected_on_test": selection == "test",
             "partial": trainer.limit_test_batches != 1.0,
             "checkpoint": self.checkpoint or "trained in this run",
             "epochs": trainer.current_epoch,

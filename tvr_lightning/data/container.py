@@ -135,9 +135,10 @@ def scan(container: InputContainer, stream: VideoStream, path: Path) -> Packets:
         raise DecodeError(f"{path}: the video stream has no packets ({fault or 'the file ends before them'})")
 
     tick = float(stream.time_base)
-    frame_ticks = max(round(1 / float(stream.guessed_rate or 25) / tick), 1)
     stamps = [pts for pts, _, _ in rows if pts is not None]
     durations = np.array([duration for _, duration, _ in rows], dtype=np.int64)
+    known = durations[durations > 0]
+    frame_ticks = max(int(np.median(known)) if len(known) else round(1 / float(stream.guessed_rate or 25) / tick), 1)
     keys = np.array([key for _, _, key in rows])
     # AVI stores decoding times only, raw streams none; FFmpeg's guesses are wrong once frames are reordered
     counted = len(stamps) < len(rows) or (container.format.name == "avi" and bool(stream.codec_context.has_b_frames))
@@ -160,15 +161,17 @@ def scan(container: InputContainer, stream: VideoStream, path: Path) -> Packets:
     stop = float(times[-1]) + int(durations[order[-1]] or frame_ticks) * tick
     if stop > MAX_SECONDS:
         raise DecodeError(f"{path}: damaged: its time stamps span {stop / 86400:.0f} days")
-    promised = _promised_seconds(container, stream)
+    promised = _promised_seconds(container, stream, stop / len(rows))
     cut = promised is not None and 1.05 * stop + 0.5 < promised < MAX_SECONDS
     timeline = Timeline(times, stop, promised if cut and promised else stop, slack=min(tick / 2, 5e-4))
     return Packets(ticks, order, key, counted, timeline, fault)
 
 
-def _promised_seconds(container: InputContainer, stream: VideoStream) -> float | None:
+def _promised_seconds(container: InputContainer, stream: VideoStream, frame_seconds: float) -> float | None:
     """The stream's length by its header; None for formats where FFmpeg estimates it from the file or bit rate."""
-    if container.format.name.startswith(("mov", "avi", "asf")) and stream.duration and stream.time_base:
+    if container.format.name == "avi":  # FFmpeg scales the duration of a cut file down, but not the number of frames
+        return stream.frames * frame_seconds
+    if container.format.name.startswith("mov") and stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
     if container.format.name.startswith("matroska"):
         tag = re.fullmatch(r"(\d+):(\d+):(\d+\.\d+)", stream.metadata.get("DURATION", ""))

@@ -60,8 +60,9 @@ def choose_frames(
         (at most num_frames,) strictly increasing frame indices; those from N up stand for lost frames.
     """
     if fps is not None:
-        # 1e-6: an end such as 10.000000001 s must not add a candidate
-        moments = start + np.arange(max(math.ceil((end - start) * fps - 1e-6), 1)) / fps
+        # An end such as 10.0007 s, the last time stamp and its duration rounded up, must not add a candidate
+        count = max(math.ceil((end - start - 2 * timeline.slack) * fps - 1e-6), 1)
+        moments = start + np.arange(count) / fps
         frames = timeline.on_screen(moments)
     elif sampling == "uniform":
         within = np.full(num_frames, 0.5) if generator is None else generator.random(num_frames)

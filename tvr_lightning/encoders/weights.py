@@ -55,7 +55,9 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     try:
         content = _read_content(path)
     except Exception as error:
-        why = (str(error) or type(error).__name__).splitlines()[0][:160]
+        # torch wraps the reason into advice to load the file unsafely
+        cause = error.__context__ if isinstance(error.__context__, pickle.UnpicklingError) else error
+        why = (str(cause) or type(cause).__name__).splitlines()[0][:160]
         if isinstance(error, pickle.UnpicklingError):
             raise CheckpointError(
                 f"{path} was refused: it holds objects other than tensors, or it is damaged ({why}). Loading it would "

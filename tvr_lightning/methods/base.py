@@ -39,6 +39,7 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
 
     Attributes:
         result: what the last evaluation found; None before the first.
+        selection: what selected the loaded weights (see `VideoTextDataModule.selection`); None before any are loaded.
     """
 
     def __init__(self, optimizer: Optimizer, evaluation: Evaluation) -> None:
@@ -46,6 +47,7 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         self.optimizer_options = optimizer
         self.evaluation = evaluation
         self.result: EvaluationResult | None = None
+        self.selection: str | None = None
         self._texts: list[tuple[TextT, Tensor]] = []
         self._videos: list[tuple[VideoT, Tensor]] = []
 
@@ -191,8 +193,9 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         return encode_texts(self, self.datamodule.query_bank(self.evaluation.qb_bank))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Notes which method the weights belong to."""
+        """Notes which method the weights belong to, and what selects among them."""
         checkpoint["method"] = f"{type(self).__module__}.{type(self).__qualname__}"
+        checkpoint["selection"] = self.datamodule.selection
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses weights of another method or size.
@@ -200,6 +203,7 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         Raises:
             CheckpointError: says what differs.
         """
+        self.selection = checkpoint.get("selection")
         own = f"{type(self).__module__}.{type(self).__qualname__}"
         saved = checkpoint.get("method")
         if saved != own:

@@ -45,6 +45,7 @@ def copy_clip_layers(layers: nn.ModuleList, positions: nn.Embedding, blocks: Seq
     for layer, block in zip(layers, blocks, strict=False):
         for source, target in names.items():
             layer.get_submodule(target).load_state_dict(block.get_submodule(source).state_dict())
+        layer.activation = block.get_submodule("mlp.gelu")  # OpenAI's weights know another GELU than others'
     return min(len(layers), len(blocks))
 
 

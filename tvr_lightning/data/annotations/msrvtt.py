@@ -55,16 +55,18 @@ class MSRVTT(Annotations):
         root: the folder of the annotation files.
         protocol: which splits; see the module's table.
         videos: the folder of the video files, inside the root.
+        name: what results call the dataset; another one for another dataset in this layout.
 
     Raises:
         ConfigError: an unknown protocol.
     """
 
-    name = "MSR-VTT"
-
-    def __init__(self, root: str | Path, protocol: Protocol = "9k", videos: str = "videos") -> None:
+    def __init__(
+        self, root: str | Path, protocol: Protocol = "9k", videos: str = "videos", name: str = "MSR-VTT"
+    ) -> None:
         if protocol not in get_args(Protocol):
             raise ConfigError(f"MSR-VTT: no protocol '{protocol}': {nearest(str(protocol), get_args(Protocol))}")
+        self.name = name
         self.root = Path(root)
         self.protocol = protocol
         self.videos = videos

@@ -47,7 +47,7 @@ VERBS: Mapping[str, tuple[Verb, ...]] = {
     "grow": (("grows", "growing", ""), ("gets", "getting", "bigger"), ("expands", "expanding", "")),
     "shrink": (("shrinks", "shrinking", ""), ("gets", "getting", "smaller"), ("contracts", "contracting", "")),
     "spin": (("spins", "spinning", ""), ("rotates", "rotating", ""), ("turns", "turning", "around")),
-    "blink": (("blinks", "blinking", ""), ("flashes", "flashing", ""), ("blinks", "blinking", "on and off")),
+    "blink": (("blinks", "blinking", ""), ("flashes", "flashing", "")),
     "recolour": (("turns", "turning", "{}"), ("becomes", "becoming", "{}"), ("changes", "changing", "to {}")),
 }
 CHANGE_COLOUR: Verb = ("changes", "changing", "color")
@@ -158,7 +158,7 @@ def _clause(wording: Wording, events: tuple[Event, ...], names: tuple[str, ...],
     other = names[actors[1]]
     return choose(
         (
-            f"{who} {does} and then {other} {then_does}",
+            f"{who} {does} then {other} {then_does}",
             f"{who} {does} before {other} {then_does}",
             f"{other} {then_does} after {who} {does}",
             f"after {who} {does} {other} {then_does}",

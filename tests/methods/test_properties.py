@@ -1,0 +1,170 @@
+"""Properties that every method has, over random features of random encoders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tvr_lightning.evaluation import score_all
+from tvr_lightning.methods.base import RetrievalModule
+from tvr_lightning.methods.clip4clip import CLIP4Clip
+from tvr_lightning.metrics import ranking_metrics
+from tvr_lightning.types import TensorRows, TextInput, VideoInput
+
+ROOT = Path(__file__).parents[2]
+WORDS, FRAMES, SIZE = 7, 5, 32
+
+# every method and variant: name -> builder from an encoder
+METHODS: dict[str, Callable[[Any], RetrievalModule[Any, Any]]] = {
+    "clip4clip-meanP": lambda encoder: CLIP4Clip(encoder, "meanP"),
+    "clip4clip-seqLSTM": lambda encoder: CLIP4Clip(encoder, "seqLSTM"),
+    "clip4clip-seqTransf": lambda encoder: CLIP4Clip(encoder, "seqTransf", num_layers=2),
+    "clip4clip-tightTransf": lambda encoder: CLIP4Clip(encoder, "tightTransf", num_layers=2),
+}
+
+
+def test_every_method_has_properties_and_experiments() -> None:
+    files = {p.stem for p in (ROOT / "tvr_lightning" / "methods").glob("*.py")} - {"__init__", "base"}
+    assert files == {name.partition("-")[0] for name in METHODS}
+    assert files == {p.stem for p in (ROOT / "experiments" / "method").glob("*.yaml")}
+    for name in files:
+        assert (ROOT / "experiments" / f"{name}_msrvtt.yaml").is_file()
+
+
+@pytest.fixture(params=sorted(METHODS))
+def method(request: pytest.FixtureRequest, small_encoder: Callable[..., Any]) -> RetrievalModule[Any, Any]:
+    torch.manual_seed(0)
+    model = METHODS[request.param](small_encoder(context_length=WORDS))
+    # away from the special points of initialisation
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            parameter.data += 0.02 * torch.randn_like(parameter)
+    return model.eval()
+
+
+def random_text(count: int, seed: int = 1, words: int = WORDS) -> TextInput:
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(1, 400, (count, words), generator=generator)
+    lengths = torch.randint(3, WORDS + 1, (count,), generator=generator)
+    mask = torch.arange(words) < lengths[:, None]
+    tokens[torch.arange(count), lengths - 1] = 49407
+    index = torch.arange(count)
+    return TextInput(tokens.masked_fill(~mask, 0), mask, index, index)
+
+
+def random_video(count: int, seed: int = 2) -> VideoInput:
+    generator = torch.Generator().manual_seed(seed)
+    frames = torch.randint(0, 256, (count, FRAMES, 3, SIZE, SIZE), generator=generator, dtype=torch.uint8)
+    mask = torch.arange(FRAMES) < torch.randint(1, FRAMES + 1, (count, 1), generator=generator)
+    return VideoInput(frames * mask[..., None, None, None], mask, torch.arange(count))
+
+
+def features(method: RetrievalModule[Any, Any], texts: int, videos: int) -> tuple[TensorRows, TensorRows]:
+    with torch.no_grad():
+        return method.encode_text(random_text(texts)), method.encode_video(random_video(videos))
+
+
+@torch.no_grad()
+def test_number_of_texts_and_videos_may_differ(method: RetrievalModule[Any, Any]) -> None:
+    for counts in ((3, 8), (8, 3), (1, 4), (4, 1)):
+        scores = method.score(*features(method, *counts))
+        assert scores.shape == counts
+        assert torch.isfinite(scores).all()
+
+
+@torch.no_grad()
+def test_a_pair_depends_on_itself_alone(method: RetrievalModule[Any, Any]) -> None:
+    texts, videos = features(method, 6, 5)
+    whole = method.score(texts, videos)
+    for t, v in ((0, 0), (3, 1), (5, 4)):
+        alone = method.score(texts[t : t + 1], videos[v : v + 1])
+        torch.testing.assert_close(alone[0, 0], whole[t, v], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_permuting_videos_permutes_columns(method: RetrievalModule[Any, Any]) -> None:
+    texts, videos = features(method, 4, 6)
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    torch.testing.assert_close(
+        method.score(texts, videos[order]), method.score(texts, videos)[:, order], rtol=1e-4, atol=1e-5
+    )
+
+
+@torch.no_grad()
+def test_what_padded_places_hold_changes_nothing(method: RetrievalModule[Any, Any]) -> None:
+    text, video = random_text(4), random_video(4)
+    noise = torch.randint(0, 256, video.frames.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(9))
+    noisy = replace(video, frames=torch.where(video.frame_mask[..., None, None, None], video.frames, noise))
+    plain = method.score(method.encode_text(text), method.encode_video(video))
+    torch.testing.assert_close(
+        method.score(method.encode_text(text), method.encode_video(noisy)), plain, rtol=1e-4, atol=1e-5
+    )
+
+
+@torch.no_grad()
+def test_more_padding_changes_nothing(method: RetrievalModule[Any, Any]) -> None:
+    text, video = random_text(4), random_video(4)
+    plain = method.score(method.encode_text(text), method.encode_video(video))
+    longer = VideoInput(
+        torch.cat([video.frames, video.frames[:, :2]], dim=1),
+        torch.cat([video.frame_mask, torch.zeros(4, 2, dtype=torch.bool)], dim=1),
+        video.index,
+    )
+    short = int(text.token_mask.sum(1).max())
+    shorter = TextInput(text.tokens[:, :short], text.token_mask[:, :short], text.index, text.video_index)
+    torch.testing.assert_close(
+        method.score(method.encode_text(shorter), method.encode_video(longer)), plain, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_chunked_scoring_equals_the_whole(method: RetrievalModule[Any, Any]) -> None:
+    texts, videos = features(method, 7, 5)
+    with torch.no_grad():
+        whole = method.score(texts, videos)
+    for chunk in (1, 2, 3, 100):
+        torch.testing.assert_close(score_all(method, texts, videos, chunk_size=chunk), whole, rtol=1e-4, atol=1e-5)
+
+
+def losses_of(method: RetrievalModule[Any, Any], text: TextInput, video: VideoInput) -> torch.Tensor:
+    terms = method.compute_losses(method.encode_text(text), method.encode_video(video), video.index)
+    return torch.stack(list(terms.values())).sum()
+
+
+def test_every_parameter_receives_a_finite_gradient(method: RetrievalModule[Any, Any]) -> None:
+    method.train()
+    losses_of(method, random_text(6), random_video(6)).backward()
+    for name, parameter in method.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_one_batch_can_be_learned(method: RetrievalModule[Any, Any]) -> None:
+    method.train()
+    text, video = random_text(8), random_video(8)
+    optimizer = torch.optim.AdamW(method.parameters(), lr=2e-3)
+    for _ in range(80):
+        optimizer.zero_grad()
+        losses_of(method, text, video).backward()
+        optimizer.step()
+    method.eval()
+    with torch.no_grad():
+        scores = method.score(method.encode_text(text), method.encode_video(video))
+    assert ranking_metrics(scores, torch.arange(8))["SumR"] == pytest.approx(600.0)
+
+
+def test_untrained_scores_of_noise_are_chance(method: RetrievalModule[Any, Any]) -> None:
+    count, texts, videos = 120, *features(method, 120, 120)
+    recall = ranking_metrics(score_all(method, texts, videos), torch.arange(count))["t2v/R@10"]
+    chance = 1000 / count
+    assert recall == pytest.approx(chance, abs=4 * (chance * (100 - chance) / count) ** 0.5)
+
+
+def test_evaluation_mode_is_deterministic(method: RetrievalModule[Any, Any]) -> None:
+    a, b = (score_all(method, *features(method, 3, 3)) for _ in range(2))
+    assert torch.equal(a, b)
