@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -54,7 +55,7 @@ def test_schedule_warms_up_then_follows_its_form(schedule: str) -> None:
         assert factors[10] == pytest.approx(1.0)
         assert factors[55] == pytest.approx(0.5)
         assert factors[100] == pytest.approx(0.0)
-        assert all(a >= b for a, b in zip(factors[10:], factors[11:], strict=False))
+        assert all(a >= b for a, b in pairwise(factors[10:]))
 
 
 def test_schedule_drives_the_optimiser() -> None:

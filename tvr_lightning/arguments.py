@@ -1,4 +1,4 @@
-"""Checks names and plain values of a configuration without importing the classes it names.
+"""Command-line arguments become one configuration; its names and plain values are checked at once.
 
 Importing torch and Lightning takes seconds; a misspelt key should not wait for them. Signatures are read from
 source text. What this cannot decide (a value of a richer type) is left to the full parser, which checks everything.
@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tvr_lightning.config import compose
 from tvr_lightning.errors import ConfigError, nearest
 
+OBJECT_KEYS = ("class_path", "init_args", "dict_kwargs")
 RUN_OPTIONS = ("seed_everything", "experiment", "runs_dir", "run_id", "tracker", "ckpt_path")
 ROOTS = {
     "trainer": "pytorch_lightning.trainer.trainer.Trainer",
@@ -53,69 +56,89 @@ def check_config(config: Mapping[str, Any], source: str) -> None:
             _check_object(value, key, source)
 
 
-def check_overrides(arguments: Sequence[str], config: Mapping[str, Any]) -> None:
-    """Checks `--a.b=value` arguments against the composed experiment they change.
+def read_arguments(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Composes `--config` files and lays `--a.b=value` settings over them.
+
+    Settings go into the configuration here and not through the parser's own command line, which turns a `null` inside
+    a nested class into the text `None` (pinned in tests/test_config.py).
+
+    Args:
+        arguments: what follows the command, e.g. `--config experiments/x.yaml --data.batch_size=8`.
+
+    Returns:
+        The configuration, and the words that are no settings (`--help`, `--print_config`).
 
     Raises:
-        ConfigError: names the option, and the nearest that exist.
+        ConfigError: a file cannot be composed, a key is unknown, a value does not fit.
     """
-    for option, text in _options(arguments):
-        parts = option.split(".")
-        where = f"--{option}"
-        if parts[0] in RUN_OPTIONS and len(parts) == 1:
-            continue
-        if parts[0] in ROOTS:
-            signature: Signature | None = _signature(ROOTS[parts[0]])
-            value = config.get(parts[0], {})
-        elif parts[0] == "model":
-            signature, value = None, config.get("model", {})
-            parts = ["model", *(parts[1:] or ["class_path"])]
-        else:
-            raise ConfigError(f"unknown option {where}; {nearest(parts[0], (*RUN_OPTIONS, *ROOTS, 'model'))}")
-        _check_path(parts[1:], signature, value, text, where)
+    from omegaconf import OmegaConf
 
-
-def _check_path(parts: list[str], signature: Signature | None, value: Any, text: str | None, where: str) -> None:
-    while parts:
-        name = parts.pop(0)
-        if signature is None:  # an object: its class is named in the configuration
-            if name in ("class_path", "dict_kwargs"):
-                return
-            value = value if isinstance(value, Mapping) else {}
-            signature = _signature(str(value["class_path"])) if "class_path" in value else None
-            if signature is None:
-                return
-            value = value.get("init_args", {})
-            if name == "init_args":
-                if not parts:
-                    return
-                name = parts.pop(0)
-        if name.rstrip("+") not in signature.annotations:
-            raise ConfigError(f"unknown option {where}; {nearest(name, signature.annotations)}")
-        annotation = signature.annotations[name.rstrip("+")]
-        if not parts:
-            if text is not None and not name.endswith("+"):
-                import yaml
-
-                _check_value(yaml.safe_load(text), annotation, where, text)
-            return
-        value = value.get(name, {}) if isinstance(value, Mapping) else {}
-        options = _local_class(signature.module, annotation)
-        signature = _signature(options) if options and _is_dataclass(options) else None
-
-
-def _options(arguments: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    config: dict[str, Any] = {}
+    settings: list[tuple[str, str]] = []
+    rest: list[str] = []
     words = list(arguments)
     while words:
         word = words.pop(0)
-        if word in ("-c", "--config"):
-            if words:
-                words.pop(0)
-        elif word.startswith("--") and not word.startswith(("--config=", "--print_config", "--help")):
-            option, equals, text = word[2:].partition("=")
-            if not equals and words and not words[0].startswith("--"):
-                text, equals = words.pop(0), "="
-            yield option, text if equals else None
+        option, equals, value = word.removeprefix("--").partition("=")
+        if word in ("-h", "--help") or option == "print_config":
+            rest.append(word)
+            continue
+        if not word.startswith("--") and word != "-c":
+            raise ConfigError(f"'{word}' is no setting; settings look like --data.batch_size=8")
+        if not equals:
+            if not words:
+                raise ConfigError(f"{word} has no value; write {word}=VALUE")
+            value = words.pop(0)
+        if option in ("config", "-c"):
+            path = Path(value)
+            content = {"experiment": path.stem} | compose(path)
+            check_config(content, value)
+            merged = OmegaConf.to_container(OmegaConf.merge(config, content))
+            config = {str(k): v for k, v in merged.items()} if isinstance(merged, dict) else {}
+        else:
+            settings.append((option, value))
+    for option, value in settings:
+        _set(config, option, _parse_value(value))
+    check_config(config, "command line")
+    return config, rest
+
+
+def _set(config: dict[str, Any], option: str, value: Any) -> None:
+    """Sets `a.b.c`; arguments of an object may leave out `init_args`, `name+` appends to a list."""
+    *folders, name = option.split(".")
+    here = config
+    for folder in folders:
+        here = _inside(here, folder)
+        if not isinstance(here.get(folder), dict):
+            if here.get(folder) is not None:
+                raise ConfigError(f"--{option}: {folder} is {here[folder]!r}, it has no parts")
+            here[folder] = {}
+        here = here[folder]
+    here = _inside(here, name)
+    if name.endswith("+"):
+        here[name[:-1]] = [*(here.get(name[:-1]) or []), value]
+    elif isinstance(value, str) and isinstance(here.get(name), dict) and "class_path" in here[name]:
+        here[name] = {"class_path": value}
+    else:
+        here[name] = value
+
+
+def _inside(here: dict[str, Any], name: str) -> dict[str, Any]:
+    if "class_path" in here and name not in OBJECT_KEYS:
+        here["init_args"] = here.get("init_args") or {}
+        return here["init_args"]  # type: ignore[no-any-return]
+    return here
+
+
+def _parse_value(text: str) -> Any:
+    import yaml
+
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    # YAML 1.1 reads 1e-4 as text
+    return float(text) if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", text) else value
 
 
 def _check_object(value: Mapping[str, Any], where: str, source: str) -> None:
@@ -128,7 +151,7 @@ def _check_object(value: Mapping[str, Any], where: str, source: str) -> None:
     if signature is None:
         _explain_class(str(class_path), where, source)
     for key in value:
-        if key not in ("class_path", "init_args", "dict_kwargs"):
+        if key not in OBJECT_KEYS:
             raise ConfigError(f"{source}: {where}.{key}: arguments of a class lie under {where}.init_args")
     arguments = value.get("init_args") or {}
     _check_fields(arguments, signature, f"{where}.init_args", source)
@@ -148,10 +171,10 @@ def _check_fields(values: Mapping[str, Any], signature: Signature | None, where:
             elif (options := _local_class(signature.module, annotation)) and _is_dataclass(options):
                 _check_fields(value, _signature(options), place, source)
         else:
-            _check_value(value, annotation, f"{source}: {place}", value)
+            _check_value(value, annotation, f"{source}: {place}")
 
 
-def _check_value(value: Any, annotation: str, where: str, shown: Any) -> None:
+def _check_value(value: Any, annotation: str, where: str) -> None:
     """Checks unions of plain types and literals; anything richer is left to the full parser."""
     allowed: list[Any] = []
     kinds: list[type] = []
@@ -168,21 +191,12 @@ def _check_value(value: Any, annotation: str, where: str, shown: Any) -> None:
             return
     if value in allowed and not isinstance(value, bool):
         return
-    plain = type(value) in kinds or ("float" in annotation and isinstance(value, str) and _is_float(value))
-    if plain or (str in kinds and not isinstance(value, list | dict)):
+    # a number is a fine name for a run
+    if type(value) in kinds or (str in kinds and not isinstance(value, list | dict)):
         return
     literals = [str(a) for a in allowed if a is not None]
     hint = nearest(str(value), literals) if literals else f"expected {annotation}"
-    raise ConfigError(f"{where}: {shown!r} does not fit; {hint}")
-
-
-def _is_float(text: str) -> bool:
-    """Whether a string is a number to Python: YAML 1.1 reads `1e-4` as text."""
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+    raise ConfigError(f"{where}: {value!r} does not fit; {hint}")
 
 
 def _union(annotation: str) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from pathlib import Path
 
 from tvr_lightning import __version__
@@ -56,27 +55,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _lightning(words: Sequence[str]) -> int:
-    command, arguments = words[0], list(words[1:])
-    configs = _config_files(arguments)
-    if not {"-h", "--help"} & set(arguments):
-        if not configs:
-            raise ConfigError(f"`tvr {command}` needs an experiment: --config experiments/NAME.yaml")
-        from tvr_lightning.arguments import check_config, check_overrides
-        from tvr_lightning.config import compose
+    from tvr_lightning.arguments import read_arguments
 
-        for file in configs:
-            content = compose(file)
-            check_config(content, str(file))
-        check_overrides(arguments, content)
+    command = words[0]
+    config, flags = read_arguments(words[1:])
+    if "model" not in config and not flags:
+        raise ConfigError(f"`tvr {command}` needs an experiment: --config experiments/NAME.yaml")
     from tvr_lightning.training import run
 
-    return run(command, arguments)
-
-
-def _config_files(arguments: Sequence[str]) -> list[Path]:
-    files = [Path(a.partition("=")[2]) for a in arguments if a.startswith("--config=")]
-    files += [Path(b) for a, b in pairwise(arguments) if a in ("-c", "--config")]
-    return files
+    return run(command, config, flags)
 
 
 def _compare(words: Sequence[str]) -> int:

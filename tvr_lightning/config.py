@@ -52,9 +52,11 @@ def load_experiment(path: str | os.PathLike[str], overrides: Sequence[str] = ())
     Raises:
         ConfigError: the file, a parent, a key or a value does not fit.
     """
+    from tvr_lightning.arguments import read_arguments
     from tvr_lightning.training import build
 
-    return build(["--config", str(path), *(f"--{o.removeprefix('--')}" for o in overrides)])
+    config, _ = read_arguments(["--config", str(path), *(f"--{o.removeprefix('--')}" for o in overrides)])
+    return build(config)
 
 
 def experiments_in(folder: Path) -> list[str]:
@@ -80,8 +82,8 @@ def compose(path: Path) -> dict[str, Any]:
         near = nearest(path.stem, experiments_in(folder)) if folder.is_dir() else f"there is no folder {folder}"
         raise ConfigError(f"no experiment file {path}: {near}")
     config = _read(path)
-    parents = config.pop("defaults", [])
-    if not OmegaConf.is_list(parents):
+    parents = config.pop("defaults", None) or []
+    if isinstance(parents, str):
         parents = [parents]
     home = _home(path)
     merged: DictConfig = OmegaConf.create({})

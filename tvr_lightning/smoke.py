@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from tvr_lightning.arguments import read_arguments
 from tvr_lightning.config import experiments_in
 from tvr_lightning.data.annotations.shapes import make_shapes
 from tvr_lightning.errors import ConfigError, TVRError, nearest
@@ -51,7 +52,8 @@ def smoke(names: Sequence[str], folder: Path = Path("experiments")) -> int:
         for name in names or known:
             began = time.monotonic()
             try:
-                run("fit", smoke_arguments(folder / f"{name}.yaml", root / "data", root / "runs"))
+                config, _ = read_arguments(smoke_arguments(folder / f"{name}.yaml", root / "data", root / "runs"))
+                run("fit", config)
             except TVRError as error:
                 failed.append(name)
                 print(f"smoke {name}: FAILED: {error}", file=sys.stderr)

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,9 @@ from pytorch_lightning.trainer.states import TrainerStatus
 from tvr_lightning.callbacks.guard import FiniteLoss
 from tvr_lightning.callbacks.progress import Bar, StartSummary, Throughput
 from tvr_lightning.callbacks.run_folder import RunFolder
-from tvr_lightning.config import Experiment, compose
+from tvr_lightning.config import Experiment
 from tvr_lightning.data.datamodule import VideoTextDataModule
-from tvr_lightning.errors import CheckpointError, ConfigError, RunError
+from tvr_lightning.errors import CheckpointError, ConfigError, RunError, TVRError
 from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.results import CHECKPOINTS, CONFIG, METRICS, PREDICTIONS, written_atomically
 from tvr_lightning.trackers import Tracker, build_tracker
@@ -72,40 +72,38 @@ class ExperimentCLI(LightningCLI):
         return None
 
 
-def build_cli(arguments: Sequence[str]) -> ExperimentCLI:
-    """Parses arguments, composing every `--config` file, and builds model and data module.
+def build_cli(config: Mapping[str, Any], flags: Sequence[str] = ()) -> ExperimentCLI:
+    """Checks a configuration against the classes it names, and builds model and data module.
+
+    Args:
+        config: a composed experiment; see `arguments.read_arguments`.
+        flags: `--help` or `--print_config`.
 
     Raises:
-        ConfigError: a file, key or value does not fit.
+        TVRError: a key or value does not fit, or the method or a part of it refuses its arguments.
     """
-    composed: list[str] = []
-    rest = list(arguments)
-    while rest:
-        word = rest.pop(0)
-        if word in ("-c", "--config") or word.startswith("--config="):
-            path = Path(word.partition("=")[2] or (rest.pop(0) if rest else ""))
-            content = {"experiment": path.stem} | compose(path)
-            composed += ["--config", yaml.safe_dump(content)]
-        else:
-            composed.append(word)
     try:
-        return ExperimentCLI(composed)
+        return ExperimentCLI(["--config", yaml.safe_dump(dict(config)), *flags])
     except ArgumentError as error:
         raise ConfigError(_readable(error)) from None
+    except ValueError as error:  # the parser wraps what a constructor raises
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, TVRError):
+            cause = cause.__cause__
+        raise cause or error from None
 
 
 def _readable(error: ArgumentError) -> str:
-    """The parser's message without the configuration's text, which it repeats when that holds the mistake."""
-    text = str(error.message or error)
-    return text if len(text) < 2000 else text[:1000] + "\n...\n" + text[-900:]
+    """The parser's message without the configuration's text, which it repeats."""
+    lines = [line for line in str(error.message or error).splitlines() if not line.lstrip().startswith("Given value:")]
+    return "\n".join(lines)
 
 
-def build(arguments: Sequence[str]) -> Experiment:
+def build(config: Mapping[str, Any]) -> Experiment:
     """Builds an experiment without running it; see `tvr_lightning.load_experiment`."""
-    cli = build_cli(arguments)
-    return Experiment(
-        cli.config.experiment, cli.model, cli.datamodule, cli.config_init.trainer.as_dict(), resolved_config(cli)
-    )
+    cli = build_cli(config)
+    trainer = cli.config_init.trainer.as_dict()
+    return Experiment(cli.config.experiment, cli.model, cli.datamodule, trainer, resolved_config(cli))
 
 
 def resolved_config(cli: ExperimentCLI) -> dict[str, Any]:
@@ -115,10 +113,16 @@ def resolved_config(cli: ExperimentCLI) -> dict[str, Any]:
     return content
 
 
-def run(command: str, arguments: Sequence[str]) -> int:
-    """Runs `fit` (with a test at its end), `validate`, `test` or `predict`; returns the exit code."""
+def run(command: str, arguments: Mapping[str, Any], flags: Sequence[str] = ()) -> int:
+    """Runs `fit` (with a test at its end), `validate`, `test` or `predict`; returns the exit code.
+
+    Args:
+        command: which of them.
+        arguments: a composed experiment; see `arguments.read_arguments`.
+        flags: `--help` or `--print_config`.
+    """
     _quieten()
-    cli = build_cli(arguments)
+    cli = build_cli(arguments, flags)
     config = cli.config
     if command != "fit" and config.ckpt_path is None:
         raise ConfigError(

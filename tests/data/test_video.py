@@ -11,6 +11,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from tvr_lightning.data import video
+from tvr_lightning.data.container import open_video
 from tvr_lightning.data.sampling import Timeline, choose_frames
 from tvr_lightning.data.video import VideoFrames, probe_video, read_frames
 from tvr_lightning.errors import ConfigError, DecodeError
@@ -53,8 +54,11 @@ def read_both_ways(path: Path, n: int, size: int = 32, **options: Any) -> tuple[
             timeline, n, options.get("sampling", "uniform"), options.get("fps"), 0.0, timeline.end, None
         )
 
-    arguments = (path, 0, choose, n, size, 1)
-    return video._read_stream(*arguments), video._read_stream(*arguments, seek=False)
+    def read(seek: bool) -> VideoFrames:
+        with open_video(path) as container:
+            return video._read_stream(container, 0, path, choose, n, size, threads=1, seek=seek)
+
+    return read(True), read(False)
 
 
 # Which frames
@@ -156,7 +160,7 @@ def test_variable_frame_rate_goes_by_time(tmp_path):
 def test_ntsc_rate_and_rounded_stamps(tmp_path):
     path = write_clip(tmp_path / "ntsc.mkv", 120, stamps=[round(k * 1001 / 30) for k in range(120)])
     assert numbers(read_frames(path, 9, fps=1.0, size=32)) == [0, 29, 59, 89, 119]
-    path = write_clip(tmp_path / "thirty.mkv", 30, stamps=[round(k * 1000 / 30) for k in range(30)])
+    path = write_clip(tmp_path / "thirty.mkv", 30, fps=30, stamps=[round(k * 1000 / 30) for k in range(30)])
     assert numbers(read_frames(path, 9, fps=3.0, size=32)) == [0, 10, 20]  # 667 ms stands for 2/3 s
 
 
@@ -334,6 +338,21 @@ def test_the_first_stream_that_decodes_is_read(tmp_path):
     assert numbers(read_frames(path, 3, size=32)) == [4, 12, 20]
 
 
+def test_a_broken_stream_gives_way_to_another(tmp_path):
+    path = write_clip(tmp_path / "two.mp4", 24, clips=2, codec="mjpeg", pix_fmt="yuvj420p")
+    with av.open(str(path)) as file:
+        best = file.streams.best("video")
+        assert best is not None
+        places = [(p.pos, p.size) for p in file.demux(best) if p.size]
+        other = 1 - best.index
+    data = bytearray(path.read_bytes())
+    for place, length in places:
+        data[place : place + length] = bytes(length)
+    path.write_bytes(data)
+    assert numbers(read_frames(path, 3, size=32)) == [number + 100 * other for number in (4, 12, 20)]
+    assert probe_video(path, full=True).duration == pytest.approx(2.0)
+
+
 NAMES = [
     "-x.mp4",
     "a b.mp4",
@@ -445,7 +464,7 @@ def test_cut_stream_without_header_is_a_shorter_video(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts"])
-def test_damage_in_the_middle_spares_the_rest(tmp_path, caplog, name):
+def test_damage_in_the_middle_spares_the_rest(tmp_path, caplog, capfd, name):
     path = write_clip(
         tmp_path / name, 96, container="mpegts" if name == "a.ts" else None, options={"g": "12"}, paint=grainy
     )
@@ -458,6 +477,7 @@ def test_damage_in_the_middle_spares_the_rest(tmp_path, caplog, name):
     assert 5 <= len(got) <= 8
     assert {6, 18, 30, 78, 90} <= set(got)
     assert not caplog.records
+    assert capfd.readouterr() == ("", "")
     if name == "a.mp4":  # the other two skip what they cannot read without a word
         with pytest.raises(DecodeError, match=r"a\.mp4: \d+ of 96 frames decode \(Invalid data"):
             probe_video(path, full=True)

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterator
 from os import PathLike
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import NamedTuple, TypeVar, get_args
 
 import av
 import numpy as np
@@ -85,7 +85,7 @@ def read_frames(
 
     Frames are shown upright with square pixels, the short side resized to `size` (bicubic, antialiased), the centre
     cut out. A frame is given once: what a short or damaged video lacks is masked. A damaged frame is replaced by the
-    last intact one before it unless that is given already.
+    last intact one since its key frame, unless that is given already.
 
     Args:
         path: the video file.
@@ -104,20 +104,14 @@ def read_frames(
     """
     _check_arguments(num_frames, sampling, fps, size, threads)
     path = Path(path)
-    with open_video(path) as container:
-        indices = video_streams(container, path)
 
     def choose(timeline: Timeline) -> NDArray[np.int64]:
         first, last = _segment(path, start, end, timeline.end)
         return choose_frames(timeline, num_frames, sampling, fps, first, last, generator)
 
-    refusals: list[DecodeError] = []
-    for index in indices:
-        try:
-            return _read_stream(path, index, choose, num_frames, size, threads)
-        except DecodeError as refusal:
-            refusals.append(refusal)
-    raise refusals[0]
+    return _first_that_decodes(
+        path, lambda container, index: _read_stream(container, index, path, choose, num_frames, size, threads)
+    )
 
 
 def probe_video(path: str | PathLike[str], full: bool = False) -> VideoProbe:
@@ -127,18 +121,35 @@ def probe_video(path: str | PathLike[str], full: bool = False) -> VideoProbe:
         DecodeError: it does not decode; with `full` also when the file is cut off or any frame is damaged.
     """
     path = Path(path)
-    with open_video(path) as container:
-        index = video_streams(container, path)[0]
-        stream = _prepare(container, index, threads=1)
-        packets = scan(container, stream, path)
-        end, stop = packets.timeline.end, packets.timeline.stop
-        if full and end > stop:
-            raise DecodeError(f"{path}: cut off: the header promises {end:.1f} s, the file ends after {stop:.1f} s")
-    with open_video(path) as container:
-        stream = _prepare(container, index, threads=1)
-        faults: list[str] = [packets.fault] if packets.fault else []
+    return _first_that_decodes(path, lambda container, index: _probe_stream(container, index, path, full))
+
+
+_Result = TypeVar("_Result")
+
+
+def _first_that_decodes(path: Path, read: Callable[[InputContainer, int], _Result]) -> _Result:
+    refusals: list[DecodeError] = []
+    while True:
+        with open_video(path) as container:
+            indices = video_streams(container, path)
+            try:
+                return read(container, indices[len(refusals)])
+            except DecodeError as refusal:
+                refusals.append(refusal)
+        if len(refusals) == len(indices):
+            raise refusals[0]
+
+
+def _probe_stream(container: InputContainer, index: int, path: Path, full: bool) -> VideoProbe:
+    packets = scan(container, _prepare(container, index, threads=1), path)
+    _, stop, end, _ = packets.timeline
+    if full and end > stop:
+        raise DecodeError(f"{path}: cut off: the header promises {end:.1f} s, the file ends after {stop:.1f} s")
+    with open_video(path) as fresh:
+        stream = _prepare(fresh, index, threads=1)
+        faults = [packets.fault] if packets.fault else []
         first, count = None, 0
-        for frame in _decode_all(container, stream, faults):
+        for frame in _decode_all(fresh, stream, faults):
             first, count = first or frame, count + 1
             if not full:
                 break
@@ -146,8 +157,7 @@ def probe_video(path: str | PathLike[str], full: bool = False) -> VideoProbe:
             why = faults[0] if faults else "no reason given"
             raise DecodeError(f"{path}: {count} of {len(packets.ticks)} frames decode ({why})")
         width, height = shown_size(first, stream)
-        fps = len(packets.ticks) / stop
-        return VideoProbe(stop, width, height, stream.codec_context.name, fps)
+        return VideoProbe(stop, width, height, stream.codec_context.name, fps=len(packets.ticks) / stop)
 
 
 def _check_arguments(num_frames: int, sampling: str, fps: float | None, size: int, threads: int) -> None:
@@ -162,8 +172,9 @@ def _check_arguments(num_frames: int, sampling: str, fps: float | None, size: in
 
 
 def _read_stream(
-    path: Path,
+    container: InputContainer,
     index: int,
+    path: Path,
     choose: Callable[[Timeline], NDArray[np.int64]],
     num_frames: int,
     size: int,
@@ -173,17 +184,16 @@ def _read_stream(
     """Reads the chosen frames of one stream; without `seek` by decoding from the start, which gives the same."""
     faults: list[str] = []
     found: dict[int, NDArray[np.uint8]] | None = None
-    with open_video(path) as container:
-        stream = _prepare(container, index, threads)
-        packets = scan(container, stream, path)
-        chosen = choose(packets.timeline)
-        wanted = chosen[chosen < len(packets.ticks)]
-        resize = Resizer(size, stream, threads, path)
-        if seek and not packets.counted:
-            found = _decode_sparingly(container, stream, packets, wanted, resize)
+    stream = _prepare(container, index, threads)
+    packets = scan(container, stream, path)
+    chosen = choose(packets.timeline)
+    wanted = chosen[chosen < len(packets.ticks)]
+    resize = Resizer(size, stream, threads, path)
+    if seek and not packets.counted:
+        found = _decode_sparingly(container, stream, packets, wanted, resize)
     if found is None:
-        with open_video(path) as container:
-            found = _decode_in_order(container, _prepare(container, index, threads), packets, wanted, resize, faults)
+        with open_video(path) as fresh:
+            found = _decode_in_order(fresh, _prepare(fresh, index, threads), packets, wanted, resize, faults)
 
     if 2 * len(found) < len(chosen):
         _, stop, end, _ = packets.timeline
@@ -233,6 +243,7 @@ def _decode_sparingly(
             landed = False
             for packet in demux(container, stream):
                 if isinstance(packet, str):
+                    _log.debug("reading after a seek failed (%s); decoding from the start", packet)
                     return None
                 if not landed:
                     if not packet.is_keyframe or packet.pts is None or packet.pts > packets.ticks[key]:
@@ -282,10 +293,15 @@ def _decode_in_order(
     resize: Resizer,
     faults: list[str],
 ) -> dict[int, NDArray[np.uint8]]:
-    """Decodes from the start; instead of a frame that does not come out, gives the last one before it."""
+    """Decodes from the start; instead of a frame that does not come out, gives the last one since its key frame."""
     found: dict[int, NDArray[np.uint8]] = {}
     pending = wanted.tolist()[::-1]
     latest: tuple[int, av.VideoFrame] | None = None
+
+    def stand_in(missing: int) -> None:
+        if latest and latest[0] >= packets.key[missing] and latest[0] not in found:
+            found[latest[0]] = resize(latest[1])
+
     for count, frame in enumerate(_decode_all(container, stream, faults)):
         if packets.counted:
             position = count
@@ -294,16 +310,14 @@ def _decode_in_order(
         else:
             position = int(np.searchsorted(packets.ticks, frame.pts, side="right")) - 1
         while pending and pending[-1] < position:
-            pending.pop()
-            if latest and latest[0] not in found:
-                found[latest[0]] = resize(latest[1])
+            stand_in(pending.pop())
         if pending and pending[-1] == position:
             found[pending.pop()] = resize(frame)
         if not pending:
             return found
         latest = position, frame
-    if latest and latest[0] not in found:
-        found[latest[0]] = resize(latest[1])
+    for missing in pending:
+        stand_in(missing)
     return found
 
 

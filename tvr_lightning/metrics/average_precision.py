@@ -70,10 +70,10 @@ def _block(scores: Tensor, relevant: Tensor, harmonic: Tensor) -> Tensor:
     # group of each relevant item: t and n among all items, R and r among the relevant
     before, size = _precede_and_tie(scores, own)
     before_own, size_own = _precede_and_tie(own, own)
-    share = (size_own - 1) / (size - 1).clamp(min=1)
+    share = (size_own - 1) / (size - 1).clamp(min=1).double()
     gain = (before_own + 1 - (before + 1) * share) * (harmonic[before + size] - harmonic[before]) / size + share
     # every one of a group's r relevant items carries 1/r of the group's term
-    return gain.masked_fill(own == -torch.inf, 0.0).sum(1) / torch.where(number > 0, number, torch.nan)
+    return gain.masked_fill(own == -torch.inf, 0.0).sum(1) / number.double().masked_fill(number == 0, torch.nan)
 
 
 def _precede_and_tie(items: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:

@@ -31,7 +31,7 @@ def probe_metrics(
         `probe/<kind>` in percent; empty without probes.
 
     Raises:
-        ValueError: shapes that do not fit, or a probe of one video twice, of an unknown one, or of one without caption.
+        ValueError: shapes that do not fit, or a probe of one video twice, of an unknown or of an uncaptioned one.
         ScoreError: a score is not finite.
     """
     matrix = as_scores(scores)

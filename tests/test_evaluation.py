@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from tvr_lightning.errors import DataError, ScoreError
+from tvr_lightning.evaluation import Evaluation, encode_texts, encode_videos, evaluate, score_all
+from tvr_lightning.metrics import ranking_metrics
+from tvr_lightning.types import TensorRows, TextInput, VideoInput
+
+
+@dataclass(frozen=True)
+class Vectors(TensorRows):
+    vector: Tensor
+
+
+class Dot:
+    """A method that multiplies; counts how large its score calls are."""
+
+    def __init__(self) -> None:
+        self.training = True
+        self.device = torch.device("cpu")
+        self.largest = 0
+        self.modes: list[bool] = []
+
+    def train(self, mode: bool = True) -> Dot:
+        self.training = mode
+        return self
+
+    def encode_text(self, text: TextInput) -> Vectors:
+        self.modes.append(self.training)
+        return Vectors(text.tokens.to(torch.bfloat16))
+
+    def encode_video(self, video: VideoInput) -> Vectors:
+        self.modes.append(self.training)
+        return Vectors(video.frames.float().mean((1, 3, 4)))
+
+    def score(self, texts: Vectors, videos: Vectors) -> Tensor:
+        self.modes.append(self.training)
+        self.largest = max(self.largest, len(texts) * len(videos))
+        return texts.vector @ videos.vector.T
+
+
+def vectors(count: int, seed: int) -> Vectors:
+    return Vectors(torch.randn(count, 3, generator=torch.Generator().manual_seed(seed)))
+
+
+def test_encoding_keeps_order_comes_in_float32_and_restores_the_mode() -> None:
+    model = Dot()
+    index = torch.arange(5)
+    text = TextInput(torch.arange(15).view(5, 3), torch.ones(5, 3, dtype=torch.bool), index, index)
+    video = VideoInput(torch.ones(5, 2, 3, 4, 4, dtype=torch.uint8), torch.ones(5, 2, dtype=torch.bool), index)
+    texts = encode_texts(model, [text[:2], text[2:]])
+    assert torch.equal(texts.vector, torch.arange(15.0).view(5, 3))
+    videos = encode_videos(model, [video[:4], None, video[4:]])
+    assert len(videos) == 5
+    assert model.training
+    assert not any(model.modes)
+
+
+def test_nothing_to_encode_is_an_error() -> None:
+    with pytest.raises(DataError, match="nothing to encode"):
+        encode_videos(Dot(), [None])
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 7, 50])
+def test_chunks_bound_the_work_and_change_nothing(chunk: int) -> None:
+    model, texts, videos = Dot(), vectors(9, 0), vectors(7, 1)
+    scores = score_all(model, texts, videos, chunk_size=chunk)
+    torch.testing.assert_close(scores, texts.vector @ videos.vector.T)
+    assert model.largest <= chunk * chunk
+
+
+def test_a_large_matrix_lives_in_a_file_and_gives_the_same_metrics() -> None:
+    model, texts, videos = Dot(), vectors(40, 0), vectors(30, 1)
+    owner = torch.arange(40) % 30
+    mapped = score_all(model, texts, videos, chunk_size=16, matrix_limit_mib=0)
+    plain = score_all(model, texts, videos, chunk_size=16)
+    assert torch.equal(mapped, plain)
+    assert ranking_metrics(mapped, owner) == ranking_metrics(plain, owner)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_score_that_is_no_number_names_method_and_pair(value: float) -> None:
+    texts = vectors(6, 0)
+    texts.vector[4] = value
+    with pytest.raises(ScoreError, match="Dot scored text 4 with video 0"):
+        score_all(Dot(), texts, vectors(5, 1), chunk_size=3)
+
+
+def test_videos_that_could_not_be_encoded_take_their_captions_along() -> None:
+    texts, videos = vectors(8, 0), vectors(4, 1)
+    owner = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])
+    kept = torch.tensor([0, 3])
+    result = evaluate(Dot(), texts, videos[kept], owner, Evaluation(resamples=10), video_ids=kept, num_videos=4)
+    expected = evaluate(
+        Dot(), texts[torch.tensor([0, 1, 6, 7])], videos[kept], torch.tensor([0, 0, 1, 1]), Evaluation(resamples=10)
+    )
+    assert result.metrics == expected.metrics
+    assert result.left_out == 2
+    assert result.caption_ids.tolist() == [0, 1, 6, 7]
+    assert set(result.top["t2v"][1].flatten().tolist()) == {0, 3}
+
+
+def test_no_caption_left_is_an_error() -> None:
+    with pytest.raises(DataError, match="none of the captions"):
+        evaluate(
+            Dot(), vectors(2, 0), vectors(1, 1), torch.tensor([0, 0]), Evaluation(), video_ids=torch.tensor([1]),
+            num_videos=2,
+        )  # fmt: skip
+
+
+def test_post_processing_stands_beside_the_plain_figures() -> None:
+    texts, videos = vectors(12, 0), vectors(12, 1)
+    owner = torch.arange(12)
+    plain = evaluate(Dot(), texts, videos, owner, Evaluation())
+    options = Evaluation(dual_softmax=1.0, qb_norm=2.0)
+    both = evaluate(Dot(), texts, videos, owner, options, bank=vectors(20, 3))
+    assert {k: v for k, v in both.metrics.items() if not k.startswith(("dsl/", "qb/"))} == plain.metrics
+    assert {k.partition("/")[0] for k in both.metrics} == {"t2v", "v2t", "SumR", "dsl", "qb"}
+    assert "qb/t2v/R@1" in both.metrics
+    assert "qb/v2t/R@1" not in both.metrics
+    assert both.metrics["dsl/SumR"] == pytest.approx(both.metrics["dsl/t2v/RSum"] + both.metrics["dsl/v2t/RSum"])
+
+
+def test_probes_follow_the_split_s_rows() -> None:
+    videos = Vectors(torch.eye(3))
+    right = evaluate(Dot(), Vectors(torch.eye(3)), videos, torch.arange(3), Evaluation(), probes=[("order", 0, 2)])
+    assert right.metrics["probe/order"] == 100.0
+    wrong = evaluate(
+        Dot(), Vectors(torch.eye(3)[[2, 1, 0]]), videos, torch.arange(3), Evaluation(), probes=[("order", 0, 2)]
+    )
+    assert wrong.metrics["probe/order"] == 0.0
+
+
+def test_top_items_are_the_best_ones() -> None:
+    texts, videos = vectors(15, 0), vectors(13, 1)
+    result = evaluate(Dot(), texts, videos, torch.arange(15) % 13, Evaluation())
+    scores = texts.vector @ videos.vector.T
+    values, ids = result.top["t2v"]
+    assert torch.equal(ids, scores.argsort(dim=1, descending=True)[:, :10])
+    torch.testing.assert_close(values, scores.sort(dim=1, descending=True).values[:, :10])
+    assert result.top["v2t"][1].shape == (13, 10)
