@@ -84,9 +84,7 @@ def read_csv(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, st
             row = dict(zip(header, cells, strict=True))
             rows.append((reader.line_num, {name: row[name].strip() for name in columns}))
     except csv.Error as error:
-        raise DataError(
-            f"{path}: broken CSV at line {reader.line_num}: {error}. Mend its quotation marks."
-        ) from error
+        raise DataError(f"{path}: broken CSV at line {reader.line_num}: {error}. Mend its quotation marks.") from error
     return rows
 
 

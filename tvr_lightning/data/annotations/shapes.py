@@ -29,6 +29,7 @@ from tvr_lightning.data.annotations.shapes_scenes import (
     PROBE_KINDS,
     Description,
     Scene,
+    draw_family,
     draw_pair,
     draw_scene,
 )
@@ -146,14 +147,23 @@ def plan_shapes(num_videos: int = 1500, seed: int = 0) -> Plan:
         test += [_caption(n, "test", s, seed, f"group {index}") for n, s in zip(members, scenes, strict=True)]
         if kind is not None:
             probes.append((kind, (f"video{members[0]}", f"video{members[1]}")))
-    others = []
-    for number in range(first_test):
-        split = "train" if number < sizes["train"] else "validate"
-        scene = draw_scene(rng)
-        while scene.description in taken:
-            scene = draw_scene(rng)
-        others.append(_caption(number, split, scene, seed))
+    scenes = [*_draw_families(rng, sizes["train"], taken)]
+    scenes += [_draw_unseen(rng, None, taken)[0] for _ in range(sizes["validate"])]
+    others = [
+        _caption(number, "train" if number < sizes["train"] else "validate", scene, seed)
+        for number, scene in enumerate(scenes)
+    ]
     return Plan((*others, *sorted(test, key=lambda video: video.number)), tuple(probes))
+
+
+def _draw_families(rng: random.Random, count: int, taken: set[Description]) -> list[Scene]:
+    """Draws `count` scenes in shuffled families, none with a description in `taken`."""
+    scenes: list[Scene] = []
+    while len(scenes) < count:
+        scenes += [scene for scene in draw_family(rng) if scene.description not in taken]
+    del scenes[count:]
+    rng.shuffle(scenes)
+    return scenes
 
 
 def _draw_unseen(rng: random.Random, kind: str | None, taken: set[Description]) -> tuple[Scene, ...]:

@@ -82,16 +82,15 @@ class Wording:
     def phrases(self, thing: Thing, alone: bool) -> tuple[str, str]:
         """Names an object twice: at its first mention (`a small red circle`) and later (`the circle`)."""
         words = [self.adjectives[thing.size]] if self.keeps(0.45) else []
-        coloured = self.keeps(0.85)
+        coloured, named = self.keeps(0.85), self.keeps(0.85)
         if coloured:
             words.append(self.adjectives[thing.colour])
-        named = not coloured or self.keeps(0.9)
         noun = self.nouns[thing.shape] if named else self.generic
         words.append(noun)
         article = "an" if words[0][0] in "aeiou" else "a"
         if alone and self.keeps(0.3):
             article = self.rng.choice(LONE)
-        later = f"the {noun}" if named else f"the {self.adjectives[thing.colour]} {noun}"
+        later = f"the {self.adjectives[thing.colour]} {noun}" if coloured and not named else f"the {noun}"
         return f"{article} {' '.join(words)}", later
 
     def verb(self, event: Event) -> tuple[str, str]:
@@ -115,7 +114,7 @@ def write_caption(scene: Scene, rng: random.Random, complete: bool = False) -> s
             only rests and the like may go unmentioned.
     """
     wording = Wording(rng, complete)
-    events = scene.events if wording.keeps(0.65) else scene.events[:1]
+    events = scene.events if wording.keeps(0.8) else scene.events[:1]
     alone = len(scene.things) == 1
     firsts, laters = zip(*(wording.phrases(thing, alone) for thing in scene.things), strict=True)
     others = [i for i in range(len(scene.things)) if all(event.actor != i for event in events)]

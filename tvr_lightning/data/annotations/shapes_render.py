@@ -87,9 +87,9 @@ def _act(thing: Thing, event: Event, phase: float, resting: Pose, sense: int) ->
     """Returns the pose at `phase` (0 to 1) of an event; both ends lie next to the pose at rest."""
     match event.kind:
         case "left" | "right":
-            return resting._replace(x=_wrap(thing.x, phase if event.kind == "right" else -phase, RADIUS[thing.size]))
+            return resting._replace(x=_sweep(thing.x, phase if event.kind == "right" else 1 - phase, thing.size))
         case "up" | "down":
-            return resting._replace(y=_wrap(thing.y, phase if event.kind == "down" else -phase, RADIUS[thing.size]))
+            return resting._replace(y=_sweep(thing.y, phase if event.kind == "down" else 1 - phase, thing.size))
         case "grow" | "shrink":
             # Slowly there, quickly back: the change that is watched is the one that the event is named for.
             amount = min(phase / 0.65, 1.0, (1.0 - phase) / 0.12)
@@ -107,11 +107,14 @@ def _act(thing: Thing, event: Event, phase: float, resting: Pose, sense: int) ->
     raise ValueError(f"no such event: {event.kind!r}")
 
 
-def _wrap(start: float, turns: float, radius: float) -> float:
-    """Moves a coordinate out of the picture on one side and in on the other, by `turns` of the whole way round."""
-    margin = radius + 1
-    # Rounding makes the poses of opposite moves equal bit for bit.
-    return round((start + margin + turns * (SIDE + 2 * margin)) % (SIDE + 2 * margin) - margin, 6)
+def _sweep(start: float, phase: float, size: str) -> float:
+    """Moves a coordinate quickly to the picture's near end, slowly to its far end, quickly back to the start.
+
+    The way is the same backwards, so opposite moves show the same frames. Rounding makes them equal bit for bit.
+    """
+    near = RADIUS[size] + 2
+    far = SIDE - near
+    return round(float(np.interp(phase, (0.0, 0.12, 0.88, 1.0), (start, near, far, start))), 6)
 
 
 def _paint(canvas: NDArray[np.uint8], thing: Thing, placed: Pose) -> None:

@@ -16,6 +16,7 @@ SIZES = ("small", "large")
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
 BACKGROUNDS = ("dark", "gray", "light")
 EVENTS = ("left", "right", "up", "down", "grow", "shrink", "spin", "blink", "recolour")
+OPPOSITE = {"left": "right", "right": "left", "up": "down", "down": "up"}
 PROBE_KINDS = ("order", "binding", "motion", "count")
 SIDE, FPS = 96, 12  # pixels, frames per second
 
@@ -136,10 +137,41 @@ def draw_scene(rng: random.Random, num_things: int | None = None, num_events: in
         shade=rng.randint(-6, 6),
         things=things,
         events=tuple(events),
-        segment=rng.randint(36, 42) if num_events == 1 else rng.randint(24, 30),
+        segment=_draw_segment(rng, num_events),
         rest=rng.randint(2, 4),
         clockwise=rng.random() < 0.5,
     )
+
+
+def draw_family(rng: random.Random) -> list[Scene]:
+    """Draws five to eight scenes with the same objects, as clips that were cut from one longer video have them.
+
+    They differ in which of two events happen and in which order, in the direction of a move, and, with two objects, in
+    which object has which colour. Met in one batch, they leave nothing but that to tell them apart.
+    """
+    base = draw_scene(rng, num_events=2)
+    first, second = base.events
+    if first.kind not in OPPOSITE:
+        moves = [kind for kind in OPPOSITE if kind != second.kind]
+        first = Event(first.actor, rng.choice(moves))
+    mirrored = replace(first, kind=OPPOSITE[first.kind])
+    stories = [(first,), (second,), (mirrored,), (first, second), (second, first)]
+    if second.kind != mirrored.kind:
+        stories.append((mirrored, second))
+    things = [base.things] * len(stories)
+    if len(base.things) == 2:
+        one, other = base.things
+        exchanged = replace(one, colour=other.colour), replace(other, colour=one.colour)
+        stories += [(first,), (first, second)]
+        things += [exchanged, exchanged]
+    return [
+        replace(base, things=look, events=story, segment=_draw_segment(rng, len(story)))
+        for look, story in zip(things, stories, strict=True)
+    ]
+
+
+def _draw_segment(rng: random.Random, num_events: int) -> int:
+    return rng.randint(36, 42) if num_events == 1 else rng.randint(24, 30)
 
 
 def _draw_places(rng: random.Random, count: int) -> list[tuple[int, int]]:

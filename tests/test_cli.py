@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tvr_lightning import __version__
+from tvr_lightning.cli import main
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "text"),
+    [
+        (["--help"], 0, "tvr compare"),
+        ([], 2, "usage: tvr"),
+        (["--version"], 0, __version__),
+        (["fitt"], 2, "no command 'fitt'; did you mean fit?"),
+        (["fit"], 2, "needs an experiment"),
+        (["fit", "--config", "experiments/nope.yaml"], 2, "no experiment file experiments/nope.yaml"),
+        (["fit", "--config"], 2, "--config has no value"),
+        (["data", "shapes", "--root", "pyproject.toml"], 1, "pyproject.toml"),
+    ],
+)
+def test_answers(
+    words: list[str], code: int, text: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert main(words) == code
+    captured = capsys.readouterr()
+    assert text in captured.out + captured.err
+
+
+def test_module_runs_as_the_command_does() -> None:
+    done = subprocess.run([sys.executable, "-m", "tvr_lightning", "fot"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("tvr: no command 'fot'")
+    assert "Traceback" not in done.stderr
+
+
+def test_data_is_made_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["data", "shapes", "--root", str(tmp_path / "s"), "--num_videos", "6"]
+    assert main(words) == 0
+    assert "made in" in capsys.readouterr().out
+    assert main(words) == 0
+    assert "already there" in capsys.readouterr().out
+
+
+def test_config_can_be_printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", "--config", "experiments/clip4clip_shapes.yaml", "--data.batch_size=3", "--print_config"])
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    assert "batch_size: 3" in out
+    assert "class_path: tvr_lightning.methods.clip4clip.CLIP4Clip" in out

@@ -1,0 +1,28 @@
+"""Every experiment is built without weights and runs for two batches on generated data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tvr_lightning.arguments import read_arguments
+from tvr_lightning.cli import main
+from tvr_lightning.config import experiments_in
+from tvr_lightning.smoke import smoke_arguments
+from tvr_lightning.training import run
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+
+
+@pytest.mark.parametrize("name", experiments_in(EXPERIMENTS))
+def test_two_batches(name: str, shapes_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config, _ = read_arguments(smoke_arguments(EXPERIMENTS / f"{name}.yaml", shapes_root, tmp_path))
+    assert run("fit", config) == 0
+    assert name in capsys.readouterr().out
+
+
+def test_smoke_of_an_unknown_experiment(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(EXPERIMENTS.parent)
+    assert main(["smoke", "clip4clip_msrvt"]) == 2
+    assert "did you mean clip4clip_msrvtt" in capsys.readouterr().err
