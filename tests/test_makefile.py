@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-TARGETS = "help setup data train eval smoke compare test test-all check format bench lock clean".split()
+TARGETS = [
+    *("help", "setup", "data", "train", "eval", "smoke", "compare"),
+    *("test", "test-all", "check", "format", "bench", "lock", "clean"),
+]
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 

@@ -19,7 +19,14 @@ from tvr_lightning.config import compose
 from tvr_lightning.errors import ConfigError, nearest
 
 OBJECT_KEYS = ("class_path", "init_args", "dict_kwargs")
-RUN_OPTIONS = ("seed_everything", "experiment", "runs_dir", "run_id", "tracker", "ckpt_path")
+RUN_OPTIONS = {
+    "seed_everything": "int",  # no bool: a seed that nobody knows repeats nothing
+    "experiment": "str",
+    "runs_dir": "str",
+    "run_id": "str | None",
+    "tracker": "Literal['wandb', 'tensorboard', 'csv', 'none']",
+    "ckpt_path": "str | None",
+}
 ROOTS = {
     "trainer": "pytorch_lightning.trainer.trainer.Trainer",
     "data": "tvr_lightning.data.datamodule.VideoTextDataModule",
@@ -50,7 +57,9 @@ def check_config(config: Mapping[str, Any], source: str) -> None:
     for key, value in config.items():
         if key not in known:
             raise ConfigError(f"{source}: unknown key '{key}'; {nearest(key, known)}")
-        if key in ROOTS and isinstance(value, Mapping):
+        if key in RUN_OPTIONS:
+            _check_value(value, RUN_OPTIONS[key], f"{source}: {key}")
+        elif key in ROOTS and isinstance(value, Mapping):
             _check_fields(value, _signature(ROOTS[key]), key, source)
         elif key == "model" and isinstance(value, Mapping):
             _check_object(value, key, source)

@@ -64,7 +64,10 @@ def parameter_groups(module: nn.Module, encoders: Iterable[nn.Module], options: 
 
 def build_optimizer(module: nn.Module, encoders: Iterable[nn.Module], options: Optimizer) -> torch.optim.AdamW:
     """Builds AdamW over `parameter_groups`."""
-    return torch.optim.AdamW(parameter_groups(module, encoders, options), betas=options.betas, eps=options.eps)
+    groups = parameter_groups(module, encoders, options)
+    # on a GPU, Lightning's fp16 scaler cannot clip gradients for a fused optimiser
+    fused = all(p.device.type == "cpu" for group in groups for p in group["params"])
+    return torch.optim.AdamW(groups, betas=options.betas, eps=options.eps, fused=fused)
 
 
 def learning_rate_factor(step: int, total: int, options: Optimizer) -> float:

@@ -129,6 +129,8 @@ def run(command: str, arguments: Mapping[str, Any], flags: Sequence[str] = ()) -
             f"`tvr {command}` needs weights: --ckpt_path=last or best (of the experiment's newest run that has it), "
             "a run folder or a file"
         )
+    if command == "validate" and cli.datamodule.selection == "last":
+        raise ConfigError("nothing to validate on: data.selection is `last`; set it to validation, holdout or test")
     home = Path(config.runs_dir) / config.experiment
     if config.ckpt_path is not None:
         config.ckpt_path = str(find_checkpoint(home, config.ckpt_path))
@@ -150,9 +152,9 @@ def run(command: str, arguments: Mapping[str, Any], flags: Sequence[str] = ()) -
                 return INTERRUPTED
             raise
     finally:
-        if not any((folder / name).exists() for name in (METRICS, PREDICTIONS, CHECKPOINTS)) and command != "validate":
-            shutil.rmtree(folder, ignore_errors=True)  # a run that failed before it had anything to keep
-    if trainer.is_global_zero:
+        if not any((folder / name).exists() for name in (METRICS, PREDICTIONS, CHECKPOINTS)):
+            shutil.rmtree(folder, ignore_errors=True)  # it failed before it had anything to keep, or only validated
+    if trainer.is_global_zero and folder.exists():
         print(f"run folder: {folder}")
     return 0
 
@@ -199,7 +201,9 @@ def make_trainer(cli: ExperimentCLI, command: str, folder: Path) -> Trainer:
     settings: dict[str, Any] = cli.config_init.trainer.as_dict()
     encoder = encoder_name(config)
     smoke = bool(settings["fast_dev_run"])
-    if settings["logger"] is None and not smoke:
+    if command == "validate" or smoke:
+        settings["logger"] = False
+    elif settings["logger"] is None:
         tags = [type(model).__name__, encoder, data.annotations.protocol]
         settings["logger"] = build_tracker(config.tracker, folder, config.experiment, data.dataset, tags)
     callbacks: list[Callback] = list(settings["callbacks"] or [])

@@ -104,6 +104,8 @@ class VideoTextDataModule(LightningDataModule):
         subset: only the first N videos of each split, for trying things out; results say so.
         allow_missing: evaluate although videos of the split are missing; results carry the number left out.
         on_decode_error: `raise`, or `skip` to leave the video out of training and count it.
+        cache_frames: keep decoded frames in a temporary file, so that later epochs decode nothing; for datasets whose
+            frames fit the disk, and not with `jitter`.
         num_workers: processes that decode.
         seed: fixes order, caption choice and jitter; the command line takes it from `seed_everything`.
     """
@@ -124,6 +126,7 @@ class VideoTextDataModule(LightningDataModule):
         subset: int | None = None,
         allow_missing: bool = False,
         on_decode_error: OnDecodeError = "raise",
+        cache_frames: bool = False,
         num_workers: int = 2,
         seed: int = 0,
     ) -> None:
@@ -136,6 +139,8 @@ class VideoTextDataModule(LightningDataModule):
             raise ConfigError(
                 "data.jitter moves frames inside equal segments: set data.fps=null, data.sampling=uniform"
             )
+        if jitter and cache_frames:
+            raise ConfigError("data.jitter draws other frames each epoch, data.cache_frames keeps those of the first")
         self.annotations = annotations
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
@@ -147,6 +152,7 @@ class VideoTextDataModule(LightningDataModule):
         self.subset = subset
         self.allow_missing = allow_missing
         self.on_decode_error: OnDecodeError = on_decode_error
+        self.cache_frames = cache_frames
         self.num_workers = num_workers
         self.seed = seed
         self.splits: dict[str, Split] = {}
@@ -226,7 +232,7 @@ class VideoTextDataModule(LightningDataModule):
             missing,
             tuple(r.video_id for r in records if not r.captions),
             tuple((p.kind, rows[p.videos[0]], rows[p.videos[1]]) for p in probes),
-            reader=VideoReader(records, self.frames, self.on_decode_error),
+            reader=VideoReader(records, self.frames, self.on_decode_error, self.cache_frames),
         )
 
     def _probes(self, name: str) -> list[Probe]:

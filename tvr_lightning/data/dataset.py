@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -73,15 +76,53 @@ class TokenizedCaptions:
         return TextInput(self.tokens[index].long(), self.mask[index], index, self.video_index[index])
 
 
+class DecodedFrames:
+    """Decoded frames of a split in a temporary file that all workers map: later epochs decode nothing.
+
+    The file has no name once it is mapped, so nothing is left behind. It takes V * n * 3 * size^2 bytes at most.
+    """
+
+    def __init__(self, videos: int, options: FrameOptions) -> None:
+        self.shape = (options.num_frames, 3, options.size, options.size)
+        self._frames = _mapped(videos * math.prod(self.shape)).view(videos, *self.shape)
+        self._masks = _mapped(videos * options.num_frames).view(videos, options.num_frames)
+        self._filled = _mapped(videos)
+
+    def get(self, index: int) -> VideoInput | None:
+        """One video as a batch of one; None when it was not decoded yet."""
+        if not self._filled[index]:
+            return None
+        return VideoInput(self._frames[index, None].clone(), self._masks[index, None].bool(), torch.tensor([index]))
+
+    def put(self, index: int, video: VideoInput) -> None:
+        """Keeps a video; the mark that it is there comes last, so that a reader never sees half of it."""
+        self._frames[index], self._masks[index] = video.frames[0], video.frame_mask[0]
+        self._filled[index] = 1
+
+
+def _mapped(size: int) -> Tensor:
+    with tempfile.TemporaryDirectory(prefix="tvr-frames-") as folder:
+        return torch.from_file(str(Path(folder) / "frames"), shared=True, size=size, dtype=torch.uint8)
+
+
 class VideoReader:
     """Decodes records, and keeps account of those that cannot be decoded.
+
+    Args:
+        records: the split's videos.
+        frames: how frames are taken.
+        on_decode_error: whether a video that cannot be decoded stops the run.
+        cache: whether decoded frames are kept for later epochs.
 
     Attributes:
         failed: (V,) bool in shared memory, so that counts survive in the main process when workers decode.
     """
 
-    def __init__(self, records: Sequence[Record], frames: FrameOptions, on_decode_error: OnDecodeError) -> None:
+    def __init__(
+        self, records: Sequence[Record], frames: FrameOptions, on_decode_error: OnDecodeError, cache: bool = False
+    ) -> None:
         self.records = records
+        self.decoded = DecodedFrames(len(records), frames) if cache and records else None
         self.frames = frames
         self.on_decode_error = on_decode_error
         self.failed = torch.zeros(len(records), dtype=torch.bool).share_memory_()  # type: ignore[no-untyped-call]
@@ -92,6 +133,9 @@ class VideoReader:
         Raises:
             DecodeError: with the path and the decoder's reason, under `on_decode_error: raise`.
         """
+        known = self.decoded.get(index) if self.decoded else None
+        if known is not None:
+            return known
         record, o = self.records[index], self.frames
         try:
             clip = read_frames(
@@ -105,7 +149,10 @@ class VideoReader:
                 warnings.warn(f"skipped and counted: {error}", stacklevel=1)
             self.failed[index] = True
             return None
-        return VideoInput(clip.frames[None], clip.mask[None], torch.tensor([index]))
+        video = VideoInput(clip.frames[None], clip.mask[None], torch.tensor([index]))
+        if self.decoded:
+            self.decoded.put(index, video)
+        return video
 
 
 class PairDataset(Dataset[VideoTextBatch | None]):

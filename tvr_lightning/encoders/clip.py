@@ -90,6 +90,7 @@ class CLIPEncoder(nn.Module):
         image_size: height and width in pixels that `encode_frames` takes.
         context_length: m.
         text_heads: attention heads of the text tower's blocks.
+        pretrained: whether weights were loaded.
         logit_scale_init: the factor that pretraining ended with, else 1 / 0.07.
 
     Raises:
@@ -134,6 +135,7 @@ class CLIPEncoder(nn.Module):
         self.image_size = int(config["vision_cfg"].get("image_size", 224))
         self.context_length = context_length
         self.freeze = freeze
+        self.pretrained = weights is not None
         self.text_heads = int(config["text_cfg"].get("heads", 8))
         self.logit_scale_init = 1 / 0.07
         if weights is not None:

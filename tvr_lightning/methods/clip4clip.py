@@ -4,6 +4,7 @@ meanP        mean of frame features (Sec. 3.3, parameter-free)
 seqLSTM      LSTM over frames, mean (sequential type)        -> nn.temporal.TemporalLSTM
 seqTransf    transformer over frames, mean (sequential type) -> nn.temporal.TemporalTransformer
 tightTransf  transformer over sentence and frames of a pair, a linear layer to the score (tight type)
+The transformers start as copies of CLIP's first text layers where CLIP is pretrained and widths agree.
 Departures: captions of the same video are no negatives of each other's video (losses.symmetric_cross_entropy).
 """
 
@@ -55,6 +56,7 @@ class CLIP4Clip(RetrievalModule[SentenceFeatures, VideoFeatures]):
         similarity: the calculator.
         num_layers: layers of seqTransf and tightTransf.
         max_frames: positions that seqTransf and tightTransf have.
+        logit_scale: where the learned scale starts; the encoder's own when null.
         optimizer: rates, decay, schedule.
         evaluation: how scores become numbers.
     """
@@ -65,6 +67,7 @@ class CLIP4Clip(RetrievalModule[SentenceFeatures, VideoFeatures]):
         similarity: Similarity = "seqTransf",
         num_layers: int = 4,
         max_frames: int = 77,
+        logit_scale: float | None = None,
         optimizer: Optimizer = Optimizer(),
         evaluation: Evaluation = Evaluation(),
     ) -> None:
@@ -72,16 +75,17 @@ class CLIP4Clip(RetrievalModule[SentenceFeatures, VideoFeatures]):
         self.encoder = encoder
         self.similarity = similarity
         width, heads = encoder.embed_dim, max(1, encoder.embed_dim // 64)
+        transformer: TemporalTransformer | CrossTransformer | None = None
         if similarity == "tightTransf":
-            self.cross = CrossTransformer(width, heads, num_layers, max_frames)
-            copy_clip_layers(self.cross.layers, self.cross.positions, encoder.text_blocks, encoder.text_positions)
+            self.cross = transformer = CrossTransformer(width, heads, num_layers, max_frames)
         else:
-            self.logit_scale = LogitScale(encoder.logit_scale_init)
+            self.logit_scale = LogitScale(logit_scale or encoder.logit_scale_init)
         if similarity == "seqLSTM":
             self.temporal: nn.Module = TemporalLSTM(width)
         elif similarity == "seqTransf":
-            self.temporal = TemporalTransformer(width, heads, num_layers, max_frames)
-            copy_clip_layers(self.temporal.layers, self.temporal.positions, encoder.text_blocks, encoder.text_positions)
+            self.temporal = transformer = TemporalTransformer(width, heads, num_layers, max_frames)
+        if transformer is not None and encoder.pretrained:
+            copy_clip_layers(transformer.layers, transformer.positions, encoder.text_blocks, encoder.text_positions)
 
     @property
     def image_size(self) -> int:

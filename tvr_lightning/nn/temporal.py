@@ -52,7 +52,9 @@ def copy_clip_layers(layers: nn.ModuleList, positions: nn.Embedding, blocks: Seq
 class TemporalTransformer(nn.Module):
     """Frames with learned positions through transformer layers, plus the frames themselves.
 
-    CLIP4Clip's seqTransf (Luo et al. 2022, Sec. 3.3). The residual keeps a pretrained alignment at step 0.
+    CLIP4Clip's seqTransf (Luo et al. 2022, Sec. 3.3). The residual keeps a pretrained alignment at step 0. Positions
+    that are not copied start at a third of the scale of CLIP's frame features (about 1 a channel before training): at
+    the 0.01 of CLIP's own positions, made for tokens of scale 0.02, frames at different times would look alike.
     Shapes: frames (V, n, D); frame_mask (V, n) bool, True = exists; returns (V, n, D), padded frames zero.
     Raises ValueError for more frames than positions.
     """
@@ -60,7 +62,7 @@ class TemporalTransformer(nn.Module):
     def __init__(self, width: int, heads: int, num_layers: int, max_frames: int) -> None:
         super().__init__()
         self.positions = nn.Embedding(max_frames, width)
-        nn.init.normal_(self.positions.weight, std=0.01)
+        nn.init.normal_(self.positions.weight, std=0.3)
         self.layers = transformer_layers(width, heads, num_layers)
 
     def forward(self, frames: Tensor, frame_mask: Tensor) -> Tensor:

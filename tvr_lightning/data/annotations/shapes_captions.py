@@ -114,7 +114,8 @@ def write_caption(scene: Scene, rng: random.Random, complete: bool = False) -> s
             only rests and the like may go unmentioned.
     """
     wording = Wording(rng, complete)
-    events = scene.events if wording.keeps(0.8) else scene.events[:1]
+    told = "all" if wording.keeps(0.5) else rng.choice(("start", "start", "end"))
+    events = {"all": scene.events, "start": scene.events[:1], "end": scene.events[-1:]}[told]
     alone = len(scene.things) == 1
     firsts, laters = zip(*(wording.phrases(thing, alone) for thing in scene.things), strict=True)
     others = [i for i in range(len(scene.things)) if all(event.actor != i for event in events)]
@@ -122,6 +123,8 @@ def write_caption(scene: Scene, rng: random.Random, complete: bool = False) -> s
     introduced = len(others) + len({event.actor for event in events}) == 2 and rng.random() < 0.25
     names = laters if introduced else firsts
     parts = [_clause(wording, events, names, laters)]
+    if told != "all" and len(scene.events) == 2:
+        parts = ["first", *parts] if told == "start" else [*parts, "at the end"]
     if introduced:
         parts.insert(0, rng.choice(("there is {} and {} and", "we see {} and {} where")).format(*firsts))
     for i in others if not introduced else ():
@@ -134,7 +137,7 @@ def write_caption(scene: Scene, rng: random.Random, complete: bool = False) -> s
 
 
 def _clause(wording: Wording, events: tuple[Event, ...], names: tuple[str, ...], laters: tuple[str, ...]) -> str:
-    """Says who does what, in one of several forms; some name the later event first."""
+    """Says who does what, in one of several forms; events are named in their order."""
     choose = wording.rng.choice
     verbs = [wording.verb(event) for event in events]
     actors = [event.actor for event in events]
@@ -149,8 +152,7 @@ def _clause(wording: Wording, events: tuple[Event, ...], names: tuple[str, ...],
             (
                 f"{who} {does} and then {then_does}",
                 f"{who} {does} before {then_doing}",
-                f"{who} {then_does} after {doing}",
-                f"after {doing} {who} {then_does}",
+                f"{who} {does} then it {then_does} at the end",
                 f"first {who} {does} then it {then_does}",
             )
         )
@@ -159,8 +161,7 @@ def _clause(wording: Wording, events: tuple[Event, ...], names: tuple[str, ...],
         (
             f"{who} {does} then {other} {then_does}",
             f"{who} {does} before {other} {then_does}",
-            f"{other} {then_does} after {who} {does}",
-            f"after {who} {does} {other} {then_does}",
+            f"{who} {does} then {other} {then_does} at the end",
             f"first {who} {does} then {other} {then_does}",
         )
     )

@@ -9,6 +9,7 @@ a method that averages frames can tell neither pair apart.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 SHAPES = ("circle", "square", "triangle", "star", "heart", "cross")
@@ -16,6 +17,10 @@ SIZES = ("small", "large")
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
 BACKGROUNDS = ("dark", "gray", "light")
 EVENTS = ("left", "right", "up", "down", "grow", "shrink", "spin", "blink", "recolour")
+# What changes an object's look is drawn more often than what moves it: two such events in either order are common.
+_FREQUENCY = {
+    "left": 1, "right": 1, "up": 1, "down": 1, "grow": 3, "shrink": 3, "spin": 1, "blink": 3, "recolour": 4,
+}  # fmt: skip
 OPPOSITE = {"left": "right", "right": "left", "up": "down", "down": "up"}
 PROBE_KINDS = ("order", "binding", "motion", "count")
 SIDE, FPS = 96, 12  # pixels, frames per second
@@ -119,55 +124,54 @@ def draw_scene(rng: random.Random, num_things: int | None = None, num_events: in
         num_events: one or two events, None for either.
     """
     num_things = num_things or rng.choice((1, 2))
-    num_events = num_events or rng.choice((1, 2))
+    num_events = num_events or rng.choice((1, 2, 2))
     shapes, colours = rng.sample(SHAPES, num_things), rng.sample(COLOURS, num_things + 1)
     places = _draw_places(rng, num_things)
     things = tuple(
         Thing(shape, colour, rng.choice(SIZES), *place)
         for shape, colour, place in zip(shapes, colours, places, strict=False)
     )
-    events: list[Event] = []
-    for _ in range(num_events):
-        actor = rng.randrange(num_things)
-        taken = {event.kind for event in events} | ({"spin"} if shapes[actor] == "circle" else set())
-        kind = rng.choice([kind for kind in EVENTS if kind not in taken])
-        events.append(Event(actor, kind, colours[-1] if kind == "recolour" else None))
     return Scene(
         background=rng.choice(BACKGROUNDS),
         shade=rng.randint(-6, 6),
         things=things,
-        events=tuple(events),
+        events=_draw_events(rng, shapes, colours[-1], num_events),
         segment=_draw_segment(rng, num_events),
         rest=rng.randint(2, 4),
         clockwise=rng.random() < 0.5,
     )
 
 
-def draw_family(rng: random.Random) -> list[Scene]:
-    """Draws five to eight scenes with the same objects, as clips that were cut from one longer video have them.
+def _draw_events(rng: random.Random, shapes: Sequence[str], spare: str, count: int) -> tuple[Event, ...]:
+    """Draws events of different kinds for objects of the given shapes; `spare` is the colour that none of them has."""
+    events: list[Event] = []
+    for _ in range(count):
+        actor = rng.randrange(len(shapes))
+        taken = {event.kind for event in events} | ({"spin"} if shapes[actor] == "circle" else set())
+        kinds = [kind for kind in EVENTS if kind not in taken]
+        kind = rng.choices(kinds, [_FREQUENCY[kind] for kind in kinds])[0]
+        events.append(Event(actor, kind, spare if kind == "recolour" else None))
+    return tuple(events)
 
-    They differ in which of two events happen and in which order, in the direction of a move, and, with two objects, in
-    which object has which colour. Met in one batch, they leave nothing but that to tell them apart.
+
+def draw_family(rng: random.Random) -> list[Scene]:
+    """Draws a scene and its counterparts, as clips that were cut from one longer video resemble each other.
+
+    Counterparts are the events in the other order, a first move the other way, the objects with exchanged colours. Met
+    in one batch, they leave nothing but that to tell them apart.
     """
-    base = draw_scene(rng, num_events=2)
-    first, second = base.events
-    if first.kind not in OPPOSITE:
-        moves = [kind for kind in OPPOSITE if kind != second.kind]
-        first = Event(first.actor, rng.choice(moves))
-    mirrored = replace(first, kind=OPPOSITE[first.kind])
-    stories = [(first,), (second,), (mirrored,), (first, second), (second, first)]
-    if second.kind != mirrored.kind:
-        stories.append((mirrored, second))
-    things = [base.things] * len(stories)
-    if len(base.things) == 2:
-        one, other = base.things
+    scene = draw_scene(rng)
+    family = [scene]
+    first, *others = scene.events
+    if others:
+        family.append(replace(scene, events=scene.events[::-1]))
+    if first.kind in OPPOSITE and all(event.kind != OPPOSITE[first.kind] for event in others):
+        family.append(replace(scene, events=(replace(first, kind=OPPOSITE[first.kind]), *others)))
+    if len(scene.things) == 2:
+        one, other = scene.things
         exchanged = replace(one, colour=other.colour), replace(other, colour=one.colour)
-        stories += [(first,), (first, second)]
-        things += [exchanged, exchanged]
-    return [
-        replace(base, things=look, events=story, segment=_draw_segment(rng, len(story)))
-        for look, story in zip(things, stories, strict=True)
-    ]
+        family.append(replace(scene, things=exchanged))
+    return family
 
 
 def _draw_segment(rng: random.Random, num_events: int) -> int:
