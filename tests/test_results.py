@@ -22,6 +22,7 @@ def content(**changes: object) -> dict[str, object]:
         "data": {"left_out": 0, "subset": None, "videos": 8, "captions": 8},
         "selected_on_test": False,
         "partial": False,
+        "v2t": "sets",
     }
     return base | changes
 

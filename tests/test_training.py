@@ -59,12 +59,10 @@ def test_a_run_leaves_what_the_specification_names(trained: Path, shapes_root: P
     assert content["dataset"] == "shapes"
     assert content["data"]["videos"] == content["data"]["captions"] == 8
     assert content["data"]["left_out"] == 0
-    assert content["selection"] == "validation"
+    assert content["trained"] == {"selection": "validation", "seed": 0, "subset": None, "epochs": 2, "steps": 6}
     assert not content["selected_on_test"]
     assert not content["partial"]
     assert content["seed"] == 0
-    assert content["epochs"] == 2
-    assert content["steps"] == 6
     assert content["parameters"] > 7e6
     assert content["v2t"] == "sets"
     assert {"torch", "python", "tvr_lightning"} <= content["versions"].keys()
@@ -95,7 +93,7 @@ def test_ranks_say_which_videos_each_query_found(trained: Path) -> None:
 def test_checkpoints_hold_no_code(trained: Path) -> None:
     content = torch.load(trained / "checkpoints" / "best.ckpt", weights_only=True)
     assert content["method"] == "tvr_lightning.methods.clip4clip.CLIP4Clip"
-    assert content["selection"] == "validation"
+    assert content["trained"]["selection"] == "validation"
     assert content["optimizer_states"]
 
 
@@ -124,6 +122,33 @@ def test_testing_a_checkpoint_gives_the_run_s_own_figures(
     assert "text -> video" in capsys.readouterr().out
 
 
+def test_last_weights_are_the_last_and_nobody_s_choice(
+    trained: Path, command: Callable[..., int], tmp_path: Path
+) -> None:
+    last = torch.load(trained / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["trained"]["steps"] == 6
+    assert command("test", f"--ckpt_path={trained / 'checkpoints' / 'last.ckpt'}", "--run_id=l") == 0
+    content = metrics(tmp_path / "runs" / "clip4clip_shapes" / "l")
+    assert content["trained"]["selection"] == "last"
+
+
+def test_resuming_goes_on_from_the_last_epoch(trained: Path, command: Callable[..., int], tmp_path: Path) -> None:
+    assert command("fit", f"--ckpt_path={trained}", "--trainer.max_epochs=3", "--run_id=r") == 0
+    run = tmp_path / "runs" / "clip4clip_shapes" / "r"
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["trained"]["steps"] == 9
+    assert str(run) in metrics(run)["checkpoint"]
+
+
+def test_without_validation_the_last_weights_are_tested(command: Callable[..., int], tmp_path: Path) -> None:
+    assert command("fit", "--data.selection=last", "--trainer.max_epochs=1", "--run_id=n") == 0
+    run = tmp_path / "runs" / "clip4clip_shapes" / "n"
+    assert [p.name for p in (run / "checkpoints").iterdir()] == ["last.ckpt"]
+    assert metrics(run)["trained"]["selection"] == "last"
+    assert command("test", "--data.selection=last", "--ckpt_path=best", "--run_id=t") == 0
+    assert metrics(run.parent / "t")["metrics"] == metrics(run)["metrics"]
+    assert command("validate", "--data.selection=last", "--ckpt_path=best") == 2
+
+
 def test_words_mean_the_newest_run(trained: Path, shapes_root: Path) -> None:
     runs = trained.parents[1]
     assert main(["predict", *arguments(shapes_root, runs, "--ckpt_path=last", "--run_id=predicted")]) == 0
@@ -147,7 +172,7 @@ def test_validate(trained: Path, command: Callable[..., int], capsys: pytest.Cap
         (["--ckpt_path={run}", "--model.num_layers=1"], 1, "absent here"),
         (["--ckpt_path={method}"], 1, "the checkpoint holds x.Other"),
         ([], 2, "needs weights"),
-        (["--ckpt_path=best", "--runs_dir={tmp}"], 1, "has a best.ckpt; train first"),
+        (["--ckpt_path=best", "--runs_dir={tmp}"], 1, "has weights; train first"),
     ],
 )
 def test_wrong_weights(

@@ -243,7 +243,8 @@ def evaluate(
     scores = score_all(model, texts, videos, options.chunk_size, options.matrix_limit_mib)
     ranks = query_ranks(scores, caption_row, options.v2t)
     metrics = dict(metrics_of(ranks))
-    known = [(k, int(row_of[a]), int(row_of[b])) for k, a, b in probes if row_of[a] >= 0 and row_of[b] >= 0]
+    described = set(caption_row.tolist())
+    known = [(k, int(row_of[a]), int(row_of[b])) for k, a, b in probes if {int(row_of[a]), int(row_of[b])} <= described]
     if known:
         metrics.update(probe_metrics(scores, caption_row, known))
     if options.dual_softmax is not None:

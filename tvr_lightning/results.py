@@ -22,6 +22,18 @@ if TYPE_CHECKING:
 METRICS, RANKS, CONFIG, CHECKPOINTS = "metrics.json", "ranks.parquet", "config.yaml", "checkpoints"
 PREDICTIONS = "predictions.parquet"
 SHOWN = ("R@1", "R@5", "R@10", "MdR", "MnR")
+REQUIRED = {
+    "experiment",
+    "dataset",
+    "split",
+    "seed",
+    "metrics",
+    "intervals",
+    "data",
+    "selected_on_test",
+    "partial",
+    "v2t",
+}
 
 
 @contextmanager
@@ -55,7 +67,11 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_ranks(path: Path, result: EvaluationResult, split: Split) -> None:
-    """Writes one row per query: ids, rank with its ties, and the ten best items with their scores."""
+    """Writes one row per query: ids, rank with its ties, and the ten best items with their scores.
+
+    The items of a video are captions, whatever the protocol of its rank: over `sets` the rank counts videos' captions
+    as one item each.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -120,8 +136,8 @@ class Run:
             marks.append(f"subset {data['subset']}")
         if c["partial"]:
             marks.append("not all batches")
-        if any(name.startswith("leaky/") for name in c["metrics"]):
-            marks.append("leaky")
+        if c["v2t"] != "sets":
+            marks.append(f"v2t over {c['v2t']}")
         return marks
 
 
@@ -135,9 +151,12 @@ def read_run(path: Path) -> Run:
     if not file.is_file():
         raise RunError(f"{path}: no {METRICS}; the run did not finish a test, or this is no run folder")
     try:
-        return Run(path, json.loads(file.read_text(encoding="utf-8")))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise RunError(f"{file} is damaged ({error}); test the run again: make eval EXP=... CKPT={path}") from None
+    if not isinstance(content, dict) or not content.keys() >= REQUIRED:
+        raise RunError(f"{file} is not a run's result, or of another version; test the run again")
+    return Run(path, content)
 
 
 def find_runs(paths: Sequence[Path], runs_dir: Path = Path("runs")) -> list[Run]:
@@ -175,9 +194,8 @@ def compare_table(runs: Sequence[Run]) -> Table:
     table.add_column("notes", overflow="fold")
     for run in runs:
         c, metrics = run.content, run.content["metrics"]
-        prefix = "test/" if "test/SumR" in metrics else "leaky/test/"
-        figures = [metrics.get(f"{prefix}{d}/{n}") for d in ("t2v", "v2t") for n in SHOWN]
-        figures += [metrics.get(f"{prefix}SumR"), *(metrics.get(m) for m in probes)]
+        figures = [metrics.get(f"test/{d}/{n}") for d in ("t2v", "v2t") for n in SHOWN]
+        figures += [metrics.get("test/SumR"), *(metrics.get(m) for m in probes)]
         star = "*" if run.marks else ""
         table.add_row(
             f"{c['experiment']}/{run.path.name}",
@@ -194,7 +212,7 @@ def result_table(content: Mapping[str, Any]) -> Table:
     from rich.table import Table
 
     metrics, intervals, data = content["metrics"], content["intervals"], content["data"]
-    prefix = "leaky/test/" if any(m.startswith("leaky/") for m in metrics) else "test/"
+    prefix = "test/"
     table = Table(
         "metric",
         title=f"{content['experiment']}: {content['dataset']} {content['split']}, test",

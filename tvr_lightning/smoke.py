@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -53,9 +54,12 @@ def smoke(names: Sequence[str], folder: Path = Path("experiments")) -> int:
             began = time.monotonic()
             try:
                 config, _ = read_arguments(smoke_arguments(folder / f"{name}.yaml", root / "data", root / "runs"))
-                run("fit", config)
-            except TVRError as error:
+                if run("fit", config) != 0:
+                    raise KeyboardInterrupt  # the only other end of a run that is no error
+            except Exception as error:  # one broken experiment must not hide the next
                 failed.append(name)
+                if not isinstance(error, TVRError):
+                    traceback.print_exc()
                 print(f"smoke {name}: FAILED: {error}", file=sys.stderr)
             else:
                 print(f"smoke {name}: ok, {time.monotonic() - began:.0f} s")

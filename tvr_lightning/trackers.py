@@ -11,6 +11,7 @@ from typing import Literal
 from urllib.parse import urlparse
 
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from pytorch_lightning.utilities import rank_zero_only
 
 Tracker = Literal["wandb", "tensorboard", "csv", "none"]
 WANDB_INIT_TIMEOUT_S = 30.0
@@ -46,13 +47,15 @@ def wandb_has_key() -> bool:
         return False
 
 
-def _wandb(folder: Path, experiment: str, group: str, tags: Sequence[str]) -> WandbLogger:
+def _wandb(folder: Path, experiment: str, group: str, tags: Sequence[str]) -> WandbLogger | bool:
     import wandb
 
     os.environ.setdefault("WANDB_SILENT", "true")
     # what W&B caches or stages belongs to the run, not to a home folder that may be read-only
     for variable in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_CONFIG_DIR"):
         os.environ.setdefault(variable, str(folder / "wandb" / variable.split("_")[1].lower()))
+    if os.environ.get("WANDB_MODE") == "disabled":
+        return False
     offline = os.environ.get("WANDB_MODE", "online" if wandb_has_key() else "offline") != "online"
 
     def start(offline: bool) -> WandbLogger:
@@ -69,7 +72,7 @@ def _wandb(folder: Path, experiment: str, group: str, tags: Sequence[str]) -> Wa
     except wandb.errors.CommError as error:
         print(f"W&B cannot be reached ({error}); this run is kept offline", file=sys.stderr)
         offline, logger = True, start(True)
-    if offline:
+    if offline and rank_zero_only.rank == 0:
         run = Path(logger.experiment.dir).parent
         print(f"W&B: offline, kept in {run}; send it with: wandb sync {run}", file=sys.stderr)
     return logger

@@ -19,6 +19,7 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.trainer.states import TrainerStatus
+from pytorch_lightning.utilities import rank_zero_only
 
 from tvr_lightning.callbacks.guard import FiniteLoss
 from tvr_lightning.callbacks.progress import Bar, StartSummary, Throughput
@@ -133,18 +134,19 @@ def run(command: str, arguments: Mapping[str, Any], flags: Sequence[str] = ()) -
         raise ConfigError("nothing to validate on: data.selection is `last`; set it to validation, holdout or test")
     home = Path(config.runs_dir) / config.experiment
     if config.ckpt_path is not None:
-        config.ckpt_path = str(find_checkpoint(home, config.ckpt_path))
+        config.ckpt_path = str(find_checkpoint(home, config.ckpt_path, command == "fit"))
     cli.datamodule.setup(command)  # what is missing is said before a run folder exists
     folder = make_run_folder(home, config.run_id, config.seed_everything)
     weights = {"ckpt_path": config.ckpt_path, "weights_only": True} if config.ckpt_path else {}
     try:
-        with written_atomically(folder / CONFIG) as temporary:
-            temporary.write_text(yaml.safe_dump(resolved_config(cli), sort_keys=False), encoding="utf-8")
+        if rank_zero_only.rank == 0:
+            with written_atomically(folder / CONFIG) as temporary:
+                temporary.write_text(yaml.safe_dump(resolved_config(cli), sort_keys=False), encoding="utf-8")
         trainer = make_trainer(cli, command, folder)
         try:
             if command == "fit":
                 trainer.fit(cli.model, cli.datamodule, **weights)
-                trainer.test(cli.model, datamodule=cli.datamodule, verbose=False, **trained_weights(trainer))
+                trainer.test(cli.model, datamodule=cli.datamodule, verbose=False, **trained_weights(trainer, folder))
             else:
                 getattr(trainer, command)(cli.model, datamodule=cli.datamodule, **weights)
         except SystemExit:  # Lightning's answer to Ctrl-C, after its own clean-up
@@ -152,7 +154,8 @@ def run(command: str, arguments: Mapping[str, Any], flags: Sequence[str] = ()) -
                 return INTERRUPTED
             raise
     finally:
-        if not any((folder / name).exists() for name in (METRICS, PREDICTIONS, CHECKPOINTS)):
+        kept = any((folder / name).exists() for name in (METRICS, PREDICTIONS, CHECKPOINTS))
+        if not kept and rank_zero_only.rank == 0:
             shutil.rmtree(folder, ignore_errors=True)  # it failed before it had anything to keep, or only validated
     if trainer.is_global_zero and folder.exists():
         print(f"run folder: {folder}")
@@ -211,7 +214,7 @@ def make_trainer(cli: ExperimentCLI, command: str, folder: Path) -> Trainer:
         StartSummary(),
         Throughput(),
         FiniteLoss(),
-        RunFolder(folder, config.experiment, encoder, config.seed_everything, config.ckpt_path),
+        RunFolder(folder, config.experiment, encoder, config.seed_everything),
     ]
     if settings["logger"] and command == "fit":
         callbacks.append(LearningRateMonitor("step"))
@@ -219,18 +222,11 @@ def make_trainer(cli: ExperimentCLI, command: str, folder: Path) -> Trainer:
         callbacks.append(Bar())
     else:
         settings["enable_progress_bar"] = False
-    if not smoke:
-        callbacks.append(
-            ModelCheckpoint(
-                folder / CHECKPOINTS,
-                filename="best",
-                monitor=None if data.selection == "last" else MONITOR,
-                mode="max",
-                save_top_k=0 if data.selection == "last" else 1,
-                save_last=True,
-                enable_version_counter=False,
-            )
-        )
+    if not smoke and settings["enable_checkpointing"] is not False:
+        kept = {"dirpath": folder / CHECKPOINTS, "enable_version_counter": False}
+        if data.selection != "last":
+            callbacks.append(ModelCheckpoint(filename="best", monitor=MONITOR, mode="max", **kept))
+        callbacks.append(ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **kept))
     if data.selection == "last":
         settings["limit_val_batches"] = 0
     if settings["num_sanity_val_steps"] is None:
@@ -247,33 +243,36 @@ def encoder_name(config: Any) -> str:
     return str(encoder.init_args.get("model", encoder.class_path.rpartition(".")[2]))
 
 
-def trained_weights(trainer: Trainer) -> dict[str, Any]:
+def trained_weights(trainer: Trainer, folder: Path) -> dict[str, Any]:
     """The checkpoint that a fit ends with: the selected one, else the last; none after a smoke run."""
-    checkpoint = trainer.checkpoint_callback
-    path = getattr(checkpoint, "best_model_path", "") or getattr(checkpoint, "last_model_path", "")
-    return {"ckpt_path": path, "weights_only": True} if path else {}
+    paths = [Path(c.best_model_path) for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
+    # a resumed run remembers the best of the run that it goes on from: that is not its own
+    own = [p for p in paths if p.is_file() and p.is_relative_to(folder.absolute())]
+    return {"ckpt_path": str(own[0]), "weights_only": True} if own else {}
 
 
-def find_checkpoint(home: Path, wanted: str) -> Path:
+def find_checkpoint(home: Path, wanted: str, resume: bool = False) -> Path:
     """Turns `last`, `best`, a run folder or a file into a readable checkpoint.
 
     Args:
-        home: the folder of the experiment's runs; `last` and `best` mean its newest run that has one.
-        wanted: what the user wrote.
+        home: the folder of the experiment's runs; `last` and `best` mean its newest run that has weights.
+        wanted: what the user wrote. `best` and a run folder mean the weights that its result came from: the selected
+            ones, or the last where nothing selected.
+        resume: training goes on from a run folder's last weights.
 
     Raises:
         CheckpointError: there is none, or it is damaged.
     """
+    path = Path(wanted)
     if wanted in ("last", "best"):
-        found = sorted(home.glob(f"*/{CHECKPOINTS}/{wanted}.ckpt"), key=lambda p: p.stat().st_mtime)
-        if not found:
-            raise CheckpointError(f"no run in {home} has a {wanted}.ckpt; train first, or give a file")
-        path = found[-1]
-    else:
-        path = Path(wanted)
-        if path.is_dir():
-            named = [path / CHECKPOINTS / f"{name}.ckpt" for name in ("best", "last")]
-            path = next((p for p in named if p.is_file()), named[0])
+        runs = sorted(home.glob(f"*/{CHECKPOINTS}/last.ckpt"), key=lambda p: p.stat().st_mtime)
+        if not runs:
+            raise CheckpointError(f"no run in {home} has weights; train first, or give a file")
+        path = runs[-1].parents[1]
+    if path.is_dir():
+        names = ("last",) if resume or wanted == "last" else ("best", "last")
+        named = [path / CHECKPOINTS / f"{name}.ckpt" for name in names]
+        path = next((p for p in named if p.is_file()), named[0])
     if not path.is_file():
         near = sorted(str(p) for p in home.glob(f"*/{CHECKPOINTS}/*.ckpt"))
         raise CheckpointError(
@@ -285,7 +284,5 @@ def find_checkpoint(home: Path, wanted: str) -> Path:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{path} cannot be read as a checkpoint ({reason}); is it complete?") from error
     if not isinstance(content, dict) or "state_dict" not in content:
-        raise CheckpointError(
-            f"{path} is no checkpoint of a run; pretrained CLIP weights go to the encoder's from_pretrained"
-        )
+        raise CheckpointError(f"{path} is no run's checkpoint; pretrained weights go to the encoder's from_pretrained")
     return path

@@ -15,10 +15,10 @@ SHOWN = 10
 
 
 class FiniteLoss(Callback):
-    """Stops with the step and the batch's videos when a loss is NaN or infinite, before the optimiser uses it.
+    """Stops with the step and the batch's videos when a loss is NaN or infinite, before a checkpoint can hold it.
 
-    On a GPU the answer is read one step later, from a copy that is then ready: reading it at once would make every
-    step wait for the device.
+    On a GPU the answer is read one step later, or before weights are saved, from a copy that is then ready: reading it
+    at once would make every step wait for the device.
     """
 
     def __init__(self) -> None:
@@ -43,8 +43,8 @@ class FiniteLoss(Callback):
         event.record()
         self._pending = (trainer.global_step, self._batch, host, event)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Checks the last step of a GPU run."""
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Checks the last step of a GPU run before its weights are kept."""
         self._check_pending(trainer)
 
     def _check_pending(self, trainer: Trainer) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.trainer.states import TrainerFn
 from rich.console import Console
 
 from tvr_lightning.callbacks.progress import count_parameters
@@ -34,15 +35,13 @@ class RunFolder(Callback):
         experiment: the experiment's name.
         encoder: the encoder's model name.
         seed: the run's seed.
-        checkpoint: the weights that a test without training reads; None when they were trained in this run.
     """
 
-    def __init__(self, path: Path, experiment: str, encoder: str, seed: int, checkpoint: str | None) -> None:
+    def __init__(self, path: Path, experiment: str, encoder: str, seed: int) -> None:
         self.path = path
         self.experiment = experiment
         self.encoder = encoder
         self.seed = seed
-        self.checkpoint = checkpoint
         self._began = time.monotonic()
         self._train_time = 0.0
         self._fit_began = 0.0
@@ -63,7 +62,11 @@ class RunFolder(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Ctrl-C while training keeps what was learned."""
-        if isinstance(exception, KeyboardInterrupt) and trainer.training and trainer.checkpoint_callback:
+        if (
+            isinstance(exception, KeyboardInterrupt)
+            and trainer.state.fn == TrainerFn.FITTING
+            and trainer.checkpoint_callback
+        ):
             path = self.path / CHECKPOINTS / "last.ckpt"
             trainer.save_checkpoint(path)
             if trainer.is_global_zero:
@@ -76,7 +79,12 @@ class RunFolder(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         method, result = _result(pl_module)
         split = data.split_of("test")
-        selection = method.selection or data.selection
+        trained = dict(method.trained or {})
+        # the last weights of a run are nobody's choice, whatever might have chosen others
+        if Path(trainer.ckpt_path or "last").stem == "last":
+            trained["selection"] = "last"
+        limit = trainer.limit_test_batches
+        on_gpu = trainer.strategy.root_device.type == "cuda"
         write_ranks(self.path / RANKS, result, split)
         parameters, trainable = count_parameters(pl_module)
         content = {
@@ -91,25 +99,23 @@ class RunFolder(Callback):
             "data": {
                 "videos": len(result.video_ids),
                 "captions": len(result.caption_ids),
-                "left_out": split.listed - len(result.video_ids) if data.subset is None else result.left_out,
+                "left_out": len(split.missing) + len(split.undecodable),
                 "subset": data.subset,
                 "splits": [s.summary() for s in data.splits.values()],
             },
-            "selection": selection,
-            "selected_on_test": selection == "test",
-            "partial": trainer.limit_test_batches != 1.0,
-            "checkpoint": self.checkpoint or "trained in this run",
-            "epochs": trainer.current_epoch,
-            "steps": trainer.global_step,
+            "trained": trained,
+            "selected_on_test": trained["selection"] == "test",
+            "partial": isinstance(limit, int) or limit != 1.0,
+            "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
             "parameters": parameters,
             "trainable": trainable,
-            "seed": self.seed,
+            "seed": trained.get("seed", self.seed),
             "precision": str(trainer.precision),
             "devices": trainer.world_size,
-            "device": device_name(),
+            "device": device_name(on_gpu),
             "train_time_s": round(self._train_time, 1),
             "wall_time_s": round(time.monotonic() - self._began, 1),
-            "peak_memory_mib": peak_memory_mib(),
+            "peak_memory_mib": peak_memory_mib(on_gpu),
             "versions": {p: version(p) for p in PACKAGES} | {"python": platform.python_version()},
             "git_commit": git_commit(),
         }
@@ -132,16 +138,16 @@ def _result(module: LightningModule) -> tuple[RetrievalModule[Any, Any], Evaluat
     return module, module.result
 
 
-def device_name() -> str:
+def device_name(on_gpu: bool) -> str:
     """The GPU's name, or the processor's architecture and number of threads."""
-    if torch.cuda.is_available():
+    if on_gpu:
         return torch.cuda.get_device_name()
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 
-def peak_memory_mib() -> int:
-    """Peak of GPU memory where there is a GPU, else of this process's resident memory."""
-    if torch.cuda.is_available():
+def peak_memory_mib(on_gpu: bool) -> int:
+    """Peak of GPU memory where the run is on a GPU, else of this process's resident memory."""
+    if on_gpu:
         return torch.cuda.max_memory_allocated() >> 20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 

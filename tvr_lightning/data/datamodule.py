@@ -269,6 +269,10 @@ class VideoTextDataModule(LightningDataModule):
         split = self.splits[TRAIN]
         dataset = PairDataset(split.captions, split.reader, self.caption_sampling, self.jitter, self.seed)
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        if world > 1 and self.on_decode_error == "skip":
+            raise ConfigError(
+                "data.on_decode_error=skip makes ranks' batches differ in size: use `raise` on several devices"
+            )
         sampler = SeededSampler(len(dataset), self.seed, rank, world)
         if len(sampler) < self.batch_size:
             raise ConfigError(

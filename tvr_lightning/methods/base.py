@@ -5,6 +5,7 @@ A method gives the maths (`encode_video`, `encode_text`, `score`, `compute_losse
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
@@ -13,7 +14,7 @@ import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
-from tvr_lightning.errors import CheckpointError, DataError
+from tvr_lightning.errors import CheckpointError, ConfigError, DataError
 from tvr_lightning.evaluation import Evaluation, EvaluationResult, encode_texts, evaluate, on_cpu
 from tvr_lightning.nn.similarity import LogitScale
 from tvr_lightning.optim import Optimizer, build_optimizer, build_schedule
@@ -39,7 +40,8 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
 
     Attributes:
         result: what the last evaluation found; None before the first.
-        selection: what selected the loaded weights (see `VideoTextDataModule.selection`); None before any are loaded.
+        trained: how the loaded weights came about: `selection`, `seed`, `subset`, `epochs`, `steps`; None before any
+            are loaded.
     """
 
     def __init__(self, optimizer: Optimizer, evaluation: Evaluation) -> None:
@@ -47,7 +49,7 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         self.optimizer_options = optimizer
         self.evaluation = evaluation
         self.result: EvaluationResult | None = None
-        self.selection: str | None = None
+        self.trained: Mapping[str, Any] | None = None
         self._texts: list[tuple[TextT, Tensor]] = []
         self._videos: list[tuple[VideoT, Tensor]] = []
 
@@ -126,7 +128,12 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
     def configure_optimizers(self) -> Any:
         """AdamW over the parameter groups, with the schedule stepped after each optimiser step."""
         optimizer = build_optimizer(self, self.encoders, self.optimizer_options)
-        schedule = build_schedule(optimizer, int(self.trainer.estimated_stepping_batches), self.optimizer_options)
+        steps = self.trainer.estimated_stepping_batches
+        if math.isinf(steps):
+            raise ConfigError(
+                "the learning rate follows the number of steps: set trainer.max_epochs or trainer.max_steps"
+            )
+        schedule = build_schedule(optimizer, int(steps), self.optimizer_options)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _collect(self, batch: TextInput | VideoInput | None) -> None:
@@ -193,9 +200,16 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         return encode_texts(self, self.datamodule.query_bank(self.evaluation.qb_bank))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Notes which method the weights belong to, and what selects among them."""
+        """Notes which method the weights belong to, and how they came about."""
         checkpoint["method"] = f"{type(self).__module__}.{type(self).__qualname__}"
-        checkpoint["selection"] = self.datamodule.selection
+        data = self.datamodule
+        checkpoint["trained"] = {
+            "selection": data.selection,
+            "seed": data.seed,
+            "subset": data.subset,
+            "epochs": self.trainer.current_epoch + 1,
+            "steps": self.trainer.global_step,
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses weights of another method or size.
@@ -203,7 +217,7 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         Raises:
             CheckpointError: says what differs.
         """
-        self.selection = checkpoint.get("selection")
+        self.trained = checkpoint.get("trained")
         own = f"{type(self).__module__}.{type(self).__qualname__}"
         saved = checkpoint.get("method")
         if saved != own:

@@ -137,7 +137,7 @@ class CrossTransformer(nn.Module):
         self.layers = transformer_layers(width, heads, num_layers)
         self.norm = nn.LayerNorm(width)
         self.pool = nn.Linear(width, width)
-        self.to_score = nn.Linear(width, 1)
+        self.to_score = nn.Linear(width, 1, bias=False)  # released: with a bias, which no softmax over scores can see
 
     def forward(self, sentences: Tensor, frames: Tensor, frame_mask: Tensor) -> Tensor:
         """Scores all pairs."""
