@@ -90,7 +90,7 @@ def test_settings_land_where_they_belong(setting: str, place: str, value: object
         ("--data.annotations.init_args.rooot=/x", "did you mean root"),
         ("--seed_everything=true", "True does not fit; expected int"),
         ("--tracker=wandbb", "did you mean wandb"),
-        ("--data.batch_size.x=1", "batch_size is 64, it has no parts"),
+        ("--data.batch_size.x=1", "batch_size is 96, it has no parts"),
         ("--data.batch_size", "has no value"),
         ("data.batch_size=1", "is no setting; settings look like"),
     ],

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
         (["--help"], 0, "tvr compare"),
         ([], 2, "usage: tvr"),
         (["--version"], 0, __version__),
-        (["fitt"], 2, "no command 'fitt'; did you mean fit?"),
+        (["fitt"], 2, "no command 'fitt'; did you mean fit"),
         (["fit"], 2, "needs an experiment"),
         (["fit", "--config", "experiments/nope.yaml"], 2, "no experiment file experiments/nope.yaml"),
         (["fit", "--config"], 2, "--config has no value"),

@@ -11,6 +11,7 @@ from tvr_lightning import __version__
 from tvr_lightning.errors import ConfigError, TVRError, nearest
 
 INTERRUPTED = 130
+TABLE_WIDTH = 160
 
 HELP = """usage: tvr COMMAND ...
 
@@ -75,10 +76,9 @@ def _compare(words: Sequence[str]) -> int:
 
     from tvr_lightning.results import compare_table, find_runs
 
-    console = Console()
     table = compare_table(find_runs(options.runs, options.runs_dir))
-    # a table is not to be cut where output goes to a file
-    console.print(table, width=None if console.is_terminal else 200, soft_wrap=not console.is_terminal)
+    # figures that are cut say nothing: a narrow terminal wraps lines, a file takes them whole
+    Console(width=max(Console().width, TABLE_WIDTH)).print(table)
     return 0
 
 

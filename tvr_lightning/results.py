@@ -183,7 +183,7 @@ def compare_table(runs: Sequence[Run]) -> Table:
 
     probes = sorted({m for r in runs for m in r.content["metrics"] if m.startswith("test/probe/")})
     several = len({(r.content["dataset"], r.content["split"]) for r in runs}) > 1
-    table = Table(title="test results", caption="R@K, probes in percent; * = see notes")
+    table = Table(title="test results", caption="R@K, probes in percent; * = see notes", padding=(0, 0, 0, 1))
     for column in ["run", *(["data"] if several else []), "seed"]:
         table.add_column(column, overflow="fold")
     for direction in ("t2v", "v2t"):

@@ -47,6 +47,11 @@ def wandb_has_key() -> bool:
         return False
 
 
+def is_first_rank() -> bool:
+    """Whether this process is the one that writes; before a trainer exists, the environment tells."""
+    return int(getattr(rank_zero_only, "rank", 0)) == 0
+
+
 def _wandb(folder: Path, experiment: str, group: str, tags: Sequence[str]) -> WandbLogger | bool:
     import wandb
 
@@ -72,7 +77,7 @@ def _wandb(folder: Path, experiment: str, group: str, tags: Sequence[str]) -> Wa
     except wandb.errors.CommError as error:
         print(f"W&B cannot be reached ({error}); this run is kept offline", file=sys.stderr)
         offline, logger = True, start(True)
-    if offline and rank_zero_only.rank == 0:
+    if offline and is_first_rank():
         run = Path(logger.experiment.dir).parent
         print(f"W&B: offline, kept in {run}; send it with: wandb sync {run}", file=sys.stderr)
     return logger

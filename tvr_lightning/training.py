@@ -19,7 +19,6 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.trainer.states import TrainerStatus
-from pytorch_lightning.utilities import rank_zero_only
 
 from tvr_lightning.callbacks.guard import FiniteLoss
 from tvr_lightning.callbacks.progress import Bar, StartSummary, Throughput
@@ -29,7 +28,7 @@ from tvr_lightning.data.datamodule import VideoTextDataModule
 from tvr_lightning.errors import CheckpointError, ConfigError, RunError, TVRError
 from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.results import CHECKPOINTS, CONFIG, METRICS, PREDICTIONS, written_atomically
-from tvr_lightning.trackers import Tracker, build_tracker
+from tvr_lightning.trackers import Tracker, build_tracker, is_first_rank
 
 INTERRUPTED = 130
 MONITOR = "val/SumR"
@@ -139,7 +138,7 @@ def run(command: str, arguments: Mapping[str, Any], flags: Sequence[str] = ()) -
     folder = make_run_folder(home, config.run_id, config.seed_everything)
     weights = {"ckpt_path": config.ckpt_path, "weights_only": True} if config.ckpt_path else {}
     try:
-        if rank_zero_only.rank == 0:
+        if is_first_rank():
             with written_atomically(folder / CONFIG) as temporary:
                 temporary.write_text(yaml.safe_dump(resolved_config(cli), sort_keys=False), encoding="utf-8")
         trainer = make_trainer(cli, command, folder)
@@ -155,7 +154,7 @@ def run(command: str, arguments: Mapping[str, Any], flags: Sequence[str] = ()) -
             raise
     finally:
         kept = any((folder / name).exists() for name in (METRICS, PREDICTIONS, CHECKPOINTS))
-        if not kept and rank_zero_only.rank == 0:
+        if not kept and is_first_rank():
             shutil.rmtree(folder, ignore_errors=True)  # it failed before it had anything to keep, or only validated
     if trainer.is_global_zero and folder.exists():
         print(f"run folder: {folder}")
@@ -166,7 +165,14 @@ def _quieten() -> None:
     """Silences what Lightning says about itself; its warnings about the run stay."""
     for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (".*LeafSpec.*", ".*does not have many workers.*", ".*exists and is not empty.*"):
+    noise = (
+        "LeafSpec",
+        "does not have many workers",
+        "exists and is not empty",
+        "dirpath has changed",
+        "logging interval",
+    )
+    for message in (f".*{words}.*" for words in noise):
         warnings.filterwarnings("ignore", message)
 
 
@@ -223,7 +229,7 @@ def make_trainer(cli: ExperimentCLI, command: str, folder: Path) -> Trainer:
     else:
         settings["enable_progress_bar"] = False
     if not smoke and settings["enable_checkpointing"] is not False:
-        kept = {"dirpath": folder / CHECKPOINTS, "enable_version_counter": False}
+        kept: dict[str, Any] = {"dirpath": folder / CHECKPOINTS, "enable_version_counter": False}
         if data.selection != "last":
             callbacks.append(ModelCheckpoint(filename="best", monitor=MONITOR, mode="max", **kept))
         callbacks.append(ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **kept))

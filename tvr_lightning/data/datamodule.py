@@ -286,7 +286,10 @@ class VideoTextDataModule(LightningDataModule):
     def evaluation_loaders(self, split: Split) -> tuple[DataLoader[TextInput], DataLoader[VideoInput | None]]:
         """Each caption of a split once, and each video once."""
         # tokens are ready in memory: a worker for them would only copy
-        captions = DataLoader(CaptionDataset(split.captions), self.eval_batch_size, collate_fn=collate_captions)
+        # Lightning rebuilds loaders from keyword arguments only
+        captions = DataLoader(
+            CaptionDataset(split.captions), batch_size=self.eval_batch_size, collate_fn=collate_captions
+        )
         return captions, self._loader(VideoDataset(split.reader), self.eval_batch_size, collate_videos)
 
     def query_bank(self, size: int) -> DataLoader[TextInput]:
@@ -294,7 +297,7 @@ class VideoTextDataModule(LightningDataModule):
         captions = TokenizedCaptions(self.annotations.load(TRAIN), self.tokenizer)
         chosen = torch.randperm(len(captions), generator=torch.Generator().manual_seed(self.seed))[:size]
         bank = Subset(CaptionDataset(captions), chosen.tolist())
-        return DataLoader(bank, self.eval_batch_size, collate_fn=collate_captions)
+        return DataLoader(bank, batch_size=self.eval_batch_size, collate_fn=collate_captions)
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """Captions and videos of the split that selects; none when nothing selects."""
@@ -311,7 +314,7 @@ class VideoTextDataModule(LightningDataModule):
     def _loader(self, dataset: Any, batch_size: int, collate: Any, **kwargs: Any) -> DataLoader[Any]:
         return DataLoader(
             dataset,
-            batch_size,
+            batch_size=batch_size,
             collate_fn=collate,
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),

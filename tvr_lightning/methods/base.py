@@ -127,7 +127,8 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
 
     def configure_optimizers(self) -> Any:
         """AdamW over the parameter groups, with the schedule stepped after each optimiser step."""
-        optimizer = build_optimizer(self, self.encoders, self.optimizer_options)
+        fused = self.trainer.precision == "32-true"
+        optimizer = build_optimizer(self, self.encoders, self.optimizer_options, fused)
         steps = self.trainer.estimated_stepping_batches
         if math.isinf(steps):
             raise ConfigError(

@@ -147,11 +147,11 @@ def plan_shapes(num_videos: int = 1500, seed: int = 0) -> Plan:
         test += [_caption(n, "test", s, seed, f"group {index}") for n, s in zip(members, scenes, strict=True)]
         if kind is not None:
             probes.append((kind, (f"video{members[0]}", f"video{members[1]}")))
-    scenes = [*_draw_families(rng, sizes["train"], taken)]
-    scenes += [_draw_unseen(rng, None, taken)[0] for _ in range(sizes["validate"])]
+    untested = _draw_families(rng, sizes["train"], taken)
+    untested += [_draw_unseen(rng, None, taken)[0] for _ in range(sizes["validate"])]
     others = [
         _caption(number, "train" if number < sizes["train"] else "validate", scene, seed)
-        for number, scene in enumerate(scenes)
+        for number, scene in enumerate(untested)
     ]
     return Plan((*others, *sorted(test, key=lambda video: video.number)), tuple(probes))
 
