@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from tvr_lightning.callbacks.guard import FiniteLoss
 from tvr_lightning.callbacks.progress import Bar, StartSummary, Throughput
 from tvr_lightning.callbacks.run_folder import RunFolder
 from tvr_lightning.config import Experiment
+from tvr_lightning.data.annotations.base import TEST
 from tvr_lightning.data.datamodule import VideoTextDataModule
 from tvr_lightning.errors import CheckpointError, ConfigError, RunError, TVRError
 from tvr_lightning.methods.base import RetrievalModule
@@ -122,6 +124,8 @@ def run(command: str, arguments: Mapping[str, Any], flags: Sequence[str] = ()) -
         flags: `--help` or `--print_config`.
     """
     _quieten()
+    if not flags:
+        check_annotations(arguments)
     cli = build_cli(arguments, flags)
     config = cli.config
     if command != "fit" and config.ckpt_path is None:
@@ -159,6 +163,18 @@ def run(command: str, arguments: Mapping[str, Any], flags: Sequence[str] = ()) -
     if trainer.is_global_zero and folder.exists():
         print(f"run folder: {folder}")
     return 0
+
+
+def check_annotations(config: Mapping[str, Any]) -> None:
+    """Reads the test split's annotations before any weights are fetched: what is missing there is said first.
+
+    Raises:
+        DataError: annotation files are missing or broken.
+    """
+    part = config.get("data", {}).get("annotations")
+    if isinstance(part, Mapping) and "class_path" in part:
+        module, _, name = str(part["class_path"]).rpartition(".")
+        getattr(import_module(module), name)(**(part.get("init_args") or {})).load(TEST)
 
 
 def _quieten() -> None:
