@@ -24,3 +24,15 @@ def symmetric_cross_entropy(scores: Tensor, video_index: Tensor | None = None) -
         scores = scores.masked_fill(same, -torch.inf)
     target = torch.arange(len(scores), device=scores.device)
     return (F.cross_entropy(scores, target) + F.cross_entropy(scores.T, target)) / 2
+
+
+def similarity_decorrelation(scores: Tensor) -> Tensor:
+    """SDR: how much the contrasts' scores of a matching pair differ (TC-MGC, Jing et al. 2025, Eqs. 36-37).
+
+    Args:
+        scores: (B, B, C) scaled scores of C >= 2 contrasts; the diagonal holds the pairs.
+
+    Returns:
+        The unbiased variance over contrasts, averaged over the pairs: a scalar.
+    """
+    return scores.diagonal(dim1=0, dim2=1).var(0).mean()

@@ -13,6 +13,7 @@ import torch
 from tvr_lightning.evaluation import score_all
 from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.methods.clip4clip import CLIP4Clip
+from tvr_lightning.methods.tc_mgc import TCMGC
 from tvr_lightning.metrics import ranking_metrics
 from tvr_lightning.types import TensorRows, TextInput, VideoInput
 
@@ -25,6 +26,9 @@ METHODS: dict[str, Callable[[Any], RetrievalModule[Any, Any]]] = {
     "clip4clip-seqLSTM": lambda encoder: CLIP4Clip(encoder, "seqLSTM"),
     "clip4clip-seqTransf": lambda encoder: CLIP4Clip(encoder, "seqTransf", num_layers=2),
     "clip4clip-tightTransf": lambda encoder: CLIP4Clip(encoder, "tightTransf", num_layers=2),
+    "tc_mgc-paper": lambda encoder: TCMGC(encoder, keep_rate=0.5, num_layers=2),
+    "tc_mgc-unconditioned": lambda encoder: TCMGC(encoder, conditioned=[], keep_rate=0.5, num_layers=1, max_frames=8),
+    "tc_mgc-dropout": lambda encoder: TCMGC(encoder, keep_rate=0.5, temporal="none", heads=2, dropout=0.1),
 }
 
 

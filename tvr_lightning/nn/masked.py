@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -12,3 +13,12 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     """
     weight = mask.unsqueeze(-1).to(x.dtype)
     return (x * weight).sum(-2) / weight.sum(-2).clamp(min=1)
+
+
+def masked_softmax(x: Tensor, mask: Tensor, dim: int = -1) -> Tensor:
+    """Softmax over the places where the mask is True; the others get exactly 0, and so does a row with nothing valid.
+
+    Shapes: mask broadcasts against x.
+    """
+    # a finite floor: a row of -inf would be NaN, forward and backward
+    return x.masked_fill(~mask, torch.finfo(x.dtype).min).softmax(dim) * mask

@@ -1,0 +1,250 @@
+"""Pairs per second and peak memory of all-pairs scorers: the literal form against the one that the suite uses.
+
+    python benchmarks/score.py [--only tc_mgc] [--json] [--large]
+
+Both forms run in this process with the same weights and inputs and take turns; every time is the best of the
+repetitions. Peak memory is what a call adds to the process (the allocator's peak on a GPU). `--large` also scores
+1,000 x 1,000 pairs through `evaluation.score_all`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from tvr_lightning.encoders.clip import CLIPEncoder, CLIPSize
+from tvr_lightning.evaluation import score_all
+from tvr_lightning.methods.tc_mgc import TCMGC
+from tvr_lightning.types import TextFeatures, VideoFeatures
+
+REPEATS = 3
+LIBC = ctypes.CDLL("libc.so.6")
+Form = Callable[[Any, Any], Tensor]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A scorer's forms over one size of input.
+
+    Attributes:
+        method: the method's name.
+        texts: T.
+        videos: V.
+        words: m.
+        frames: n.
+        dim: D.
+        direction: `forward` or `forward+backward`.
+    """
+
+    method: str
+    texts: int
+    videos: int
+    words: int
+    frames: int
+    dim: int
+    direction: str = "forward"
+
+
+CASES = (
+    Case("tc_mgc", 96, 96, 32, 12, 512),
+    Case("tc_mgc", 64, 64, 32, 12, 512, "forward+backward"),
+    Case("tc_mgc", 24, 24, 64, 64, 512),
+    Case("tc_mgc", 16, 16, 64, 64, 512, "forward+backward"),
+)
+
+
+def encoder(dim: int, words: int) -> CLIPEncoder:
+    """A small CLIP: only its widths matter here."""
+    size = CLIPSize(32, 16, 64, 1, 1, 64, 1, 1, dim)
+    return CLIPEncoder(size=size, context_length=words)
+
+
+def random_features(case: Case, device: str) -> tuple[TextFeatures, VideoFeatures]:
+    """Features of full length: the dearest case."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator).to(device)
+
+    texts = TextFeatures(
+        draw(case.texts, case.dim),
+        draw(case.texts, case.words, case.dim),
+        torch.ones(case.texts, case.words, dtype=torch.bool, device=device),
+    )
+    videos = VideoFeatures(
+        draw(case.videos, case.frames, case.dim),
+        torch.ones(case.videos, case.frames, dtype=torch.bool, device=device),
+    )
+    return texts, videos
+
+
+def tc_mgc_forms(case: Case, device: str) -> tuple[torch.nn.Module, Mapping[str, Form]]:
+    """TC-MGC from attention to final score, literally and through low rank."""
+    torch.manual_seed(0)
+    model = TCMGC(encoder(case.dim, case.words), temporal="none", max_frames=case.frames).to(device)
+    for parameter in model.parameters():
+        parameter.data += 0.02 * torch.randn_like(parameter)
+    low_rank = model.attention.cosines
+
+    def literal(texts: TextFeatures, videos: VideoFeatures) -> Tensor:
+        model.attention.cosines = model.attention.literal_cosines  # type: ignore[method-assign]
+        try:
+            return model.aggregate(model.contrast_scores(texts, videos))  # type: ignore[no-any-return]
+        finally:
+            model.attention.cosines = low_rank  # type: ignore[method-assign]
+
+    return model, {"literal": literal, "low-rank": model.score}
+
+
+FORMS = {"tc_mgc": tc_mgc_forms}
+
+
+class PeakMemory:
+    """Peak memory in MiB that the block adds; Linux counts resident pages, a GPU its allocator's bytes."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.mib = 0.0
+
+    def __enter__(self) -> PeakMemory:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+            self._before = torch.cuda.memory_allocated() / 2**20
+        else:
+            LIBC.malloc_trim(0)
+            Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+            self._before = _status("VmRSS")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        peak = torch.cuda.max_memory_allocated() / 2**20 if self.device == "cuda" else _status("VmHWM")
+        self.mib = peak - self._before
+
+
+def _status(name: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 1024
+
+
+def run_case(case: Case, device: str) -> list[dict[str, Any]]:
+    """One row per form; differences are to the first form."""
+    module, forms = FORMS[case.method](case, device)
+    texts, videos = random_features(case, device)
+    backward = case.direction == "forward+backward"
+
+    def call(form: Form) -> Tensor:
+        with nullcontext() if backward else torch.inference_mode():
+            scores = form(texts, videos)
+            if backward:
+                module.zero_grad()
+                scores.logsumexp(1).sum().backward()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return scores.detach()
+
+    times: dict[str, list[float]] = {name: [] for name in forms}
+    peaks: dict[str, float] = {}
+    scores: dict[str, Tensor] = {}
+    for _ in range(REPEATS):
+        for name, form in forms.items():
+            with PeakMemory(device) as memory:
+                began = time.perf_counter()
+                scores[name] = call(form)
+                times[name].append(time.perf_counter() - began)
+            peaks[name] = max(peaks.get(name, 0.0), memory.mib)
+    first = next(iter(forms))
+    return [
+        {
+            "method": case.method, "form": name, "direction": case.direction, "texts": case.texts,
+            "videos": case.videos, "words": case.words, "frames": case.frames, "dim": case.dim, "device": device,
+            "pairs_per_s": round(case.texts * case.videos / min(times[name])),
+            "peak_mib": round(peaks[name], 1),
+            "max_abs_diff": float((scores[name] - scores[first]).abs().max()),
+            "speed_ratio": round(min(times[first]) / min(times[name]), 1),
+            "memory_ratio": round(peaks[first] / max(peaks[name], 0.1), 1),
+        }
+        for name in forms
+    ]  # fmt: skip
+
+
+def run_large(case: Case, device: str) -> dict[str, Any]:
+    """A whole test set through the evaluator, in chunks."""
+    model, _ = FORMS[case.method](case, device)
+    texts, videos = random_features(case, "cpu")
+    with PeakMemory(device) as memory:
+        began = time.perf_counter()
+        score_all(model, texts, videos)
+        seconds = time.perf_counter() - began
+    return {
+        "method": case.method, "form": "evaluator", "direction": "forward", "texts": case.texts,
+        "videos": case.videos, "words": case.words, "frames": case.frames, "dim": case.dim, "device": device,
+        "pairs_per_s": round(case.texts * case.videos / seconds), "peak_mib": round(memory.mib, 1),
+        "seconds": round(seconds, 1),
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=sorted(FORMS), help="one method")
+    parser.add_argument("--json", action="store_true", help="one object per row")
+    parser.add_argument("--large", action="store_true", help="also 1,000 x 1,000 pairs")
+    options = parser.parse_args()
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    rows = []
+    for device in devices:
+        for case in CASES:
+            if options.only in (None, case.method):
+                rows += run_case(case, device)
+        for method in sorted(FORMS) if options.large else ():
+            if options.only in (None, method):
+                rows.append(run_large(Case(method, 1000, 1000, 32, 12, 512), device))
+    if options.json:
+        for row in rows:
+            print(json.dumps(row))
+    else:
+        print_table(rows)
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
+    if torch.cuda.is_available():
+        machine += f", {torch.cuda.get_device_name()}"
+    content = {
+        "command": "python benchmarks/score.py" + (" --large" if options.large else ""),
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": machine,
+        "rows": rows,
+    }
+    results = Path(__file__).parent / "results"
+    results.mkdir(exist_ok=True)
+    (results / "score.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """Prints the rows for people."""
+    columns = ("method", "form", "direction", "texts", "videos", "words", "frames", "device", "pairs_per_s",
+               "peak_mib", "max_abs_diff", "speed_ratio", "memory_ratio")  # fmt: skip
+    table = Table(caption="ratios: against the first form of the same case")
+    for column in columns:
+        table.add_column(column.replace("_", " "), justify="right")
+    for row in rows:
+        figures = (row.get(c, "") for c in columns)
+        table.add_row(*(f"{f:.2g}" if isinstance(f, float) and f < 0.1 else str(f) for f in figures))
+    Console(width=150).print(table)
+
+
+if __name__ == "__main__":
+    main()

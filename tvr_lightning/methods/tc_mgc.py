@@ -1,0 +1,275 @@
+"""TC-MGC: text-conditioned multi-grained contrast (Jing, Yang, Chu 2025).
+
+frames        temporal encoder, Eq. 1                       -> nn.temporal.TemporalTransformer
+conditioning  language-video attention, Eqs. 2-11           -> nn.language_video_attention.LanguageVideoAttention
+contrasts     four cosines, Eqs. 12-15                      -> TCMGC._similarities
+one score of each, Eqs. 16-30                               -> nn.similarity_reorganisation
+one score of all (LSA), Eqs. 31-32                          -> nn.similarity_reorganisation.ScoreAggregation
+loss          symmetric InfoNCE and SDR, Eqs. 33-37         -> losses
+Departures: cosines where the paper says dot product, as its released code has; frames and words that do not exist are
+masked everywhere (the released code does not); lambda is 100 inside both softmaxes of ISA (Table 13), which the
+equations do not print; scores come from the exact low-rank form, see nn.language_video_attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tvr_lightning.encoders import CLIPEncoder
+from tvr_lightning.errors import ConfigError, nearest
+from tvr_lightning.evaluation import Evaluation
+from tvr_lightning.losses import similarity_decorrelation, symmetric_cross_entropy
+from tvr_lightning.methods.base import RetrievalModule
+from tvr_lightning.nn.language_video_attention import LanguageVideoAttention
+from tvr_lightning.nn.masked import masked_mean
+from tvr_lightning.nn.similarity import LogitScale
+from tvr_lightning.nn.similarity_reorganisation import (
+    BidirectionalAggregation,
+    InteractiveAggregation,
+    Reorganisation,
+    ScoreAggregation,
+    reorganise,
+    reorganised_size,
+)
+from tvr_lightning.nn.temporal import TemporalTransformer, copy_clip_layers
+from tvr_lightning.optim import Optimizer
+from tvr_lightning.types import TextFeatures, TextInput, VideoFeatures, VideoInput
+
+Contrast = Literal["video_sentence", "video_word", "sentence_frame", "frame_word"]
+CONTRASTS: tuple[Contrast, ...] = ("video_sentence", "video_word", "sentence_frame", "frame_word")
+BLOCK_NUMBERS = 1 << 22  # similarities of a block of texts while scoring: 16 MiB stay near the processor
+
+
+class TCMGC(RetrievalModule[TextFeatures, VideoFeatures]):
+    """TC-MGC.
+
+    Args:
+        encoder: CLIP; its context_length is m.
+        contrasts: which of the four take part, in any combination (Table 9).
+        conditioned: which of them look at the video through the text; the others compare with the mean-pooled video
+            and the plain frames, as X-CLIP does (Table 4).
+        keep_rate: r, the share of similarities that reorganisation keeps.
+        video_word: what happens to the other words' similarities with the video (Table 5).
+        sentence_frame: ... to the other frames' with the sentence (Table 6).
+        frame_word_words: ... along the words of the frame-word matrix (Tables 7, 8).
+        frame_word_frames: ... along its frames.
+        weighting: how the similarities of one contrast are weighted: `isa`, or `softmax` without interaction.
+        aggregation: how the contrasts' scores become one.
+        temporal: `none` leaves the temporal encoder out (Table 10).
+        num_layers: layers of the temporal encoder.
+        max_frames: n at most.
+        heads: of the language-video attention (Table 12).
+        projections: see `LanguageVideoAttention`.
+        residual: see `LanguageVideoAttention` (Table 11).
+        dropout: see `LanguageVideoAttention`; scores of training steps then come from the literal form.
+        softmax_scale: lambda of ISA (Table 13).
+        sdr_weight: alpha, weight of similarity decorrelation; 0 leaves it out (Fig. 7).
+        logit_scale: where the learned scale starts; the encoder's own when null.
+        optimizer: rates, decay, schedule.
+        evaluation: how scores become numbers.
+
+    Raises:
+        ConfigError: no contrast, an unknown or a repeated one.
+    """
+
+    def __init__(
+        self,
+        encoder: CLIPEncoder,
+        contrasts: Sequence[Contrast] = CONTRASTS,
+        conditioned: Sequence[Contrast] = CONTRASTS,
+        keep_rate: float = 0.1,
+        video_word: Reorganisation = "removal",
+        sentence_frame: Reorganisation = "fusion",
+        frame_word_words: Reorganisation = "removal",
+        frame_word_frames: Reorganisation = "removal",
+        weighting: Literal["isa", "softmax"] = "isa",
+        aggregation: Literal["lsa", "softmax", "mean"] = "lsa",
+        temporal: Literal["transformer", "none"] = "transformer",
+        num_layers: int = 3,
+        max_frames: int = 77,
+        heads: int = 1,
+        projections: bool = True,
+        residual: bool = True,
+        dropout: float = 0.0,
+        softmax_scale: float = 100.0,
+        sdr_weight: float = 0.5,
+        logit_scale: float | None = None,
+        optimizer: Optimizer = Optimizer(),
+        evaluation: Evaluation = Evaluation(),
+    ) -> None:
+        super().__init__(optimizer, evaluation)
+        _check_contrasts(contrasts, "contrasts")
+        _check_contrasts(conditioned, "conditioned", may_be_empty=True)
+        if not 0 < keep_rate <= 1:
+            raise ConfigError(f"model.keep_rate is {keep_rate}; it is a share of the words: above 0, at most 1")
+        self.encoder = encoder
+        self.contrasts = tuple(c for c in CONTRASTS if c in contrasts)
+        self.conditioned = frozenset(conditioned) & frozenset(contrasts)
+        self.keep_rate, self.sdr_weight, self.max_frames = keep_rate, sdr_weight, max_frames
+        self.max_words = encoder.context_length
+        self.kinds: dict[str, Reorganisation] = {
+            "video_word": video_word, "sentence_frame": sentence_frame,
+            "words": frame_word_words, "frames": frame_word_frames,
+        }  # fmt: skip
+        width = encoder.embed_dim
+        self.logit_scale = LogitScale(logit_scale or encoder.logit_scale_init)
+        self.temporal = None
+        if temporal == "transformer":
+            self.temporal = TemporalTransformer(width, max(1, width // 64), num_layers, max_frames)
+            if encoder.pretrained:
+                copy_clip_layers(
+                    self.temporal.layers, self.temporal.positions, encoder.text_blocks, encoder.text_positions
+                )
+        if self.conditioned:
+            try:
+                self.attention = LanguageVideoAttention(width, heads, projections, residual, dropout)
+            except ValueError as error:
+                raise ConfigError(f"model.heads: {error}") from None
+        linear = weighting == "isa"
+        self.weigh = nn.ModuleDict()
+        for contrast in self.contrasts[self.contrasts[0] == "video_sentence" :]:
+            frames = self.max_words if contrast in self.conditioned else max_frames
+            if contrast == "frame_word":
+                rows = reorganised_size(frames, keep_rate, frame_word_frames)
+                columns = reorganised_size(self.max_words, keep_rate, frame_word_words)
+                self.weigh[contrast] = BidirectionalAggregation(rows, columns, softmax_scale, linear)
+            else:
+                length = frames if contrast == "sentence_frame" else self.max_words
+                size = reorganised_size(length, keep_rate, self.kinds[contrast])
+                self.weigh[contrast] = InteractiveAggregation(size, softmax_scale, linear)
+        self.aggregate = ScoreAggregation(len(self.contrasts), aggregation)
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the frames that CLIP takes."""
+        return self.encoder.image_size
+
+    @property
+    def encoders(self) -> Sequence[nn.Module]:
+        """CLIP."""
+        return (self.encoder,)
+
+    def encode_video(self, video: VideoInput) -> VideoFeatures:
+        """Frame features after the temporal encoder."""
+        frames = self.encoder.encode_frames(video.frames, video.frame_mask)
+        if self.temporal is not None:
+            frames = self.temporal(frames, video.frame_mask)
+        return VideoFeatures(frames, video.frame_mask)
+
+    def encode_text(self, text: TextInput) -> TextFeatures:
+        """Sentence and word features."""
+        return TextFeatures(*self.encoder.encode_text(text.tokens, text.token_mask), text.token_mask)
+
+    def score(self, texts: TextFeatures, videos: VideoFeatures) -> Tensor:
+        """(T, V) scores of all pairs; without gradients in blocks of texts, so that memory stays small."""
+        if torch.is_grad_enabled():
+            return self.aggregate(self.contrast_scores(texts, videos))  # type: ignore[no-any-return]
+        block = max(1, BLOCK_NUMBERS // (len(videos) * (texts.words.shape[1] + 1) ** 2))
+        parts = [texts[i : i + block] for i in range(0, len(texts), block)]
+        return torch.cat([self.aggregate(self.contrast_scores(part, videos)) for part in parts])
+
+    def compute_losses(self, texts: TextFeatures, videos: VideoFeatures, video_index: Tensor) -> Mapping[str, Tensor]:
+        """Symmetric InfoNCE over the batch, and decorrelation of the matching pairs' scores."""
+        scores = self.contrast_scores(texts, videos)
+        losses = {"contrast": symmetric_cross_entropy(self.aggregate(scores), video_index)}
+        if self.sdr_weight and len(self.contrasts) > 1:
+            losses["decorrelation"] = self.sdr_weight * similarity_decorrelation(scores)
+        return losses
+
+    def contrast_scores(self, texts: TextFeatures, videos: VideoFeatures) -> Tensor:
+        """The scaled scores of each contrast that enter the aggregation, (T, V, number of contrasts)."""
+        texts = _without_common_padding(texts)
+        conditioned, plain = self._conditioned(texts, videos), self._plain(texts, videos)
+        scores = []
+        for contrast in self.contrasts:
+            similarities, mask = (conditioned if contrast in self.conditioned else plain)[contrast]
+            scores.append(self._weigh(contrast, similarities, mask))
+        return self.logit_scale(torch.stack(scores, dim=-1)).transpose(0, 1)  # type: ignore[no-any-return]
+
+    def attention_weights(self, texts: TextFeatures, videos: VideoFeatures) -> Tensor:
+        """What sentence and words look at, mean over heads: (T, V, m + 1, n), row 0 is the sentence.
+
+        Raises:
+            ConfigError: no contrast is conditioned on the text.
+        """
+        if not self.conditioned:
+            raise ConfigError("this run has no contrast that looks at the video through the text: model.conditioned=[]")
+        queries = torch.cat([texts.sentence[:, None], texts.words], dim=1)
+        weights = self.attention.weights(queries.flatten(0, 1), videos.frames, videos.frame_mask).mean(1)  # (V, n, T q)
+        by_text: Tensor = weights.unflatten(2, queries.shape[:2]).permute(2, 0, 3, 1)
+        return by_text
+
+    def _conditioned(self, texts: TextFeatures, videos: VideoFeatures) -> dict[Contrast, tuple[Tensor, Tensor]]:
+        """Similarities (V, T, ...) of the conditioned contrasts, each with its mask (T, ...)."""
+        if not self.conditioned:
+            return {}
+        coarse = not self.conditioned.isdisjoint({"video_sentence", "video_word"})
+        fine = not self.conditioned.isdisjoint({"sentence_frame", "frame_word"})
+        sentence = texts.sentence[:, None]
+        queries = torch.cat([*([sentence] if coarse else []), *([texts.words] if fine else [])], dim=1)
+        others = torch.cat([sentence, texts.words], dim=1)
+        literal = self.training and self.attention.dropout.p > 0
+        form = self.attention.literal_cosines if literal else self.attention.cosines
+        cosines = form(queries, videos.frames, videos.frame_mask, others)
+        words = texts.word_mask
+        by_sentence, by_word = cosines[:, :, 0], cosines[:, :, int(coarse) :]
+        return {
+            "video_sentence": (by_sentence[..., :1], words[:, :1]),
+            "video_word": (by_sentence[..., 1:], words),
+            "sentence_frame": (by_word[..., 0], words),
+            "frame_word": (by_word[..., 1:], words[:, :, None] & words[:, None, :]),
+        }
+
+    def _plain(self, texts: TextFeatures, videos: VideoFeatures) -> dict[Contrast, tuple[Tensor, Tensor]]:
+        """The same without conditioning: frames are the video's own, masks (V, 1, n) or (V, T, n, m)."""
+        if len(self.conditioned) == len(self.contrasts):
+            return {}
+        count = videos.frames.shape[1]
+        if count > self.max_frames:
+            raise ValueError(f"{count} frames, but model.max_frames is {self.max_frames}: raise it")
+        video = F.normalize(masked_mean(videos.frames, videos.frame_mask), dim=-1)
+        frames = F.normalize(videos.frames, dim=-1)
+        sentence, words = F.normalize(texts.sentence, dim=-1), F.normalize(texts.words, dim=-1)
+        exists, spoken = videos.frame_mask[:, None], texts.word_mask
+        return {
+            "video_sentence": ((video @ sentence.T)[..., None], spoken[:, :1]),
+            "video_word": (torch.einsum("vd,tmd->vtm", video, words), spoken),
+            "sentence_frame": (torch.einsum("vnd,td->vtn", frames, sentence), exists),
+            "frame_word": (
+                torch.einsum("vnd,tmd->vtnm", frames, words),
+                exists[..., None] & spoken[None, :, None, :],
+            ),
+        }
+
+    def _weigh(self, contrast: Contrast, similarities: Tensor, mask: Tensor) -> Tensor:
+        """(V, T, ...) similarities of one contrast to one score (V, T)."""
+        if contrast == "video_sentence":
+            return similarities[..., 0]
+        frames = self.max_words if contrast in self.conditioned else self.max_frames
+        rate = self.keep_rate
+        if contrast == "frame_word":
+            s, mask = reorganise(similarities, mask, self.max_words, rate, self.kinds["words"])
+            s, mask = reorganise(s.mT, mask.mT, frames, rate, self.kinds["frames"])
+            return self.weigh[contrast](s.mT, mask.mT)  # type: ignore[no-any-return]
+        length = frames if contrast == "sentence_frame" else self.max_words
+        return self.weigh[contrast](*reorganise(similarities, mask, length, rate, self.kinds[contrast]))  # type: ignore[no-any-return]
+
+
+def _check_contrasts(contrasts: Sequence[Contrast], name: str, may_be_empty: bool = False) -> None:
+    for contrast in contrasts:
+        if contrast not in CONTRASTS:
+            raise ConfigError(f"model.{name}: no contrast '{contrast}'; {nearest(contrast, CONTRASTS)}")
+    if len(set(contrasts)) != len(contrasts) or not (contrasts or may_be_empty):
+        raise ConfigError(f"model.{name} is {list(contrasts)}: name each contrast once, out of {', '.join(CONTRASTS)}")
+
+
+def _without_common_padding(texts: TextFeatures) -> TextFeatures:
+    """Cuts places that no caption fills: they take part in nothing, but cost like words."""
+    filled = texts.word_mask.any(0).nonzero()
+    longest = int(filled[-1]) + 1 if len(filled) else 1
+    return TextFeatures(texts.sentence, texts.words[:, :longest], texts.word_mask[:, :longest])

@@ -1,0 +1,164 @@
+"""Language-video attention: each text vector looks at a video's frames (X-Pool's block, TC-MGC Eqs. 2-11).
+
+For a query q (a sentence or a word) and the frames of a video:
+
+    a     = softmax_frames(LN1(q) W_Q . (LN1(frames) W_K)^T / sqrt(d_p))
+    z_hat = LN2((a . LN1(frames) W_V) W_O)
+    z     = LN3(FC(z_hat) + z_hat)
+
+What retrieval needs of z is its cosine with text vectors. `attend` computes z itself, T V q D numbers for all pairs;
+`cosines` gives the same cosines without any vector of width D for a pair. Between the attention weights and the cosine
+everything is affine or a layer norm, so z is a combination of n H + 2 vectors that belong to the video (n frames,
+H heads), and means, variances and norms of combinations are quadratic forms in small Gram matrices:
+
+    x        = sum_f a_f U_f                 U = LN1(frames) W_V W_O + b_O, per head
+    LN2(x)   = gamma_2 (sum_f a_f C_f) / s_2 + beta_2        C = U - mean(U),  s_2^2 = a^T (C C^T / D) a + eps
+    FC + id  = sum_f (a_f / s_2) P_f + P_0                   P_f = (W + I)(gamma_2 C_f),  P_0 = (W + I) beta_2 + b
+    LN3      the same with the n H + 1 vectors P; beta_3 joins as the last vector
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tvr_lightning.nn.masked import masked_softmax
+
+
+def _identity(width: int) -> nn.Linear:
+    layer = nn.Linear(width, width)
+    nn.init.eye_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class LanguageVideoAttention(nn.Module):
+    """Language-video attention with one set of weights for sentences and words.
+
+    Projections and the fully connected layer start as the identity with zero bias.
+
+    Args:
+        width: D.
+        heads: attention heads; D is a multiple.
+        projections: whether W_Q, W_K, W_V and W_O exist; the code that TC-MGC's authors released skips them.
+        residual: whether z_hat is added to the fully connected layer's output (TC-MGC Table 11).
+        dropout: on the fully connected layer's output while training.
+
+    Raises:
+        ValueError: the heads do not divide the width.
+    """
+
+    def __init__(
+        self, width: int, heads: int = 1, projections: bool = True, residual: bool = True, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"{heads} attention heads do not divide a width of {width}")
+        self.width, self.heads, self.residual = width, heads, residual
+        self.norm_inputs, self.norm_attended, self.norm_output = (nn.LayerNorm(width) for _ in range(3))
+        self.query, self.key, self.value, self.output = (
+            _identity(width) if projections else nn.Identity() for _ in range(4)
+        )
+        self.fc = _identity(width)
+        self.dropout = nn.Dropout(dropout)
+
+    def weights(self, queries: Tensor, frames: Tensor, frame_mask: Tensor) -> Tensor:
+        """Attention weights of every query over every video's frames.
+
+        Shapes: queries (Q, D); frames (V, n, D); frame_mask (V, n); returns (V, H, n, Q), which sums to 1 over n and
+        is 0 on padded frames.
+        """
+        return self._weights(queries, self.norm_inputs(frames), frame_mask)
+
+    def _weights(self, queries: Tensor, normed: Tensor, frame_mask: Tensor) -> Tensor:
+        (num_videos, count, _), size = normed.shape, self.width // self.heads
+        q = self.query(self.norm_inputs(queries)).unflatten(-1, (self.heads, size)) / math.sqrt(size)  # (Q, H, d)
+        k = self.key(normed).view(num_videos * count, self.heads, size)
+        # frames before queries: what follows then runs along the longest dimension
+        logits = torch.einsum("fhd,qhd->hfq", k, q).unflatten(1, (num_videos, count)).transpose(0, 1)
+        return masked_softmax(logits, frame_mask[:, None, :, None], dim=2)
+
+    def attend(self, queries: Tensor, frames: Tensor, frame_mask: Tensor) -> Tensor:
+        """What each query sees of each video, literally: (Q, D), (V, n, D), (V, n) -> z (V, Q, D)."""
+        normed = self.norm_inputs(frames)
+        a = self._weights(queries, normed, frame_mask)  # (V, H, n, Q)
+        values = self.value(normed).unflatten(-1, (self.heads, -1))  # (V, n, H, d)
+        z_hat = self.norm_attended(self.output(torch.einsum("vhnq,vnhd->vqhd", a, values).flatten(2)))
+        z = self.dropout(self.fc(z_hat))
+        return self.norm_output(z + z_hat if self.residual else z)  # type: ignore[no-any-return]
+
+    def literal_cosines(self, queries: Tensor, frames: Tensor, frame_mask: Tensor, others: Tensor) -> Tensor:
+        """`cosines` through `attend`: T V q D numbers, and dropout where there is some."""
+        z = self.attend(queries.flatten(0, 1), frames, frame_mask).unflatten(1, queries.shape[:2])  # (V, T, q, D)
+        return F.normalize(z, dim=-1) @ F.normalize(others, dim=-1).mT
+
+    def cosines(self, queries: Tensor, frames: Tensor, frame_mask: Tensor, others: Tensor) -> Tensor:
+        """Cosines between what queries see of a video and text vectors of the same caption.
+
+        Exactly the cosines of `attend`'s output, in O(n) numbers a query instead of O(D). Dropout has no such form.
+
+        Args:
+            queries: (T, q, D).
+            frames: (V, n, D).
+            frame_mask: (V, n) bool; a video has at least one frame.
+            others: (T, p, D), any length.
+
+        Returns:
+            (V, T, q, p).
+
+        Raises:
+            ValueError: dropout is active.
+        """
+        if self.training and self.dropout.p > 0:
+            raise ValueError("the low-rank form has no dropout: use `literal_cosines` while training with dropout")
+        num_texts, num_queries, num_videos = len(queries), queries.shape[1], len(frames)
+        normed = self.norm_inputs(frames)
+        a = self._weights(queries.flatten(0, 1), normed, frame_mask).flatten(1, 2)  # (V, H n, T q)
+        weight = self.fc.weight + torch.eye(self.width).to(self.fc.weight) if self.residual else self.fc.weight
+
+        centred = _centre(self._values(normed))  # C (V, H n, D)
+        first = a / _root(centred @ centred.mT / self.width, a, self.norm_attended.eps)
+        combined = F.linear(centred * self.norm_attended.weight, weight)  # P (V, H n, D)
+        constant = F.linear(self.norm_attended.bias, weight, self.fc.bias).expand(num_videos, 1, -1)
+        basis = _centre(torch.cat([combined, constant], dim=1))  # (V, H n + 1, D)
+        one = torch.ones_like(first[:, :1])
+        second = torch.cat([first, one], dim=1)
+        second = second / _root(basis @ basis.mT / self.width, second, self.norm_output.eps)
+        bias = self.norm_output.bias.expand(num_videos, 1, -1)
+        basis = torch.cat([basis * self.norm_output.weight, bias], dim=1)  # (V, H n + 2, D)
+        third = torch.cat([second, one], dim=1)
+        third = third / _root(basis @ basis.mT, third, torch.finfo(third.dtype).tiny)
+
+        products = F.linear(basis, F.normalize(others, dim=-1).flatten(0, 1))  # (V, H n + 2, T p)
+        products = products.unflatten(2, (num_texts, -1)).transpose(1, 2)  # (V, T, H n + 2, p)
+        coefficients = third.unflatten(2, (num_texts, num_queries)).permute(0, 2, 3, 1)  # (V, T, q, H n + 2)
+        cosines: Tensor = coefficients @ products
+        return cosines
+
+    def _values(self, normed: Tensor) -> Tensor:
+        """U: each frame's values through the output projection, head by head, (V, H n, D); a sum over heads has b_O."""
+        num_videos, count, width = normed.shape
+        values = self.value(normed)
+        if self.heads == 1:
+            return self.output(values)  # type: ignore[no-any-return]
+        size = width // self.heads
+        alone = values.new_zeros(num_videos, self.heads, count, width)
+        for head in range(self.heads):
+            part = slice(head * size, (head + 1) * size)
+            alone[:, head, :, part] = values[..., part]
+        if isinstance(self.output, nn.Linear):
+            alone = F.linear(alone, self.output.weight, self.output.bias / self.heads)
+        flat: Tensor = alone.flatten(1, 2)
+        return flat
+
+
+def _centre(x: Tensor) -> Tensor:
+    return x - x.mean(-1, keepdim=True)
+
+
+def _root(gram: Tensor, coefficients: Tensor, eps: float) -> Tensor:
+    """sqrt(c^T G c + eps): gram (V, r, r), coefficients (V, r, X) -> (V, 1, X)."""
+    return ((gram @ coefficients) * coefficients).sum(1, keepdim=True).clamp(min=0).add(eps).sqrt()

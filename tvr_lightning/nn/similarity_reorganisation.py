@@ -1,0 +1,142 @@
+"""From a vector or matrix of similarities to one score: reorganisation (SR), interaction (ISA), aggregation (LSA).
+
+TC-MGC (Jing, Yang, Chu 2025), Eqs. 16-32. Every function takes a mask of valid places and gives one: places that do not
+exist are never kept, fused or weighted.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from tvr_lightning.nn.masked import masked_softmax
+
+Reorganisation = Literal["removal", "fusion", "none"]
+
+
+def kept(length: int, keep_rate: float) -> int:
+    """k, how many of `length` similarities are kept: floor(r m), at least 1."""
+    return max(1, math.floor(keep_rate * length + 1e-9))  # 0.7 * 10 is 6.999... in floating point
+
+
+def reorganised_size(length: int, keep_rate: float, kind: Reorganisation) -> int:
+    """How many similarities `reorganise` gives for `length` of them."""
+    if kind == "none":
+        return length
+    return kept(length, keep_rate) + (kind == "fusion")
+
+
+def reorganise(
+    similarities: Tensor, mask: Tensor, length: int, keep_rate: float, kind: Reorganisation
+) -> tuple[Tensor, Tensor]:
+    """Sorts the last dimension in descending order and cuts it (Sec. 3.4).
+
+    Args:
+        similarities: (..., l) with l at most `length`.
+        mask: bool (..., l), broadcasts against it in the leading dimensions: which places exist.
+        length: l without cropped padding; k is a share of it.
+        keep_rate: r.
+        kind: `removal` keeps the k largest; `fusion` besides joins the others, weighted by their softmax, to one more;
+            `none` leaves everything in place.
+
+    Returns:
+        Similarities (..., `reorganised_size`) and their mask, which broadcasts alike; 0 where the
+        mask is False.
+    """
+    if kind == "none":
+        missing = length - similarities.shape[-1]
+        padded = nn.functional.pad(similarities * mask, (0, missing))
+        return padded, nn.functional.pad(mask, (0, missing))
+    keep = kept(length, keep_rate)
+    missing = max(0, keep - similarities.shape[-1])
+    floor = torch.finfo(similarities.dtype).min
+    largest, index = similarities.masked_fill(~mask, floor).topk(keep - missing, dim=-1)
+    # sorted in descending order, what is not there comes last
+    exists = torch.arange(keep - missing, device=mask.device) < mask.sum(-1, keepdim=True)
+    largest = largest.masked_fill(~exists, 0.0)
+    if missing:
+        largest, exists = nn.functional.pad(largest, (0, missing)), nn.functional.pad(exists, (0, missing))
+    if kind == "fusion":
+        rest = mask.expand_as(similarities).scatter(-1, index, False)
+        fused = (masked_softmax(similarities, rest) * similarities).sum(-1, keepdim=True)
+        exists = torch.cat([exists.expand_as(largest), rest.any(-1, keepdim=True)], dim=-1)
+        largest = torch.cat([largest, fused], dim=-1)
+    return largest, exists
+
+
+def identity_layer(size: int) -> nn.Linear:
+    """A linear layer without bias that starts as the identity."""
+    layer = nn.Linear(size, size, bias=False)
+    nn.init.eye_(layer.weight)
+    return layer
+
+
+class InteractiveAggregation(nn.Module):
+    """ISA: a weighted sum of similarities whose weights look at all of them (Eqs. 18-21).
+
+    w = softmax(scale L(softmax(scale s))), score = sum(w s). Without the layer L, w = softmax(scale s).
+
+    Args:
+        size: length of the vector.
+        scale: lambda of both softmaxes (Table 13); the equations print none.
+        linear: whether L exists; it starts as the identity.
+    """
+
+    def __init__(self, size: int, scale: float, linear: bool = True) -> None:
+        super().__init__()
+        self.scale = scale
+        self.interact = identity_layer(size) if linear else None
+
+    def forward(self, similarities: Tensor, mask: Tensor) -> Tensor:
+        """(..., size) and its mask -> (...)."""
+        weights = masked_softmax(self.scale * similarities, mask)
+        if self.interact is not None:
+            weights = masked_softmax(self.scale * self.interact(weights), mask)
+        return (weights * similarities).sum(-1)
+
+
+class BidirectionalAggregation(nn.Module):
+    """Bi-ISA: a matrix of frames and words to one score, in both orders, averaged (Eqs. 22-30).
+
+    Args:
+        frames: rows.
+        words: columns.
+        scale: lambda.
+        linear: see `InteractiveAggregation`.
+    """
+
+    def __init__(self, frames: int, words: int, scale: float, linear: bool = True) -> None:
+        super().__init__()
+        self.over_frames, self.then_words = (InteractiveAggregation(n, scale, linear) for n in (frames, words))
+        self.over_words, self.then_frames = (InteractiveAggregation(n, scale, linear) for n in (words, frames))
+
+    def forward(self, similarities: Tensor, mask: Tensor) -> Tensor:
+        """(..., frames, words) and its mask -> (...)."""
+        by_word = self.over_frames(similarities.mT, mask.mT)
+        by_frame = self.over_words(similarities, mask)
+        score: Tensor = (self.then_words(by_word, mask.any(-2)) + self.then_frames(by_frame, mask.any(-1))) / 2
+        return score
+
+
+class ScoreAggregation(nn.Module):
+    """LSA: the scores of several contrasts to one (Eqs. 31-32).
+
+    Args:
+        count: number of contrasts.
+        kind: `lsa` w = softmax(L s) with L the identity at start; `softmax` w = softmax(s); `mean`.
+    """
+
+    def __init__(self, count: int, kind: Literal["lsa", "softmax", "mean"]) -> None:
+        super().__init__()
+        self.kind = kind
+        self.interact = identity_layer(count) if kind == "lsa" else None
+
+    def forward(self, scores: Tensor) -> Tensor:
+        """(..., count) -> (...)."""
+        if self.kind == "mean":
+            return scores.mean(-1)
+        logits = scores if self.interact is None else self.interact(scores)
+        return (logits.softmax(-1) * scores).sum(-1)
