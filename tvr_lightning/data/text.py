@@ -79,3 +79,10 @@ class CLIPTokenizer:
         # from the end token's place, because 0 is also the token of "!"
         mask = torch.arange(width) < length.unsqueeze(1)
         return TokenizedText(torch.tensor(rows, dtype=torch.int64).reshape(-1, width), mask, length > width)
+
+    def words(self, tokens: Tensor) -> tuple[str, ...]:
+        """Spells the tokens (m,) of a caption, start and end left out; a piece that a word goes on from ends in `-`."""
+        encoding = _byte_pair_encoding()
+        pieces = [encoding.decoder[token] for token in tokens.tolist()[1:]]
+        spelt = pieces[: pieces.index(encoding.decoder[encoding.eot_token_id])]
+        return tuple(p.removesuffix("</w>") if p.endswith("</w>") else f"{p}-" for p in spelt)
