@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tvr_lightning.cli import main
 from tvr_lightning.errors import RunError
-from tvr_lightning.results import find_runs, read_run, write_json, written_atomically
+from tvr_lightning.results import find_runs, read_ranks, read_run, write_json, written_atomically
 
 
 def content(**changes: object) -> dict[str, object]:
@@ -33,6 +32,7 @@ def runs(tmp_path: Path) -> Path:
         "plain": {},
         "tested": {"selected_on_test": True, "seed": 7},
         "small": {"data": {"left_out": 3, "subset": 20, "videos": 8, "captions": 8}},
+        "leak": {"metrics": {"test/leaky/t2v/R@1": 99.0}},
     }.items():
         folder = tmp_path / "runs" / "exp" / name
         folder.mkdir(parents=True)
@@ -68,31 +68,54 @@ def test_marks_say_why_a_run_stands_apart(runs: Path) -> None:
         "plain": [],
         "tested": ["selected on test"],
         "small": ["3 videos left out", "subset 20"],
+        "leak": ["leaky"],
     }
-
-
-def test_compare_prints_one_row_a_run(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["compare", str(runs / "exp" / "plain"), str(runs / "exp" / "tested")]) == 0
-    out = capsys.readouterr().out
-    assert "exp/plain" in out
-    assert "321.5*" in out
-    assert "selected on test" in out
-    assert "small" not in out
-    assert main(["compare", str(runs)]) == 0
-    assert "3 videos left out; subset 20" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("path", "message"), [("exp/plan", "did you mean"), ("empty", "holds no finished run"), ("broken", "is damaged")]
-)
-def test_compare_names_what_is_wrong(runs: Path, path: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    (runs / "empty").mkdir()
-    (runs / "broken").mkdir()
-    (runs / "broken" / "metrics.json").write_text("{")
-    assert main(["compare", str(runs / path), "--runs_dir", str(runs)]) == 1
-    assert message in capsys.readouterr().err
 
 
 def test_reading_a_folder_without_results(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="did not finish a test"):
         read_run(tmp_path)
+
+
+def test_ranks_are_read_in_an_order_of_their_own(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [
+        ("v2t", "b", "b", 3),
+        ("t2v", "b#1", "b", 2),
+        ("t2v", "a#0", "a", 0),
+        ("v2t", "a", "a", 1),
+        ("t2v", "b#0", "b", 5),
+    ]
+    for name, order in {"one": rows, "two": rows[::-1]}.items():
+        columns = {
+            "direction": [r[0] for r in order],
+            "query": [r[1] for r in order],
+            "video": [r[2] for r in order],
+            "greater": [r[3] for r in order],
+            "tied_other": [0] * 5,
+            "tied_own": [1] * 5,
+            "average_precision": [1 / (1 + r[3]) for r in order],
+        }
+        (tmp_path / name).mkdir()
+        pq.write_table(pa.table(columns), tmp_path / name / "ranks.parquet")
+        stored = read_ranks(tmp_path / name)
+        assert stored.queries == tuple(sorted(r[:3] for r in rows))
+        assert stored.ranks.t2v.greater.tolist() == [0, 5, 2]
+        assert stored.ranks.t2v.video.tolist() == [0, 1, 1]
+        assert stored.ranks.v2t.greater.tolist() == [1, 3]
+        assert stored.ranks.v2t.query.tolist() == [0, 1]
+    (tmp_path / "two" / "ranks.parquet").write_bytes(b"PAR1")
+    with pytest.raises(RunError, match=r"ranks\.parquet is damaged"):
+        read_ranks(tmp_path / "two")
+    with pytest.raises(RunError, match=r"has no ranks\.parquet"):
+        read_ranks(tmp_path)
+
+
+def test_a_damaged_configuration_is_named(runs: Path) -> None:
+    run = read_run(runs / "exp" / "plain")
+    assert run.config == {}
+    (run.path / "config.yaml").write_text("a: [")
+    with pytest.raises(RunError, match=r"config\.yaml is damaged"):
+        _ = read_run(run.path).config

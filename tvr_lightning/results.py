@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +19,10 @@ if TYPE_CHECKING:
 
     from tvr_lightning.data.datamodule import Split
     from tvr_lightning.evaluation import EvaluationResult
+    from tvr_lightning.metrics.ranking import Ranks
 
 METRICS, RANKS, CONFIG, CHECKPOINTS = "metrics.json", "ranks.parquet", "config.yaml", "checkpoints"
 PREDICTIONS = "predictions.parquet"
-SHOWN = ("R@1", "R@5", "R@10", "MdR", "MnR")
 REQUIRED = {
     "experiment",
     "dataset",
@@ -104,6 +105,53 @@ def write_ranks(path: Path, result: EvaluationResult, split: Split) -> None:
         pq.write_table(pa.concat_tables(tables), temporary)
 
 
+@dataclass(frozen=True)
+class StoredRanks:
+    """A run's ranks, read back in an order that does not depend on how the run came to its queries.
+
+    Attributes:
+        queries: (direction, query, video) of every row; runs with equal ones can be compared query by query.
+        ranks: the rows of each direction, in this order.
+    """
+
+    queries: tuple[tuple[str, str, str], ...]
+    ranks: Ranks
+
+
+def read_ranks(folder: Path) -> StoredRanks:
+    """Reads a run's `ranks.parquet`.
+
+    Raises:
+        RunError: there is none, or it is damaged.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    import torch
+
+    from tvr_lightning.metrics.ranking import DirectionRanks, Ranks
+
+    path = folder / RANKS
+    columns = ["direction", "query", "video", "greater", "tied_other", "tied_own", "average_precision"]
+    try:
+        rows = pq.read_table(path, columns=columns).to_pydict()
+    except FileNotFoundError:
+        raise RunError(f"{folder} has no {RANKS}; test the run again") from None
+    except (OSError, pa.ArrowException) as error:
+        raise RunError(f"{path} is damaged ({error}); test the run again") from None
+    keys = list(zip(rows["direction"], rows["query"], rows["video"], strict=True))
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    video = {name: i for i, name in enumerate(sorted(set(rows["video"])))}
+
+    def direction(name: str) -> DirectionRanks:
+        own = [i for i in order if keys[i][0] == name]
+        greater, other, tied_own = (torch.tensor([rows[c][i] for i in own], dtype=torch.int64) for c in columns[3:6])
+        precision = torch.tensor([rows["average_precision"][i] for i in own], dtype=torch.float64)
+        videos = torch.tensor([video[keys[i][2]] for i in own], dtype=torch.int64)
+        return DirectionRanks(greater, other, tied_own, precision, videos, torch.arange(len(own)))
+
+    return StoredRanks(tuple(keys[i] for i in order), Ranks(direction("t2v"), direction("v2t")))
+
+
 def caption_id(split: Split, index: int) -> str:
     """Names a caption by its video and its place among that video's captions: `video7#0`."""
     video = int(split.caption_video[index])
@@ -122,12 +170,33 @@ class Run:
     path: Path
     content: Mapping[str, Any]
 
+    @cached_property
+    def config(self) -> Mapping[str, Any]:
+        """The resolved configuration; empty where the folder has none."""
+        import yaml
+
+        file = self.path / CONFIG
+        try:
+            content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise RunError(f"{file} is damaged ({' '.join(str(error).split())})") from None
+        return content if isinstance(content, dict) else {}
+
+    @property
+    def leaky(self) -> bool:
+        """Whether the scores read the ground truth."""
+        return any(name.startswith("test/leaky/") for name in self.content["metrics"])
+
     @property
     def marks(self) -> list[str]:
         """Why the figures must not be ranked with plain ones: subset, left out, selected on test, ..."""
         c = self.content
         data = c["data"]
         marks = []
+        if self.leaky:
+            marks.append("leaky")
         if c["selected_on_test"]:
             marks.append("selected on test")
         if data["left_out"]:
@@ -175,36 +244,6 @@ def find_runs(paths: Sequence[Path], runs_dir: Path = Path("runs")) -> list[Run]
             raise RunError(f"{path} holds no finished run (no {METRICS} below it)")
         runs.update((p, read_run(p)) for p in found)
     return list(runs.values())
-
-
-def compare_table(runs: Sequence[Run]) -> Table:
-    """One row per run: test metrics of both directions, probes where there are any, and what sets a run apart."""
-    from rich.table import Table
-
-    probes = sorted({m for r in runs for m in r.content["metrics"] if m.startswith("test/probe/")})
-    several = len({(r.content["dataset"], r.content["split"]) for r in runs}) > 1
-    table = Table(title="test results", caption="R@K, probes in percent; * = see notes", padding=(0, 0, 0, 1))
-    for column in ["run", *(["data"] if several else []), "seed"]:
-        table.add_column(column, overflow="fold")
-    for direction in ("t2v", "v2t"):
-        for name in SHOWN:
-            table.add_column(f"{direction}\n{name}", justify="right")
-    for column in ["SumR", *(m.removeprefix("test/probe/") for m in probes)]:
-        table.add_column(column, justify="right")
-    table.add_column("notes", overflow="fold")
-    for run in runs:
-        c, metrics = run.content, run.content["metrics"]
-        figures = [metrics.get(f"test/{d}/{n}") for d in ("t2v", "v2t") for n in SHOWN]
-        figures += [metrics.get("test/SumR"), *(metrics.get(m) for m in probes)]
-        star = "*" if run.marks else ""
-        table.add_row(
-            f"{c['experiment']}/{run.path.name}",
-            *([f"{c['dataset']} {c['split']}"] if several else []),
-            str(c["seed"]),
-            *("-" if f is None else f"{f:.1f}{star}" for f in figures),
-            "; ".join(run.marks),
-        )
-    return table
 
 
 def result_table(content: Mapping[str, Any]) -> Table:
