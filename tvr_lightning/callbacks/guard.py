@@ -39,7 +39,7 @@ class FiniteLoss(Callback):
         self._check_pending(trainer)
         host = torch.empty((), dtype=torch.bool, pin_memory=True)
         host.copy_(finite, non_blocking=True)
-        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event = torch.cuda.Event()
         event.record()
         self._pending = (trainer.global_step, self._batch, host, event)
 
