@@ -69,22 +69,6 @@ def test_seed_and_epoch_fix_everything_whatever_the_workers(make_data: Make) -> 
     assert keys(run(0, 2, 2)) != keys(first)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_cached_frames_are_the_decoded_ones_and_need_no_file(make_data: Make, copy: Path, workers: int) -> None:
-    plain, cached = (make_data(root=copy, cache_frames=c, num_workers=workers, batch_size=6) for c in (False, True))
-    for data in (plain, cached):
-        data.setup("fit")
-    loader = cached.train_dataloader()
-    assert keys(list(loader)) == keys(epoch_of(plain, 0))
-    expected = torch.cat([b.video.frames for b in epoch_of(plain, 1)])
-    for record in cached.splits["train"].records:
-        record.video_path.unlink()
-    loader.sampler.set_epoch(1)
-    again = list(loader)
-    assert torch.equal(torch.cat([b.video.frames for b in again]), expected)
-    assert all(b.video.frame_mask.all() for b in again)
-
-
 def test_ranks_share_an_epoch_without_overlap_and_step_alike() -> None:
     shares = [list(SeededSampler(11, seed=3, rank=r, world=3)) for r in range(3)]
     assert [len(s) for s in shares] == [3, 3, 3]

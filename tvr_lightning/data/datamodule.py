@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from tvr_lightning.data.annotations.base import TEST, TRAIN, VALIDATION, Annotations
+from tvr_lightning.data.cache import FrameCache
 from tvr_lightning.data.dataset import (
     CaptionDataset,
     CaptionSampling,
@@ -104,8 +105,9 @@ class VideoTextDataModule(LightningDataModule):
         subset: only the first N videos of each split, for trying things out; results say so.
         allow_missing: evaluate although videos of the split are missing; results carry the number left out.
         on_decode_error: `raise`, or `skip` to leave the video out of training and count it.
-        cache_frames: keep decoded frames in a temporary file, so that later epochs decode nothing; for datasets whose
-            frames fit the disk, and not with `jitter`.
+        cache_frames: keep decoded frames on disk, so that later epochs and runs decode nothing; not with `jitter`.
+        cache_dir: where; null for the user's cache folder.
+        cache_gib: bound of the cache's size in GiB; the clips that went unused longest make room.
         num_workers: processes that decode.
         seed: fixes order, caption choice and jitter; the command line takes it from `seed_everything`.
     """
@@ -127,6 +129,8 @@ class VideoTextDataModule(LightningDataModule):
         allow_missing: bool = False,
         on_decode_error: OnDecodeError = "raise",
         cache_frames: bool = False,
+        cache_dir: str | None = None,
+        cache_gib: float = 20,
         num_workers: int = 2,
         seed: int = 0,
     ) -> None:
@@ -152,7 +156,7 @@ class VideoTextDataModule(LightningDataModule):
         self.subset = subset
         self.allow_missing = allow_missing
         self.on_decode_error: OnDecodeError = on_decode_error
-        self.cache_frames = cache_frames
+        self.cache = FrameCache(cache_dir, cache_gib) if cache_frames else None
         self.num_workers = num_workers
         self.seed = seed
         self.splits: dict[str, Split] = {}
@@ -232,7 +236,7 @@ class VideoTextDataModule(LightningDataModule):
             missing,
             tuple(r.video_id for r in records if not r.captions),
             tuple((p.kind, rows[p.videos[0]], rows[p.videos[1]]) for p in probes),
-            reader=VideoReader(records, self.frames, self.on_decode_error, self.cache_frames),
+            reader=VideoReader(records, self.frames, self.on_decode_error, self.cache),
         )
 
     def _probes(self, name: str) -> list[Probe]:

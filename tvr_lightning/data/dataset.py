@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -15,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from tvr_lightning.data.cache import FrameCache
 from tvr_lightning.data.text import CLIPTokenizer
 from tvr_lightning.data.video import read_frames
 from tvr_lightning.errors import DataError, DecodeError
@@ -76,35 +75,6 @@ class TokenizedCaptions:
         return TextInput(self.tokens[index].long(), self.mask[index], index, self.video_index[index])
 
 
-class DecodedFrames:
-    """Decoded frames of a split in a temporary file that all workers map: later epochs decode nothing.
-
-    The file has no name once it is mapped, so nothing is left behind. It takes V * n * 3 * size^2 bytes at most.
-    """
-
-    def __init__(self, videos: int, options: FrameOptions) -> None:
-        self.shape = (options.num_frames, 3, options.size, options.size)
-        self._frames = _mapped(videos * math.prod(self.shape)).view(videos, *self.shape)
-        self._masks = _mapped(videos * options.num_frames).view(videos, options.num_frames)
-        self._filled = _mapped(videos)
-
-    def get(self, index: int) -> VideoInput | None:
-        """One video as a batch of one; None when it was not decoded yet."""
-        if not self._filled[index]:
-            return None
-        return VideoInput(self._frames[index, None].clone(), self._masks[index, None].bool(), torch.tensor([index]))
-
-    def put(self, index: int, video: VideoInput) -> None:
-        """Keeps a video; the mark that it is there comes last, so that a reader never sees half of it."""
-        self._frames[index], self._masks[index] = video.frames[0], video.frame_mask[0]
-        self._filled[index] = 1
-
-
-def _mapped(size: int) -> Tensor:
-    with tempfile.TemporaryDirectory(prefix="tvr-frames-") as folder:
-        return torch.from_file(str(Path(folder) / "frames"), shared=True, size=size, dtype=torch.uint8)
-
-
 class VideoReader:
     """Decodes records, and keeps account of those that cannot be decoded.
 
@@ -112,20 +82,25 @@ class VideoReader:
         records: the split's videos.
         frames: how frames are taken.
         on_decode_error: whether a video that cannot be decoded stops the run.
-        cache: whether decoded frames are kept for later epochs.
+        cache: keeps decoded frames; not with a generator.
 
     Attributes:
         failed: (V,) bool in shared memory, so that counts survive in the main process when workers decode.
+        uncached: (V,) bool likewise, True where the cache did not keep a video that was decoded.
     """
 
     def __init__(
-        self, records: Sequence[Record], frames: FrameOptions, on_decode_error: OnDecodeError, cache: bool = False
+        self,
+        records: Sequence[Record],
+        frames: FrameOptions,
+        on_decode_error: OnDecodeError,
+        cache: FrameCache | None = None,
     ) -> None:
         self.records = records
-        self.decoded = DecodedFrames(len(records), frames) if cache and records else None
         self.frames = frames
         self.on_decode_error = on_decode_error
-        self.failed = torch.zeros(len(records), dtype=torch.bool).share_memory_()  # type: ignore[no-untyped-call]
+        self.cache = cache
+        self.failed, self.uncached = torch.zeros(2, len(records), dtype=torch.bool).share_memory_()
 
     def read(self, index: int, generator: np.random.Generator | None = None) -> VideoInput | None:
         """Decodes one video; None when it cannot be decoded and such videos are skipped.
@@ -133,15 +108,17 @@ class VideoReader:
         Raises:
             DecodeError: with the path and the decoder's reason, under `on_decode_error: raise`.
         """
-        known = self.decoded.get(index) if self.decoded else None
-        if known is not None:
-            return known
         record, o = self.records[index], self.frames
+        decode = partial(
+            read_frames, record.video_path, o.num_frames, o.sampling, o.fps, o.size,
+            start=record.start, end=record.end, generator=generator,
+        )  # fmt: skip
         try:
-            clip = read_frames(
-                record.video_path, o.num_frames, o.sampling, o.fps, o.size,
-                start=record.start, end=record.end, generator=generator,
-            )  # fmt: skip
+            if self.cache:
+                clip, kept = self.cache.fetch(record, o, decode)
+                self.uncached[index] = not kept
+            else:
+                clip = decode()
         except DecodeError as error:
             if self.on_decode_error == "raise":
                 raise
@@ -149,10 +126,7 @@ class VideoReader:
                 warnings.warn(f"skipped and counted: {error}", stacklevel=1)
             self.failed[index] = True
             return None
-        video = VideoInput(clip.frames[None], clip.mask[None], torch.tensor([index]))
-        if self.decoded:
-            self.decoded.put(index, video)
-        return video
+        return VideoInput(clip.frames[None], clip.mask[None], torch.tensor([index]))
 
 
 class PairDataset(Dataset[VideoTextBatch | None]):
