@@ -1,0 +1,92 @@
+"""DiDeMo (Hendricks et al. 2017): Flickr videos whose moments are described; paragraph retrieval.
+
+{train,val,test}_data.json        [{"video": name, "description": sentence, ...}, ...]; 8,395 / 1,065 / 1,004 videos
+{train,val,test}_list.txt         optional, one name a line; 8,392 / 1,065 / 1,004
+
+A name carries the extension that Flickr served (.mov .avi .mp4 .mpg .3gp ..., or a bare dot), and some videos have two
+names: 1,094 names are 1,065 videos in val, 1,037 are 1,004 in test. A video is therefore known by its stem; the file
+on disk may have any extension, or `.mp4` appended to the name.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tvr_lightning.data.annotations.base import TEST, TRAIN, VALIDATION, SplitAnnotations
+from tvr_lightning.data.annotations.readers import (
+    check_fields,
+    check_ids,
+    check_kind,
+    clean_captions,
+    pick,
+    read_json,
+    read_list,
+    warn_unlisted,
+)
+from tvr_lightning.types import Record
+
+STEMS = {TRAIN: "train", VALIDATION: "val", TEST: "test"}
+# those of the annotations, after what conversion makes
+EXTENSIONS = (
+    *("mp4", "webm", "mkv", "avi", "mov", "mpg", "3gp", "wmv", "m4v", "3g2"),
+    *("mts", "m2ts", "mpeg", "qt", "3gpp", "asf", "divx", "flv", "null", ""),
+)
+ANNOTATED = 30.0  # seconds: annotators saw six segments of 5 s, whatever the file's length
+
+
+class DiDeMo(SplitAnnotations):
+    """Reader of DiDeMo; nothing is read before it is asked for, and every file only once.
+
+    A record's id is the stem of its name; its only caption joins all descriptions of the video, under either name, by
+    spaces in the order of the file, as CLIP4Clip and its successors do: the segments that several annotators gave for
+    one description disagree and fix no order in time. Records end after the 30 s that annotators saw.
+    With a list, videos stand in its order and others are left out, with a warning that names them; without one, in
+    the order of their first description.
+
+    Args:
+        root: the folder of the annotation files.
+        videos: the folder of the video files, inside the root.
+        name: what results call the dataset; another one for another dataset in this layout.
+    """
+
+    def __init__(self, root: str | Path, videos: str = "videos", name: str = "DiDeMo") -> None:
+        super().__init__(name, root, videos, extensions=EXTENSIONS)
+
+    def load(self, split: str) -> list[Record]:
+        """Reads one split.
+
+        Raises:
+            DataError: a file is missing, broken or another dataset's, a listed video is not described, a video is in
+                two splits, or the split does not exist.
+        """
+        self.check_split(split)
+        path = self.require(f"{STEMS[split]}_data.json")
+        paragraphs = self.once(path, _parse)
+        names = f"{STEMS[split]}_list.txt"
+        if self.has(names):
+            listed = self.once(self.root / names, _parse_list)
+            what = f"{self.name} {split}"
+            chosen = pick(paragraphs, listed, what, str(path))
+            warn_unlisted(paragraphs, listed, what, str(path))
+            paragraphs = chosen
+        return self.records(split, paragraphs, end=ANNOTATED)
+
+
+def stem(name: str) -> str:
+    """Returns a name without its extension; `x.`, which ends in a bare dot, gives `x`."""
+    head, dot, _ = name.rpartition(".")
+    return head if dot else name
+
+
+def _parse(path: Path) -> dict[str, tuple[str, ...]]:
+    sentences: dict[str, list[str]] = {}
+    for number, entry in enumerate(check_kind(read_json(path), str(path), list, "a list of descriptions")):
+        where = f"{path}: entry {number}"
+        video, description = check_fields(entry, where, {"video": str, "description": str})
+        sentences.setdefault(stem(video), []).extend(clean_captions([description], f"{where} ({video})"))
+    check_ids(list(sentences), str(path))
+    return {i: (" ".join(texts),) for i, texts in sentences.items()}
+
+
+def _parse_list(path: Path) -> list[str]:
+    return check_ids([stem(name) for name in read_list(path)], str(path))
