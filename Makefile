@@ -1,4 +1,4 @@
-# Every target is one line in `make help`. Settings: EXP, CKPT, RUNS, ARGS, DATASET, PYTHON.
+# Every target is one line in `make help`. Settings: EXP, BASE, SEEDS, CKPT, RUNS, ARGS, DATASET, PYTHON.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 SHELL := /bin/bash
@@ -9,9 +9,10 @@ UV := .tools/bin/uv
 BIN := .venv/bin
 READY := .venv/.ready
 DATASET ?= shapes
-EXPERIMENTS := $(patsubst experiments/%.yaml,%,$(wildcard experiments/*.yaml))
+EXPERIMENTS := $(filter-out reported,$(patsubst experiments/%.yaml,%,$(wildcard experiments/*.yaml)))
+GRIDS := $(patsubst experiments/%.yaml,%,$(wildcard experiments/ablations/*/*.yaml))
 
-.PHONY: help setup data train eval smoke compare test test-all check format bench lock clean need-exp
+.PHONY: help setup data train eval smoke ablate compare dashboard test test-all check format bench lock clean need-exp
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,8 +41,19 @@ need-exp: $(READY)
 # the embedded dataset is made when it is not there; the others are the user's to fetch
 DATA_OF = $(if $(findstring shapes,$(EXP)),data)
 
-train: need-exp $(DATA_OF) ## train an experiment and test it: EXP=clip4clip_shapes ARGS='--trainer.max_epochs=1'
+# runs of several seeds get names of their own, so that the table at the end holds these and no others
+COMMA := ,
+HOME_OF_RUNS = $(or $(patsubst --runs_dir=%,%,$(filter --runs_dir=%,$(ARGS))),runs)/$(notdir $(EXP))
+
+train: need-exp $(DATA_OF) ## train an experiment and test it: EXP=clip4clip_shapes SEEDS=0,1,2 ARGS='--trainer.max_epochs=1'
+ifeq ($(SEEDS),)
 	@$(BIN)/tvr fit --config experiments/$(EXP).yaml $(ARGS)
+else
+	@began=$$(date +%Y%m%d-%H%M%S); folders=(); for seed in $(subst $(COMMA), ,$(SEEDS)); do \
+	  $(BIN)/tvr fit --config experiments/$(EXP).yaml $(ARGS) --seed_everything=$$seed --run_id=$$began-s$$seed || exit $$?; \
+	  folders+=("$(HOME_OF_RUNS)/$$began-s$$seed"); done; \
+	$(BIN)/tvr compare "$${folders[@]}"
+endif
 
 eval: need-exp $(DATA_OF) ## test weights: EXP=clip4clip_shapes CKPT=best (or last, a run folder, a file)
 	@$(BIN)/tvr test --config experiments/$(EXP).yaml --ckpt_path=$(or $(CKPT),best) $(ARGS)
@@ -49,8 +61,19 @@ eval: need-exp $(DATA_OF) ## test weights: EXP=clip4clip_shapes CKPT=best (or la
 smoke: $(READY) ## run every experiment for two batches on tiny generated data, or one: EXP=clip4clip_msrvtt
 	@$(BIN)/tvr smoke $(EXP)
 
-compare: $(READY) ## one table over runs: RUNS='runs/clip4clip_shapes runs/other'
-	@$(BIN)/tvr compare $(RUNS)
+# the grid names its experiment in `command`, unless BASE does
+GRID_BASE = $(or $(BASE),$(shell grep -s '^command:' experiments/$(EXP).yaml))
+ABLATE_DATA = $(if $(findstring shapes,$(GRID_BASE)),data)
+
+ablate: $(READY) $(ABLATE_DATA) ## run a grid, then compare: EXP=ablations/tc_mgc/heads BASE=tc_mgc_msrvtt
+	@[ -n "$(EXP)" ] || { echo "which grid? EXP=NAME, one of: $(GRIDS)" >&2; exit 2; }
+	@$(BIN)/tvr ablate --config experiments/$(EXP).yaml $(if $(BASE),--base experiments/$(BASE).yaml) $(ARGS)
+
+compare: $(READY) ## one table over runs: RUNS='runs/clip4clip_shapes runs/other' ARGS='--baseline clip4clip_shapes'
+	@$(BIN)/tvr compare $(RUNS) $(ARGS)
+
+dashboard: $(READY) ## one page over runs, runs/report.html: RUNS='runs/clip4clip_shapes runs/other'
+	@$(BIN)/tvr dashboard $(RUNS)
 
 test: $(READY) ## the fast tests, under 15 minutes on two cores
 	@$(BIN)/python -m pytest -q $(ARGS)
@@ -58,10 +81,11 @@ test: $(READY) ## the fast tests, under 15 minutes on two cores
 test-all: $(READY) ## all tests
 	@$(BIN)/python -m pytest -q -m '' $(ARGS)
 
-check: $(READY) ## lint, format and types
+check: $(READY) ## lint, format, types and docker/
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@docker/check.sh
 
 format: $(READY) ## format the code
 	@$(BIN)/ruff check --fix .

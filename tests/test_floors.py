@@ -14,6 +14,7 @@ FLOORS = {
     "evaluation": 2,
     "methods": 3,
     "callbacks": 4, "cli": 4, "config": 4, "arguments": 4, "results": 4, "training": 4, "trackers": 4, "smoke": 4,
+    "reported": 4, "comparison": 4, "comparison_text": 4, "ablation": 4, "dashboard": 4, "inspection": 4,
     "__main__": 4, "__init__": 4,
 }  # fmt: skip
 FILES = sorted(PACKAGE.rglob("*.py"))

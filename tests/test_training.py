@@ -53,7 +53,9 @@ def metrics(run: Path) -> dict[str, Any]:
 
 
 def test_a_run_leaves_what_the_specification_names(trained: Path, shapes_root: Path) -> None:
-    assert {p.name for p in trained.iterdir()} == {"config.yaml", "metrics.json", "ranks.parquet", "checkpoints"}
+    assert {p.name for p in trained.iterdir()} == {
+        *("config.yaml", "metrics.json", "ranks.parquet", "checkpoints", "curves.csv", "gallery.json"),
+    }
     assert {p.name for p in (trained / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     content = metrics(trained)
     assert content["dataset"] == "shapes"

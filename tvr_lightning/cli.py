@@ -6,12 +6,14 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from tvr_lightning import __version__
 from tvr_lightning.errors import ConfigError, TVRError, nearest
 
 INTERRUPTED = 130
 TABLE_WIDTH = 160
+FULL_WIDTH = 500
 
 HELP = """usage: tvr COMMAND ...
 
@@ -21,7 +23,10 @@ Text-video retrieval methods, trained and compared honestly.
   validate  evaluate weights on the split that selects
   test      evaluate weights on the test split    tvr test --config experiments/X.yaml --ckpt_path=best
   predict   write the ten best items of every test caption and video
-  compare   one table over runs                   tvr compare runs/clip4clip_shapes
+  ablate    run a grid of settings, then compare  tvr ablate --config experiments/ablations/tc_mgc/heads.yaml
+  compare   one table over runs and seeds         tvr compare runs/clip4clip_shapes --baseline RUN --format markdown
+  inspect   draw what a run looks at              tvr inspect runs/tc_mgc_shapes/RUN 'video1300#0'
+  dashboard one page over runs: runs/report.html  tvr dashboard
   data      make the embedded dataset             tvr data shapes
   smoke     run every experiment for two batches on tiny generated data
 
@@ -71,14 +76,91 @@ def _compare(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser("tvr compare", description="One table over the test results of runs.")
     parser.add_argument("runs", nargs="*", type=Path, help="run folders, or folders above runs; all when none is given")
     parser.add_argument("--runs_dir", type=Path, default=Path("runs"), help="where runs lie (default: runs)")
+    parser.add_argument("--baseline", metavar="RUN|EXPERIMENT", help="mark significant differences from it")
+    parser.add_argument("--metrics", default="", metavar="A,B", help="these columns, e.g. t2v/R@1,t2v/mAP,probe/order")
+    parser.add_argument("--full", action="store_true", help="all columns, differences and conditions spelt out")
+    parser.add_argument("--format", choices=("table", "markdown", "latex", "csv"), default="table")
     options = parser.parse_args(words[1:])
+    from tvr_lightning.comparison import compare, runs_with_baseline
+    from tvr_lightning.comparison_text import FORMATS, to_table
+    from tvr_lightning.reported import REPORTED, load_reported
+
+    runs = runs_with_baseline(options.runs, options.runs_dir, options.baseline)
+    metrics = [name.strip() for name in options.metrics.split(",") if name.strip()]
+    reported = load_reported() if REPORTED.is_file() else []
+    comparison = compare(runs, options.baseline, metrics, options.full, reported)
+    if options.format == "table":
+        _print_wide(to_table(comparison), FULL_WIDTH if options.full else TABLE_WIDTH)
+    else:
+        print(FORMATS[options.format](comparison), end="")
+    return 0
+
+
+def _print_runs(paths: Sequence[Path], runs_dir: Path = Path("runs")) -> None:
+    from tvr_lightning.comparison import compare_table
+    from tvr_lightning.results import find_runs
+
+    _print_wide(compare_table(find_runs(paths, runs_dir)), TABLE_WIDTH)
+
+
+def _print_wide(table: Any, width: int) -> None:
     from rich.console import Console
 
-    from tvr_lightning.results import compare_table, find_runs
-
-    table = compare_table(find_runs(options.runs, options.runs_dir))
     # figures that are cut say nothing: a narrow terminal wraps lines, a file takes them whole
-    Console(width=max(Console().width, TABLE_WIDTH)).print(table)
+    Console(width=max(Console().width, width)).print(table)
+
+
+def _ablate(words: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        "tvr ablate",
+        description="Run every point of a grid (a W&B sweep file) as `tvr fit`, then compare them.",
+        epilog="Settings of all points follow, e.g. --trainer.max_epochs=1. Points with a result are not run again.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", type=Path, required=True, help="the grid: experiments/ablations/METHOD/NAME.yaml")
+    parser.add_argument("--base", help="experiment file instead of the grid's own")
+    parser.add_argument("--dry_run", action="store_true", help="print the commands, run nothing")
+    options, settings = parser.parse_known_args(words[1:])
+    from tvr_lightning.ablation import describe, read_grid, run_grid
+
+    points = read_grid(options.config, options.base, settings)
+    if options.dry_run:
+        print(describe(points))
+        return 0
+    results, failed = run_grid(points)
+    if results:
+        _print_runs(results)
+    return 1 if failed else 0
+
+
+def _inspect(words: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        "tvr inspect", description="Draw the attention and the contrasts' scores of a run as PNG files in its folder."
+    )
+    parser.add_argument("run", type=Path, help="a run's folder, of a method that looks at frames through the text")
+    parser.add_argument("query", help="a test caption's id (video7#0), or any text")
+    parser.add_argument("--video", help="look at this test video; default: the caption's own, or the best for a text")
+    parser.add_argument("--against", type=Path, nargs="*", default=(), metavar="RUN", help="runs to show beside")
+    options = parser.parse_args(words[1:])
+    from tvr_lightning.inspection import inspect_run
+
+    for path in inspect_run(options.run, options.query, options.video, options.against):
+        print(path)
+    return 0
+
+
+def _dashboard(words: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser("tvr dashboard", description="One static page over runs, RUNS_DIR/report.html.")
+    parser.add_argument("runs", nargs="*", type=Path, help="run folders, or folders above runs; all when none is given")
+    parser.add_argument("--runs_dir", type=Path, default=Path("runs"), help="where runs lie (default: runs)")
+    options = parser.parse_args(words[1:])
+    from tvr_lightning.dashboard.page import write_page
+    from tvr_lightning.dashboard.wandb_report import write_report
+    from tvr_lightning.results import find_runs
+
+    runs = find_runs(options.runs, options.runs_dir)
+    print(write_page(runs, options.runs_dir / "report.html"))
+    print(write_report(runs))
     return 0
 
 
@@ -113,7 +195,10 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "validate": _lightning,
     "test": _lightning,
     "predict": _lightning,
+    "ablate": _ablate,
     "compare": _compare,
+    "inspect": _inspect,
+    "dashboard": _dashboard,
     "data": _data,
     "smoke": _smoke,
 }

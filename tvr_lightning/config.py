@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tvr_lightning.methods.base import RetrievalModule
 
 PARTS = ("trainer", "data", "method")
+GRIDS = "ablations"
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,11 @@ def load_experiment(path: str | os.PathLike[str], overrides: Sequence[str] = ())
 
 
 def experiments_in(folder: Path) -> list[str]:
-    """Names of the experiments in a folder, sorted; sub-folders of shared parts are left out."""
+    """Names of the experiments in a folder, sorted; shared parts, grids and the papers' figures are left out."""
     return sorted(
         p.relative_to(folder).with_suffix("").as_posix()
         for p in folder.rglob("*.yaml")
-        if p.relative_to(folder).parts[0] not in PARTS
+        if p.relative_to(folder).parts[0] not in (*PARTS, GRIDS, "reported.yaml")
     )
 
 

@@ -21,6 +21,9 @@ from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelChec
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.trainer.states import TrainerStatus
 
+from tvr_lightning.callbacks.attention import AttentionFigures
+from tvr_lightning.callbacks.curves import Curves
+from tvr_lightning.callbacks.galleries import Galleries
 from tvr_lightning.callbacks.guard import FiniteLoss
 from tvr_lightning.callbacks.progress import Bar, StartSummary, Throughput
 from tvr_lightning.callbacks.run_folder import RunFolder
@@ -237,6 +240,9 @@ def make_trainer(cli: ExperimentCLI, command: str, folder: Path) -> Trainer:
         Throughput(),
         FiniteLoss(),
         RunFolder(folder, config.experiment, encoder, config.seed_everything),
+        Curves(folder),
+        Galleries(folder),
+        AttentionFigures(),
     ]
     if settings["logger"] and command == "fit":
         callbacks.append(LearningRateMonitor("step"))
