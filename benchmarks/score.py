@@ -10,19 +10,15 @@ repetitions. Peak memory is what a call adds to the process (the allocator's pea
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
-import os
-import platform
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import torch
+from measure import PeakMemory, write_results
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -33,7 +29,6 @@ from tvr_lightning.methods.tc_mgc import TCMGC
 from tvr_lightning.types import TextFeatures, VideoFeatures
 
 REPEATS = 3
-LIBC = ctypes.CDLL("libc.so.6")
 Form = Callable[[Any, Any], Tensor]
 
 
@@ -99,47 +94,23 @@ def tc_mgc_forms(case: Case, device: str) -> tuple[torch.nn.Module, Mapping[str,
     model = TCMGC(encoder(case.dim, case.words), temporal="none", max_frames=case.frames).to(device)
     for parameter in model.parameters():
         parameter.data += 0.02 * torch.randn_like(parameter)
-    low_rank = model.attention.cosines
 
     def literal(texts: TextFeatures, videos: VideoFeatures) -> Tensor:
-        model.attention.cosines = model.attention.literal_cosines  # type: ignore[method-assign]
+        attention, low_rank = model.attention, model.attention.cosines
+
+        def cosines(queries: Tensor, _: Any, others: Tensor) -> Tensor:
+            return attention.literal_cosines(queries, videos.frames, videos.frame_mask, others)
+
+        attention.cosines = cosines  # type: ignore[method-assign]
         try:
             return model.aggregate(model.contrast_scores(texts, videos))  # type: ignore[no-any-return]
         finally:
-            model.attention.cosines = low_rank  # type: ignore[method-assign]
+            attention.cosines = low_rank  # type: ignore[method-assign]
 
     return model, {"literal": literal, "low-rank": model.score}
 
 
 FORMS = {"tc_mgc": tc_mgc_forms}
-
-
-class PeakMemory:
-    """Peak memory in MiB that the block adds; Linux counts resident pages, a GPU its allocator's bytes."""
-
-    def __init__(self, device: str) -> None:
-        self.device = device
-        self.mib = 0.0
-
-    def __enter__(self) -> PeakMemory:
-        if self.device == "cuda":
-            torch.cuda.synchronize()
-            torch.cuda.reset_peak_memory_stats()
-            self._before = torch.cuda.memory_allocated() / 2**20
-        else:
-            LIBC.malloc_trim(0)
-            Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
-            self._before = _status("VmRSS")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        peak = torch.cuda.max_memory_allocated() / 2**20 if self.device == "cuda" else _status("VmHWM")
-        self.mib = peak - self._before
-
-
-def _status(name: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 1024
 
 
 def run_case(case: Case, device: str) -> list[dict[str, Any]]:
@@ -219,18 +190,7 @@ def main() -> None:
             print(json.dumps(row))
     else:
         print_table(rows)
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
-    if torch.cuda.is_available():
-        machine += f", {torch.cuda.get_device_name()}"
-    content = {
-        "command": "python benchmarks/score.py" + (" --large" if options.large else ""),
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": machine,
-        "rows": rows,
-    }
-    results = Path(__file__).parent / "results"
-    results.mkdir(exist_ok=True)
-    (results / "score.json").write_text(json.dumps(content, indent=1) + "\n")
+    write_results("score", "python benchmarks/score.py" + (" --large" if options.large else ""), rows)
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
@@ -15,6 +16,7 @@ from typing import Any, Literal, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from tvr_lightning.distributed import ranks, share, spread_rows, together
 from tvr_lightning.errors import DataError, ScoreError
 from tvr_lightning.metrics import (
     Ranks,
@@ -146,6 +148,7 @@ def score_all(
     videos: VideoT,
     chunk_size: int = 256,
     matrix_limit_mib: int = 4096,
+    shared: bool = False,
 ) -> Tensor:
     """Scores every text with every video, chunk by chunk.
 
@@ -155,6 +158,7 @@ def score_all(
         videos: features of V videos.
         chunk_size: texts and videos scored at a time; sets the peak memory of the method's `score`.
         matrix_limit_mib: above this size the matrix is a memory-mapped temporary file, removed with the tensor.
+        shared: every rank calls this with the same features and scores a share of the texts; all get all scores.
 
     Returns:
         (T, V) float32 on the CPU.
@@ -163,11 +167,13 @@ def score_all(
         ScoreError: a score is NaN or infinite; names the method and the pair.
     """
     scores = _matrix(len(texts), len(videos), matrix_limit_mib)
+    rank, world = ranks() if shared else (0, 1)
+    shares = [share(len(texts), chunk_size, r, world) for r in range(world)]
     training = model.training
     model.train(False)
     try:
-        with torch.inference_mode():
-            for t in range(0, len(texts), chunk_size):
+        with torch.inference_mode(), together() if shared else nullcontext():
+            for t in shares[rank][::chunk_size]:
                 text_chunk = texts[t : t + chunk_size].to(model.device)
                 for v in range(0, len(videos), chunk_size):
                     chunk = model.score(text_chunk, videos[v : v + chunk_size].to(model.device)).float().cpu()
@@ -182,6 +188,7 @@ def score_all(
                     scores[t : t + chunk_size, v : v + chunk_size] = chunk
     finally:
         model.train(training)
+    spread_rows(scores, shares)
     return scores
 
 
@@ -208,6 +215,7 @@ def evaluate(
     bank: TextT | None = None,
     seed: int = 0,
     intervals: bool = True,
+    shared: bool = False,
 ) -> EvaluationResult:
     """Scores all pairs and computes every metric of `specs/evaluation`.
 
@@ -225,6 +233,7 @@ def evaluate(
         bank: features of training captions for QB-Norm.
         seed: seed of the bootstrap.
         intervals: whether to bootstrap.
+        shared: every rank calls this with the same features and scores a share; all get the same result.
 
     Raises:
         ScoreError: a score is not finite.
@@ -240,7 +249,7 @@ def evaluate(
         raise DataError("nothing to evaluate: none of the captions describes a video that was encoded")
     texts, caption_ids, caption_row = texts[present], caption_ids[present], row_of[caption_video[present]]
 
-    scores = score_all(model, texts, videos, options.chunk_size, options.matrix_limit_mib)
+    scores = score_all(model, texts, videos, options.chunk_size, options.matrix_limit_mib, shared)
     ranks = query_ranks(scores, caption_row, options.v2t)
     metrics = dict(metrics_of(ranks))
     described = set(caption_row.tolist())
@@ -253,7 +262,7 @@ def evaluate(
             _add_prefixed(metrics, "dsl", direction, metrics_of(query_ranks(adjusted, caption_row, options.v2t)))
         metrics["dsl/SumR"] = metrics["dsl/t2v/RSum"] + metrics["dsl/v2t/RSum"]
     if options.qb_norm is not None and bank is not None:
-        bank_scores = score_all(model, bank, videos, options.chunk_size, options.matrix_limit_mib)
+        bank_scores = score_all(model, bank, videos, options.chunk_size, options.matrix_limit_mib, shared)
         adjusted = qb_norm(scores, bank_scores, options.qb_norm)
         _add_prefixed(metrics, "qb", "t2v", metrics_of(query_ranks(adjusted, caption_row, options.v2t)))
     return EvaluationResult(

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from tvr_lightning.distributed import gather, gather_on_cpu, merge_flags, row_counts
 from tvr_lightning.errors import CheckpointError, ConfigError, DataError
 from tvr_lightning.evaluation import Evaluation, EvaluationResult, encode_texts, evaluate, on_cpu
 from tvr_lightning.nn.similarity import LogitScale
@@ -26,9 +29,17 @@ if TYPE_CHECKING:
 TextT = TypeVar("TextT", bound=TensorRows)
 VideoT = TypeVar("VideoT", bound=TensorRows)
 RowsT = TypeVar("RowsT", bound=TensorRows)
+InputT = TypeVar("InputT", bound=TensorRows)
 Stage = Literal["validate", "test", "predict"]
 
 SHOWN = 5  # how many differing weights a checkpoint error names
+
+
+@dataclass(frozen=True)
+class _Places(TensorRows):
+    """(N,) int64, which items of a split the rows of features are."""
+
+    index: Tensor
 
 
 class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
@@ -46,12 +57,14 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
 
     def __init__(self, optimizer: Optimizer, evaluation: Evaluation) -> None:
         super().__init__()
+        if optimizer.loss_chunk is not None and optimizer.loss_chunk < 1:
+            raise ConfigError(f"model.optimizer.loss_chunk is {optimizer.loss_chunk}; at least 1, or null")
         self.optimizer_options = optimizer
         self.evaluation = evaluation
         self.result: EvaluationResult | None = None
         self.trained: Mapping[str, Any] | None = None
-        self._texts: list[tuple[TextT, Tensor]] = []
-        self._videos: list[tuple[VideoT, Tensor]] = []
+        self._texts: list[tuple[TextT, _Places]] = []
+        self._videos: list[tuple[VideoT, _Places]] = []
 
     @property
     @abstractmethod
@@ -90,33 +103,47 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         """The data module of the running trainer."""
         return self.trainer.datamodule  # type: ignore[attr-defined, no-any-return]
 
-    def gather(self, rows: RowsT) -> RowsT:
-        """Joins the rows of all ranks, in rank order, with gradients; alone it is the identity.
+    def encode(self, batch: VideoTextBatch) -> tuple[TextT, VideoT]:
+        """Features of a training batch, with gradients; `optimizer.loss_chunk` pairs at a time where it is set.
 
-        Every rank then computes the loss of the whole batch: averaged over ranks by DDP, its gradient is the one of
-        a single process that holds the batch.
+        A chunk's activations are dropped once its features are known, and computed again (with the same random
+        numbers) when the gradient of these features arrives: the gradient cache of Gao et al. 2021, written as one
+        graph, so that clipping, accumulation, mixed precision and DDP see an ordinary backward pass.
         """
-        return rows.map(self._gather)
+        return self._in_chunks(self.encode_text, batch.text), self._in_chunks(self.encode_video, batch.video)
 
-    def _gather(self, x: Tensor) -> Tensor:
-        if self.trainer.world_size == 1:
-            return x
-        return self.all_gather(x, sync_grads=x.requires_grad).flatten(0, 1)  # type: ignore[union-attr]
+    def _in_chunks(self, encode: Callable[[InputT], RowsT], rows: InputT) -> RowsT:
+        size = self.optimizer_options.loss_chunk
+        if not len(rows):  # one row, cut off again: every parameter gets the gradient that DDP waits for, zero
+            return self._in_chunks(encode, _blank(rows))[:0]
+        if size is None:
+            return encode(rows)
+        parts: list[RowsT] = []
+        for i in range(0, len(rows), size):
+            # weights cast once for all chunks would add up the chunks' gradients in low precision
+            torch.clear_autocast_cache()
+            fields = rows[i : i + size].tensors().values()  # as tensors: checkpoint finds their device's random state
+            parts.append(checkpoint(lambda *x: encode(type(rows)(*x)), *fields, use_reentrant=False))
+        return type(parts[0]).cat(parts)
 
-    def training_step(self, batch: VideoTextBatch | None, batch_idx: int) -> Tensor | None:
-        """Loss of one batch; None, which skips the step, when no video of the batch could be decoded."""
-        if batch is None:
-            return None
-        texts, videos = self.gather(self.encode_text(batch.text)), self.gather(self.encode_video(batch.video))
-        video_index = self._gather(batch.text.video_index)
+    def training_step(self, batch: VideoTextBatch, batch_idx: int) -> Tensor:
+        """Loss of the batch that all ranks hold together."""
+        counts = row_counts(len(batch))
+        nothing = not any(counts)
+        if nothing:  # on no rank anything was decoded: a step with zero gradients keeps the ranks together
+            batch, counts = VideoTextBatch(_blank(batch.text), _blank(batch.video)), [1] * len(counts)
+        texts, videos = self.encode(batch)
+        texts, videos = gather(texts, counts), gather(videos, counts)
+        video_index = gather(_Places(batch.text.video_index), counts).index
         losses = self.compute_losses(texts, videos, video_index)
-        total = torch.stack(list(losses.values())).sum()
+        total = torch.stack(list(losses.values())).sum() * (not nothing)
+        size = sum(counts)
         terms = {f"train/{name}": value.detach() for name, value in losses.items()} if len(losses) > 1 else {}
         for module in self.modules():
             if isinstance(module, LogitScale):
-                self.log("logit_scale", module.log.detach().exp(), prog_bar=True, batch_size=len(batch))
-        self.log_dict(terms, batch_size=len(batch))
-        self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(batch))
+                self.log("logit_scale", module.log.detach().exp(), prog_bar=True, batch_size=size)
+        self.log_dict(terms, batch_size=size)
+        self.log("train/loss", total.detach(), prog_bar=True, batch_size=size)
         return total
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -139,9 +166,9 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
 
     def _collect(self, batch: TextInput | VideoInput | None) -> None:
         if isinstance(batch, TextInput):
-            self._texts.append((on_cpu(self.encode_text(batch)), batch.index.cpu()))
+            self._texts.append((on_cpu(self.encode_text(batch)), _Places(batch.index.cpu())))
         elif batch is not None:
-            self._videos.append((on_cpu(self.encode_video(batch)), batch.index.cpu()))
+            self._videos.append((on_cpu(self.encode_video(batch)), _Places(batch.index.cpu())))
 
     def validation_step(self, batch: TextInput | VideoInput | None, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Encodes a batch of captions or of videos."""
@@ -158,7 +185,7 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
     def on_validation_epoch_end(self) -> None:
         """Scores the validation split."""
         if self.trainer.sanity_checking:
-            self._take_features()
+            self._texts, self._videos = [], []
         else:
             self._finish("validate", "val")
 
@@ -170,21 +197,21 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         """Scores the test split without logging."""
         self._finish("predict", None)
 
-    def _take_features(self) -> tuple[TextT, Tensor, VideoT, Tensor]:
-        texts, videos = self._texts, self._videos
-        self._texts, self._videos = [], []
-        return *_join(texts), *_join(videos)
-
     def _finish(self, stage: Stage, prefix: str | None) -> None:
         split = self.datamodule.split_of(stage)
-        if not self._texts or not self._videos:
+        for each in self.datamodule.splits.values():
+            merge_flags(each.reader.failed)
+        texts, text_index = _join(self._texts)
+        self._texts = []
+        videos, video_index = _join(self._videos)
+        self._videos = []
+        if texts is None or videos is None:
             raise DataError(f"{self.datamodule.dataset} {split.name}: no caption or no video could be encoded")
-        texts, text_index, videos, video_index = self._take_features()
         self.result = evaluate(
             self, texts, videos, split.caption_video[text_index], self.evaluation,
             caption_ids=text_index, video_ids=video_index, num_videos=len(split.records), probes=split.probes,
             bank=self._query_bank() if stage == "test" else None, seed=self.datamodule.seed,
-            intervals=stage == "test",
+            intervals=stage == "test", shared=True,
         )  # fmt: skip
         if split.undecodable and not self.datamodule.allow_missing:
             raise DataError(
@@ -240,8 +267,16 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
             )
 
 
-def _join(parts: Sequence[tuple[RowsT, Tensor]]) -> tuple[RowsT, Tensor]:
-    return type(parts[0][0]).cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+def _join(parts: Sequence[tuple[RowsT, _Places]]) -> tuple[RowsT | None, Tensor]:
+    """Features and places of all parts of all ranks; every rank calls this, None when nobody has a part."""
+    features = gather_on_cpu(type(parts[0][0]).cat([p[0] for p in parts]) if parts else None)
+    places = gather_on_cpu(_Places.cat([p[1] for p in parts]) if parts else None)
+    return features, places.index if places else torch.empty(0, dtype=torch.int64)
+
+
+def _blank(rows: InputT) -> InputT:
+    """One row that means nothing, with every place filled: of the same shapes."""
+    return rows.map(lambda x: x.new_ones(1, *x.shape[1:]))
 
 
 def _shape(weight: Tensor | None) -> str:
