@@ -72,8 +72,10 @@ def test_low_rank_cosines_are_those_of_the_literal_form(
         attended = block.attend(queries.flatten(0, 1), frames, mask).unflatten(1, (texts, q))
         torch.testing.assert_close(attended, expected, rtol=1e-9, atol=1e-9)
         cosines = F.normalize(expected, dim=-1) @ F.normalize(others, dim=-1).mT
-        torch.testing.assert_close(block.cosines(queries, frames, mask, others), cosines, rtol=0, atol=1e-10)
-        single = block.float().cosines(queries.float(), frames.float(), mask, others.float())
+        torch.testing.assert_close(
+            block.cosines(queries, block.basis(frames, mask), others), cosines, rtol=0, atol=1e-10
+        )
+        single = block.float().cosines(queries.float(), block.basis(frames.float(), mask), others.float())
         torch.testing.assert_close(single.double(), cosines, rtol=0, atol=1e-5)
 
 
@@ -86,7 +88,7 @@ def test_gradients_are_those_of_the_literal_form():
         inputs = [x.clone().requires_grad_() for x in (queries, frames, others)]
         q, f, o = inputs
         if low_rank:
-            cosines = block.cosines(q, f, mask, o)
+            cosines = block.cosines(q, block.basis(f, mask), o)
         else:
             z = torch.stack([torch.stack([torch.stack([literal(block, x, f[v], mask[v]) for x in q[t]])
                                           for t in range(3)]) for v in range(2)])  # fmt: skip
@@ -102,7 +104,7 @@ def test_gradcheck():
     block = random_block(generator, trained=True, width=6)
     queries, frames, mask, others = random_inputs(generator, 2, 2, 2, 2, 3, width=6)
     inputs = [x.requires_grad_() for x in (queries, frames, others)]
-    assert torch.autograd.gradcheck(lambda q, f, o: block.cosines(q, f, mask, o), inputs)
+    assert torch.autograd.gradcheck(lambda q, f, o: block.cosines(q, block.basis(f, mask), o), inputs)
 
 
 def test_weights_sum_to_one_over_the_frames_that_exist():
@@ -126,11 +128,11 @@ def test_dropout_only_in_the_literal_form_and_only_while_training():
     block = LanguageVideoAttention(8, dropout=0.5)
     inputs = torch.randn(2, 3, 8), torch.randn(2, 4, 8), torch.ones(2, 4, dtype=torch.bool)
     with pytest.raises(ValueError, match="no dropout"):
-        block.cosines(*inputs, inputs[0])
+        block.cosines(inputs[0], block.basis(*inputs[1:]), inputs[0])
     drawn = [block.attend(inputs[0].flatten(0, 1), *inputs[1:]) for _ in range(2)]
     assert all(not torch.equal(a, b) for a, b in pairwise(drawn))
     block.eval()
-    assert torch.isfinite(block.cosines(*inputs, inputs[0])).all()
+    assert torch.isfinite(block.cosines(inputs[0], block.basis(*inputs[1:]), inputs[0])).all()
 
 
 def test_heads_must_divide_the_width():

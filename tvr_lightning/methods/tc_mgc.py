@@ -25,7 +25,7 @@ from tvr_lightning.errors import ConfigError, nearest
 from tvr_lightning.evaluation import Evaluation
 from tvr_lightning.losses import similarity_decorrelation, symmetric_cross_entropy
 from tvr_lightning.methods.base import RetrievalModule
-from tvr_lightning.nn.language_video_attention import LanguageVideoAttention
+from tvr_lightning.nn.language_video_attention import LanguageVideoAttention, VideoBasis
 from tvr_lightning.nn.masked import masked_mean
 from tvr_lightning.nn.similarity import LogitScale
 from tvr_lightning.nn.similarity_reorganisation import (
@@ -171,7 +171,8 @@ class TCMGC(RetrievalModule[TextFeatures, VideoFeatures]):
             return self.aggregate(self.contrast_scores(texts, videos))  # type: ignore[no-any-return]
         block = max(1, BLOCK_NUMBERS // (len(videos) * (texts.words.shape[1] + 1) ** 2))
         parts = [texts[i : i + block] for i in range(0, len(texts), block)]
-        return torch.cat([self.aggregate(self.contrast_scores(part, videos)) for part in parts])
+        basis = self.attention.basis(videos.frames, videos.frame_mask) if self.conditioned else None
+        return torch.cat([self.aggregate(self.contrast_scores(part, videos, basis)) for part in parts])
 
     def compute_losses(self, texts: TextFeatures, videos: VideoFeatures, video_index: Tensor) -> Mapping[str, Tensor]:
         """Symmetric InfoNCE over the batch, and decorrelation of the matching pairs' scores."""
@@ -181,10 +182,16 @@ class TCMGC(RetrievalModule[TextFeatures, VideoFeatures]):
             losses["decorrelation"] = self.sdr_weight * similarity_decorrelation(scores)
         return losses
 
-    def contrast_scores(self, texts: TextFeatures, videos: VideoFeatures) -> Tensor:
-        """The scaled scores of each contrast that enter the aggregation, (T, V, number of contrasts)."""
+    def contrast_scores(self, texts: TextFeatures, videos: VideoFeatures, basis: VideoBasis | None = None) -> Tensor:
+        """The scaled scores of each contrast that enter the aggregation, (T, V, number of contrasts).
+
+        Args:
+            texts: T captions.
+            videos: V videos.
+            basis: of these videos, when several blocks of texts share it.
+        """
         texts = _without_common_padding(texts)
-        conditioned, plain = self._conditioned(texts, videos), self._plain(texts, videos)
+        conditioned, plain = self._conditioned(texts, videos, basis), self._plain(texts, videos)
         scores = []
         for contrast in self.contrasts:
             similarities, mask = (conditioned if contrast in self.conditioned else plain)[contrast]
@@ -204,7 +211,9 @@ class TCMGC(RetrievalModule[TextFeatures, VideoFeatures]):
         by_text: Tensor = weights.unflatten(2, queries.shape[:2]).permute(2, 0, 3, 1)
         return by_text
 
-    def _conditioned(self, texts: TextFeatures, videos: VideoFeatures) -> dict[Contrast, tuple[Tensor, Tensor]]:
+    def _conditioned(
+        self, texts: TextFeatures, videos: VideoFeatures, basis: VideoBasis | None
+    ) -> dict[Contrast, tuple[Tensor, Tensor]]:
         """Similarities (V, T, ...) of the conditioned contrasts, each with its mask (T, ...)."""
         if not self.conditioned:
             return {}
@@ -213,9 +222,11 @@ class TCMGC(RetrievalModule[TextFeatures, VideoFeatures]):
         sentence = texts.sentence[:, None]
         queries = torch.cat([*([sentence] if coarse else []), *([texts.words] if fine else [])], dim=1)
         others = torch.cat([sentence, texts.words], dim=1)
-        literal = self.training and self.attention.dropout.p > 0
-        form = self.attention.literal_cosines if literal else self.attention.cosines
-        cosines = form(queries, videos.frames, videos.frame_mask, others)
+        if self.training and self.attention.dropout.p > 0:
+            cosines = self.attention.literal_cosines(queries, videos.frames, videos.frame_mask, others)
+        else:
+            basis = basis or self.attention.basis(videos.frames, videos.frame_mask)
+            cosines = self.attention.cosines(queries, basis, others)
         words = texts.word_mask
         by_sentence, by_word = cosines[:, :, 0], cosines[:, :, int(coarse) :]
         return {

@@ -20,6 +20,7 @@ H heads), and means, variances and norms of combinations are quadratic forms in 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,22 @@ def _identity(width: int) -> nn.Linear:
     nn.init.eye_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
+
+
+class VideoBasis(NamedTuple):
+    """Videos prepared for `LanguageVideoAttention.cosines`.
+
+    Attributes:
+        normed: (V, n, D) frames after LN1.
+        frame_mask: (V, n) bool.
+        grams: C C^T / D (V, H n, H n), that of the P (one more row), that of `vectors` without the division.
+        vectors: (V, H n + 2, D): z is a combination of them.
+    """
+
+    normed: Tensor
+    frame_mask: Tensor
+    grams: tuple[Tensor, Tensor, Tensor]
+    vectors: Tensor
 
 
 class LanguageVideoAttention(nn.Module):
@@ -95,15 +112,28 @@ class LanguageVideoAttention(nn.Module):
         z = self.attend(queries.flatten(0, 1), frames, frame_mask).unflatten(1, queries.shape[:2])  # (V, T, q, D)
         return F.normalize(z, dim=-1) @ F.normalize(others, dim=-1).mT
 
-    def cosines(self, queries: Tensor, frames: Tensor, frame_mask: Tensor, others: Tensor) -> Tensor:
+    def basis(self, frames: Tensor, frame_mask: Tensor) -> VideoBasis:
+        """What `cosines` needs of videos, for any number of texts: (V, n, D), (V, n) bool, at least one frame each."""
+        num_videos = len(frames)
+        normed = self.norm_inputs(frames)
+        weight = self.fc.weight + torch.eye(self.width).to(self.fc.weight) if self.residual else self.fc.weight
+        centred = _centre(self._values(normed))  # C (V, H n, D)
+        combined = F.linear(centred * self.norm_attended.weight, weight)  # P (V, H n, D)
+        constant = F.linear(self.norm_attended.bias, weight, self.fc.bias).expand(num_videos, 1, -1)
+        moved = _centre(torch.cat([combined, constant], dim=1))  # (V, H n + 1, D)
+        bias = self.norm_output.bias.expand(num_videos, 1, -1)
+        vectors = torch.cat([moved * self.norm_output.weight, bias], dim=1)  # (V, H n + 2, D)
+        grams = centred @ centred.mT / self.width, moved @ moved.mT / self.width, vectors @ vectors.mT
+        return VideoBasis(normed, frame_mask, grams, vectors)
+
+    def cosines(self, queries: Tensor, basis: VideoBasis, others: Tensor) -> Tensor:
         """Cosines between what queries see of a video and text vectors of the same caption.
 
         Exactly the cosines of `attend`'s output, in O(n) numbers a query instead of O(D). Dropout has no such form.
 
         Args:
             queries: (T, q, D).
-            frames: (V, n, D).
-            frame_mask: (V, n) bool; a video has at least one frame.
+            basis: of V videos.
             others: (T, p, D), any length.
 
         Returns:
@@ -114,28 +144,22 @@ class LanguageVideoAttention(nn.Module):
         """
         if self.training and self.dropout.p > 0:
             raise ValueError("the low-rank form has no dropout: use `literal_cosines` while training with dropout")
-        num_texts, num_queries, num_videos = len(queries), queries.shape[1], len(frames)
-        normed = self.norm_inputs(frames)
-        a = self._weights(queries.flatten(0, 1), normed, frame_mask).flatten(1, 2)  # (V, H n, T q)
-        weight = self.fc.weight + torch.eye(self.width).to(self.fc.weight) if self.residual else self.fc.weight
+        num_texts, num_queries = queries.shape[:2]
+        a = self._weights(queries.flatten(0, 1), basis.normed, basis.frame_mask).flatten(1, 2)  # (V, H n, T q)
+        # a cosine does not see the length of z, so z is kept times s_2 s_3: no layer norm divides a large tensor
+        second = (_quadratic(basis.grams[0], a) + self.norm_attended.eps).sqrt()  # s_2 (V, 1, T q)
+        a = torch.cat([a, second], dim=1)
+        variance = _quadratic(basis.grams[1], a)  # of s_2 z
+        third = (variance + self.norm_output.eps * second.square()).sqrt()  # s_2 s_3
+        a = torch.cat([a, third], dim=1)
+        length = _quadratic(basis.grams[2], a).clamp(min=torch.finfo(a.dtype).tiny).sqrt()
+        a = a / length
 
-        centred = _centre(self._values(normed))  # C (V, H n, D)
-        first = a / _root(centred @ centred.mT / self.width, a, self.norm_attended.eps)
-        combined = F.linear(centred * self.norm_attended.weight, weight)  # P (V, H n, D)
-        constant = F.linear(self.norm_attended.bias, weight, self.fc.bias).expand(num_videos, 1, -1)
-        basis = _centre(torch.cat([combined, constant], dim=1))  # (V, H n + 1, D)
-        one = torch.ones_like(first[:, :1])
-        second = torch.cat([first, one], dim=1)
-        second = second / _root(basis @ basis.mT / self.width, second, self.norm_output.eps)
-        bias = self.norm_output.bias.expand(num_videos, 1, -1)
-        basis = torch.cat([basis * self.norm_output.weight, bias], dim=1)  # (V, H n + 2, D)
-        third = torch.cat([second, one], dim=1)
-        third = third / _root(basis @ basis.mT, third, torch.finfo(third.dtype).tiny)
-
-        products = F.linear(basis, F.normalize(others, dim=-1).flatten(0, 1))  # (V, H n + 2, T p)
-        products = products.unflatten(2, (num_texts, -1)).transpose(1, 2)  # (V, T, H n + 2, p)
-        coefficients = third.unflatten(2, (num_texts, num_queries)).permute(0, 2, 3, 1)  # (V, T, q, H n + 2)
-        cosines: Tensor = coefficients @ products
+        products = F.linear(basis.vectors, F.normalize(others, dim=-1).flatten(0, 1))  # (V, H n + 2, T p)
+        products = products.unflatten(2, (num_texts, -1)).permute(0, 2, 3, 1)  # (V, T, p, H n + 2)
+        coefficients = a.unflatten(2, (num_texts, num_queries)).transpose(1, 2)  # (V, T, H n + 2, q)
+        # queries lie next to each other: what then sorts along the others runs over long rows
+        cosines: Tensor = (products @ coefficients).mT
         return cosines
 
     def _values(self, normed: Tensor) -> Tensor:
@@ -159,6 +183,6 @@ def _centre(x: Tensor) -> Tensor:
     return x - x.mean(-1, keepdim=True)
 
 
-def _root(gram: Tensor, coefficients: Tensor, eps: float) -> Tensor:
-    """sqrt(c^T G c + eps): gram (V, r, r), coefficients (V, r, X) -> (V, 1, X)."""
-    return ((gram @ coefficients) * coefficients).sum(1, keepdim=True).clamp(min=0).add(eps).sqrt()
+def _quadratic(gram: Tensor, coefficients: Tensor) -> Tensor:
+    """c^T G c: gram (V, r, r), coefficients (V, r, X) -> (V, 1, X)."""
+    return ((gram @ coefficients) * coefficients).sum(1, keepdim=True).clamp(min=0)

@@ -12,9 +12,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from tvr_lightning.nn.masked import masked_softmax
+from tvr_lightning.nn.masked import masked_softmax, nothing_masked
 
 Reorganisation = Literal["removal", "fusion", "none"]
+FEW = 4  # up to so many values insertion beats sorting
 
 
 def kept(length: int, keep_rate: float) -> int:
@@ -53,18 +54,39 @@ def reorganise(
     keep = kept(length, keep_rate)
     missing = max(0, keep - similarities.shape[-1])
     floor = torch.finfo(similarities.dtype).min
-    largest, index = similarities.masked_fill(~mask, floor).topk(keep - missing, dim=-1)
+    fused = kind == "fusion"
+    filled = similarities if nothing_masked(mask) else similarities.masked_fill(~mask, floor)
+    if keep - missing <= FEW and not fused and not (torch.is_grad_enabled() and similarities.requires_grad):
+        largest = _largest(filled, keep - missing)
+    else:
+        largest, index = filled.topk(keep - missing, dim=-1)
     # sorted in descending order, what is not there comes last
     exists = torch.arange(keep - missing, device=mask.device) < mask.sum(-1, keepdim=True)
     largest = largest.masked_fill(~exists, 0.0)
     if missing:
         largest, exists = nn.functional.pad(largest, (0, missing)), nn.functional.pad(exists, (0, missing))
-    if kind == "fusion":
+    if fused:
         rest = mask.expand_as(similarities).scatter(-1, index, False)
-        fused = (masked_softmax(similarities, rest) * similarities).sum(-1, keepdim=True)
+        joined = (masked_softmax(similarities, rest) * similarities).sum(-1, keepdim=True)
         exists = torch.cat([exists.expand_as(largest), rest.any(-1, keepdim=True)], dim=-1)
-        largest = torch.cat([largest, fused], dim=-1)
+        largest = torch.cat([largest, joined], dim=-1)
     return largest, exists
+
+
+def _largest(x: Tensor, count: int) -> Tensor:
+    """The `count` largest of the last dimension, sorted: insertion, one place of all rows at a time.
+
+    Twice as fast as `topk` on a processor for a few values of many short rows; it has no gradient.
+    """
+    best = [torch.full_like(x[..., 0], -torch.inf) for _ in range(count)]
+    for place in range(x.shape[-1]):
+        new = x[..., place]
+        for rank in range(count):
+            if rank + 1 < count:
+                smaller = torch.minimum(best[rank], new)
+            torch.maximum(best[rank], new, out=best[rank])
+            new = smaller if rank + 1 < count else new
+    return torch.stack(best, dim=-1)
 
 
 def identity_layer(size: int) -> nn.Linear:
