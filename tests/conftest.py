@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,12 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ROOT / "experiments"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_cache_at_home(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keeps what tests cache out of the user's folders."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")

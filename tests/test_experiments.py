@@ -9,15 +9,21 @@ import pytest
 from tvr_lightning.arguments import read_arguments
 from tvr_lightning.cli import main
 from tvr_lightning.config import experiments_in
-from tvr_lightning.smoke import smoke_arguments
+from tvr_lightning.smoke import smoke_arguments, smoke_data
 from tvr_lightning.training import run
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
 
+@pytest.fixture(scope="module")
+def layouts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("layouts")
+
+
 @pytest.mark.parametrize("name", experiments_in(EXPERIMENTS))
-def test_two_batches(name: str, shapes_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config, _ = read_arguments(smoke_arguments(EXPERIMENTS / f"{name}.yaml", shapes_root, tmp_path))
+def test_two_batches(name: str, layouts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = EXPERIMENTS / f"{name}.yaml"
+    config, _ = read_arguments(smoke_arguments(file, smoke_data(file, layouts), tmp_path))
     assert run("fit", config) == 0
     assert name in capsys.readouterr().out
 

@@ -1,4 +1,7 @@
-"""Runs experiments for two batches on tiny generated data, with tiny random encoders: does everything fit together?"""
+"""Runs experiments for two batches on tiny generated data, with tiny random encoders: does everything fit together?
+
+Each experiment finds the generated videos in the layout of its own dataset, so that its reader runs too.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from pathlib import Path
 
 from tvr_lightning.arguments import read_arguments
 from tvr_lightning.config import experiments_in
-from tvr_lightning.data.annotations.shapes import make_shapes
+from tvr_lightning.data.annotations.export import export_shapes, layout_of
 from tvr_lightning.errors import ConfigError, TVRError, nearest
 
 NUM_VIDEOS = 24
@@ -24,6 +27,7 @@ def smoke_arguments(file: Path, data_root: Path, runs_dir: Path) -> list[str]:
         *("--config", str(file)),
         f"--data.annotations.init_args.root={data_root}",
         f"--runs_dir={runs_dir}",
+        f"--data.cache_dir={runs_dir / 'cache'}",
         f"--trainer.fast_dev_run={BATCHES}",
         "--trainer.accelerator=cpu",
         "--trainer.devices=1",
@@ -32,6 +36,22 @@ def smoke_arguments(file: Path, data_root: Path, runs_dir: Path) -> list[str]:
         "--data.batch_size=4",
         "--data.num_workers=0",
     ]
+
+
+def smoke_data(file: Path, folder: Path) -> Path:
+    """Makes the generated dataset that an experiment can read, once for each layout, and returns its root.
+
+    Args:
+        file: the experiment.
+        folder: above the roots, one for each layout.
+
+    Raises:
+        ConfigError: the experiment cannot be composed, or its reader is none of those that datasets are made for.
+    """
+    config, _ = read_arguments(["--config", str(file)])
+    layout = layout_of(str(config["data"]["annotations"]["class_path"]))
+    export_shapes(layout, folder / layout, NUM_VIDEOS)
+    return folder / layout
 
 
 def smoke(names: Sequence[str], folder: Path = Path("experiments")) -> int:
@@ -49,11 +69,11 @@ def smoke(names: Sequence[str], folder: Path = Path("experiments")) -> int:
     failed: list[str] = []
     with tempfile.TemporaryDirectory(prefix="tvr-smoke-") as temporary:
         root = Path(temporary)
-        make_shapes(root / "data", NUM_VIDEOS)
         for name in names or known:
             began = time.monotonic()
             try:
-                config, _ = read_arguments(smoke_arguments(folder / f"{name}.yaml", root / "data", root / "runs"))
+                file = folder / f"{name}.yaml"
+                config, _ = read_arguments(smoke_arguments(file, smoke_data(file, root / "data"), root / "runs"))
                 if run("fit", config) != 0:
                     raise KeyboardInterrupt  # the only other end of a run that is no error
             except Exception as error:  # one broken experiment must not hide the next

@@ -30,6 +30,7 @@ from tvr_lightning.data.dataset import (
     collate_videos,
 )
 from tvr_lightning.data.text import CLIPTokenizer
+from tvr_lightning.distributed import share
 from tvr_lightning.errors import ConfigError, DataError
 from tvr_lightning.types import Probe, Record, TextInput, VideoInput, VideoTextBatch
 
@@ -159,6 +160,7 @@ class VideoTextDataModule(LightningDataModule):
         self.cache = FrameCache(cache_dir, cache_gib) if cache_frames else None
         self.num_workers = num_workers
         self.seed = seed
+        self.start = (0, 0)  # epoch, and batches of it that a resumed run has trained on
         self.splits: dict[str, Split] = {}
 
     @property
@@ -273,11 +275,8 @@ class VideoTextDataModule(LightningDataModule):
         split = self.splits[TRAIN]
         dataset = PairDataset(split.captions, split.reader, self.caption_sampling, self.jitter, self.seed)
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        if world > 1 and self.on_decode_error == "skip":
-            raise ConfigError(
-                "data.on_decode_error=skip makes ranks' batches differ in size: use `raise` on several devices"
-            )
-        sampler = SeededSampler(len(dataset), self.seed, rank, world)
+        epoch, batches = self.start
+        sampler = SeededSampler(len(dataset), self.seed, rank, world, start=(epoch, batches * self.batch_size))
         if len(sampler) < self.batch_size:
             raise ConfigError(
                 f"data.batch_size is {self.batch_size}, but {self.dataset} train has only {len(dataset)} samples"
@@ -287,14 +286,34 @@ class VideoTextDataModule(LightningDataModule):
             )
         return self._loader(dataset, self.batch_size, collate_pairs, sampler=sampler, drop_last=True)
 
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Gives a rank none of whose videos could be decoded a training batch without rows: ranks step together."""
+        if batch is not None or self.trainer is None or self.trainer.world_size == 1 or not self.trainer.training:
+            return batch
+        none, o = torch.empty(0, dtype=torch.int64), self.frames
+        frames = torch.empty(0, o.num_frames, 3, o.size, o.size, dtype=torch.uint8)
+        video = VideoInput(frames, torch.empty(0, o.num_frames, dtype=torch.bool), none)
+        return VideoTextBatch(self.splits[TRAIN].captions.rows(none), video)
+
     def evaluation_loaders(self, split: Split) -> tuple[DataLoader[TextInput], DataLoader[VideoInput | None]]:
-        """Each caption of a split once, and each video once."""
+        """Each caption of a split once, and each video once; under several ranks this rank's share of both.
+
+        A rank whose share is empty gets one batch that is None, so that Lightning does not leave it out.
+        """
+        captions, collate_texts = self._share(CaptionDataset(split.captions), collate_captions)
+        videos, collate_clips = self._share(VideoDataset(split.reader), collate_videos)
         # tokens are ready in memory: a worker for them would only copy
         # Lightning rebuilds loaders from keyword arguments only
-        captions = DataLoader(
-            CaptionDataset(split.captions), batch_size=self.eval_batch_size, collate_fn=collate_captions
-        )
-        return captions, self._loader(VideoDataset(split.reader), self.eval_batch_size, collate_videos)
+        texts = DataLoader(captions, batch_size=self.eval_batch_size, collate_fn=collate_texts)
+        return texts, self._loader(videos, self.eval_batch_size, collate_clips)
+
+    def _share(self, dataset: Any, collate: Any) -> tuple[Any, Any]:
+        """This rank's part of a dataset, and how its items are joined."""
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        if world == 1:
+            return dataset, collate
+        rows = share(len(dataset), self.eval_batch_size, rank, world)
+        return (Subset(dataset, rows), collate) if rows else ([None], _nothing)
 
     def query_bank(self, size: int) -> DataLoader[TextInput]:
         """A seeded choice of training captions, for QB-Norm; no video is read."""
@@ -323,5 +342,11 @@ class VideoTextDataModule(LightningDataModule):
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
+            # else each loader draws from the random state that training goes on with, and a resumed run makes it anew
+            generator=torch.Generator().manual_seed(self.seed),
             **kwargs,
         )
+
+
+def _nothing(_: Any) -> None:
+    """Joins the items of an empty share."""

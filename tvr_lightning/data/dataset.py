@@ -229,25 +229,34 @@ class SeededSampler(Sampler[tuple[int, int]]):
 
     Under several ranks each takes every `world`-th sample; the last incomplete round is left out so that every rank
     makes the same number of steps. Lightning calls `set_epoch`.
+
+    Args:
+        length: samples of all ranks.
+        seed: the run's seed.
+        rank: which share is taken.
+        world: number of shares.
+        start: the epoch in which training goes on, and how many samples of this rank's share are passed over there.
     """
 
-    def __init__(self, length: int, seed: int, rank: int = 0, world: int = 1) -> None:
+    def __init__(self, length: int, seed: int, rank: int = 0, world: int = 1, start: tuple[int, int] = (0, 0)) -> None:
         self.length = length
         self.seed = seed
         self.rank = rank
         self.world = world
-        self.epoch = 0
+        self.start = start
+        self.epoch = start[0]  # workers read ahead before Lightning names the epoch
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch whose order comes next."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        """Number of samples that this rank sees in an epoch."""
+        """Number of samples that this rank sees in a whole epoch; Lightning counts those passed over itself."""
         return self.length // self.world
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         """Yields this rank's share of the epoch's permutation."""
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
-        for position in order[: len(self) * self.world][self.rank :: self.world]:
+        share = order[: len(self) * self.world][self.rank :: self.world]
+        for position in share[self.start[1] if self.epoch == self.start[0] else 0 :]:
             yield int(position), self.epoch
