@@ -1,4 +1,4 @@
-# Every target is one line in `make help`. Settings: EXP, BASE, SEEDS, CKPT, RUNS, ARGS, DATASET, PYTHON.
+# Every target is one line in `make help`. Settings: EXP, BASE, SEEDS, RESUME, CKPT, RUNS, ARGS, DATASET, PYTHON.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 SHELL := /bin/bash
@@ -12,10 +12,10 @@ DATASET ?= shapes
 EXPERIMENTS := $(filter-out reported,$(patsubst experiments/%.yaml,%,$(wildcard experiments/*.yaml)))
 GRIDS := $(patsubst experiments/%.yaml,%,$(wildcard experiments/ablations/*/*.yaml))
 
-.PHONY: help setup data train eval smoke ablate compare dashboard test test-all check format bench lock clean need-exp
+.PHONY: help setup data data-check experiments train eval smoke ablate compare dashboard test test-all check format bench lock clean need-exp
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## make .venv from requirements.lock
 
@@ -35,6 +35,12 @@ $(READY): requirements.lock pyproject.toml | $(UV)
 data: $(READY) ## make a dataset that can be made: DATASET=shapes
 	@$(BIN)/tvr data $(DATASET)
 
+data-check: need-exp ## say what a dataset on disk lacks: EXP=clip4clip_msrvtt ARGS='--split test --full'
+	@$(BIN)/tvr data check --config experiments/$(EXP).yaml $(ARGS)
+
+experiments: $(READY) ## list the experiments with what each reproduces
+	@$(BIN)/tvr experiments
+
 need-exp: $(READY)
 	@[ -n "$(EXP)" ] || { echo "which experiment? EXP=NAME, one of: $(EXPERIMENTS)" >&2; exit 2; }
 
@@ -45,9 +51,11 @@ DATA_OF = $(if $(findstring shapes,$(EXP)),data)
 COMMA := ,
 HOME_OF_RUNS = $(or $(patsubst --runs_dir=%,%,$(filter --runs_dir=%,$(ARGS))),runs)/$(notdir $(EXP))
 
-train: need-exp $(DATA_OF) ## train an experiment and test it: EXP=clip4clip_shapes SEEDS=0,1,2 ARGS='--trainer.max_epochs=1'
-ifeq ($(SEEDS),)
-	@$(BIN)/tvr fit --config experiments/$(EXP).yaml $(ARGS)
+train: need-exp $(DATA_OF) ## train an experiment and test it: EXP=clip4clip_shapes SEEDS=0,1,2 RESUME=last ARGS='--trainer.max_epochs=1'
+ifneq ($(and $(SEEDS),$(RESUME)),)
+	@echo "RESUME goes on with one run: leave SEEDS out, give its seed as ARGS=--seed_everything=N" >&2; exit 2
+else ifeq ($(SEEDS),)
+	@$(BIN)/tvr fit --config experiments/$(EXP).yaml $(if $(RESUME),--resume=$(RESUME)) $(ARGS)
 else
 	@began=$$(date +%Y%m%d-%H%M%S); folders=(); for seed in $(subst $(COMMA), ,$(SEEDS)); do \
 	  $(BIN)/tvr fit --config experiments/$(EXP).yaml $(ARGS) --seed_everything=$$seed --run_id=$$began-s$$seed || exit $$?; \

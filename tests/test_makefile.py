@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TARGETS = [
-    *("help", "setup", "data", "train", "eval", "smoke", "ablate", "compare", "dashboard"),
+    *("help", "setup", "data", "data-check", "experiments", "train", "eval", "smoke", "ablate", "compare", "dashboard"),
     *("test", "test-all", "check", "format", "bench", "lock", "clean"),
 ]
 

@@ -26,6 +26,8 @@ RUN_OPTIONS = {
     "run_id": "str | None",
     "tracker": "Literal['wandb', 'tensorboard', 'csv', 'none']",
     "ckpt_path": "str | None",
+    "resume": "str | None",
+    "checkpoint_every": "int",
 }
 ROOTS = {
     "trainer": "pytorch_lightning.trainer.trainer.Trainer",

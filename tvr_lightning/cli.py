@@ -20,6 +20,7 @@ HELP = """usage: tvr COMMAND ...
 Text-video retrieval methods, trained and compared honestly.
 
   fit       train an experiment, then test it     tvr fit --config experiments/clip4clip_shapes.yaml
+            go on with one that was killed        tvr fit --config experiments/X.yaml --resume=last
   validate  evaluate weights on the split that selects
   test      evaluate weights on the test split    tvr test --config experiments/X.yaml --ckpt_path=best
   predict   write the ten best items of every test caption and video
@@ -28,6 +29,9 @@ Text-video retrieval methods, trained and compared honestly.
   inspect   draw what a run looks at              tvr inspect runs/tc_mgc_shapes/RUN 'video1300#0'
   dashboard one page over runs: runs/report.html  tvr dashboard
   data      make the embedded dataset             tvr data shapes
+            say what a dataset lacks              tvr data check --config experiments/X.yaml
+            compress videos, describe a dataset   tvr data compress SRC DST, tvr data stats --config experiments/X.yaml
+  experiments  list the experiments with what each reproduces
   smoke     run every experiment for two batches on tiny generated data
 
 Settings of an experiment follow as --trainer.x, --data.x, --model.x, e.g. --trainer.max_epochs=1 --data.batch_size=8;
@@ -165,19 +169,18 @@ def _dashboard(words: Sequence[str]) -> int:
 
 
 def _data(words: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser("tvr data", description="Datasets.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    shapes = commands.add_parser("shapes", help="make the embedded dataset, or keep it when it is there and current")
-    shapes.add_argument("--root", type=Path, default=Path("data/shapes"), help="where it goes (default: data/shapes)")
-    shapes.add_argument("--num_videos", type=int, default=1500, help="videos of all splits (default: 1500)")
-    shapes.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(words[1:])
-    from tvr_lightning.data.annotations.shapes import make_shapes
+    from tvr_lightning.cli_data import run_data
 
-    made = make_shapes(options.root, options.num_videos, options.seed, progress=True)
-    counts = ", ".join(f"{count} {split}" for split, count in made.splits.items())
-    how = f"made in {made.seconds:.0f} s, {made.megabytes:.0f} MB" if made.created else "already there"
-    print(f"shapes in {made.root}: {counts} videos ({how})")
+    return run_data(words[1:])
+
+
+def _experiments(words: Sequence[str]) -> int:
+    argparse.ArgumentParser("tvr experiments", description="The experiments, with what each reproduces.").parse_args(
+        words[1:]
+    )
+    from tvr_lightning.catalogue import experiments_table, list_experiments
+
+    _print_wide(experiments_table(list_experiments()), TABLE_WIDTH)
     return 0
 
 
@@ -200,5 +203,6 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "inspect": _inspect,
     "dashboard": _dashboard,
     "data": _data,
+    "experiments": _experiments,
     "smoke": _smoke,
 }

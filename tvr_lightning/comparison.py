@@ -29,7 +29,7 @@ SHORT = ("R@1", "R@5", "R@10", "MdR")
 LONG = ("R@1", "R@5", "R@10", "R@50", "MdR", "MnR", "RSum", "mAP")
 LOWER_IS_BETTER = ("MdR", "MnR")
 # what two seeds of one experiment differ in, and what says where a run lies
-NOT_SETTINGS = ("seed_everything", "run_id", "runs_dir", "ckpt_path", "tracker")
+NOT_SETTINGS = ("seed_everything", "run_id", "runs_dir", "ckpt_path", "tracker", "resume", "checkpoint_every")
 COSTS = {
     "train_time_s": ("train", "min", 1 / 60),
     "peak_memory_mib": ("mem", "GiB", 1 / 1024),

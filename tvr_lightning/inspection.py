@@ -92,7 +92,8 @@ def open_run(path: Path) -> Inspected:
         RunError: no run folder. ConfigError: its method has nothing to draw. CheckpointError: no readable weights.
     """
     from tvr_lightning.arguments import read_arguments
-    from tvr_lightning.training import build, find_checkpoint
+    from tvr_lightning.checkpoints import find_checkpoint
+    from tvr_lightning.training import build
 
     if not (path / CONFIG).is_file():
         raise RunError(f"{path}: no {CONFIG}; give the folder of a run, such as runs/tc_mgc_shapes/NAME")

@@ -15,6 +15,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 Tracker = Literal["wandb", "tensorboard", "csv", "none"]
 WANDB_INIT_TIMEOUT_S = 30.0
+MAX_PARTS = 1000  # of a resumed run
 
 
 def build_tracker(tracker: Tracker, folder: Path, experiment: str, group: str, tags: Sequence[str]) -> Logger | bool:
@@ -30,7 +31,9 @@ def build_tracker(tracker: Tracker, folder: Path, experiment: str, group: str, t
     if tracker == "none":
         return False
     if tracker == "csv":
-        return CSVLogger(folder, name="", version="csv")
+        # Lightning deletes the file of a run's first part when a resumed run would write to the same folder
+        names = ("csv", *(f"csv-{part}" for part in range(2, MAX_PARTS)))
+        return CSVLogger(folder, name="", version=next(name for name in names if not (folder / name).exists()))
     if tracker == "tensorboard":
         return TensorBoardLogger(folder, name="", version="tensorboard")
     return _wandb(folder, experiment, group, tags)

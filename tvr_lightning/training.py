@@ -8,12 +8,12 @@ import shutil
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from datetime import datetime
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from jsonargparse import ArgumentError
 from pytorch_lightning import Trainer
@@ -23,14 +23,17 @@ from pytorch_lightning.trainer.states import TrainerStatus
 
 from tvr_lightning.callbacks.attention import AttentionFigures
 from tvr_lightning.callbacks.curves import Curves
+from tvr_lightning.callbacks.faults import Siblings, explained
 from tvr_lightning.callbacks.galleries import Galleries
 from tvr_lightning.callbacks.guard import FiniteLoss
 from tvr_lightning.callbacks.progress import Bar, StartSummary, Throughput
+from tvr_lightning.callbacks.resume import KeepLast
 from tvr_lightning.callbacks.run_folder import RunFolder
+from tvr_lightning.checkpoints import LAST, AtomicCheckpointIO, check_settings, find_checkpoint, find_unfinished, held
 from tvr_lightning.config import Experiment
 from tvr_lightning.data.annotations.base import TEST
 from tvr_lightning.data.datamodule import VideoTextDataModule
-from tvr_lightning.errors import CheckpointError, ConfigError, RunError, TVRError
+from tvr_lightning.errors import ConfigError, RunError, TVRError
 from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.results import CHECKPOINTS, CONFIG, METRICS, PREDICTIONS, written_atomically
 from tvr_lightning.trackers import Tracker, build_tracker, is_first_rank
@@ -63,7 +66,9 @@ class ExperimentCLI(LightningCLI):
         parser.add_argument("--runs_dir", type=str, default="runs", help="Where run folders are made.")
         parser.add_argument("--run_id", type=str | None, default=None, help="The folder's name; the time when null.")
         parser.add_argument("--tracker", type=Tracker, default="wandb", help="Where curves go.")
-        parser.add_argument("--ckpt_path", type=str | None, default=None, help="Weights to test or to go on from.")
+        parser.add_argument("--ckpt_path", type=str | None, default=None, help="Weights to test, or to start from.")
+        parser.add_argument("--resume", type=str | None, default=None, help="Unfinished run: `last`, folder, last.ckpt")
+        parser.add_argument("--checkpoint_every", type=int, default=200, help="Steps between two savings of last.ckpt.")
         parser.link_arguments("seed_everything", "data.seed")
         parser.link_arguments("data.max_words", "model.init_args.encoder.init_args.context_length")
         parser.link_arguments("model.image_size", "data.size", apply_on="instantiate")
@@ -138,17 +143,26 @@ def run(command: str, arguments: Mapping[str, Any], flags: Sequence[str] = ()) -
         )
     if command == "validate" and cli.datamodule.selection == "last":
         raise ConfigError("nothing to validate on: data.selection is `last`; set it to validation, holdout or test")
+    if config.checkpoint_every < 1:
+        raise ConfigError(f"checkpoint_every is {config.checkpoint_every}; it must be at least 1")
     home = Path(config.runs_dir) / config.experiment
-    if config.ckpt_path is not None:
+    resumed = None if config.resume is None else resumed_folder(cli, command, home)
+    if resumed is not None:
+        config.ckpt_path = str(find_checkpoint(home, str(resumed), True))
+    elif config.ckpt_path is not None:
         config.ckpt_path = str(find_checkpoint(home, config.ckpt_path, command == "fit"))
     cli.datamodule.setup(command)  # what is missing is said before a run folder exists
-    folder = make_run_folder(home, config.run_id, config.seed_everything)
+    folder = resumed or make_run_folder(home, config.run_id, config.seed_everything)
     weights = {"ckpt_path": config.ckpt_path, "weights_only": True} if config.ckpt_path else {}
+    use = ExitStack()
     try:
         if is_first_rank():
-            with written_atomically(folder / CONFIG) as temporary:
-                temporary.write_text(yaml.safe_dump(resolved_config(cli), sort_keys=False), encoding="utf-8")
+            if not resumed:
+                with written_atomically(folder / CONFIG) as temporary:
+                    temporary.write_text(yaml.safe_dump(resolved_config(cli), sort_keys=False), encoding="utf-8")
+            use.enter_context(held(folder))
         trainer = make_trainer(cli, command, folder)
+        next(c for c in trainer.callbacks if isinstance(c, Siblings)).watch(trainer)  # type: ignore[attr-defined]
         try:
             if command == "fit":
                 trainer.fit(cli.model, cli.datamodule, **weights)
@@ -159,7 +173,13 @@ def run(command: str, arguments: Mapping[str, Any], flags: Sequence[str] = ()) -
             if trainer.state.status == TrainerStatus.INTERRUPTED:
                 return INTERRUPTED
             raise
+    except Exception as error:
+        readable = explained(error)
+        if readable is None:
+            raise
+        raise readable from error
     finally:
+        use.close()
         kept = any((folder / name).exists() for name in (METRICS, PREDICTIONS, CHECKPOINTS))
         if not kept and is_first_rank():
             shutil.rmtree(folder, ignore_errors=True)  # it failed before it had anything to keep, or only validated
@@ -190,9 +210,35 @@ def _quieten() -> None:
         "exists and is not empty",
         "dirpath has changed",
         "logging interval",
+        "across ranks is zero",
+        "your dataloader is not resumable",  # it is: see `KeepLast`
+        "sync_dist=True",  # every rank has the whole result
+        "Using `DistributedSampler` with the dataloaders",  # shares are exact: no sample is repeated
     )
     for message in (f".*{words}.*" for words in noise):
         warnings.filterwarnings("ignore", message)
+
+
+def resumed_folder(cli: ExperimentCLI, command: str, home: Path) -> Path:
+    """The folder of the unfinished run that goes on, under the settings it began with.
+
+    Raises:
+        ConfigError: settings that contradict `--resume`.
+        RunError: there is no such run, it is finished, or it began with other settings.
+    """
+    config = cli.config
+    if command != "fit" or config.ckpt_path is not None:
+        raise ConfigError(
+            "--resume goes on with a run that did not finish: it is for `tvr fit`, and --ckpt_path is for new runs"
+        )
+    if "LOCAL_RANK" in os.environ and ATTEMPT in os.environ:
+        return Path(os.environ[ATTEMPT])
+    folder = find_unfinished(home, config.resume)
+    if config.run_id not in (None, folder.name):
+        raise ConfigError(f"--resume goes on in {folder}; --run_id={config.run_id} names another folder")
+    check_settings(folder, resolved_config(cli))
+    os.environ[ATTEMPT] = str(folder)
+    return folder
 
 
 def make_run_folder(home: Path, run_id: str | None, seed: int) -> Path:
@@ -227,6 +273,7 @@ def make_trainer(cli: ExperimentCLI, command: str, folder: Path) -> Trainer:
     """Builds the trainer with the callbacks that every run has."""
     config, data, model = cli.config, cli.datamodule, cli.model
     settings: dict[str, Any] = cli.config_init.trainer.as_dict()
+    check_strategy(settings["strategy"])
     encoder = encoder_name(config)
     smoke = bool(settings["fast_dev_run"])
     if command == "validate" or smoke:
@@ -239,6 +286,7 @@ def make_trainer(cli: ExperimentCLI, command: str, folder: Path) -> Trainer:
         StartSummary(),
         Throughput(),
         FiniteLoss(),
+        Siblings(),
         RunFolder(folder, config.experiment, encoder, config.seed_everything),
         Curves(folder),
         Galleries(folder),
@@ -254,15 +302,35 @@ def make_trainer(cli: ExperimentCLI, command: str, folder: Path) -> Trainer:
         kept: dict[str, Any] = {"dirpath": folder / CHECKPOINTS, "enable_version_counter": False}
         if data.selection != "last":
             callbacks.append(ModelCheckpoint(filename="best", monitor=MONITOR, mode="max", **kept))
-        callbacks.append(ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **kept))
+        callbacks.append(KeepLast(folder, config.checkpoint_every))
     if data.selection == "last":
         settings["limit_val_batches"] = 0
     if settings["num_sanity_val_steps"] is None:
         settings["num_sanity_val_steps"] = 0  # a few batches of captions and videos score nothing
     # the sampler shares samples among ranks itself; Lightning's would repeat some in evaluation
     settings |= {"callbacks": callbacks, "use_distributed_sampler": False, "default_root_dir": folder}
-    settings |= {"enable_model_summary": False}
+    settings |= {"enable_model_summary": False, "plugins": [*_listed(settings["plugins"]), AtomicCheckpointIO()]}
     return Trainer(**settings)
+
+
+def check_strategy(strategy: Any) -> None:
+    """Refuses strategies that leave no rank with the whole model.
+
+    Raises:
+        ConfigError: FSDP, DeepSpeed or another that cuts parameters into shards.
+    """
+    name = strategy if isinstance(strategy, str) else type(strategy).__name__
+    if any(word in name.lower().replace("_", "") for word in ("fsdp", "deepspeed", "modelparallel")):
+        raise ConfigError(
+            f"trainer.strategy={name} cuts parameters into shards that are whole only inside the module's forward "
+            "pass; scoring all pairs and checking a checkpoint's shapes happen outside of it. Use ddp (what "
+            "--trainer.devices=N chooses); for memory: bf16-mixed, gradient_checkpointing and "
+            "model.optimizer.loss_chunk, see docs/training.md"
+        )
+
+
+def _listed(plugins: Any) -> list[Any]:
+    return list(plugins) if isinstance(plugins, list) else [plugins] if plugins else []
 
 
 def encoder_name(config: Any) -> str:
@@ -275,42 +343,6 @@ def trained_weights(trainer: Trainer, folder: Path) -> dict[str, Any]:
     """The checkpoint that a fit ends with: the selected one, else the last; none after a smoke run."""
     paths = [Path(c.best_model_path) for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
     # a resumed run remembers the best of the run that it goes on from: that is not its own
-    own = [p for p in paths if p.is_file() and p.is_relative_to(folder.absolute())]
+    home = folder.resolve() / CHECKPOINTS
+    own = [p for p in (*paths, home / LAST) if p.is_file() and p.is_relative_to(home)]
     return {"ckpt_path": str(own[0]), "weights_only": True} if own else {}
-
-
-def find_checkpoint(home: Path, wanted: str, resume: bool = False) -> Path:
-    """Turns `last`, `best`, a run folder or a file into a readable checkpoint.
-
-    Args:
-        home: the folder of the experiment's runs; `last` and `best` mean its newest run that has weights.
-        wanted: what the user wrote. `best` and a run folder mean the weights that its result came from: the selected
-            ones, or the last where nothing selected.
-        resume: training goes on from a run folder's last weights.
-
-    Raises:
-        CheckpointError: there is none, or it is damaged.
-    """
-    path = Path(wanted)
-    if wanted in ("last", "best"):
-        runs = sorted(home.glob(f"*/{CHECKPOINTS}/last.ckpt"), key=lambda p: p.stat().st_mtime)
-        if not runs:
-            raise CheckpointError(f"no run in {home} has weights; train first, or give a file")
-        path = runs[-1].parents[1]
-    if path.is_dir():
-        names = ("last",) if resume or wanted == "last" else ("best", "last")
-        named = [path / CHECKPOINTS / f"{name}.ckpt" for name in names]
-        path = next((p for p in named if p.is_file()), named[0])
-    if not path.is_file():
-        near = sorted(str(p) for p in home.glob(f"*/{CHECKPOINTS}/*.ckpt"))
-        raise CheckpointError(
-            f"no checkpoint {path}; " + (f"there is {', '.join(near[-3:])}" if near else "train first")
-        )
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # a damaged file fails in many ways; all mean the same to the user
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{path} cannot be read as a checkpoint ({reason}); is it complete?") from error
-    if not isinstance(content, dict) or "state_dict" not in content:
-        raise CheckpointError(f"{path} is no run's checkpoint; pretrained weights go to the encoder's from_pretrained")
-    return path

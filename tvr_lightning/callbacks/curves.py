@@ -24,6 +24,15 @@ class Curves(Callback):
         self._losses: list[Tensor] = []
         self._validation: dict[str, float] = {}
 
+    def state_dict(self) -> dict[str, Any]:
+        """The losses of the epoch so far, so that a run that goes on inside it has the mean of all."""
+        return {"losses": [float(x) for x in self._losses], "validation": self._validation}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on with them."""
+        self._losses = [torch.tensor(x) for x in state_dict["losses"]]
+        self._validation = dict(state_dict["validation"])
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Forgets the epoch before."""
         self._losses, self._validation = [], {}
@@ -47,7 +56,7 @@ class Curves(Callback):
             return
         row = {"epoch": float(trainer.current_epoch), "step": float(trainer.global_step), **self._validation}
         if self._losses:
-            row["train/loss"] = float(torch.stack(self._losses).float().mean())
+            row["train/loss"] = float(torch.stack([x.float().cpu() for x in self._losses]).mean())
         if "logit_scale" in trainer.callback_metrics:
             row["logit_scale"] = float(trainer.callback_metrics["logit_scale"])
         before = [r for r in read_curves(self.path / CURVES) if r["epoch"] < row["epoch"]]

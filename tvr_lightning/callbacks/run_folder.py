@@ -1,11 +1,10 @@
-"""Fills a run's folder: checkpoints on interruption, metrics and ranks after a test."""
+"""Fills a run's folder: metrics and ranks after a test, predictions."""
 
 from __future__ import annotations
 
 import platform
 import resource
 import subprocess
-import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +20,7 @@ from tvr_lightning.callbacks.progress import count_parameters
 from tvr_lightning.errors import RunError
 from tvr_lightning.evaluation import EvaluationResult
 from tvr_lightning.methods.base import RetrievalModule
-from tvr_lightning.results import CHECKPOINTS, METRICS, PREDICTIONS, RANKS, result_table, write_json, write_ranks
+from tvr_lightning.results import METRICS, PREDICTIONS, RANKS, result_table, write_json, write_ranks
 
 PACKAGES = ("tvr_lightning", "torch", "pytorch_lightning", "open_clip_torch", "av")
 LOWER_IS_BETTER = ("MdR", "MnR")
@@ -45,6 +44,21 @@ class RunFolder(Callback):
         self._began = time.monotonic()
         self._train_time = 0.0
         self._fit_began = 0.0
+        self._earlier = {"train": 0.0, "wall": 0.0}  # seconds of the parts of a resumed run before this one
+
+    def state_dict(self) -> dict[str, Any]:
+        """Seconds so far, of all parts of a resumed run."""
+        now = time.monotonic()
+        return {
+            "train": self._earlier["train"] + now - self._fit_began,
+            "wall": self._earlier["wall"] + now - self._began,
+        }
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Goes on counting where this run itself stopped; weights of another run bring no time along."""
+        own = Path(str(trainer.ckpt_path)).absolute().is_relative_to(self.path.absolute())
+        if own and trainer.state.fn == TrainerFn.FITTING:
+            self._earlier = dict(checkpoint["callbacks"].get(self.state_key, self._earlier))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock, and tells W&B which value of a curve is its best."""
@@ -58,19 +72,7 @@ class RunFolder(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stops the clock."""
-        self._train_time = time.monotonic() - self._fit_began
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Ctrl-C while training keeps what was learned."""
-        if (
-            isinstance(exception, KeyboardInterrupt)
-            and trainer.state.fn == TrainerFn.FITTING
-            and trainer.checkpoint_callback
-        ):
-            path = self.path / CHECKPOINTS / "last.ckpt"
-            trainer.save_checkpoint(path)
-            if trainer.is_global_zero:
-                print(f"interrupted at step {trainer.global_step}; weights kept in {path}", file=sys.stderr)
+        self._train_time = self._earlier["train"] + time.monotonic() - self._fit_began
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes `metrics.json` and `ranks.parquet` and prints the table."""
@@ -114,7 +116,7 @@ class RunFolder(Callback):
             "devices": trainer.world_size,
             "device": device_name(on_gpu),
             "train_time_s": round(self._train_time, 1),
-            "wall_time_s": round(time.monotonic() - self._began, 1),
+            "wall_time_s": round(self._earlier["wall"] + time.monotonic() - self._began, 1),
             "peak_memory_mib": peak_memory_mib(on_gpu),
             "versions": {p: version(p) for p in PACKAGES} | {"python": platform.python_version()},
             "git_commit": git_commit(),

@@ -1,0 +1,161 @@
+"""Where a training step's time goes, and what the suite costs beside a bare PyTorch loop of the same model.
+
+    python benchmarks/train_step.py [--experiment clip4clip_shapes] [--root data/shapes] [--tracker wandb] [--json]
+
+The bare loop (the same loader, model, optimiser, schedule and clipping, nothing else) and `tvr fit`'s trainer with all
+its callbacks take turns; each time is the median step, the first steps of each turn left out. The split is the bare
+loop's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback
+
+from tvr_lightning.arguments import read_arguments
+from tvr_lightning.optim import build_optimizer, build_schedule
+from tvr_lightning.training import build_cli, make_trainer
+
+ROOT = Path(__file__).parents[1]
+TURNS, STEPS, WARM = 3, 24, 6
+
+
+class StepTimes(Callback):
+    """Wall time from the end of one batch to the end of the next."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Notes the time."""
+        self.ends.append(time.perf_counter())
+
+
+def settings(options: argparse.Namespace, cache: Path) -> list[str]:
+    """The experiment with decoded frames at hand, cut to the steps of a turn."""
+    return [
+        *("--config", str(ROOT / "experiments" / f"{options.experiment}.yaml")),
+        f"--data.annotations.root={options.root}", f"--data.cache_dir={cache}", "--data.cache_frames=true",
+        f"--trainer.max_steps={STEPS}", "--trainer.max_epochs=-1", "--trainer.check_val_every_n_epoch=1000000",
+        "--trainer.enable_checkpointing=false", f"--tracker={options.tracker}",
+    ]  # fmt: skip
+
+
+def suite_steps(arguments: list[str], folder: Path) -> list[float]:
+    """Step times through the suite's trainer."""
+    cli = build_cli(read_arguments(arguments)[0])
+    trainer = make_trainer(cli, "fit", folder)
+    times = StepTimes()
+    trainer.callbacks.append(times)
+    trainer.fit(cli.model, cli.datamodule)
+    return [b - a for a, b in zip(times.ends[WARM:], times.ends[WARM + 1 :], strict=False)]
+
+
+def bare_steps(arguments: list[str]) -> tuple[list[float], dict[str, list[float]]]:
+    """Step times of the bare loop, and their parts."""
+    cli = build_cli(read_arguments(arguments)[0])
+    model, data = cli.model, cli.datamodule
+    data.setup("fit")
+    optimizer = build_optimizer(model, model.encoders, model.optimizer_options, True)
+    schedule = build_schedule(optimizer, STEPS, model.optimizer_options)
+    loader = data.train_dataloader()
+    model.train()
+    ends, parts = [], defaultdict(list)
+    step, epoch = 0, 0
+    while step < STEPS:
+        loader.sampler.set_epoch(epoch)
+        batches = iter(loader)
+        while step < STEPS:
+            marks = [time.perf_counter()]
+            batch = next(batches, None)
+            marks.append(time.perf_counter())
+            if batch is None:
+                break
+            texts, videos = model.encode_text(batch.text), model.encode_video(batch.video)
+            marks.append(time.perf_counter())
+            losses = model.compute_losses(texts, videos, batch.text.video_index)
+            loss = torch.stack(list(losses.values())).sum()
+            marks.append(time.perf_counter())
+            optimizer.zero_grad()
+            loss.backward()
+            marks.append(time.perf_counter())
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            model.on_train_batch_end(None, batch, step)
+            marks.append(time.perf_counter())
+            ends.append(marks[-1])
+            if step >= WARM:
+                names = ("data", "encoders", "head and loss", "backward", "clipping and optimiser")
+                for name, a, b in zip(names, marks, marks[1:], strict=False):
+                    parts[name].append(b - a)
+            step += 1
+        epoch += 1
+    return [b - a for a, b in zip(ends[WARM:], ends[WARM + 1 :], strict=False)], parts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--experiment", default="clip4clip_shapes")
+    parser.add_argument("--root", type=Path, default=ROOT / "data" / "shapes")
+    parser.add_argument("--tracker", default="wandb", choices=("wandb", "tensorboard", "csv", "none"))
+    parser.add_argument("--json", action="store_true", help="one object per row")
+    options = parser.parse_args()
+    os.environ["WANDB_MODE"] = "offline"
+    suite: list[float] = []
+    bare: list[float] = []
+    parts: dict[str, list[float]] = defaultdict(list)
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = settings(options, Path(folder) / "cache")
+        bare_steps(arguments)  # fills the frame cache
+        for turn in range(TURNS):
+            run = Path(folder) / f"run{turn}"
+            run.mkdir()
+            suite += suite_steps(arguments, run)
+            steps, split = bare_steps(arguments)
+            bare += steps
+            for name, values in split.items():
+                parts[name] += values
+    whole = statistics.median(bare)
+    rows: list[dict[str, Any]] = [
+        {"part": name, "ms": round(1e3 * statistics.median(v), 2), "share": round(statistics.median(v) / whole, 4)}
+        for name, v in parts.items()
+    ]
+    overhead = statistics.median(suite) / whole - 1
+    rows += [
+        {"part": "bare loop", "ms": round(1e3 * whole, 2), "share": 1.0},
+        {"part": "suite", "ms": round(1e3 * statistics.median(suite), 2), "share": round(1 + overhead, 4)},
+        {"part": "suite's overhead (logging, callbacks, trainer)", "ms": round(1e3 * overhead * whole, 2),
+         "share": round(overhead, 4)},
+    ]  # fmt: skip
+    for row in rows:
+        print(
+            json.dumps(row) if options.json else f"{row['part']:<48} {row['ms']:>9.2f} ms {100 * row['share']:>7.1f} %"
+        )
+    content = {
+        "command": "python benchmarks/train_step.py",
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
+        "experiment": options.experiment,
+        "tracker": options.tracker,
+        "rows": rows,
+    }
+    results = Path(__file__).parent / "results"
+    results.mkdir(exist_ok=True)
+    (results / "train_step.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
