@@ -168,8 +168,9 @@ def test_a_worker_that_dies(start: Callable[..., subprocess.Popen[str]], folder:
     assert "--data.num_workers" in message
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("workers", [2, pytest.param(0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("workers", [2, 0])
 def test_a_video_that_breaks_while_training(
     start: Callable[..., subprocess.Popen[str]], folder: Path, shapes_root: Path, tmp_path: Path, workers: int
 ) -> None:

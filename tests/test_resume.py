@@ -146,6 +146,7 @@ def test_every_place_to_die(fit: Callable[..., int], home: Path, more: tuple[str
         assert_same_end(home / f"at{at}", home / "whole", names)
 
 
+@pytest.mark.slow
 def test_killed_twice_and_without_workers_the_second_time(fit: Callable[..., int], home: Path) -> None:
     more = ("--trainer.max_epochs=2",)
     assert fit("--run_id=whole", *more) == 0
@@ -181,6 +182,7 @@ def test_killed_after_a_checkpoint_of_an_epoch_s_end(
     assert_same_end(home / "moved", home / "whole")
 
 
+@pytest.mark.slow
 def test_batches_without_a_video_keep_their_place(fit: Callable[..., int], tmp_path: Path, shapes_root: Path) -> None:
     data = tmp_path / "data"
     shutil.copytree(shapes_root, data)
@@ -293,6 +295,7 @@ def test_a_run_that_goes_on_elsewhere_is_not_resumed(fit: Callable[..., int], un
     assert fit("--resume=last") == 0
 
 
+@pytest.mark.slow
 def test_trackers_and_times_of_a_resumed_run(fit: Callable[..., int], home: Path) -> None:
     with pytest.raises(Killed):
         fit("--run_id=k", "--tracker=csv", "--trainer.log_every_n_steps=1", at=9)

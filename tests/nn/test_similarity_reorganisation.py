@@ -9,6 +9,7 @@ from tvr_lightning.nn.similarity_reorganisation import (
     BidirectionalAggregation,
     InteractiveAggregation,
     ScoreAggregation,
+    _largest,
     kept,
     reorganise,
     reorganised_size,
@@ -130,3 +131,14 @@ def test_score_aggregations():
     expected = (scores.softmax(-1) * scores).sum(-1)
     torch.testing.assert_close(ScoreAggregation(3, "softmax")(scores), expected)
     torch.testing.assert_close(ScoreAggregation(3, "lsa")(scores), expected)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_largest_without_sorting(count):
+    generator = torch.Generator().manual_seed(count)
+    for length in range(count, 13):
+        for x in (
+            torch.randn(40, length, generator=generator),
+            torch.randint(0, 3, (200, length), generator=generator).float(),  # ties stay twice
+        ):
+            assert torch.equal(_largest(x, count), x.topk(count, dim=-1).values)

@@ -42,7 +42,7 @@ from tvr_lightning.types import TextFeatures, TextInput, VideoFeatures, VideoInp
 
 Contrast = Literal["video_sentence", "video_word", "sentence_frame", "frame_word"]
 CONTRASTS: tuple[Contrast, ...] = ("video_sentence", "video_word", "sentence_frame", "frame_word")
-BLOCK_NUMBERS = 1 << 22  # similarities of a block of texts while scoring: 16 MiB stay near the processor
+BLOCK_NUMBERS = 1 << 21  # similarities of a block of texts while scoring: 8 MiB stay near the processor
 
 
 class TCMGC(RetrievalModule[TextFeatures, VideoFeatures]):

@@ -40,13 +40,13 @@ class VideoBasis(NamedTuple):
     """Videos prepared for `LanguageVideoAttention.cosines`.
 
     Attributes:
-        normed: (V, n, D) frames after LN1.
+        keys: (V, n, D), frames after LN1 and W_K.
         frame_mask: (V, n) bool.
         grams: C C^T / D (V, H n, H n), that of the P (one more row), that of `vectors` without the division.
         vectors: (V, H n + 2, D): z is a combination of them.
     """
 
-    normed: Tensor
+    keys: Tensor
     frame_mask: Tensor
     grams: tuple[Tensor, Tensor, Tensor]
     vectors: Tensor
@@ -88,12 +88,12 @@ class LanguageVideoAttention(nn.Module):
         Shapes: queries (Q, D); frames (V, n, D); frame_mask (V, n); returns (V, H, n, Q), which sums to 1 over n and
         is 0 on padded frames.
         """
-        return self._weights(queries, self.norm_inputs(frames), frame_mask)
+        return self._weights(queries, self.key(self.norm_inputs(frames)), frame_mask)
 
-    def _weights(self, queries: Tensor, normed: Tensor, frame_mask: Tensor) -> Tensor:
-        (num_videos, count, _), size = normed.shape, self.width // self.heads
+    def _weights(self, queries: Tensor, keys: Tensor, frame_mask: Tensor) -> Tensor:
+        (num_videos, count, _), size = keys.shape, self.width // self.heads
         q = self.query(self.norm_inputs(queries)).unflatten(-1, (self.heads, size)) / math.sqrt(size)  # (Q, H, d)
-        k = self.key(normed).view(num_videos * count, self.heads, size)
+        k = keys.view(num_videos * count, self.heads, size)
         # frames before queries: what follows then runs along the longest dimension
         logits = torch.einsum("fhd,qhd->hfq", k, q).unflatten(1, (num_videos, count)).transpose(0, 1)
         return masked_softmax(logits, frame_mask[:, None, :, None], dim=2)
@@ -101,7 +101,7 @@ class LanguageVideoAttention(nn.Module):
     def attend(self, queries: Tensor, frames: Tensor, frame_mask: Tensor) -> Tensor:
         """What each query sees of each video, literally: (Q, D), (V, n, D), (V, n) -> z (V, Q, D)."""
         normed = self.norm_inputs(frames)
-        a = self._weights(queries, normed, frame_mask)  # (V, H, n, Q)
+        a = self._weights(queries, self.key(normed), frame_mask)  # (V, H, n, Q)
         values = self.value(normed).unflatten(-1, (self.heads, -1))  # (V, n, H, d)
         z_hat = self.norm_attended(self.output(torch.einsum("vhnq,vnhd->vqhd", a, values).flatten(2)))
         z = self.dropout(self.fc(z_hat))
@@ -124,7 +124,7 @@ class LanguageVideoAttention(nn.Module):
         bias = self.norm_output.bias.expand(num_videos, 1, -1)
         vectors = torch.cat([moved * self.norm_output.weight, bias], dim=1)  # (V, H n + 2, D)
         grams = centred @ centred.mT / self.width, moved @ moved.mT / self.width, vectors @ vectors.mT
-        return VideoBasis(normed, frame_mask, grams, vectors)
+        return VideoBasis(self.key(normed), frame_mask, grams, vectors)
 
     def cosines(self, queries: Tensor, basis: VideoBasis, others: Tensor) -> Tensor:
         """Cosines between what queries see of a video and text vectors of the same caption.
@@ -145,7 +145,7 @@ class LanguageVideoAttention(nn.Module):
         if self.training and self.dropout.p > 0:
             raise ValueError("the low-rank form has no dropout: use `literal_cosines` while training with dropout")
         num_texts, num_queries = queries.shape[:2]
-        a = self._weights(queries.flatten(0, 1), basis.normed, basis.frame_mask).flatten(1, 2)  # (V, H n, T q)
+        a = self._weights(queries.flatten(0, 1), basis.keys, basis.frame_mask).flatten(1, 2)  # (V, H n, T q)
         # a cosine does not see the length of z, so z is kept times s_2 s_3: no layer norm divides a large tensor
         second = (_quadratic(basis.grams[0], a) + self.norm_attended.eps).sqrt()  # s_2 (V, 1, T q)
         a = torch.cat([a, second], dim=1)

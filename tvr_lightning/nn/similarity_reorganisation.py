@@ -74,18 +74,27 @@ def reorganise(
 
 
 def _largest(x: Tensor, count: int) -> Tensor:
-    """The `count` largest of the last dimension, sorted: insertion, one place of all rows at a time.
+    """The `count` (at most `FEW`) largest of the last dimension, sorted, for many short rows; it has no gradient.
 
-    Twice as fast as `topk` on a processor for a few values of many short rows; it has no gradient.
+    Places are paired first: a pair's smaller value is among the largest only below its larger one, so of the smaller
+    values count // 2 at most are, and these are their largest. The rest is insertion, one place of all rows at a time.
+    Several times as fast as `topk` on a processor.
     """
-    best = [torch.full_like(x[..., 0], -torch.inf) for _ in range(count)]
-    for place in range(x.shape[-1]):
-        new = x[..., place]
-        for rank in range(count):
-            if rank + 1 < count:
-                smaller = torch.minimum(best[rank], new)
-            torch.maximum(best[rank], new, out=best[rank])
-            new = smaller if rank + 1 < count else new
+    half = x.shape[-1] // 2
+    if half < count:
+        return x.topk(count, dim=-1).values
+    first, second = x[..., :half], x[..., half : 2 * half]
+    places = [*torch.maximum(first, second).unbind(-1), *x[..., 2 * half :].unbind(-1)]
+    smaller = torch.minimum(first, second)
+    places += [smaller.amax(-1)] if count // 2 == 1 else smaller.unbind(-1) if count > 1 else []
+    best = [torch.full_like(places[0], -torch.inf) for _ in range(count)]
+    spare = [torch.empty_like(places[0]) for _ in range(2)]
+    for place in places:
+        for rank in range(count - 1):
+            torch.minimum(best[rank], place, out=spare[rank % 2])
+            torch.maximum(best[rank], place, out=best[rank])
+            place = spare[rank % 2]
+        torch.maximum(best[-1], place, out=best[-1])
     return torch.stack(best, dim=-1)
 
 
