@@ -39,8 +39,12 @@ class AttentionFigures(Callback):
             if isinstance(logger, WandbLogger):
                 import wandb
 
-                images = [wandb.Image(image, caption=f"{pair.video_id}: {pair.caption}") for pair, image in pictures]
-                logger.experiment.log({"attention": images})
+                # a key each: pictures of one key must be of one size
+                logged = {
+                    f"attention/{i}": wandb.Image(image, caption=f"{pair.video_id}: {pair.caption}")
+                    for i, (pair, image) in enumerate(pictures)
+                }
+                logger.experiment.log(logged)
             else:
                 import numpy as np
 
