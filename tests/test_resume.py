@@ -268,7 +268,7 @@ def test_what_is_not_resumed(
     assert "is no run folder" in refused(1, f"--resume={home}")
     shutil.copy(unfinished / "checkpoints" / "last.ckpt", unfinished / "checkpoints" / "best.ckpt")
     assert "to start a new run" in refused(2, f"--resume={unfinished / 'checkpoints' / 'best.ckpt'}")
-    assert main(["test", "--config", str(EXPERIMENT), "--resume=last"]) == 2
+    assert main(["test", "--config", str(unfinished / "config.yaml"), "--resume=last"]) == 2
     capsys.readouterr()
     (unfinished / "checkpoints" / "last.ckpt").rename(unfinished / "kept")
     assert "none of its runs has a checkpoint" in refused(1, "--resume=last")

@@ -197,7 +197,7 @@ def draw_attention(pair: Pair) -> Figure:
     top.set_yticks([])
     for i in range(1, count):
         top.axvline(i * width - 0.5, color="white", linewidth=2)
-    top.set_aspect("auto" if count > 12 else "equal")
+    top.set_aspect("auto")  # each frame stands above its column of weights
     caption = textwrap.fill(pair.caption, 90)
     top.set_title(f"{pair.video_id}, score {pair.total:.2f}\n{caption}", fontsize=10, loc="left")
     image = table.imshow(pair.weights.numpy(), aspect="auto", cmap="magma", vmin=0)
@@ -205,7 +205,7 @@ def draw_attention(pair: Pair) -> Figure:
     table.get_yticklabels()[0].set_fontweight("bold")
     table.set_xticks(range(count), [str(i + 1) for i in range(count)])
     table.set_xlabel("frame")
-    figure.colorbar(image, ax=table, label="attention", pad=0.01)
+    figure.colorbar(image, ax=[top, table], label="attention", pad=0.01)
     return figure
 
 
