@@ -52,3 +52,21 @@ def small_encoder() -> Callable[..., Any]:
         text_width=32, text_layers=1, text_heads=2, embed_dim=32,
     )  # fmt: skip
     return lambda **settings: CLIPEncoder(size=size, **settings)
+
+
+@pytest.fixture
+def small_vgg() -> Callable[..., Any]:
+    """Builds a VGG of 32 px frames and 24 features."""
+    from tvr_lightning.encoders import VGGEncoder, VGGSize
+
+    size = VGGSize(image_size=32, blocks=((8,), (16,)), pooled=2, hidden_dim=32, embed_dim=24)
+    return lambda **settings: VGGEncoder(size=size, **settings)
+
+
+@pytest.fixture
+def small_bert() -> Callable[..., Any]:
+    """Builds a BERT of width 16 over CLIP's number of tokens, so that the same random texts fit both."""
+    from tvr_lightning.encoders import BERTEncoder, BERTSize
+
+    size = BERTSize(width=16, layers=1, heads=2, mlp_width=32, vocabulary_size=49408, positions=16, dropout=0.0)
+    return lambda **settings: BERTEncoder(size=size, **settings)

@@ -87,17 +87,28 @@ class TensorRows:
 
 @dataclass(frozen=True)
 class VideoInput(TensorRows):
-    """Decoded videos.
+    """Videos, as pixels or as what a frozen encoder made of them.
 
     Attributes:
-        frames: (V, n, 3, H, W) uint8, zeros where the mask is False.
+        frames: (V, n, 3, H, W) uint8, zeros where the mask is False; H = W = 0 where `features` are given instead.
         frame_mask: (V, n) bool, True = the frame exists.
         index: (V,) int64, position in the split's list of videos.
+        features: (V, n, F) of a frozen encoder, zeros where the mask is False; F = 0 where frames are given.
     """
 
     frames: Tensor
     frame_mask: Tensor
     index: Tensor
+    features: Tensor = None  # type: ignore[assignment]  # set below: a row of tensors has no empty fields
+
+    def __post_init__(self) -> None:
+        if self.features is None:
+            object.__setattr__(self, "features", self.frames.new_empty(*self.frame_mask.shape, 0, dtype=torch.float32))
+
+    @property
+    def has_features(self) -> bool:
+        """Whether features are given instead of frames."""
+        return self.features.shape[-1] > 0
 
 
 @dataclass(frozen=True)
@@ -109,32 +120,72 @@ class TextInput(TensorRows):
         token_mask: (T, m) bool, True from start to end token.
         index: (T,) int64, position in the split's list of captions.
         video_index: (T,) int64, position of the caption's video in the split's list of videos.
+        word: (T, m) int64, which of the caption's textual nodes a token is a piece of; -1 for none.
+        features: (T, w, F) that a frozen encoder made of the captions; F = 0 where they are not kept.
     """
 
     tokens: Tensor
     token_mask: Tensor
     index: Tensor
     video_index: Tensor
+    word: Tensor = None  # type: ignore[assignment]
+    features: Tensor = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.word is None:
+            object.__setattr__(self, "word", torch.full_like(self.tokens, -1))
+        if self.features is None:
+            object.__setattr__(self, "features", self.tokens.new_empty(len(self.tokens), 0, 0, dtype=torch.float32))
+
+    @property
+    def has_features(self) -> bool:
+        """Whether features are given besides the tokens."""
+        return self.features.shape[-1] > 0
 
 
 @dataclass(frozen=True)
 class VideoTextBatch:
-    """A training batch: row i of `text` describes row i of `video`."""
+    """A training batch: row i of `text` describes row i of `video`.
+
+    Attributes:
+        text: B captions.
+        video: their B videos.
+        augmented: another, augmented view of the same pairs, where the data module makes one.
+    """
 
     text: TextInput
     video: VideoInput
+    augmented: VideoTextBatch | None = None
 
     def __len__(self) -> int:
         """Number of pairs."""
         return len(self.text)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> VideoTextBatch:
-        """Moves both halves to `device`."""
-        return VideoTextBatch(self.text.to(device, non_blocking), self.video.to(device, non_blocking))
+        """Moves every part to `device`."""
+        return VideoTextBatch(
+            self.text.to(device, non_blocking),
+            self.video.to(device, non_blocking),
+            None if self.augmented is None else self.augmented.to(device, non_blocking),
+        )
 
     def pin_memory(self) -> VideoTextBatch:
-        """Pins both halves; the data loader calls this."""
-        return VideoTextBatch(self.text.pin_memory(), self.video.pin_memory())
+        """Pins every part; the data loader calls this."""
+        return VideoTextBatch(
+            self.text.pin_memory(),
+            self.video.pin_memory(),
+            None if self.augmented is None else self.augmented.pin_memory(),
+        )
+
+    @classmethod
+    def cat(cls, parts: Sequence[VideoTextBatch]) -> VideoTextBatch:
+        """Joins batches; all of them have a second view, or none."""
+        second = [p.augmented for p in parts if p.augmented is not None]
+        return cls(
+            TextInput.cat([p.text for p in parts]),
+            VideoInput.cat([p.video for p in parts]),
+            cls.cat(second) if second else None,
+        )
 
 
 @dataclass(frozen=True)
@@ -163,3 +214,21 @@ class VideoFeatures(TensorRows):
 
     frames: Tensor
     frame_mask: Tensor
+
+
+@dataclass(frozen=True)
+class CodeFeatures(TensorRows):
+    """Binary codes of texts or of videos; methods that give them are measured by hashing metrics too.
+
+    Attributes:
+        real: (N, K) relaxed codes.
+        source: (N, F) the frozen features that the codes were made from; baselines hash the same.
+    """
+
+    real: Tensor
+    source: Tensor
+
+    @property
+    def codes(self) -> Tensor:
+        """(N, K) int8 in -1, +1; zero counts as +1."""
+        return torch.where(self.real >= 0, 1, -1).to(torch.int8)

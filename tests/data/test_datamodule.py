@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from tvr_lightning.data.dataset import SeededSampler
+from tvr_lightning.data.augment import FrameAugmentation
+from tvr_lightning.data.augment_text import TextAugmentation
+from tvr_lightning.data.dataset import Augmentation, SeededSampler
 from tvr_lightning.errors import ConfigError, DataError, DecodeError
 from tvr_lightning.types import VideoTextBatch
 
@@ -222,3 +224,40 @@ def test_query_bank_is_seeded_and_reads_no_video(make_data: Make, copy: Path) ->
     assert banks[0].shape == (15, 32)
     assert torch.equal(banks[0], banks[1])
     assert not torch.equal(banks[0], banks[2])
+
+
+@pytest.mark.parametrize("join", [False, True])
+def test_a_second_view_has_other_frames_and_another_wording(make_data, join):
+    augment = Augmentation(FrameAugmentation(), TextAugmentation(replace=0, insert=0, swap=0.5, delete=0), every=2)
+    data = make_data(augment=augment, join_captions=join, cache_frames=True, max_words=400)
+    data.setup("fit")
+    loader = data.train_dataloader()
+    assert next(iter(loader)).augmented is None  # the first epoch
+    loader.sampler.set_epoch(1)
+    batch = next(iter(loader))
+    second = batch.augmented
+    assert torch.equal(second.video.index, batch.video.index)
+    assert torch.equal(second.text.index, batch.text.index)
+    assert not torch.equal(second.video.frames, batch.video.frames)
+    assert not torch.equal(second.text.tokens, batch.text.tokens)
+    bags = [sorted(rows.tolist()) for rows in (second.text.tokens[0], batch.text.tokens[0])]
+    assert bags[0] == bags[1]  # words changed places only
+    loader.sampler.set_epoch(1)
+    again = next(iter(loader)).augmented
+    assert torch.equal(again.video.frames, second.video.frames)
+    assert torch.equal(again.text.tokens, second.text.tokens)
+
+
+def test_joined_captions_are_one_text(make_data):
+    data = make_data(join_captions=True)
+    plain = make_data()
+    data.setup("fit")
+    plain.setup("fit")
+    split, single = data.splits["train"], plain.splits["train"]
+    assert len(split.captions) == len(split.records)
+    assert split.captions.captions[2] == " ".join(single.records[2].captions)
+
+
+def test_augmentation_out_of_range():
+    with pytest.raises(ConfigError, match=r"augment\.every is 0"):
+        Augmentation(every=0)

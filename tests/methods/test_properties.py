@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -20,15 +21,24 @@ from tvr_lightning.types import TensorRows, TextInput, VideoInput
 ROOT = Path(__file__).parents[2]
 WORDS, FRAMES, SIZE = 7, 5, 32
 
-# every method and variant: name -> builder from an encoder
-METHODS: dict[str, Callable[[Any], RetrievalModule[Any, Any]]] = {
-    "clip4clip-meanP": lambda encoder: CLIP4Clip(encoder, "meanP"),
-    "clip4clip-seqLSTM": lambda encoder: CLIP4Clip(encoder, "seqLSTM"),
-    "clip4clip-seqTransf": lambda encoder: CLIP4Clip(encoder, "seqTransf", num_layers=2),
-    "clip4clip-tightTransf": lambda encoder: CLIP4Clip(encoder, "tightTransf", num_layers=2),
-    "tc_mgc-paper": lambda encoder: TCMGC(encoder, keep_rate=0.5, num_layers=2),
-    "tc_mgc-unconditioned": lambda encoder: TCMGC(encoder, conditioned=[], keep_rate=0.5, num_layers=1, max_frames=8),
-    "tc_mgc-dropout": lambda encoder: TCMGC(encoder, keep_rate=0.5, temporal="none", heads=2, dropout=0.1),
+
+class Encoders(NamedTuple):
+    """What builds the small encoders that a method may need."""
+
+    clip: Callable[..., Any]
+    vgg: Callable[..., Any]
+    bert: Callable[..., Any]
+
+
+# every method and variant: name -> builder from encoders
+METHODS: dict[str, Callable[[Encoders], RetrievalModule[Any, Any]]] = {
+    "clip4clip-meanP": lambda e: CLIP4Clip(e.clip(), "meanP"),
+    "clip4clip-seqLSTM": lambda e: CLIP4Clip(e.clip(), "seqLSTM"),
+    "clip4clip-seqTransf": lambda e: CLIP4Clip(e.clip(), "seqTransf", num_layers=2),
+    "clip4clip-tightTransf": lambda e: CLIP4Clip(e.clip(), "tightTransf", num_layers=2),
+    "tc_mgc-paper": lambda e: TCMGC(e.clip(), keep_rate=0.5, num_layers=2),
+    "tc_mgc-unconditioned": lambda e: TCMGC(e.clip(), conditioned=[], keep_rate=0.5, num_layers=1, max_frames=8),
+    "tc_mgc-dropout": lambda e: TCMGC(e.clip(), keep_rate=0.5, temporal="none", heads=2, dropout=0.1),
 }
 
 
@@ -41,9 +51,15 @@ def test_every_method_has_properties_and_experiments() -> None:
 
 
 @pytest.fixture(params=sorted(METHODS))
-def method(request: pytest.FixtureRequest, small_encoder: Callable[..., Any]) -> RetrievalModule[Any, Any]:
+def method(
+    request: pytest.FixtureRequest,
+    small_encoder: Callable[..., Any],
+    small_vgg: Callable[..., Any],
+    small_bert: Callable[..., Any],
+) -> RetrievalModule[Any, Any]:
     torch.manual_seed(0)
-    model = METHODS[request.param](small_encoder(context_length=WORDS))
+    bert = partial(small_bert, context_length=WORDS)
+    model = METHODS[request.param](Encoders(partial(small_encoder, context_length=WORDS), small_vgg, bert))
     # away from the special points of initialisation
     for parameter in model.parameters():
         if parameter.ndim > 1:
@@ -58,7 +74,10 @@ def random_text(count: int, seed: int = 1, words: int = WORDS) -> TextInput:
     mask = torch.arange(words) < lengths[:, None]
     tokens[torch.arange(count), lengths - 1] = 49407
     index = torch.arange(count)
-    return TextInput(tokens.masked_fill(~mask, 0), mask, index, index)
+    # every token between start and end is a word of its own
+    place = torch.arange(words)
+    word = torch.where((place > 0) & (place < lengths[:, None] - 1), place - 1, -1)
+    return TextInput(tokens.masked_fill(~mask, 0), mask, index, index, word)
 
 
 def random_video(count: int, seed: int = 2) -> VideoInput:
@@ -120,7 +139,9 @@ def test_more_padding_changes_nothing(method: RetrievalModule[Any, Any]) -> None
         video.index,
     )
     short = int(text.token_mask.sum(1).max())
-    shorter = TextInput(text.tokens[:, :short], text.token_mask[:, :short], text.index, text.video_index)
+    shorter = TextInput(
+        text.tokens[:, :short], text.token_mask[:, :short], text.index, text.video_index, text.word[:, :short]
+    )
     torch.testing.assert_close(
         method.score(method.encode_text(shorter), method.encode_video(longer)), plain, rtol=1e-4, atol=1e-5
     )

@@ -30,7 +30,7 @@ import av
 import numpy as np
 import torch
 
-from tvr_lightning.data import container, pixels, sampling, video
+from tvr_lightning.data import container, key_frames, pixels, sampling, video
 from tvr_lightning.data.video import VideoFrames
 from tvr_lightning.errors import ConfigError
 from tvr_lightning.types import Record
@@ -75,7 +75,7 @@ def cache_folder(given: str | Path | None) -> Path:
 @functools.cache
 def pixel_version() -> str:
     """Names the code that turns a file into pixels: changed code or another FFmpeg never meets frames of the old."""
-    sources = [Path(module.__file__ or "").read_bytes() for module in (container, pixels, sampling, video)]
+    sources = [Path(module.__file__ or "").read_bytes() for module in (container, key_frames, pixels, sampling, video)]
     return repr((_hash(b"".join(sources)), av.__version__, av.library_versions, platform.machine()))
 
 
@@ -149,6 +149,11 @@ class FrameCache:
             return clip, False
         damage = "; ".join(text.removeprefix(f"{path}: ") for text in said)
         return clip, self._write(file, key, clip, damage)
+
+    def content(self, path: Path) -> bytes | None:
+        """Hashes what a video file holds, once for each state of the file; None when it cannot be read."""
+        known = self._fingerprint(path)
+        return known and known[1]
 
     def _fingerprint(self, path: Path) -> tuple[_State, bytes] | None:
         """The state and the hashed content of a video, hashed once for each state; None when it cannot be read."""

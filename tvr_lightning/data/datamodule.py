@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from tvr_lightning.data.annotations.base import TEST, TRAIN, VALIDATION, Annotations
-from tvr_lightning.data.cache import FrameCache
+from tvr_lightning.data.cache import FrameCache, cache_folder
 from tvr_lightning.data.dataset import (
+    Augmentation,
     CaptionDataset,
     CaptionSampling,
     FrameOptions,
@@ -29,7 +30,8 @@ from tvr_lightning.data.dataset import (
     collate_pairs,
     collate_videos,
 )
-from tvr_lightning.data.text import CLIPTokenizer
+from tvr_lightning.data.frozen import Frozen, Keeping, keep_text_features, keep_video_features
+from tvr_lightning.data.text import CLIPTokenizer, Tokenizer
 from tvr_lightning.distributed import share
 from tvr_lightning.errors import ConfigError, DataError
 from tvr_lightning.types import Probe, Record, TextInput, VideoInput, VideoTextBatch
@@ -94,10 +96,14 @@ class VideoTextDataModule(LightningDataModule):
         batch_size: training pairs of one device.
         eval_batch_size: captions, or videos, encoded at a time.
         num_frames: n, frames of a video.
-        sampling: which frames are kept: `uniform`, `head` or `tail`.
+        sampling: which frames are kept: `uniform`, `head`, `tail`, or `key`: those where the content changes most.
         fps: candidate frames per second; null takes `num_frames` equal segments of the whole video.
         jitter: random places inside the segments while training; with `fps: null` and `uniform` only.
-        max_words: m, tokens of a caption, start and end token included.
+        augment: a second, changed view of each training pair, for methods that compare the two; null for none.
+        max_words: m, tokens of a caption, start and end token included; the command line gives it to tokenizer and
+            encoder too.
+        tokenizer: captions to tokens; null for CLIP's.
+        join_captions: all captions of a video make one text, one after the other.
         size: height and width of a frame; the command line takes it from the model's encoder.
         caption_sampling: `all`: an epoch sees every caption; `random`: every video with one caption.
         selection: what chooses the best checkpoint: the `validation` split, a seeded `holdout` of 5 % of the
@@ -107,8 +113,9 @@ class VideoTextDataModule(LightningDataModule):
         allow_missing: evaluate although videos of the split are missing; results carry the number left out.
         on_decode_error: `raise`, or `skip` to leave the video out of training and count it.
         cache_frames: keep decoded frames on disk, so that later epochs and runs decode nothing; not with `jitter`.
+        cache_features: keep what the method's frozen encoders make of videos and captions, so that they run once.
         cache_dir: where; null for the user's cache folder.
-        cache_gib: bound of the cache's size in GiB; the clips that went unused longest make room.
+        cache_gib: bound of the frames' size in GiB; the clips that went unused longest make room.
         num_workers: processes that decode.
         seed: fixes order, caption choice and jitter; the command line takes it from `seed_everything`.
     """
@@ -122,7 +129,10 @@ class VideoTextDataModule(LightningDataModule):
         sampling: FrameSampling = "uniform",
         fps: float | None = 1.0,
         jitter: bool = False,
+        augment: Augmentation | None = None,
         max_words: int = 32,
+        tokenizer: Tokenizer | None = None,
+        join_captions: bool = False,
         size: int = 224,
         caption_sampling: CaptionSampling = "all",
         selection: Selection = "auto",
@@ -130,6 +140,7 @@ class VideoTextDataModule(LightningDataModule):
         allow_missing: bool = False,
         on_decode_error: OnDecodeError = "raise",
         cache_frames: bool = False,
+        cache_features: bool = True,
         cache_dir: str | None = None,
         cache_gib: float = 20,
         num_workers: int = 2,
@@ -151,13 +162,17 @@ class VideoTextDataModule(LightningDataModule):
         self.eval_batch_size = eval_batch_size
         self.frames = FrameOptions(num_frames, sampling, fps, size)
         self.jitter = jitter
-        self.tokenizer = CLIPTokenizer(max_words)
+        self.augment = augment
+        self.tokenizer = tokenizer or CLIPTokenizer(max_words)
+        self.join_captions = join_captions
         self.caption_sampling: CaptionSampling = caption_sampling
         self.requested_selection = selection
         self.subset = subset
         self.allow_missing = allow_missing
         self.on_decode_error: OnDecodeError = on_decode_error
         self.cache = FrameCache(cache_dir, cache_gib) if cache_frames else None
+        self.cache_features = cache_features and not jitter  # jitter draws other frames in each epoch
+        self.cache_dir = cache_dir
         self.num_workers = num_workers
         self.seed = seed
         self.start = (0, 0)  # epoch, and batches of it that a resumed run has trained on
@@ -191,6 +206,8 @@ class VideoTextDataModule(LightningDataModule):
         Raises:
             DataError: annotation files are missing or broken, no training video exists, or a gallery is incomplete.
         """
+        if not self.splits:
+            self.tokenizer.learn([c for r in self.annotations.load(TRAIN) for c in r.captions])
         if stage == "fit":
             train = self.annotations.load(TRAIN)
             if self.selection == "holdout":
@@ -221,6 +238,8 @@ class VideoTextDataModule(LightningDataModule):
         if name in self.splits:
             return
         listed = len(records)
+        if self.join_captions:
+            records = [replace(r, captions=(" ".join(r.captions),) if r.captions else ()) for r in records]
         if self.subset is not None:
             records = records[: self.subset]
         missing = tuple(r.video_id for r in records if not r.video_path.is_file())
@@ -230,6 +249,7 @@ class VideoTextDataModule(LightningDataModule):
             records = [r for r in records if r.video_id not in absent]
         rows = {r.video_id: i for i, r in enumerate(records)}
         probes = [p for p in self._probes(name) if all(v in rows for v in p.videos)]
+        frames = replace(self.frames, views=2) if self.augment and name == TRAIN else self.frames
         self.splits[name] = Split(
             name,
             tuple(records),
@@ -238,7 +258,7 @@ class VideoTextDataModule(LightningDataModule):
             missing,
             tuple(r.video_id for r in records if not r.captions),
             tuple((p.kind, rows[p.videos[0]], rows[p.videos[1]]) for p in probes),
-            reader=VideoReader(records, self.frames, self.on_decode_error, self.cache),
+            reader=VideoReader(records, frames, self.on_decode_error, self.cache),
         )
 
     def _probes(self, name: str) -> list[Probe]:
@@ -260,6 +280,13 @@ class VideoTextDataModule(LightningDataModule):
             )
         rank_zero_warn(f"{what} They are left out.")
 
+    def database_split(self) -> Split:
+        """The training items, among which codes of the test are looked up; the same after `fit` and in `test`."""
+        if TRAIN not in self.splits:
+            train = self.annotations.load(TRAIN)
+            self._add(TRAIN, self._hold_out(train)[0] if self.selection == "holdout" else train)
+        return self.splits[TRAIN]
+
     def split_of(self, stage: Literal["fit", "validate", "test", "predict"]) -> Split:
         """The split that a stage evaluates; for `fit`, the one that selects the checkpoint."""
         if stage in ("test", "predict"):
@@ -273,7 +300,7 @@ class VideoTextDataModule(LightningDataModule):
             ConfigError: the batch is larger than the training split.
         """
         split = self.splits[TRAIN]
-        dataset = PairDataset(split.captions, split.reader, self.caption_sampling, self.jitter, self.seed)
+        dataset = PairDataset(split.captions, split.reader, self.caption_sampling, self.jitter, self.seed, self.augment)
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         epoch, batches = self.start
         sampler = SeededSampler(len(dataset), self.seed, rank, world, start=(epoch, batches * self.batch_size))
@@ -290,10 +317,8 @@ class VideoTextDataModule(LightningDataModule):
         """Gives a rank none of whose videos could be decoded a training batch without rows: ranks step together."""
         if batch is not None or self.trainer is None or self.trainer.world_size == 1 or not self.trainer.training:
             return batch
-        none, o = torch.empty(0, dtype=torch.int64), self.frames
-        frames = torch.empty(0, o.num_frames, 3, o.size, o.size, dtype=torch.uint8)
-        video = VideoInput(frames, torch.empty(0, o.num_frames, dtype=torch.bool), none)
-        return VideoTextBatch(self.splits[TRAIN].captions.rows(none), video)
+        split = self.splits[TRAIN]
+        return VideoTextBatch(split.captions.rows(torch.empty(0, dtype=torch.int64)), split.reader.nothing())
 
     def evaluation_loaders(self, split: Split) -> tuple[DataLoader[TextInput], DataLoader[VideoInput | None]]:
         """Each caption of a split once, and each video once; under several ranks this rank's share of both.
@@ -314,6 +339,29 @@ class VideoTextDataModule(LightningDataModule):
             return dataset, collate
         rows = share(len(dataset), self.eval_batch_size, rank, world)
         return (Subset(dataset, rows), collate) if rows else ([None], _nothing)
+
+    def keep_features(
+        self, video: Frozen[VideoInput] | None, text: Frozen[TextInput] | None, device: torch.device
+    ) -> None:
+        """Lets the splits' loaders give what frozen encoders make of videos and captions, computed once and kept.
+
+        Every rank calls this. With `cache_features: false`, or where frames are drawn anew in each epoch, nothing is
+        kept and the method encodes for itself.
+
+        Raises:
+            ConfigError: the cache's folder cannot take them.
+            DecodeError: a video cannot be decoded, under `on_decode_error: raise`.
+        """
+        if not self.cache_features:
+            return
+        options = Keeping(cache_folder(self.cache_dir) / "features", self.eval_batch_size, self.num_workers, device)
+        cache = self.cache or FrameCache(self.cache_dir, 1)  # it remembers the content of a file that it has seen
+        for split in self.splits.values():
+            what = f"{self.dataset} {split.name}"
+            if video is not None:
+                keep_video_features(split.reader, video, cache.content, f"{what} videos", options)
+            if text is not None:
+                keep_text_features(split.captions, text, f"{what} captions", options)
 
     def query_bank(self, size: int) -> DataLoader[TextInput]:
         """A seeded choice of training captions, for QB-Norm; no video is read."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -13,14 +13,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from tvr_lightning.data.augment import FrameAugmentation, augment_frames
+from tvr_lightning.data.augment_text import CaptionAugmenter, TextAugmentation
 from tvr_lightning.data.cache import FrameCache
-from tvr_lightning.data.text import CLIPTokenizer
-from tvr_lightning.data.video import read_frames
-from tvr_lightning.errors import DataError, DecodeError
+from tvr_lightning.data.features import FeatureRows
+from tvr_lightning.data.key_frames import read_key_frames
+from tvr_lightning.data.text import Tokenizer
+from tvr_lightning.data.video import VideoFrames, read_frames
+from tvr_lightning.errors import ConfigError, DataError, DecodeError
 from tvr_lightning.types import Record, TextInput, VideoInput, VideoTextBatch
 
 CaptionSampling = Literal["all", "random"]
-FrameSampling = Literal["uniform", "head", "tail"]
+FrameSampling = Literal["uniform", "head", "tail", "key"]
 OnDecodeError = Literal["raise", "skip"]
 
 
@@ -30,15 +34,37 @@ class FrameOptions:
 
     Attributes:
         num_frames: n, frames of a video; fewer are padded and masked.
-        sampling: which frames are kept.
+        sampling: which frames are kept; `key` takes those where the content changes most.
         fps: candidate frames per second, None for the whole video in equal segments.
         size: height and width after resize and centre crop.
+        views: how many sets of frames are taken from a video, none of them twice; they take turns.
     """
 
     num_frames: int
     sampling: FrameSampling
     fps: float | None
     size: int
+    views: int = 1
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """A second view of each training pair: frames that the first view does not have, changed, and a changed caption.
+
+    Attributes:
+        frames: how frames are changed.
+        text: how captions are changed.
+        every: the view comes in each `every`-th epoch, for methods that use it in some passes only: 2 for the second,
+            fourth, ... epoch.
+    """
+
+    frames: FrameAugmentation = FrameAugmentation()
+    text: TextAugmentation = TextAugmentation()
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ConfigError(f"data.augment.every is {self.every}; it must be at least 1")
 
 
 class TokenizedCaptions:
@@ -47,9 +73,10 @@ class TokenizedCaptions:
     Attributes:
         video_index: (T,) int64, the caption's row in the records.
         truncated: how many captions are longer than the context.
+        features: what a frozen encoder made of the captions, where it is kept.
     """
 
-    def __init__(self, records: Sequence[Record], tokenizer: CLIPTokenizer) -> None:
+    def __init__(self, records: Sequence[Record], tokenizer: Tokenizer) -> None:
         self.captions = [caption for record in records for caption in record.captions]
         counts = torch.tensor([len(record.captions) for record in records])
         self.video_index = torch.repeat_interleave(torch.arange(len(records)), counts)
@@ -59,12 +86,13 @@ class TokenizedCaptions:
             if not caption.strip():
                 video = records[int(self.video_index[index])].video_id
                 raise DataError(f"video {video} has an empty caption; remove it from the annotation file")
+        self.tokenizer = tokenizer
         text = tokenizer(self.captions)
-        self.tokens, self.mask = (
-            text.tokens.to(torch.int32),
-            text.mask,
-        )  # int32: a quarter million captions stay small
+        self.tokens, self.mask = text.tokens.to(torch.int32), text.mask  # int32: a quarter million captions stay small
+        self.word = torch.full_like(text.tokens, -1) if text.word is None else text.word
+        self.word = self.word.to(torch.int16)
         self.truncated = int(text.truncated.sum())
+        self.features: FeatureRows | None = None
 
     def __len__(self) -> int:
         """Number of captions T."""
@@ -72,7 +100,18 @@ class TokenizedCaptions:
 
     def rows(self, index: Tensor) -> TextInput:
         """Returns the captions at the given positions, (T,) int64."""
-        return TextInput(self.tokens[index].long(), self.mask[index], index, self.video_index[index])
+        text = TextInput(
+            self.tokens[index].long(), self.mask[index], index, self.video_index[index], self.word[index].long()
+        )
+        if self.features is None:
+            return text
+        kept = [self.features[i].features for i in index.tolist()]
+        return replace(text, features=torch.stack(kept)) if kept else text
+
+    def changed(self, index: int, caption: str) -> TextInput:
+        """Another wording in the place of a caption, as a batch of one."""
+        text, place = self.tokenizer([caption]), torch.tensor([index])
+        return TextInput(text.tokens, text.mask, place, self.video_index[place], text.word)  # type: ignore[arg-type]
 
 
 class VideoReader:
@@ -85,6 +124,7 @@ class VideoReader:
         cache: keeps decoded frames; not with a generator.
 
     Attributes:
+        features: what a frozen encoder made of the first view, where it is kept; nothing is decoded then.
         failed: (V,) bool in shared memory, so that counts survive in the main process when workers decode.
         uncached: (V,) bool likewise, True where the cache did not keep a video that was decoded.
     """
@@ -100,25 +140,63 @@ class VideoReader:
         self.frames = frames
         self.on_decode_error = on_decode_error
         self.cache = cache
+        self.features: FeatureRows | None = None
         self.failed, self.uncached = torch.zeros(2, len(records), dtype=torch.bool).share_memory_()
 
     def read(self, index: int, generator: np.random.Generator | None = None) -> VideoInput | None:
-        """Decodes one video; None when it cannot be decoded and such videos are skipped.
+        """Gives one video, its first view; None when it cannot be decoded and such videos are skipped.
 
         Raises:
             DecodeError: with the path and the decoder's reason, under `on_decode_error: raise`.
         """
-        record, o = self.records[index], self.frames
-        decode = partial(
-            read_frames, record.video_path, o.num_frames, o.sampling, o.fps, o.size,
-            start=record.start, end=record.end, generator=generator,
-        )  # fmt: skip
+        kept = self.kept(index)
+        if kept is not None:
+            return kept
+        views = self.views(index, generator)
+        return views[0] if views else None
+
+    def kept(self, index: int) -> VideoInput | None:
+        """One video as kept features; None where there are none."""
+        row = self.features[index] if self.features is not None else None
+        if row is None or row.failed:
+            return None
+        no_frames = torch.empty(1, len(row.mask), 3, 0, 0, dtype=torch.uint8)
+        return VideoInput(no_frames, row.mask[None], torch.tensor([index]), row.features[None])
+
+    def views(self, index: int, generator: np.random.Generator | None = None) -> tuple[VideoInput, ...] | None:
+        """Decodes one video; of frames a, b, c, d, two views are a, c and b, d. None as in `read`.
+
+        A clip of a single frame has it in every view.
+
+        Raises:
+            DecodeError: as `read`.
+        """
+        o = self.frames
+        clip = self._decode(index, replace(o, num_frames=o.views * o.num_frames, views=1), generator)
+        if clip is None:
+            return None
+        last = int(clip.mask.sum()) - 1
+        sets = (slice(min(view, last), None, o.views) for view in range(o.views))
+        place = torch.tensor([index])
+        return tuple(VideoInput(clip.frames[rows][None], clip.mask[rows][None], place) for rows in sets)
+
+    def _decode(self, index: int, o: FrameOptions, generator: np.random.Generator | None) -> VideoFrames | None:
+        record = self.records[index]
+        if o.sampling == "key":
+            decode = partial(
+                read_key_frames, record.video_path, o.num_frames, o.size, start=record.start, end=record.end
+            )
+        else:
+            decode = partial(
+                read_frames, record.video_path, o.num_frames, o.sampling, o.fps, o.size,
+                start=record.start, end=record.end, generator=generator,
+            )  # fmt: skip
         try:
             if self.cache:
                 clip, kept = self.cache.fetch(record, o, decode)
                 self.uncached[index] = not kept
-            else:
-                clip = decode()
+                return clip
+            return decode()
         except DecodeError as error:
             if self.on_decode_error == "raise":
                 raise
@@ -126,7 +204,17 @@ class VideoReader:
                 warnings.warn(f"skipped and counted: {error}", stacklevel=1)
             self.failed[index] = True
             return None
-        return VideoInput(clip.frames[None], clip.mask[None], torch.tensor([index]))
+
+    def nothing(self) -> VideoInput:
+        """No video, in the shapes that `read` gives."""
+        n, size = self.frames.num_frames, self.frames.size
+        frames, mask = torch.empty(0, n, 3, size, size, dtype=torch.uint8), torch.empty(0, n, dtype=torch.bool)
+        index = torch.empty(0, dtype=torch.int64)
+        rows = (self.features[i] for i in range(len(self.records))) if self.features is not None else ()
+        kept = next((row.features for row in rows if not row.failed), None)
+        if kept is None:
+            return VideoInput(frames, mask, index)
+        return VideoInput(frames[..., :0, :0], mask, index, kept.new_empty(0, *kept.shape))
 
 
 class PairDataset(Dataset[VideoTextBatch | None]):
@@ -138,6 +226,7 @@ class PairDataset(Dataset[VideoTextBatch | None]):
         caption_sampling: `all` makes every caption a sample, `random` every video with one of its captions.
         jitter: moves frames inside their segments at random; only for `fps: null` with uniform sampling.
         seed: the run's seed.
+        augment: gives a second view; the reader's frames then have two.
     """
 
     def __init__(
@@ -147,12 +236,15 @@ class PairDataset(Dataset[VideoTextBatch | None]):
         caption_sampling: CaptionSampling,
         jitter: bool,
         seed: int,
+        augment: Augmentation | None = None,
     ) -> None:
         self.captions = captions
         self.reader = reader
         self.caption_sampling = caption_sampling
         self.jitter = jitter
         self.seed = seed
+        self.augment = augment
+        self.augment_caption = None if augment is None else CaptionAugmenter(augment.text)
         self.videos = torch.nonzero(captions.counts)[:, 0]  # a video without captions is no training sample
 
     def __len__(self) -> int:
@@ -169,10 +261,18 @@ class PairDataset(Dataset[VideoTextBatch | None]):
         else:
             video = int(self.videos[position])
             caption = int(self.captions.first[video]) + int(generator.integers(int(self.captions.counts[video])))
-        clip = self.reader.read(video, generator if self.jitter else None)
-        if clip is None:
+        jitter = generator if self.jitter else None
+        text = self.captions.rows(torch.tensor([caption]))
+        if self.augment is None or self.augment_caption is None or (epoch + 1) % self.augment.every:
+            clip = self.reader.read(video, jitter)
+            return None if clip is None else VideoTextBatch(text, clip)
+        views = self.reader.views(video, jitter)
+        if views is None:
             return None
-        return VideoTextBatch(self.captions.rows(torch.tensor([caption])), clip)
+        frames = augment_frames(views[1].frames[0], generator, self.augment.frames, views[1].frame_mask[0])[None]
+        wording = self.augment_caption(self.captions.captions[caption], generator)
+        second = VideoTextBatch(self.captions.changed(caption, wording), replace(views[1], frames=frames))
+        return VideoTextBatch(text, self.reader.kept(video) or views[0], second)
 
 
 class VideoDataset(Dataset[VideoInput | None]):
@@ -208,9 +308,7 @@ class CaptionDataset(Dataset[TextInput]):
 def collate_pairs(samples: Sequence[VideoTextBatch | None]) -> VideoTextBatch | None:
     """Joins pairs; None when every video of the batch was skipped."""
     kept = [s for s in samples if s is not None]
-    if not kept:
-        return None
-    return VideoTextBatch(TextInput.cat([s.text for s in kept]), VideoInput.cat([s.video for s in kept]))
+    return VideoTextBatch.cat(kept) if kept else None
 
 
 def collate_videos(samples: Sequence[VideoInput | None]) -> VideoInput | None:

@@ -38,6 +38,15 @@ class Timeline(NamedTuple):
         lost = len(self.times) + np.arange(len(moments) - len(present))
         return np.concatenate([np.unique(frames), lost]).astype(np.int64)
 
+    def between(self, start: float, end: float) -> NDArray[np.int64]:
+        """Returns every frame seen in the half-open segment from `start` to `end`, at least one; lost ones are not.
+
+        Shapes: returns (at most N,), neighbouring indices.
+        """
+        first = int(np.searchsorted(self.times, start + self.slack, side="right")) - 1
+        after = int(np.searchsorted(self.times, end - self.slack, side="left"))
+        return np.arange(first, max(after, first + 1), dtype=np.int64)
+
 
 def choose_frames(
     timeline: Timeline,
@@ -68,9 +77,7 @@ def choose_frames(
         within = np.full(num_frames, 0.5) if generator is None else generator.random(num_frames)
         return timeline.on_screen(start + (np.arange(num_frames) + within) * (end - start) / num_frames)
     else:
-        first = np.searchsorted(timeline.times, start + timeline.slack, side="right") - 1
-        after = np.searchsorted(timeline.times, end - timeline.slack, side="left")
-        frames = np.arange(first, max(after, first + 1), dtype=np.int64)
+        frames = timeline.between(start, end)
     if len(frames) <= num_frames:
         return frames
     if sampling == "uniform":

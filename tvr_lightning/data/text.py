@@ -1,7 +1,8 @@
-"""Captions to tokens: CLIP's byte-pair encoding."""
+"""Captions to tokens: what a tokeniser is, and CLIP's byte-pair encoding."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple
@@ -19,11 +20,45 @@ class TokenizedText(NamedTuple):
         tokens: (T, m) int64, 0 after the end token.
         mask: (T, m) bool, True from start to end token.
         truncated: (T,) bool, True where the caption lost tokens.
+        word: (T, m) int64, which of the caption's textual nodes a token is a piece of; -1 for none. None where the
+            tokeniser knows no nodes.
     """
 
     tokens: Tensor
     mask: Tensor
     truncated: Tensor
+    word: Tensor | None = None
+
+
+class Tokenizer(ABC):
+    """Captions to tokens.
+
+    Attributes:
+        context_length: m, tokens per caption.
+    """
+
+    context_length: int
+
+    @property
+    @abstractmethod
+    def vocabulary_size(self) -> int:
+        """One more than the largest token."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Names vocabulary and settings: equal ones give equal tokens."""
+
+    @abstractmethod
+    def __call__(self, captions: Sequence[str]) -> TokenizedText:
+        """Tokenises captions."""
+
+    @abstractmethod
+    def words(self, tokens: Tensor) -> tuple[str, ...]:
+        """Spells the tokens (m,) of a caption, special ones left out."""
+
+    def learn(self, captions: Sequence[str]) -> None:
+        """Sees the training captions once, before anything is tokenised; a fixed vocabulary does nothing."""
+        return
 
 
 @cache
@@ -34,7 +69,7 @@ def _byte_pair_encoding() -> Any:
     return SimpleTokenizer()
 
 
-class CLIPTokenizer:
+class CLIPTokenizer(Tokenizer):
     """CLIP's tokeniser: lower-cased byte pairs between a start and an end token, padded with 0.
 
     The vocabulary is shared by all tokenisers of a process and is not pickled with them.
@@ -53,6 +88,15 @@ class CLIPTokenizer:
             )
         self.context_length = context_length
         _byte_pair_encoding()  # before data workers fork, so that they share it
+
+    @property
+    def vocabulary_size(self) -> int:
+        """CLIP's."""
+        return int(_byte_pair_encoding().eot_token_id) + 1
+
+    def fingerprint(self) -> str:
+        """The vocabulary never changes."""
+        return "clip"
 
     def __call__(self, captions: Sequence[str]) -> TokenizedText:
         """Tokenises captions.

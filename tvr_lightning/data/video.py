@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterator
 from os import PathLike
 from pathlib import Path
-from typing import NamedTuple, TypeVar, get_args
+from typing import NamedTuple, get_args
 
 import av
 import numpy as np
@@ -23,7 +23,8 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tvr_lightning.data.container import Packets, demux, open_video, reason, scan, video_streams
+from tvr_lightning.data.container import Packets, demux, open_video, reason, scan
+from tvr_lightning.data.decoding import first_that_decodes, intact_frames
 from tvr_lightning.data.pixels import Resizer, shown_size
 from tvr_lightning.data.sampling import Sampling, Timeline, choose_frames
 from tvr_lightning.errors import ConfigError, DecodeError, nearest
@@ -106,10 +107,10 @@ def read_frames(
     path = Path(path)
 
     def choose(timeline: Timeline) -> NDArray[np.int64]:
-        first, last = _segment(path, start, end, timeline.end)
+        first, last = segment(path, start, end, timeline.end)
         return choose_frames(timeline, num_frames, sampling, fps, first, last, generator)
 
-    return _first_that_decodes(
+    return first_that_decodes(
         path, lambda container, index: _read_stream(container, index, path, choose, num_frames, size, threads)
     )
 
@@ -121,35 +122,19 @@ def probe_video(path: str | PathLike[str], full: bool = False) -> VideoProbe:
         DecodeError: it does not decode; with `full` also when the file is cut off or any frame is damaged.
     """
     path = Path(path)
-    return _first_that_decodes(path, lambda container, index: _probe_stream(container, index, path, full))
-
-
-_Result = TypeVar("_Result")
-
-
-def _first_that_decodes(path: Path, read: Callable[[InputContainer, int], _Result]) -> _Result:
-    refusals: list[DecodeError] = []
-    while True:
-        with open_video(path) as container:
-            indices = video_streams(container, path)
-            try:
-                return read(container, indices[len(refusals)])
-            except DecodeError as refusal:
-                refusals.append(refusal)
-        if len(refusals) == len(indices):
-            raise refusals[0]
+    return first_that_decodes(path, lambda container, index: _probe_stream(container, index, path, full))
 
 
 def _probe_stream(container: InputContainer, index: int, path: Path, full: bool) -> VideoProbe:
-    packets = scan(container, _prepare(container, index, threads=1), path)
+    packets = scan(container, prepare(container, index, threads=1), path)
     _, stop, end, _ = packets.timeline
     if full and end > stop:
         raise DecodeError(f"{path}: cut off: the header promises {end:.1f} s, the file ends after {stop:.1f} s")
     with open_video(path) as fresh:
-        stream = _prepare(fresh, index, threads=1)
+        stream = prepare(fresh, index, threads=1)
         faults = [packets.fault] if packets.fault else []
         first, count = None, 0
-        for frame in _decode_all(fresh, stream, faults):
+        for frame in intact_frames(fresh, stream, faults):
             first, count = first or frame, count + 1
             if not full:
                 break
@@ -181,19 +166,50 @@ def _read_stream(
     threads: int,
     seek: bool = True,
 ) -> VideoFrames:
-    """Reads the chosen frames of one stream; without `seek` by decoding from the start, which gives the same."""
+    packets = scan(container, prepare(container, index, threads), path)
+    return decode_chosen(
+        container, index, path, packets, choose(packets.timeline), num_frames, size, threads, seek=seek
+    )
+
+
+def decode_chosen(
+    container: InputContainer,
+    index: int,
+    path: Path,
+    packets: Packets,
+    chosen: NDArray[np.int64],
+    num_frames: int,
+    size: int,
+    threads: int,
+    *,
+    seek: bool = True,
+) -> VideoFrames:
+    """Decodes frames of one stream by their numbers.
+
+    Args:
+        container: the file, its packets read through once.
+        index: the stream.
+        path: the file.
+        packets: what `scan` found.
+        chosen: (at most n,) strictly increasing frame numbers; those from N up stand for lost frames.
+        num_frames: n.
+        size: height and width of the result in pixels.
+        threads: decoder threads.
+        seek: False decodes from the start, which gives the same.
+
+    Raises:
+        DecodeError: none of the frames can be given.
+    """
     faults: list[str] = []
     found: dict[int, NDArray[np.uint8]] | None = None
-    stream = _prepare(container, index, threads)
-    packets = scan(container, stream, path)
-    chosen = choose(packets.timeline)
+    stream = prepare(container, index, threads)
     wanted = chosen[chosen < len(packets.ticks)]
     resize = Resizer(size, stream, threads, path)
     if seek and not packets.counted:
         found = _decode_sparingly(container, stream, packets, wanted, resize)
     if found is None:
         with open_video(path) as fresh:
-            found = _decode_in_order(fresh, _prepare(fresh, index, threads), packets, wanted, resize, faults)
+            found = _decode_in_order(fresh, prepare(fresh, index, threads), packets, wanted, resize, faults)
 
     if 2 * len(found) < len(chosen):
         _, stop, end, _ = packets.timeline
@@ -211,7 +227,12 @@ def _read_stream(
     return VideoFrames(frames, torch.arange(num_frames) < len(found), times)
 
 
-def _segment(path: Path, start: float | None, end: float | None, duration: float) -> tuple[float, float]:
+def segment(path: Path, start: float | None, end: float | None, duration: float) -> tuple[float, float]:
+    """First and last second of a segment, cut to the video's length.
+
+    Raises:
+        DecodeError: it begins outside the video, or ends before it begins.
+    """
     first, last = 0.0 if start is None else start, duration if end is None else min(end, duration)
     if not 0 <= first < duration:
         raise DecodeError(f"{path}: the segment starts at {first} s, outside the video (0 to {duration:.2f} s)")
@@ -220,7 +241,8 @@ def _segment(path: Path, start: float | None, end: float | None, duration: float
     return first, last
 
 
-def _prepare(container: InputContainer, index: int, threads: int) -> VideoStream:
+def prepare(container: InputContainer, index: int, threads: int) -> VideoStream:
+    """A video stream, its decoder set to give each frame before it reads on."""
     stream = container.streams[index]
     assert isinstance(stream, VideoStream)
     stream.thread_type = ThreadType.SLICE  # frame threads would decode ahead of what is wanted
@@ -302,13 +324,7 @@ def _decode_in_order(
         if latest and latest[0] >= packets.key[missing] and latest[0] not in found:
             found[latest[0]] = resize(latest[1])
 
-    for count, frame in enumerate(_decode_all(container, stream, faults)):
-        if packets.counted:
-            position = count
-        elif frame.pts is None or frame.pts < packets.ticks[0]:
-            continue
-        else:
-            position = int(np.searchsorted(packets.ticks, frame.pts, side="right")) - 1
+    for position, frame in numbered_frames(container, stream, packets, faults):
         while pending and pending[-1] < position:
             stand_in(pending.pop())
         if pending and pending[-1] == position:
@@ -321,22 +337,18 @@ def _decode_in_order(
     return found
 
 
-def _decode_all(container: InputContainer, stream: VideoStream, faults: list[str]) -> Iterator[av.VideoFrame]:
-    """Yields every intact frame in order and notes what went wrong in `faults`."""
-    for packet in demux(container, stream):
-        if isinstance(packet, str):
-            faults.append(packet)
-            continue
-        try:
-            frames = _decode(packet)
-        except av.FFmpegError as error:
-            faults.append(reason(error))
-            continue
-        for frame in frames:
-            if frame.is_corrupt:
-                faults.append("a frame is incomplete")
-            else:
-                yield frame
+def numbered_frames(
+    container: InputContainer, stream: VideoStream, packets: Packets, faults: list[str]
+) -> Iterator[tuple[int, av.VideoFrame]]:
+    """Yields every intact frame with its number, from where the file stands; what goes wrong is noted in `faults`.
+
+    Where `packets.counted`, the file must stand at its beginning.
+    """
+    for count, frame in enumerate(intact_frames(container, stream, faults)):
+        if packets.counted:
+            yield count, frame
+        elif frame.pts is not None and frame.pts >= packets.ticks[0]:
+            yield int(np.searchsorted(packets.ticks, frame.pts, side="right")) - 1, frame
 
 
 def _decode(packet: Packet[VideoStream]) -> list[av.VideoFrame]:

@@ -10,18 +10,17 @@ from torch import Tensor, nn
 
 from tvr_lightning.encoders.clip_weights import (
     CLIPWeights,
-    differences,
     image_size_hint,
     pixel_statistics,
     pretrained_tags,
     resolve_weights,
     trained_with_quick_gelu,
 )
-from tvr_lightning.errors import CheckpointError, ConfigError, nearest
+from tvr_lightning.encoders.weights import differences, misfit
+from tvr_lightning.errors import ConfigError, nearest
 
 _VOCABULARY = 49408
 _TEXT_ROOTS = ("positional_embedding", "text_projection", "token_embedding.", "transformer.", "ln_final.")
-_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -289,12 +288,7 @@ class CLIPEncoder(nn.Module):
         if weights.logit_scale is None:
             problems.append("logit_scale: missing")
         if problems:
-            shown = "; ".join(problems[:_SHOWN])
-            more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-            raise CheckpointError(
-                f"{weights.source} does not fit {self.name}: {shown}{more}. {image_size_hint(expected, state)}"
-                "Set `model` (or `size`) to the model that these weights belong to."
-            )
+            raise misfit(weights.source, self.name, problems, image_size_hint(expected, state))
         self.clip.load_state_dict(state)
         self.logit_scale_init = cast(float, weights.logit_scale)
 

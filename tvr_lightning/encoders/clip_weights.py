@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import re
@@ -14,7 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from tvr_lightning.encoders.weights import SUFFIXES, find_weight_file, read_state_dict
+from tvr_lightning.encoders.weights import SUFFIXES, find_weight_file, read_json, read_state_dict
 from tvr_lightning.errors import CheckpointError, ConfigError
 
 log = logging.getLogger(__name__)
@@ -65,7 +64,7 @@ def read_clip_weights(path: Path) -> CLIPWeights:
     sizes = [state.pop(name, None) for name in ("input_resolution", "context_length", "vocab_size")]
     state.pop("attn_mask", None)
     openai = any(size is not None for size in sizes)
-    config = _read_json(file.parent / "open_clip_config.json") if file.name.startswith("open_clip") else {}
+    config = read_json(file.parent / "open_clip_config.json") if file.name.startswith("open_clip") else {}
     mean, std = _statistics(config.get("preprocess_cfg", {}), "mean", "std")
     return CLIPWeights(
         source=file,
@@ -94,18 +93,6 @@ def _pop_logit_scale(state: dict[str, Tensor]) -> float | None:
     state.pop("logit_bias", None)
     scale = state.pop("logit_scale", None)
     return None if scale is None else math.exp(float(scale.reshape(())))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not valid JSON ({error}). Fetch it again.") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__} instead of an object. Fetch it again.")
-    return content
 
 
 def _statistics(config: Mapping[str, Any], mean: str, std: str) -> tuple[RGB, RGB] | tuple[None, None]:
@@ -140,7 +127,7 @@ _HF_LAYER = re.compile(r"(text|vision)_model\.encoder\.layers\.(\d+)\.(.+)\.(wei
 
 
 def _from_hugging_face(file: Path, state: dict[str, Tensor]) -> CLIPWeights:
-    raw = _read_json(file.parent / "config.json")
+    raw = read_json(file.parent / "config.json")
     if not raw:
         raise CheckpointError(
             f"{file} is a Hugging Face CLIPModel without its 'config.json', which names the activation and the number "
@@ -170,7 +157,7 @@ def _from_hugging_face(file: Path, state: dict[str, Tensor]) -> CLIPWeights:
             renamed[f"{block}attn.in_proj_{kind}"] = torch.cat([p for p in parts if p is not None])
         elif part not in ("self_attn.k_proj", "self_attn.v_proj"):
             renamed[f"{block}{_HF_BLOCK.get(part, part)}.{kind}"] = value
-    mean, std = _statistics(_read_json(file.parent / "preprocessor_config.json"), "image_mean", "image_std")
+    mean, std = _statistics(read_json(file.parent / "preprocessor_config.json"), "image_mean", "image_std")
     return CLIPWeights(
         source=file,
         logit_scale=_pop_logit_scale(renamed),
@@ -253,17 +240,6 @@ def pixel_statistics(
         return weights.mean, weights.std
     agreed = {(tuple(t["mean"]), tuple(t["std"])) for t in tags.values() if t.get("mean")}
     return cast(tuple[RGB, RGB], agreed.pop()) if len(agreed) == 1 else default
-
-
-def differences(expected: dict[str, Tensor], found: dict[str, Tensor]) -> list[str]:
-    """Returns one line for every tensor that is missing, superfluous or of another shape."""
-    problems = []
-    for name, tensor in expected.items():
-        if name not in found:
-            problems.append(f"{name}: missing")
-        elif found[name].shape != tensor.shape:
-            problems.append(f"{name}: expected {tuple(tensor.shape)}, found {tuple(found[name].shape)}")
-    return problems + [f"{name}: not part of the model" for name in found if name not in expected]
 
 
 def image_size_hint(expected: dict[str, Tensor], found: dict[str, Tensor]) -> str:

@@ -1,4 +1,6 @@
-"""Reading weight files without running code from them: torch.save, safetensors and TorchScript.
+"""Weight files: finding, fetching, reading and naming them.
+
+They are read without running code from them, be it torch.save, safetensors or TorchScript.
 
 A TorchScript archive is a zip of raw tensors and a pickle of the module tree. `torch.jit.load` would run the archive's
 code, so the pickle is read here by an unpickler that knows tensors and plain containers only.
@@ -6,16 +8,18 @@ code, so the pickle is read here by an unpickler that knows tensors and plain co
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import pickle
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tvr_lightning.errors import CheckpointError
 
@@ -26,6 +30,7 @@ _FOLDER_FILES = (
     "model.safetensors",
     "pytorch_model.bin",
 )
+_SHOWN = 5
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 _STORAGES = {
     "HalfStorage": torch.float16,
@@ -95,6 +100,105 @@ def find_weight_file(path: Path) -> Path:
         f"{path} holds {'several weight files' if candidates else 'no weight file'} (found: {found}). "
         f"Name the file itself, or use one of the usual names: {', '.join(_FOLDER_FILES)}."
     )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads the JSON object beside a weight file, an empty one where there is no file.
+
+    Raises:
+        CheckpointError: the file holds something else.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not valid JSON ({error}). Fetch it again.") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__} instead of an object. Fetch it again.")
+    return content
+
+
+def differences(expected: dict[str, Tensor], found: dict[str, Tensor]) -> list[str]:
+    """Returns one line for every tensor that is missing, superfluous or of another shape."""
+    problems = []
+    for name, tensor in expected.items():
+        if name not in found:
+            problems.append(f"{name}: missing")
+        elif found[name].shape != tensor.shape:
+            problems.append(f"{name}: expected {tuple(tensor.shape)}, found {tuple(found[name].shape)}")
+    return problems + [f"{name}: not part of the model" for name in found if name not in expected]
+
+
+def misfit(source: Path | str, model: str, problems: Sequence[str], hint: str = "") -> CheckpointError:
+    """Returns the error for weights of another model; names the first problems and counts the rest."""
+    more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+    return CheckpointError(
+        f"{source} does not fit {model}: {'; '.join(problems[:_SHOWN])}{more}. {hint}"
+        "Set `model` (or `size`) to the model that these weights belong to."
+    )
+
+
+def fetch_from_hub(repository: str, files: Sequence[Sequence[str]], setting: str) -> Path:
+    """Downloads files of a Hugging Face repository, or finds them where an earlier download left them.
+
+    Args:
+        repository: its name, e.g. `bert-base-uncased`.
+        files: for each file its possible names; the first that the repository holds is taken.
+        setting: the argument that a local path can be given in, for the message.
+
+    Returns:
+        The folder that holds them.
+
+    Raises:
+        CheckpointError: the repository cannot be reached or has none of a file's names.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    folder = Path()
+    for names in files:
+        for name in names:
+            try:
+                folder = Path(hf_hub_download(repository, name)).parent
+                break
+            except Exception as error:
+                # the local kind means no network, not a repository without this file
+                if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+                    continue
+                raise CheckpointError(
+                    f"There is no local path '{repository}', and {name} of the Hugging Face repository of that name "
+                    f"could not be downloaded ({type(error).__name__}). Without a network, fetch the repository's "
+                    f"files elsewhere and set {setting} to the local folder."
+                ) from error
+        else:
+            raise CheckpointError(f"The Hugging Face repository {repository} holds no {' and no '.join(names)}.")
+    return folder
+
+
+class Fingerprint:
+    """Names what an encoder computes: its description and every weight; the key of features that are kept.
+
+    Hashing takes a moment with hundreds of megabytes: a frozen encoder's name is kept until weights are loaded into it.
+    """
+
+    def __init__(self) -> None:
+        self._state: tuple[object, ...] = ()
+        self._name = ""
+
+    def of(self, module: nn.Module, description: object) -> str:
+        """Returns the name of `module`; device and memory layout do not matter."""
+        tensors = sorted(module.state_dict().items())
+        state = (description, *((name, x.data_ptr(), x._version) for name, x in tensors))
+        # fused optimisers write weights without counting a new version
+        trained = any(x.requires_grad for x in module.parameters())
+        if trained or state != self._state:
+            content = hashlib.blake2b(repr((type(module).__qualname__, description)).encode(), digest_size=16)
+            for name, x in tensors:
+                content.update(f"{name} {x.dtype} {tuple(x.shape)}".encode())
+                content.update(x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            self._state, self._name = state, content.hexdigest()
+        return self._name
 
 
 def _read_content(path: Path) -> Any:

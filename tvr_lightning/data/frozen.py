@@ -1,0 +1,150 @@
+"""Frozen encoders over splits: their outputs are computed once and then read by the loaders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from tvr_lightning.data.cache import pixel_version
+from tvr_lightning.data.dataset import (
+    CaptionDataset,
+    TokenizedCaptions,
+    VideoDataset,
+    VideoReader,
+    collate_captions,
+    collate_videos,
+)
+from tvr_lightning.data.features import FeatureRows, FeatureStore, key_of
+from tvr_lightning.types import TensorRows, TextInput, VideoInput
+
+InputT = TypeVar("InputT", bound=TensorRows)
+
+BLOCK_VIDEOS, BLOCK_CAPTIONS = 32, 1024  # items of a file
+
+
+@dataclass(frozen=True)
+class Frozen(Generic[InputT]):
+    """An encoder whose outputs can be kept, because nothing trains it.
+
+    Attributes:
+        module: the encoder.
+        encode: inputs to features (N, n, F), a row's own only.
+        fingerprint: names the weights, and how `encode` uses them.
+    """
+
+    module: nn.Module
+    encode: Callable[[InputT], Tensor]
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """How features are computed and where they go.
+
+    Attributes:
+        folder: where.
+        batch_size: items encoded at a time.
+        num_workers: processes that decode.
+        device: where the encoder computes.
+    """
+
+    folder: Path
+    batch_size: int
+    num_workers: int
+    device: torch.device
+
+
+def keep_video_features(
+    reader: VideoReader,
+    frozen: Frozen[VideoInput],
+    content: Callable[[Path], bytes | None],
+    what: str,
+    options: Keeping,
+) -> None:
+    """Lets a reader give features of its videos' first view; every rank calls this.
+
+    Args:
+        reader: the videos.
+        frozen: the encoder.
+        content: hashes what a file holds.
+        what: names the videos.
+        options: where and how.
+
+    Raises:
+        ConfigError: the folder cannot take them.
+        DecodeError: a video cannot be decoded, under `on_decode_error: raise`.
+    """
+    keys = [
+        key_of(pixel_version(), content(r.video_path) or r.video_path, reader.frames, r.start, r.end,
+               frozen.fingerprint)
+        for r in reader.records
+    ]  # fmt: skip
+    reader.features = None
+    dataset = VideoDataset(reader)
+    store = FeatureStore(options.folder, BLOCK_VIDEOS)
+    reader.features = _kept(store, keys, what, dataset, collate_videos, frozen, lambda x: x.frame_mask, options)
+
+
+def keep_text_features(captions: TokenizedCaptions, frozen: Frozen[TextInput], what: str, options: Keeping) -> None:
+    """Lets captions bring features along; every rank calls this.
+
+    Raises:
+        ConfigError: the folder cannot take them.
+    """
+    rows = zip(captions.tokens.numpy(), captions.word.numpy(), strict=True)
+    keys = [key_of(tokens.tobytes(), word.tobytes(), frozen.fingerprint) for tokens, word in rows]
+    captions.features = None
+    dataset = CaptionDataset(captions)
+    store = FeatureStore(options.folder, BLOCK_CAPTIONS)
+    captions.features = _kept(
+        store, keys, what, dataset, collate_captions, frozen, lambda x: x.index[:, None] >= 0, options
+    )
+
+
+def _kept(
+    store: FeatureStore,
+    keys: list[bytes],
+    what: str,
+    dataset: Any,
+    collate: Any,
+    frozen: Frozen[Any],
+    mask_of: Callable[[Any], Tensor],
+    options: Keeping,
+) -> FeatureRows:
+    @torch.inference_mode()
+    def encode(batch: Any) -> tuple[Tensor, Tensor]:
+        frozen.module.to(options.device)
+        size = options.batch_size
+        rows = [batch[i : i + size].to(options.device) for i in range(0, len(batch), size)]
+        return torch.cat([frozen.encode(r).float().cpu() for r in rows]), mask_of(batch)
+
+    def compute(spans: Sequence[range]) -> Iterable[dict[str, Tensor]]:
+        loader = DataLoader(
+            dataset, batch_sampler=[list(span) for span in spans], collate_fn=collate, num_workers=options.num_workers,
+            generator=torch.Generator().manual_seed(0),
+        )  # fmt: skip
+        return (_block(span, batch, encode) for span, batch in zip(spans, loader, strict=True))
+
+    return store.rows(keys, what, compute)
+
+
+def _block(span: range, batch: Any, encode: Callable[[Any], tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    """Features of a span of items of which those in `batch` could be read."""
+    failed = torch.ones(len(span), dtype=torch.bool)
+    if batch is None:
+        return {"features": torch.zeros(len(span), 0, 0), "mask": torch.zeros(len(span), 0).bool(), "failed": failed}
+    features, mask = encode(batch)
+    rows = batch.index - span.start
+    whole = {
+        "features": features.new_zeros(len(span), *features.shape[1:]),
+        "mask": mask.new_zeros(len(span), *mask.shape[1:]),
+        "failed": failed,
+    }
+    whole["features"][rows], whole["mask"][rows], failed[rows] = features, mask, False
+    return whole
