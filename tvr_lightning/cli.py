@@ -26,6 +26,8 @@ Text-video retrieval methods, trained and compared honestly.
   predict   write the ten best items of every test caption and video
   ablate    run a grid of settings, then compare  tvr ablate --config experiments/ablations/tc_mgc/heads.yaml
   compare   one table over runs and seeds         tvr compare runs/clip4clip_shapes --baseline RUN --format markdown
+            mAP by code length as a picture       tvr compare runs/sptch_shapes_16 runs/sptch_shapes_64 --plot bits
+  encode    write the codes of a split            tvr encode runs/sptch_shapes_64/RUN --split train
   inspect   draw what a run looks at              tvr inspect runs/tc_mgc_shapes/RUN 'video1300#0'
   dashboard one page over runs: runs/report.html  tvr dashboard
   data      make the embedded dataset             tvr data shapes
@@ -84,12 +86,18 @@ def _compare(words: Sequence[str]) -> int:
     parser.add_argument("--metrics", default="", metavar="A,B", help="these columns, e.g. t2v/R@1,t2v/mAP,probe/order")
     parser.add_argument("--full", action="store_true", help="all columns, differences and conditions spelt out")
     parser.add_argument("--format", choices=("table", "markdown", "latex", "csv"), default="table")
+    parser.add_argument("--plot", choices=("bits",), help="draw mAP by code length instead, into RUNS_DIR")
     options = parser.parse_args(words[1:])
     from tvr_lightning.comparison import compare, runs_with_baseline
     from tvr_lightning.comparison_text import FORMATS, to_table
     from tvr_lightning.reported import REPORTED, load_reported
 
     runs = runs_with_baseline(options.runs, options.runs_dir, options.baseline)
+    if options.plot:
+        from tvr_lightning.dashboard.hashing import BITS_FIGURE, write_bits
+
+        print(write_bits(runs, options.runs_dir / BITS_FIGURE))
+        return 0
     metrics = [name.strip() for name in options.metrics.split(",") if name.strip()]
     reported = load_reported() if REPORTED.is_file() else []
     comparison = compare(runs, options.baseline, metrics, options.full, reported)
@@ -135,6 +143,19 @@ def _ablate(words: Sequence[str]) -> int:
     if results:
         _print_runs(results)
     return 1 if failed else 0
+
+
+def _encode(words: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser("tvr encode", description="Packed codes of a split's captions and videos.")
+    parser.add_argument("run", type=Path, help="a run's folder, of a method that makes codes")
+    parser.add_argument("--split", choices=("train", "validation", "test"), default="test")
+    parser.add_argument("--out", type=Path, help="the file (default: codes.npz in the run's folder)")
+    options = parser.parse_args(words[1:])
+    from tvr_lightning.encode import encode_run
+
+    path, codes = encode_run(options.run, options.split, options.out)
+    print(f"{path}: " + ", ".join(f"{len(c):,} {name} codes of {c.bits} bits" for name, c in codes.items()))
+    return 0
 
 
 def _inspect(words: Sequence[str]) -> int:
@@ -200,6 +221,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "predict": _lightning,
     "ablate": _ablate,
     "compare": _compare,
+    "encode": _encode,
     "inspect": _inspect,
     "dashboard": _dashboard,
     "data": _data,

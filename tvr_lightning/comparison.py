@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from tvr_lightning.errors import ConfigError, RunError, nearest
 from tvr_lightning.reported import REPORTED, Reported, load_reported, reported_for
-from tvr_lightning.results import Run, StoredRanks, find_runs, read_ranks
+from tvr_lightning.results import Run, StoredRanks, find_runs, hashing_line, read_ranks
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -318,6 +318,8 @@ def _entry(group: Group, base: Group | None, reported: Sequence[Reported]) -> En
     for split in group.runs[0].content["data"].get("splits", ()):
         if split["split"] != "test" and (left_out := split["missing"] + split["undecodable"]):
             notes.append(f"{left_out} {split['split']} videos left out")
+    if line := hashing_line(group.runs[0].content):
+        notes.append(line)
     if len(group.runs) > 1:
         notes.append("runs " + ", ".join(run.path.name for run in group.runs))
     differences: Mapping[str, PairedDifference] = {}
@@ -344,6 +346,7 @@ def _columns(groups: Sequence[Group], metrics: Sequence[str], full: bool) -> tup
     if not keys:
         wanted = LONG if full else SHORT
         keys = [f"{d}/{n}" for d in ("t2v", "v2t") for n in wanted] + ["SumR"]
+        keys += [n for n in ("hash/t2v/mAP", "hash/v2t/mAP") if n in known]
         keys += sorted(n for n in known if n.startswith("probe/"))
         keys += [n for n in known if full and n not in keys]
     columns = []
@@ -358,11 +361,19 @@ def _columns(groups: Sequence[Group], metrics: Sequence[str], full: bool) -> tup
 
 def _best(ranked: Sequence[Entry], columns: Sequence[Column]) -> dict[str, float]:
     best = {}
-    for column in (c for c in columns if c.sign):
+    # a training set and a test set are no equally hard databases
+    databases = {tuple(found) for e in ranked if (found := _database(e.group))}
+    for column in (c for c in columns if c.sign and (len(databases) < 2 or not c.key.startswith("hash/"))):
         means = [fmean(values) for e in ranked if (values := e.group.values(column.key))]
         if len(means) > 1:
             best[column.key] = column.sign * max(column.sign * m for m in means)
     return best
+
+
+def _database(group: Group) -> list[Any]:
+    """What hashing metrics are over; empty where there are none."""
+    facts = group.runs[0].content.get("hashing") or {}
+    return [facts[k] for k in ("database", "texts", "videos", "normalise")] if facts else []
 
 
 def cell(group: Group, column: Column) -> tuple[float, float | None] | None:

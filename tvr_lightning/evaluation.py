@@ -18,6 +18,7 @@ from torch import Tensor
 
 from tvr_lightning.distributed import ranks, share, spread_rows, together
 from tvr_lightning.errors import DataError, ScoreError
+from tvr_lightning.evaluation_codes import CodeDatabase, HashingResult, Labels, evaluate_codes
 from tvr_lightning.metrics import (
     Ranks,
     bootstrap_intervals,
@@ -27,7 +28,7 @@ from tvr_lightning.metrics import (
     qb_norm,
     query_ranks,
 )
-from tvr_lightning.types import TensorRows, TextInput, VideoInput
+from tvr_lightning.types import CodeFeatures, TensorRows, TextInput, VideoInput
 
 TextT = TypeVar("TextT", bound=TensorRows)
 VideoT = TypeVar("VideoT", bound=TensorRows)
@@ -72,6 +73,10 @@ class Evaluation:
         qb_norm: beta of QB-Norm, reported besides as `qb/t2v/...`; null for none.
         qb_bank: how many training captions make QB-Norm's query bank.
         matrix_limit_mib: a score matrix above this size lives in a temporary file instead of memory.
+        hashing_database: where a test looks up codes: among those of the `train` items (the custom of cross-modal
+            hashing) or of the `test` items. Validation takes its own split.
+        hashing_normalise: what mAP@k of codes is divided by: min(k, number of `relevant` items), or the number of
+            relevant ones among the k `retrieved` (the released code of several hashing methods).
     """
 
     v2t: Literal["sets", "captions"] = "sets"
@@ -81,6 +86,8 @@ class Evaluation:
     qb_norm: float | None = None
     qb_bank: int = 5000
     matrix_limit_mib: int = 4096
+    hashing_database: Literal["train", "test"] = "train"
+    hashing_normalise: Literal["relevant", "retrieved"] = "relevant"
 
 
 @dataclass(frozen=True)
@@ -95,6 +102,7 @@ class EvaluationResult:
         video_ids: (V,) position of each scored video in the split's list.
         top: for each direction, scores and positions (in the split's lists) of the `TOP` best items of each query.
         left_out: videos of the split that could not be scored.
+        hashing: what hashing metrics say where features are codes; None where they are not, or have no labels.
     """
 
     metrics: Mapping[str, float]
@@ -104,6 +112,7 @@ class EvaluationResult:
     video_ids: Tensor
     top: Mapping[str, tuple[Tensor, Tensor]]
     left_out: int
+    hashing: HashingResult | None = None
 
 
 def encode_texts(model: Retriever[TextT, VideoT], loader: Iterable[TextInput]) -> TextT:
@@ -213,6 +222,8 @@ def evaluate(
     num_videos: int | None = None,
     probes: Sequence[tuple[str, int, int]] = (),
     bank: TextT | None = None,
+    labels: Labels = (),
+    database: CodeDatabase | None = None,
     seed: int = 0,
     intervals: bool = True,
     shared: bool = False,
@@ -231,8 +242,10 @@ def evaluate(
         num_videos: videos in the split's list; as many as were encoded when None.
         probes: minimal pairs as (kind, video, video), positions in the split's list.
         bank: features of training captions for QB-Norm.
+        labels: class labels of each video in the split's list, for codes.
+        database: codes that codes are looked up among; the split's own when None.
         seed: seed of the bootstrap.
-        intervals: whether to bootstrap.
+        intervals: whether to bootstrap, and to measure codes by baselines.
         shared: every rank calls this with the same features and scores a share; all get the same result.
 
     Raises:
@@ -265,14 +278,26 @@ def evaluate(
         bank_scores = score_all(model, bank, videos, options.chunk_size, options.matrix_limit_mib, shared)
         adjusted = qb_norm(scores, bank_scores, options.qb_norm)
         _add_prefixed(metrics, "qb", "t2v", metrics_of(query_ranks(adjusted, caption_row, options.v2t)))
+    sure: Mapping[str, tuple[float, float]] = {}
+    if intervals and options.resamples:
+        sure = bootstrap_intervals(ranks, seed=seed, resamples=options.resamples)
+    hashing = None
+    if isinstance(texts, CodeFeatures) and isinstance(videos, CodeFeatures):
+        own = [labels[v] if labels else () for v in video_ids.tolist()]
+        queries = CodeDatabase("evaluated", texts, videos, [own[v] for v in caption_row.tolist()], own)
+        hashing = evaluate_codes(queries, database, caption_row, options, seed, intervals)
+        if hashing is not None:
+            metrics |= hashing.metrics
+            sure = {**sure, **hashing.intervals}
     return EvaluationResult(
         metrics,
-        bootstrap_intervals(ranks, seed=seed, resamples=options.resamples) if intervals and options.resamples else {},
+        sure,
         ranks,
         caption_ids,
         video_ids,
         {"t2v": _top(scores, video_ids), "v2t": _top(scores.T, caption_ids)},
         num_videos - len(video_ids),
+        hashing,
     )
 
 

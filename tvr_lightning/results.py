@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 METRICS, RANKS, CONFIG, CHECKPOINTS = "metrics.json", "ranks.parquet", "config.yaml", "checkpoints"
 PREDICTIONS = "predictions.parquet"
+HASH_BASELINES = ("pca", "random", "chance")  # codes that nobody learned
 REQUIRED = {
     "experiment",
     "dataset",
@@ -278,4 +279,24 @@ def result_table(content: Mapping[str, Any]) -> Table:
     for name in metrics:
         if name.startswith(f"{prefix}probe/"):
             table.add_row(f"probe {name.rpartition('/')[2]}", figure(name), "chance 25")
+    if content.get("hashing"):
+        table.add_section()
+        table.caption = f"{table.caption}\n{hashing_line(content)}"
+        own = [n.rpartition("/")[2] for n in metrics if n.startswith(f"{prefix}hash/t2v/")]
+        shown = [f"hash/{{}}/{n}" for n in own if not n.startswith("n_")]
+        for key in (*shown, *(f"hash/{name}/{{}}/mAP" for name in HASH_BASELINES)):
+            row = [figure(prefix + key.format(direction)) for direction in ("t2v", "v2t")]
+            if any(row):
+                table.add_row(key.replace("{}/", ""), *row)
     return table
+
+
+def hashing_line(content: Mapping[str, Any]) -> str:
+    """What the hashing metrics of a run are over, in one line; empty where it has none."""
+    facts = content.get("hashing")
+    if not facts:
+        return ""
+    items = f"{facts['texts']:,} texts, {facts['videos']:,} videos"
+    line = f"hash: {facts['bits']} bits, database {facts['database']} ({items}), mAP@k over {facts['normalise']}"
+    left_out = facts["queries_without_relevant"]
+    return line + (f", {max(left_out.values())} queries without a relevant item" if any(left_out.values()) else "")

@@ -22,7 +22,9 @@ BATCHES = 2
 
 
 def smoke_arguments(file: Path, data_root: Path, runs_dir: Path) -> list[str]:
-    """The arguments that shrink an experiment: generated videos, tiny encoder, two batches, CPU."""
+    """The arguments that shrink an experiment: generated videos, tiny encoders, two batches, CPU."""
+    config, _ = read_arguments(["--config", str(file)])
+    encoders = [f"--model.init_args.{name}.init_args" for name in config["model"]["init_args"] if "encoder" in name]
     return [
         *("--config", str(file)),
         f"--data.annotations.init_args.root={data_root}",
@@ -31,8 +33,10 @@ def smoke_arguments(file: Path, data_root: Path, runs_dir: Path) -> list[str]:
         f"--trainer.fast_dev_run={BATCHES}",
         "--trainer.accelerator=cpu",
         "--trainer.devices=1",
-        "--model.init_args.encoder.init_args.model=tiny",
-        "--model.init_args.encoder.init_args.from_pretrained=null",
+        *(f"{encoder}.size=null" for encoder in encoders),
+        *(f"{encoder}.model=tiny" for encoder in encoders),
+        *(f"{encoder}.from_pretrained=null" for encoder in encoders),
+        *(["--data.tokenizer.init_args.vocabulary=null"] if config["data"].get("tokenizer") else []),
         "--data.batch_size=4",
         "--data.num_workers=0",
     ]

@@ -26,6 +26,7 @@ from tvr_lightning.callbacks.curves import Curves
 from tvr_lightning.callbacks.faults import Siblings, explained
 from tvr_lightning.callbacks.galleries import Galleries
 from tvr_lightning.callbacks.guard import FiniteLoss
+from tvr_lightning.callbacks.hashing_plots import HashingPlots
 from tvr_lightning.callbacks.progress import Bar, StartSummary, Throughput
 from tvr_lightning.callbacks.resume import KeepLast
 from tvr_lightning.callbacks.run_folder import RunFolder
@@ -39,7 +40,6 @@ from tvr_lightning.results import CHECKPOINTS, CONFIG, METRICS, PREDICTIONS, wri
 from tvr_lightning.trackers import Tracker, build_tracker, is_first_rank
 
 INTERRUPTED = 130
-MONITOR = "val/SumR"
 ATTEMPT = "TVR_RUN_ID"  # processes that Lightning starts for further devices write to the same run
 
 
@@ -70,7 +70,9 @@ class ExperimentCLI(LightningCLI):
         parser.add_argument("--resume", type=str | None, default=None, help="Unfinished run: `last`, folder, last.ckpt")
         parser.add_argument("--checkpoint_every", type=int, default=200, help="Steps between two savings of last.ckpt.")
         parser.link_arguments("seed_everything", "data.seed")
-        parser.link_arguments("data.max_words", "model.init_args.encoder.init_args.context_length")
+        for name in ("encoder", "text_encoder", "text_hash_encoder"):  # those that the method has
+            parser.link_arguments("data.max_words", f"model.init_args.{name}.init_args.context_length")
+        parser.link_arguments("data.max_words", "data.tokenizer.init_args.context_length")
         parser.link_arguments("model.image_size", "data.size", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -289,6 +291,7 @@ def make_trainer(cli: ExperimentCLI, command: str, folder: Path) -> Trainer:
         Siblings(),
         RunFolder(folder, config.experiment, encoder, config.seed_everything),
         Curves(folder),
+        HashingPlots(folder),
         Galleries(folder),
         AttentionFigures(),
     ]
@@ -301,7 +304,7 @@ def make_trainer(cli: ExperimentCLI, command: str, folder: Path) -> Trainer:
     if not smoke and settings["enable_checkpointing"] is not False:
         kept: dict[str, Any] = {"dirpath": folder / CHECKPOINTS, "enable_version_counter": False}
         if data.selection != "last":
-            callbacks.append(ModelCheckpoint(filename="best", monitor=MONITOR, mode="max", **kept))
+            callbacks.append(ModelCheckpoint(filename="best", monitor=model.monitor, mode="max", **kept))
         callbacks.append(KeepLast(folder, config.checkpoint_every))
     if data.selection == "last":
         settings["limit_val_batches"] = 0
@@ -334,9 +337,9 @@ def _listed(plugins: Any) -> list[Any]:
 
 
 def encoder_name(config: Any) -> str:
-    """The encoder's model name, from the configuration; the class name where it has none."""
-    encoder = config.model.init_args.encoder
-    return str(encoder.init_args.get("model", encoder.class_path.rpartition(".")[2]))
+    """The encoders' model names, from the configuration; the class name where one has none."""
+    parts = [value for name, value in vars(config.model.init_args).items() if name.endswith("encoder")]
+    return " + ".join(str(p.init_args.get("model", p.class_path.rpartition(".")[2])) for p in parts)
 
 
 def trained_weights(trainer: Trainer, folder: Path) -> dict[str, Any]:

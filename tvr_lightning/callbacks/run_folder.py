@@ -98,6 +98,7 @@ class RunFolder(Callback):
             "metrics": {f"test/{k}": v for k, v in result.metrics.items()},
             "intervals": {f"test/{k}": list(v) for k, v in result.intervals.items()},
             "v2t": method.evaluation.v2t,
+            "hashing": dict(result.hashing.facts) if result.hashing else None,
             "data": {
                 "videos": len(result.video_ids),
                 "captions": len(result.caption_ids),

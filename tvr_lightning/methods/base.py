@@ -19,12 +19,14 @@ from torch.utils.checkpoint import checkpoint
 from tvr_lightning.distributed import gather, gather_on_cpu, merge_flags, row_counts
 from tvr_lightning.errors import CheckpointError, ConfigError, DataError
 from tvr_lightning.evaluation import Evaluation, EvaluationResult, encode_texts, evaluate, on_cpu
+from tvr_lightning.evaluation_codes import CodeDatabase, encode_database
 from tvr_lightning.nn.similarity import LogitScale
 from tvr_lightning.optim import Optimizer, build_optimizer, build_schedule
 from tvr_lightning.types import TensorRows, TextInput, VideoInput, VideoTextBatch
 
 if TYPE_CHECKING:
     from tvr_lightning.data.datamodule import VideoTextDataModule
+    from tvr_lightning.data.frozen import Frozen
 
 TextT = TypeVar("TextT", bound=TensorRows)
 VideoT = TypeVar("VideoT", bound=TensorRows)
@@ -53,7 +55,10 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         result: what the last evaluation found; None before the first.
         trained: how the loaded weights came about: `selection`, `seed`, `subset`, `epochs`, `steps`; None before any
             are loaded.
+        makes_codes: whether features are `CodeFeatures`, so that the test looks codes up.
     """
+
+    makes_codes = False
 
     def __init__(self, optimizer: Optimizer, evaluation: Evaluation) -> None:
         super().__init__()
@@ -99,6 +104,37 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         """
 
     @property
+    def monitor(self) -> str:
+        """The validation metric whose largest value chooses the best checkpoint."""
+        return "val/SumR"
+
+    def frozen_video(self) -> Frozen[VideoInput] | None:
+        """What of `encode_video` nothing trains: its outputs then come as `VideoInput.features`, computed once."""
+        return None
+
+    def frozen_text(self) -> Frozen[TextInput] | None:
+        """What of `encode_text` nothing trains: its outputs then come as `TextInput.features`, computed once."""
+        return None
+
+    def setup(self, stage: str) -> None:
+        """Keeps what frozen encoders make of the splits.
+
+        Raises:
+            ConfigError: the tokeniser has more tokens than a text encoder knows, or the cache cannot take the features.
+        """
+        tokenizer = self.datamodule.tokenizer
+        for encoder in self.encoders:
+            known = getattr(encoder, "vocabulary_size", None)
+            if known is not None and known < tokenizer.vocabulary_size:
+                raise ConfigError(
+                    f"the tokeniser has {tokenizer.vocabulary_size} tokens, the text encoder knows {known}: set "
+                    "data.tokenizer and the text encoder to the same vocabulary"
+                )
+        if stage == "test" and self.makes_codes and self.evaluation.hashing_database == "train":
+            self.datamodule.database_split()
+        self.datamodule.keep_features(self.frozen_video(), self.frozen_text(), self.trainer.strategy.root_device)
+
+    @property
     def datamodule(self) -> VideoTextDataModule:
         """The data module of the running trainer."""
         return self.trainer.datamodule  # type: ignore[attr-defined, no-any-return]
@@ -137,14 +173,17 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         video_index = gather(_Places(batch.text.video_index), counts).index
         losses = self.compute_losses(texts, videos, video_index)
         total = torch.stack(list(losses.values())).sum() * (not nothing)
-        size = sum(counts)
-        terms = {f"train/{name}": value.detach() for name, value in losses.items()} if len(losses) > 1 else {}
+        self.log_losses(losses, total, sum(counts))
+        return total
+
+    def log_losses(self, losses: Mapping[str, Tensor], total: Tensor, size: int, name: str = "loss") -> None:
+        """Logs what a training step of `size` pairs minimised; `name` is the total's."""
+        terms = {f"train/{term}": value.detach() for term, value in losses.items()} if len(losses) > 1 else {}
         for module in self.modules():
             if isinstance(module, LogitScale):
                 self.log("logit_scale", module.log.detach().exp(), prog_bar=True, batch_size=size)
         self.log_dict(terms, batch_size=size)
-        self.log("train/loss", total.detach(), prog_bar=True, batch_size=size)
-        return total
+        self.log(f"train/{name}", total.detach(), prog_bar=True, batch_size=size)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Keeps logit scales at 100 at most."""
@@ -197,6 +236,27 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         """Scores the test split without logging."""
         self._finish("predict", None)
 
+    def on_test_start(self) -> None:
+        """Refuses weights that learned other tokens."""
+        self._check_tokens()
+
+    def on_validation_start(self) -> None:
+        """Refuses weights that learned other tokens."""
+        self._check_tokens()
+
+    def on_predict_start(self) -> None:
+        """Refuses weights that learned other tokens."""
+        self._check_tokens()
+
+    def _check_tokens(self) -> None:
+        learned = (self.trained or {}).get("tokenizer")
+        if learned not in (None, self.datamodule.tokenizer.fingerprint()):
+            raise CheckpointError(
+                "the checkpoint was trained with another vocabulary than data.tokenizer gives here (it is learned from "
+                f"the training captions of {self.datamodule.dataset}). Evaluate it on the captions and with the "
+                "tokeniser settings of its run folder's config.yaml."
+            )
+
     def _finish(self, stage: Stage, prefix: str | None) -> None:
         split = self.datamodule.split_of(stage)
         for each in self.datamodule.splits.values():
@@ -211,7 +271,8 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
             self, texts, videos, split.caption_video[text_index], self.evaluation,
             caption_ids=text_index, video_ids=video_index, num_videos=len(split.records), probes=split.probes,
             bank=self._query_bank() if stage == "test" else None, seed=self.datamodule.seed,
-            intervals=stage == "test", shared=True,
+            intervals=stage == "test", shared=True, labels=[r.labels for r in split.records],
+            database=self._code_database() if stage == "test" and self.makes_codes else None,
         )  # fmt: skip
         if split.undecodable and not self.datamodule.allow_missing:
             raise DataError(
@@ -221,6 +282,15 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
             )
         if prefix is not None:
             self.log_dict({f"{prefix}/{k}": float(v) for k, v in self.result.metrics.items()}, rank_zero_only=False)
+
+    def _code_database(self) -> CodeDatabase | None:
+        if self.evaluation.hashing_database == "test":
+            return None
+        split = self.datamodule.database_split()
+        loaders, labels = self.datamodule.evaluation_loaders(split), [r.labels for r in split.records]
+        database = encode_database(self, split.name, loaders, split.caption_video, labels)
+        merge_flags(split.reader.failed)
+        return database
 
     def _query_bank(self) -> TextT | None:
         if self.evaluation.qb_norm is None:
@@ -237,6 +307,7 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
             "subset": data.subset,
             "epochs": self.trainer.current_epoch + 1,
             "steps": self.trainer.global_step,
+            "tokenizer": data.tokenizer.fingerprint(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -1,7 +1,18 @@
-"""Retrieval metrics: expected values under ties, how sure they are, post-processing, minimal pairs."""
+"""Metrics of scores and of codes: expected values under ties, how sure they are, post-processing, minimal pairs."""
 
 from tvr_lightning.metrics.average_precision import average_precision
 from tvr_lightning.metrics.bootstrap import BOOTSTRAPPED, PairedDifference, bootstrap_intervals, paired_bootstrap
+from tvr_lightning.metrics.hashing import (
+    HammingCounts,
+    PrecisionRecall,
+    curve_of_codes,
+    hamming_counts,
+    hashing_metrics,
+    mean_interval,
+    metrics_of_codes,
+    precision_recall_curve,
+    query_precisions,
+)
 from tvr_lightning.metrics.postprocess import dual_softmax, qb_norm
 from tvr_lightning.metrics.probes import probe_metrics
 from tvr_lightning.metrics.ranking import DirectionRanks, Ranks, metrics_of, query_ranks, ranking_metrics
@@ -9,15 +20,24 @@ from tvr_lightning.metrics.ranking import DirectionRanks, Ranks, metrics_of, que
 __all__ = [
     "BOOTSTRAPPED",
     "DirectionRanks",
+    "HammingCounts",
     "PairedDifference",
+    "PrecisionRecall",
     "Ranks",
     "average_precision",
     "bootstrap_intervals",
+    "curve_of_codes",
     "dual_softmax",
+    "hamming_counts",
+    "hashing_metrics",
+    "mean_interval",
     "metrics_of",
+    "metrics_of_codes",
     "paired_bootstrap",
+    "precision_recall_curve",
     "probe_metrics",
     "qb_norm",
+    "query_precisions",
     "query_ranks",
     "ranking_metrics",
 ]
