@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
+from torch.distributions import Normal, kl_divergence
 
-from tvr_lightning.losses import symmetric_cross_entropy
+from tvr_lightning.losses import directional_cross_entropy, gaussian_divergence, symmetric_cross_entropy
 
 
 def obvious(scores: torch.Tensor, video: list[int]) -> float:
@@ -37,3 +38,30 @@ def test_gradient_is_finite_where_captions_share_a_video() -> None:
     symmetric_cross_entropy(scores, torch.tensor([1, 1, 2])).backward()
     assert torch.isfinite(scores.grad).all()
     assert scores.grad[0, 1] == 0
+
+
+def test_the_two_directions_average_to_the_symmetric_loss() -> None:
+    scores = torch.randn(5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    video = torch.tensor([0, 1, 0, 3, 4])
+    by_text, by_video = directional_cross_entropy(scores, video)
+    assert float((by_text + by_video) / 2) == float(symmetric_cross_entropy(scores, video))
+    assert by_text != by_video
+    torch.testing.assert_close(directional_cross_entropy(scores.T, video)[1], by_text)
+
+
+def test_divergence_is_that_of_normal_distributions() -> None:
+    generator = torch.Generator().manual_seed(3)
+    mean, log_sigma = (torch.randn(2, 3, 6, dtype=torch.float64, generator=generator) for _ in range(2))
+    expected = kl_divergence(Normal(mean, log_sigma.exp()), Normal(0.0, 1.0)).mean(-1)
+    torch.testing.assert_close(gaussian_divergence(mean, log_sigma), expected)
+    assert float(gaussian_divergence(torch.zeros(4), torch.zeros(4))) == 0
+    low = gaussian_divergence(mean.bfloat16(), log_sigma.bfloat16())
+    assert low.dtype == torch.float32
+    torch.testing.assert_close(low.double(), expected, rtol=0.05, atol=0.05)
+
+
+def test_divergence_pulls_towards_the_prior() -> None:
+    mean, log_sigma = torch.tensor([2.0, -1.0], requires_grad=True), torch.tensor([1.0, -1.0], requires_grad=True)
+    gaussian_divergence(mean, log_sigma).backward()
+    assert (mean.grad.sign() == mean.sign()).all()
+    assert (log_sigma.grad.sign() == log_sigma.sign()).all()

@@ -28,11 +28,14 @@ Text-video retrieval methods, trained and compared honestly.
   compare   one table over runs and seeds         tvr compare runs/clip4clip_shapes --baseline RUN --format markdown
             mAP by code length as a picture       tvr compare runs/sptch_shapes_16 runs/sptch_shapes_64 --plot bits
   encode    write the codes of a split            tvr encode runs/sptch_shapes_64/RUN --split train
+  leakcheck say whether a method's scores read the answer: train it on noise, test it on other noise
+                                                  tvr leakcheck --config experiments/X.yaml
   inspect   draw what a run looks at              tvr inspect runs/tc_mgc_shapes/RUN 'video1300#0'
   dashboard one page over runs: runs/report.html  tvr dashboard
   data      make the embedded dataset             tvr data shapes
             say what a dataset lacks              tvr data check --config experiments/X.yaml
             compress videos, describe a dataset   tvr data compress SRC DST, tvr data stats --config experiments/X.yaml
+  triples   print what captions say               tvr triples "a man in a red shirt is playing a guitar"
   experiments  list the experiments with what each reproduces
   smoke     run every experiment for two batches on tiny generated data
 
@@ -174,6 +177,32 @@ def _inspect(words: Sequence[str]) -> int:
     return 0
 
 
+def _leakcheck(words: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        "tvr leakcheck",
+        description="Train an experiment's method on noise for a minute and test it on fresh noise, which nothing can "
+        "retrieve. Exit code 1 when it is retrieved above chance: scores read the ground truth.",
+        epilog="Settings of the experiment follow, e.g. --model.pairing=matched. See docs/leakage.md.",
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    parser.add_argument("--config", required=True, help="the experiment")
+    for name, what in {"steps": "training steps", "batch_size": "pairs of a step", "pairs": "training pairs",
+                       "videos": "test videos", "texts": "test captions, more than videos", "seed": "of everything",
+                       "num_frames": "frames of a video", "max_words": "tokens of a caption"}.items():  # fmt: skip
+        parser.add_argument(f"--{name}", type=int, help=what)
+    parser.add_argument("--lr", type=float, help="learning rate")
+    options, settings = parser.parse_known_args(words[1:])
+    sizes = vars(options)
+    experiment = ["--config", sizes.pop("config"), *settings]
+    from tvr_lightning.leakcheck import check_leak
+    from tvr_lightning.noise import LeakProbe
+
+    report = check_leak(experiment, LeakProbe(**sizes))
+    print(report.text())
+    return 1 if report.leaks else 0
+
+
 def _dashboard(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser("tvr dashboard", description="One static page over runs, RUNS_DIR/report.html.")
     parser.add_argument("runs", nargs="*", type=Path, help="run folders, or folders above runs; all when none is given")
@@ -193,6 +222,12 @@ def _data(words: Sequence[str]) -> int:
     from tvr_lightning.cli_data import run_data
 
     return run_data(words[1:])
+
+
+def _triples(words: Sequence[str]) -> int:
+    from tvr_lightning.cli_triples import run_triples
+
+    return run_triples(words[1:])
 
 
 def _experiments(words: Sequence[str]) -> int:
@@ -222,9 +257,11 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "ablate": _ablate,
     "compare": _compare,
     "encode": _encode,
+    "leakcheck": _leakcheck,
     "inspect": _inspect,
     "dashboard": _dashboard,
     "data": _data,
+    "triples": _triples,
     "experiments": _experiments,
     "smoke": _smoke,
 }

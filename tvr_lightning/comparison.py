@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from tvr_lightning.errors import ConfigError, RunError, nearest
 from tvr_lightning.reported import REPORTED, Reported, load_reported, reported_for
-from tvr_lightning.results import Run, StoredRanks, find_runs, hashing_line, read_ranks
+from tvr_lightning.results import Run, StoredRanks, find_runs, hashing_line, leaky_prefix, read_ranks
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -102,7 +102,7 @@ class Group:
     def interval(self, key: str) -> tuple[float, float] | None:
         """95 % bootstrap interval: a run's own; over seeds that of their mean, where every run kept its ranks."""
         if len(self.runs) == 1:
-            low_high = self.runs[0].content["intervals"].get(f"test/{key}")
+            low_high = self.runs[0].content["intervals"].get(leaky_prefix(self.runs[0].content) + key)
             return None if low_high is None else (low_high[0], low_high[1])
         return self._mean_intervals.get(key)
 

@@ -7,23 +7,32 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def symmetric_cross_entropy(scores: Tensor, video_index: Tensor | None = None) -> Tensor:
-    """Cross-entropy of both directions over a batch's score matrix, averaged (CLIP4Clip, Luo et al. 2022, Eqs. 9-11).
+def directional_cross_entropy(scores: Tensor, video_index: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of a batch's score matrix, of texts over videos and of videos over texts.
 
     Args:
         scores: (B, B) scaled scores; row = text, column = video, the diagonal holds the pairs.
         video_index: (B,) int64, the video of each pair. Two captions of one video in a batch are no negatives of
-            each other's video: those places are left out of both sums. The original code counts them as negatives.
+            each other's video: those places are left out of both sums. CLIP4Clip's original code counts them.
 
     Returns:
-        A scalar.
+        Two scalars.
     """
     if video_index is not None:
         same = video_index[:, None] == video_index[None, :]
         same.fill_diagonal_(False)
         scores = scores.masked_fill(same, -torch.inf)
     target = torch.arange(len(scores), device=scores.device)
-    return (F.cross_entropy(scores, target) + F.cross_entropy(scores.T, target)) / 2
+    return F.cross_entropy(scores, target), F.cross_entropy(scores.T, target)
+
+
+def symmetric_cross_entropy(scores: Tensor, video_index: Tensor | None = None) -> Tensor:
+    """Cross-entropy of both directions, averaged (CLIP4Clip, Luo et al. 2022, Eqs. 9-11).
+
+    Arguments as of `directional_cross_entropy`; returns a scalar.
+    """
+    by_text, by_video = directional_cross_entropy(scores, video_index)
+    return (by_text + by_video) / 2
 
 
 def similarity_decorrelation(scores: Tensor) -> Tensor:
@@ -36,3 +45,20 @@ def similarity_decorrelation(scores: Tensor) -> Tensor:
         The unbiased variance over contrasts, averaged over the pairs: a scalar.
     """
     return scores.diagonal(dim1=0, dim2=1).var(0).mean()
+
+
+def gaussian_divergence(mean: Tensor, log_sigma: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of N(mean, sigma^2) from N(0, 1), averaged over dimensions (LEAN, Eq. 19).
+
+    Eq. 19 as printed has the opposite sign, which would push the distributions away from the prior.
+
+    Args:
+        mean: (..., D).
+        log_sigma: (..., D).
+
+    Returns:
+        (...): -1/2 mean(1 + log sigma^2 - mean^2 - sigma^2), at least in float32.
+    """
+    dtype = torch.promote_types(mean.dtype, torch.float32)
+    mean, log_sigma = mean.to(dtype), log_sigma.to(dtype)
+    return -(1 + 2 * log_sigma - mean.square() - (2 * log_sigma).exp()).mean(-1) / 2

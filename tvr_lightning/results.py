@@ -188,7 +188,7 @@ class Run:
     @property
     def leaky(self) -> bool:
         """Whether the scores read the ground truth."""
-        return any(name.startswith("test/leaky/") for name in self.content["metrics"])
+        return leaky_prefix(self.content) != "test/"
 
     @property
     def marks(self) -> list[str]:
@@ -247,17 +247,24 @@ def find_runs(paths: Sequence[Path], runs_dir: Path = Path("runs")) -> list[Run]
     return list(runs.values())
 
 
+def leaky_prefix(content: Mapping[str, Any]) -> str:
+    """What the names of a run's metrics begin with: `test/`, or `test/leaky/` where scores read the ground truth."""
+    return "test/leaky/" if any(name.startswith("test/leaky/") for name in content["metrics"]) else "test/"
+
+
 def result_table(content: Mapping[str, Any]) -> Table:
     """The table that ends a run: metrics of both directions with intervals, then SumR, probes, post-processing."""
     from rich.table import Table
 
     metrics, intervals, data = content["metrics"], content["intervals"], content["data"]
-    prefix = "test/"
+    prefix = leaky_prefix(content)
+    leaky = prefix.removeprefix("test/")
     table = Table(
         "metric",
         title=f"{content['experiment']}: {content['dataset']} {content['split']}, test",
         caption=f"{data['captions']} captions x {data['videos']} videos, video -> text over {content['v2t']};\n"
-        "95 % bootstrap intervals in brackets",
+        "95 % bootstrap intervals in brackets"
+        + ("\nleaky: scores read the ground truth, these are no retrieval results" if leaky else ""),
     )
     table.add_column("text -> video", justify="right")
     table.add_column("video -> text", justify="right")
@@ -272,13 +279,13 @@ def result_table(content: Mapping[str, Any]) -> Table:
         for name in ("R@1", "R@5", "R@10", "R@50", "MdR", "MnR", "mAP", "RSum"):
             row = [figure(f"{prefix}{mark}{direction}/{name}") for direction in ("t2v", "v2t")]
             if any(row):
-                table.add_row(f"{mark}{name}", *row)
+                table.add_row(f"{leaky}{mark}{name}", *row)
         if any(m.startswith(prefix + mark) for m in metrics):
             table.add_section()
-    table.add_row("SumR", figure(f"{prefix}SumR"), "")
+    table.add_row(f"{leaky}SumR", figure(f"{prefix}SumR"), "")
     for name in metrics:
         if name.startswith(f"{prefix}probe/"):
-            table.add_row(f"probe {name.rpartition('/')[2]}", figure(name), "chance 25")
+            table.add_row(f"{leaky}probe {name.rpartition('/')[2]}", figure(name), "chance 25")
     if content.get("hashing"):
         table.add_section()
         table.caption = f"{table.caption}\n{hashing_line(content)}"
@@ -287,7 +294,7 @@ def result_table(content: Mapping[str, Any]) -> Table:
         for key in (*shown, *(f"hash/{name}/{{}}/mAP" for name in HASH_BASELINES)):
             row = [figure(prefix + key.format(direction)) for direction in ("t2v", "v2t")]
             if any(row):
-                table.add_row(key.replace("{}/", ""), *row)
+                table.add_row(leaky + key.replace("{}/", ""), *row)
     return table
 
 

@@ -37,6 +37,7 @@ def smoke_arguments(file: Path, data_root: Path, runs_dir: Path) -> list[str]:
         *(f"{encoder}.model=tiny" for encoder in encoders),
         *(f"{encoder}.from_pretrained=null" for encoder in encoders),
         *(["--data.tokenizer.init_args.vocabulary=null"] if config["data"].get("tokenizer") else []),
+        *(["--data.augment.every=1"] if config["data"].get("augment") else []),  # either batch may need the second view
         "--data.batch_size=4",
         "--data.num_workers=0",
     ]

@@ -209,6 +209,7 @@ def _quieten() -> None:
     noise = (
         "LeafSpec",
         "does not have many workers",
+        "in eval mode at the start",  # frozen encoders
         "exists and is not empty",
         "dirpath has changed",
         "logging interval",

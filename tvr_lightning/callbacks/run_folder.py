@@ -66,7 +66,7 @@ class RunFolder(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger) and trainer.is_global_zero:
                 logger.experiment.define_metric("val/*", summary="max")
-                for direction in ("t2v", "v2t"):
+                for direction in ("t2v", "v2t", "leaky/t2v", "leaky/v2t"):
                     for name in LOWER_IS_BETTER:
                         logger.experiment.define_metric(f"val/{direction}/{name}", summary="min")
 

@@ -17,7 +17,7 @@ from tvr_lightning.dashboard.charts import Line, bar_chart, line_chart, style_of
 from tvr_lightning.dashboard.curves import CURVES, read_curves
 from tvr_lightning.dashboard.gallery import GALLERY, Gallery, rank_histogram, read_gallery
 from tvr_lightning.errors import RunError
-from tvr_lightning.results import METRICS, RANKS, Run, written_atomically
+from tvr_lightning.results import METRICS, RANKS, Run, leaky_prefix, written_atomically
 
 MAX_RUNS = 24
 MAX_PICTURES = 8 << 20  # bytes of all pictures of a page
@@ -180,6 +180,7 @@ def _best(name: str, runs: Sequence[Run]) -> float | None:
 
 
 def _figure(run: Run, name: str, best: dict[str, float | None]) -> Figure:
+    name = leaky_prefix(run.content) + name.removeprefix("test/")
     if name not in run.content["metrics"]:
         return Figure("–")
     value = run.content["metrics"][name]

@@ -49,6 +49,7 @@ class BERTSize:
 BERT_PRESETS = {
     "bert-base-uncased": BERTSize(width=768, layers=12, heads=12, mlp_width=3072, vocabulary_size=30522),
     "bert-large-uncased": BERTSize(width=1024, layers=24, heads=16, mlp_width=4096, vocabulary_size=30522),
+    "bert_uncased_L-4_H-256_A-4": BERTSize(width=256, layers=4, heads=4, mlp_width=1024, vocabulary_size=30522),
     # from scratch, in minutes: dropout would only slow it
     "tiny": BERTSize(width=128, layers=2, heads=2, mlp_width=512, vocabulary_size=2000, dropout=0.0),
 }
@@ -78,7 +79,7 @@ class BERTEncoder(nn.Module):
     A caption's features depend on that caption alone. Dropout acts in training mode, as in fine-tuning BERT.
 
     Args:
-        model: `bert-base-uncased`, `bert-large-uncased` or the preset `tiny`; not used when `size` is given.
+        model: `bert-base-uncased`, `bert-large-uncased`, `bert_uncased_L-4_H-256_A-4` or the preset `tiny`; not used when `size` is given.
         from_pretrained: None for random weights; the name of a Hugging Face repository (`bert-base-uncased`), which is
             downloaded once; or a local folder in that format, `config.json` beside the weights. A local path goes
             before a repository of the same name. Heads and pooler of a pretraining checkpoint are left out.

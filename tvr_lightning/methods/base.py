@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tvr_lightning.distributed import gather, gather_on_cpu, merge_flags, row_counts
 from tvr_lightning.errors import CheckpointError, ConfigError, DataError
-from tvr_lightning.evaluation import Evaluation, EvaluationResult, encode_texts, evaluate, on_cpu
+from tvr_lightning.evaluation import LEAKY, Evaluation, EvaluationResult, encode_texts, evaluate, on_cpu
 from tvr_lightning.evaluation_codes import CodeDatabase, encode_database
 from tvr_lightning.nn.similarity import LogitScale
 from tvr_lightning.optim import Optimizer, build_optimizer, build_schedule
@@ -106,7 +106,22 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
     @property
     def monitor(self) -> str:
         """The validation metric whose largest value chooses the best checkpoint."""
-        return "val/SumR"
+        return f"val/{LEAKY}SumR" if self.reads_ground_truth else "val/SumR"
+
+    @property
+    def reads_ground_truth(self) -> bool:
+        """Whether scores are told which items belong together; then all figures are named `leaky/...`."""
+        return False
+
+    def match(self, texts: TextT, videos: VideoT, caption_video: Tensor) -> tuple[TextT, VideoT]:
+        """Tells features their ground truth before `score`, where the method reads it.
+
+        Args:
+            texts: features of T captions.
+            videos: features of V videos.
+            caption_video: (T,) int64, the row of each caption's video.
+        """
+        return texts, videos
 
     def frozen_video(self) -> Frozen[VideoInput] | None:
         """What of `encode_video` nothing trains: its outputs then come as `VideoInput.features`, computed once."""
@@ -279,6 +294,11 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
                 f"{self.datamodule.dataset} {split.name}: {len(split.undecodable)} videos cannot be decoded "
                 f"({', '.join(split.undecodable[:SHOWN])}). A smaller gallery makes retrieval easier: replace the "
                 "files, or set --data.allow_missing=true; every result then says how many were left out."
+            )
+        if stage == "validate" and self.monitor not in {f"val/{name}" for name in self.result.metrics}:
+            raise DataError(
+                f"{self.datamodule.dataset} {split.name} gives no {self.monitor}, which chooses the checkpoint (its "
+                "videos have no class labels, or share none). Set --data.selection=last to keep the last weights."
             )
         if prefix is not None:
             self.log_dict({f"{prefix}/{k}": float(v) for k, v in self.result.metrics.items()}, rank_zero_only=False)

@@ -1,0 +1,235 @@
+"""GHAN: graph-based hierarchical aggregation (Yu, Hu, Li 2022).
+
+encoding     CLIP's tokens and frames, positions, Eqs. 1-2     -> GHAN.encode_text, encode_video
+refining     words to phrases, frames to clips, Eqs. 3-5       -> nn.refining.TokenRefining
+interaction  text with clips, video with phrases, Eqs. 6-9     -> nn.mpaa.MPAA, nn.alignment
+matching     cosine and symmetric cross-entropy, Eqs. 10-12    -> GHAN.score, losses
+The pair is the unit: a text's vector depends on the video that it is compared with and a video's on the text, so
+scores are computed for all pairs, in training and in evaluation. The paper's d(e_i^t, e_j^v) can also be read as one
+vector for each item, its graph holding the parts of its own ground-truth counterpart; `pairing: matched` computes that,
+so that the paper's figures can be studied. It tells the text which video is the right one: its scores are no results.
+Departures: one ReLU between the linear layers of refining, no bias in its softmax, one step of message passing.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from tvr_lightning.encoders import CLIPEncoder
+from tvr_lightning.errors import ConfigError, DataError
+from tvr_lightning.evaluation import Evaluation
+from tvr_lightning.losses import symmetric_cross_entropy
+from tvr_lightning.methods.base import RetrievalModule
+from tvr_lightning.nn.alignment import Alignment, DenseAlignment, GraphAlignment, Hierarchy
+from tvr_lightning.nn.masked import masked_mean
+from tvr_lightning.nn.mpaa import Readout
+from tvr_lightning.nn.refining import TokenRefining
+from tvr_lightning.nn.similarity import LogitScale, cosine_matrix
+from tvr_lightning.optim import Optimizer
+from tvr_lightning.types import TextInput, VideoInput
+
+Layers = Literal["full", "baseline", "no_inter", "no_intra"]
+Graph = Literal["ho_2graph", "ho_1graph", "he_1graph", "he_2graph"]
+MATCHED_ROWS = 256  # pairs of `match` that are computed at a time
+
+
+class GHAN(RetrievalModule[Hierarchy, Hierarchy]):
+    """GHAN.
+
+    Args:
+        encoder: CLIP.
+        num_phrases: N_p.
+        num_clips: N_c.
+        hidden_width: of refining's m.
+        heads: of MPAA.
+        head_width: of each head; the hidden width of typed graphs.
+        dropout: on the graphs' nodes and attention.
+        readout: `softmax` over the width as Eq. 9 prints it, or `identity`; a cosine of two probability vectors has
+            little range.
+        layers: `full`; Table 4's `baseline` (mean-pooled words and frames), `no_inter` (refining alone), `no_intra`
+            (graphs over words and frames).
+        graph: `ho_2graph`, or another structure of Table 5: one graph instead of two, typed (`he`) edges.
+        pairing: `all` pairs, or `matched`: each item sees its own ground truth (see above), never a fair result.
+        max_frames: positions of frames.
+        logit_scale: where the learned scale starts; the encoder's own when null.
+        optimizer: rates, decay, schedule.
+        evaluation: how scores become numbers.
+
+    Raises:
+        ConfigError: a size below 1, a dropout outside [0, 1), `matched` without graphs or with QB-Norm.
+    """
+
+    def __init__(
+        self,
+        encoder: CLIPEncoder,
+        num_phrases: int = 6,
+        num_clips: int = 6,
+        hidden_width: int = 1024,
+        heads: int = 8,
+        head_width: int = 256,
+        dropout: float = 0.2,
+        readout: Readout = "softmax",
+        layers: Layers = "full",
+        graph: Graph = "ho_2graph",
+        pairing: Literal["all", "matched"] = "all",
+        max_frames: int = 32,
+        logit_scale: float | None = None,
+        optimizer: Optimizer = Optimizer(),
+        evaluation: Evaluation = Evaluation(),
+    ) -> None:
+        super().__init__(optimizer, evaluation)
+        sizes = {"num_phrases": num_phrases, "num_clips": num_clips, "hidden_width": hidden_width, "heads": heads,
+                 "head_width": head_width, "max_frames": max_frames}  # fmt: skip
+        for name, size in sizes.items():
+            if size < 1:
+                raise ConfigError(f"model.{name} is {size}; at least 1")
+        if not 0 <= dropout < 1:
+            raise ConfigError(f"model.dropout is {dropout}; a share of what is dropped: at least 0, below 1")
+        if pairing == "matched":
+            _check_matched(layers, evaluation)
+        self.encoder = encoder
+        self.layers, self.pairing = layers, pairing
+        width = encoder.embed_dim
+        self.logit_scale = LogitScale(logit_scale or encoder.logit_scale_init)
+        self.positions = self.phrases = self.clips = None
+        self.align: Alignment | None = None
+        if layers != "baseline":
+            self.positions = nn.Embedding(max_frames, width)
+            nn.init.normal_(self.positions.weight, std=0.1)
+        if layers in ("full", "no_inter"):
+            self.phrases = TokenRefining(width, num_phrases, hidden_width)
+            self.clips = TokenRefining(width, num_clips, hidden_width)
+        if layers in ("full", "no_intra"):
+            if graph == "ho_2graph":
+                self.align = DenseAlignment(width, heads, head_width, dropout, readout)
+            else:
+                self.align = GraphAlignment(graph, width, heads, head_width, dropout, readout)
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the frames that CLIP takes."""
+        return self.encoder.image_size
+
+    @property
+    def encoders(self) -> Sequence[nn.Module]:
+        """CLIP."""
+        return (self.encoder,)
+
+    @property
+    def reads_ground_truth(self) -> bool:
+        """Whether an item's vector is made with its ground-truth counterpart: features must go through `match`."""
+        return self.pairing == "matched"
+
+    def encode_video(self, video: VideoInput) -> Hierarchy:
+        """Clips, or frames without refining, and their mean."""
+        frames, mask = self.encoder.encode_frames(video.frames, video.frame_mask), video.frame_mask
+        if self.positions is not None:
+            count = frames.shape[1]
+            if count > self.positions.num_embeddings:
+                raise ValueError(
+                    f"{count} frames, but only {self.positions.num_embeddings} positions: raise model.max_frames or "
+                    "lower data.num_frames"
+                )
+            frames = (frames + self.positions.weight[:count]) * mask[..., None]
+        return self._hierarchy(frames, mask, self.clips)
+
+    def encode_text(self, text: TextInput) -> Hierarchy:
+        """Phrases, or words without refining, and their mean."""
+        words = self.encoder.encode_text(text.tokens, text.token_mask)[1]
+        return self._hierarchy(words, text.token_mask, self.phrases)
+
+    def score(self, texts: Hierarchy, videos: Hierarchy) -> Tensor:
+        """(T, V) scaled cosines: of every pair's own two vectors, or of `match`'s where the ground truth is read.
+
+        Raises:
+            ValueError: the ground truth is to be read and the features did not pass `match`.
+        """
+        if self.align is None:
+            return self.logit_scale(cosine_matrix(texts.whole, videos.whole))  # type: ignore[no-any-return]
+        if self.reads_ground_truth:
+            if texts.parts.shape[1] or videos.parts.shape[1]:
+                raise ValueError("pairing 'matched' scores the vectors that `match` returns; call it first")
+            return self.logit_scale(cosine_matrix(texts.whole, videos.whole))  # type: ignore[no-any-return]
+        return self.logit_scale(self.align.cosines(texts, videos))  # type: ignore[no-any-return]
+
+    def compute_losses(self, texts: Hierarchy, videos: Hierarchy, video_index: Tensor) -> Mapping[str, Tensor]:
+        """Symmetric cross-entropy."""
+        if self.align is not None and self.reads_ground_truth:
+            of_text, of_video = self.align.rows(texts, videos)
+            texts, videos = _without_parts(of_text), _without_parts(of_video)
+        return {"contrastive": symmetric_cross_entropy(self.score(texts, videos), video_index)}
+
+    def match(self, texts: Hierarchy, videos: Hierarchy, caption_video: Tensor) -> tuple[Hierarchy, Hierarchy]:
+        """One vector for each item, made with its ground truth: the leak of `pairing: matched`.
+
+        A text sees the clips of its own video; a video sees the phrases of its own first caption.
+
+        Args:
+            texts: features of T captions, on any device.
+            videos: features of V videos.
+            caption_video: (T,) int64, the row of each caption's video.
+
+        Returns:
+            What `score` takes: both with `parts` of length 0, on the devices that they came from.
+
+        Raises:
+            ConfigError: the method does not read the ground truth.
+            DataError: a video has no caption.
+        """
+        if self.align is None or not self.reads_ground_truth:
+            raise ConfigError("`match` belongs to pairing 'matched': other scores need no ground truth")
+        caption_video = caption_video.to(videos.whole.device)
+        first = torch.full((len(videos),), len(texts), device=caption_video.device)
+        order = torch.arange(len(texts), device=caption_video.device)
+        first = first.scatter_reduce(0, caption_video, order, "amin")
+        missing = (first == len(texts)).nonzero().flatten().tolist()
+        if missing:
+            raise DataError(
+                f"pairing 'matched' makes a video's vector with its own caption, and {len(missing)} videos have none "
+                f"(first: video {missing[0]}). Use model.pairing=all."
+            )
+        of_texts, of_videos = [], []
+        for i in range(0, len(texts), MATCHED_ROWS):
+            rows = slice(i, i + MATCHED_ROWS)
+            of_texts.append(self._rows(texts[rows], videos[caption_video[rows]])[0].to(texts.whole.device))
+        for i in range(0, len(videos), MATCHED_ROWS):
+            rows = slice(i, i + MATCHED_ROWS)
+            of_videos.append(self._rows(texts[first[rows]], videos[rows])[1].to(videos.whole.device))
+        return _without_parts(torch.cat(of_texts)), _without_parts(torch.cat(of_videos))
+
+    def _rows(self, texts: Hierarchy, videos: Hierarchy) -> tuple[Tensor, Tensor]:
+        assert self.align is not None
+        of_text, of_video = self.align.rows(texts.to(self.device), videos.to(self.device))
+        return of_text, of_video
+
+    def _hierarchy(self, items: Tensor, mask: Tensor, refine: TokenRefining | None) -> Hierarchy:
+        """(N, n, D), (N, n) -> the parts that the graphs take, and their mean (Sec. 3.3)."""
+        if refine is not None:
+            items = refine(items, mask)
+            mask = mask.new_ones(items.shape[:2])
+        whole = masked_mean(items, mask)
+        return Hierarchy(whole, items, mask) if self.align is not None else _without_parts(whole)
+
+
+def _without_parts(whole: Tensor) -> Hierarchy:
+    return Hierarchy(whole, whole[:, None][:, :0], whole.new_ones(len(whole), 0, dtype=torch.bool))
+
+
+def _check_matched(layers: Layers, evaluation: Evaluation) -> None:
+    if layers not in ("full", "no_intra"):
+        raise ConfigError(f"model.pairing=matched needs graphs, and model.layers={layers} has none")
+    if evaluation.qb_norm is not None:
+        raise ConfigError(
+            "model.pairing=matched reads each caption's ground truth, which captions of QB-Norm's bank do not have in "
+            "the gallery: set model.evaluation.qb_norm=null"
+        )
+    warnings.warn(
+        "GHAN with pairing 'matched': each text is encoded with its ground-truth video and each video with its "
+        "ground-truth text. The scores contain the answer: they study a leak and are no retrieval results.",
+        stacklevel=3,
+    )

@@ -1,0 +1,190 @@
+"""LEAN: multi-modal hypergraph networks with variational inference (Li et al. 2024).
+
+nodes         key frames and their mean; words of the query's triples, Eqs. 2-3 -> encode_video, encode_text
+hyperedges    global, textual, visual, cross, Eqs. 4-7                          -> nn.hypergraph
+network       node encoder, hyperedge vectors, attention, refresh, Eqs. 8-13    -> nn.hypergraph.LEANConv
+              the same for all pairs of a batch or a test set                   -> nn.hypergraph_pairs
+states        variational inference on the hypergraph's Laplacian, Eqs. 14-15   -> nn.variational.HypergraphGaussian
+score         readout, Eq. 16                                                   -> nn.variational.Readout
+loss          cross-entropy of both directions, divergence, Eqs. 17-20          -> losses
+Departures: the paper never says how 4096 and 768 dimensions meet, here two linear layers do; captions of one video in
+a batch are no negatives of each other; what the layers decide where the paper is open stands with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from tvr_lightning.data.frozen import Frozen
+from tvr_lightning.encoders.bert import BERTEncoder, pool_words
+from tvr_lightning.encoders.vgg import VGGEncoder
+from tvr_lightning.errors import ConfigError, nearest
+from tvr_lightning.evaluation import Evaluation
+from tvr_lightning.losses import directional_cross_entropy
+from tvr_lightning.methods.base import RetrievalModule
+from tvr_lightning.nn.hypergraph import KINDS, Kind
+from tvr_lightning.nn.pair_scorer import NETWORKS, HypergraphScorer, Network
+from tvr_lightning.optim import Optimizer
+from tvr_lightning.types import TensorRows, TextInput, VideoFeatures, VideoInput
+
+
+@dataclass(frozen=True)
+class WordFeatures(TensorRows):
+    """Textual nodes of captions.
+
+    Attributes:
+        words: (T, W, D), zeros where the mask is False.
+        word_mask: (T, W) bool.
+    """
+
+    words: Tensor
+    word_mask: Tensor
+
+
+class LEAN(RetrievalModule[WordFeatures, VideoFeatures]):
+    """LEAN.
+
+    Args:
+        video_encoder: VGG-16.
+        text_encoder: BERT.
+        width: d, of nodes and hyperedges.
+        max_text_nodes: W, textual nodes of a caption at most; the tokeniser chooses which words they are.
+        iterations: L, of the network.
+        hypergraph: the network over a pair's nodes; all but `lean` are the replacements of Table 2.
+        hyperedges: which kinds there are, in any combination (Table 2).
+        variational: whether node states are distributions (Eq. 14); without, there is no divergence (Table 2).
+        text_weight: lambda_t2v, weight of the cross-entropy of texts over videos (Fig. 5).
+        video_weight: lambda_v2t, of videos over texts.
+        kl_weight: lambda_v, of the divergence from the prior.
+        pair_chunk: pairs computed at a time, which sets the peak memory; see `HypergraphScorer`.
+        optimizer: rates, decay, schedule.
+        evaluation: how scores become numbers.
+
+    Raises:
+        ConfigError: unknown or no hyperedges, or a number that does not fit.
+    """
+
+    def __init__(
+        self,
+        video_encoder: VGGEncoder,
+        text_encoder: BERTEncoder,
+        width: int = 512,
+        max_text_nodes: int = 12,
+        iterations: int = 2,
+        hypergraph: Network = "lean",
+        hyperedges: Sequence[Kind] = KINDS,
+        variational: bool = True,
+        text_weight: float = 0.5,
+        video_weight: float = 0.5,
+        kl_weight: float = 0.6,
+        pair_chunk: int | None = None,
+        optimizer: Optimizer = Optimizer(),
+        evaluation: Evaluation = Evaluation(),
+    ) -> None:
+        super().__init__(optimizer, evaluation)
+        for name, value in {"width": width, "max_text_nodes": max_text_nodes, "iterations": iterations,
+                            "pair_chunk": 1 if pair_chunk is None else pair_chunk}.items():  # fmt: skip
+            if value < 1:
+                raise ConfigError(f"model.{name} is {value}; it must be at least 1")
+        if hypergraph not in NETWORKS:
+            raise ConfigError(f"model.hypergraph: no network '{hypergraph}'; {nearest(hypergraph, NETWORKS)}")
+        weights = {"text_weight": text_weight, "video_weight": video_weight, "kl_weight": kl_weight}
+        for name, weight in weights.items():
+            if weight < 0:
+                raise ConfigError(f"model.{name} is {weight}; a loss term is left out at 0, it cannot be negative")
+        if not text_weight and not video_weight:
+            raise ConfigError("model.text_weight and model.video_weight are both 0: nothing would be learned")
+        self.video_encoder, self.text_encoder = video_encoder, text_encoder
+        self.max_text_nodes, self.pair_chunk = max_text_nodes, pair_chunk
+        self.text_weight, self.video_weight, self.kl_weight = text_weight, video_weight, kl_weight
+        self.visual = nn.Linear(video_encoder.embed_dim, width)
+        self.textual = nn.Linear(text_encoder.embed_dim, width)
+        try:
+            self.scorer = HypergraphScorer(width, iterations, hypergraph, hyperedges, variational)
+        except ValueError as error:
+            raise ConfigError(f"model.hyperedges: {error}") from None
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the frames that VGG takes."""
+        return self.video_encoder.image_size
+
+    @property
+    def encoders(self) -> Sequence[nn.Module]:
+        """VGG and BERT."""
+        return (self.video_encoder, self.text_encoder)
+
+    def frozen_video(self) -> Frozen[VideoInput] | None:
+        """VGG's frames, when it is frozen."""
+        encoder = self.video_encoder
+        if not encoder.freeze:
+            return None
+        return Frozen(encoder, lambda video: encoder.encode_frames(video.frames, video.frame_mask),
+                      encoder.fingerprint())  # fmt: skip
+
+    def frozen_text(self) -> Frozen[TextInput] | None:
+        """BERT's words, when it is frozen."""
+        if not self.text_encoder.freeze:
+            return None
+        return Frozen(self.text_encoder, lambda text: self._words(text)[0],
+                      f"{self.text_encoder.fingerprint()} {self.max_text_nodes} words")  # fmt: skip
+
+    def encode_video(self, video: VideoInput) -> VideoFeatures:
+        """Nodes of the key frames; the video's own is their mean, so it needs no place here."""
+        frames = video.features
+        if not video.has_features:
+            frames = self.video_encoder.encode_frames(video.frames, video.frame_mask)
+        nodes = self.visual(frames).masked_fill(~video.frame_mask[..., None], 0)
+        return VideoFeatures(nodes, video.frame_mask)
+
+    def encode_text(self, text: TextInput) -> WordFeatures:
+        """Nodes of the words that the tokeniser chose."""
+        if text.has_features:
+            words, mask = text.features, _word_mask(text.word, text.features.shape[1])
+        else:
+            words, mask = self._words(text)
+        return WordFeatures(self.textual(words).masked_fill(~mask[..., None], 0), mask)
+
+    def score(self, texts: WordFeatures, videos: VideoFeatures) -> Tensor:
+        """(T, V) scores of all pairs, from the means of their nodes' distributions unless in training mode."""
+        texts = _without_common_padding(texts)
+        return self.scorer(  # type: ignore[no-any-return]
+            texts.words, texts.word_mask, videos.frames, videos.frame_mask, chunk=self.pair_chunk
+        ).scores
+
+    def compute_losses(self, texts: WordFeatures, videos: VideoFeatures, video_index: Tensor) -> Mapping[str, Tensor]:
+        """Cross-entropy of both directions over the batch, and the divergence of all its B x B hypergraphs."""
+        if texts.words.device.type == "cpu":  # a GPU would have to be waited for
+            texts = _without_common_padding(texts)
+        scores, divergence = self.scorer(
+            texts.words, texts.word_mask, videos.frames, videos.frame_mask, self.kl_weight > 0, self.pair_chunk
+        )
+        by_text, by_video = directional_cross_entropy(scores, video_index)
+        losses: dict[str, Tensor] = {}
+        if self.text_weight:
+            losses["text_to_video"] = self.text_weight * by_text
+        if self.video_weight:
+            losses["video_to_text"] = self.video_weight * by_video
+        if divergence is not None:
+            losses["divergence"] = self.kl_weight * divergence.mean()
+        return losses
+
+    def _words(self, text: TextInput) -> tuple[Tensor, Tensor]:
+        tokens = self.text_encoder.encode_tokens(text.tokens, text.token_mask)
+        return pool_words(tokens, text.word, self.max_text_nodes)
+
+
+def _word_mask(word: Tensor, count: int) -> Tensor:
+    """Which textual nodes have a token: (T, m) -> (T, count)."""
+    return (word[:, None] == torch.arange(count, device=word.device)[:, None]).any(-1)
+
+
+def _without_common_padding(texts: WordFeatures) -> WordFeatures:
+    """Cuts nodes that no caption has: they take part in nothing, but cost like words."""
+    filled = texts.word_mask.any(0).nonzero()
+    longest = int(filled[-1]) + 1 if len(filled) else 1
+    return WordFeatures(texts.words[:, :longest], texts.word_mask[:, :longest])

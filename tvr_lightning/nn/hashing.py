@@ -1,0 +1,195 @@
+"""What makes hash codes: hash functions of one modality, and the graph network that sees both (SPTCH)."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tvr_lightning.nn.masked import masked_mean
+
+Aggregation = Literal["joint", "concatenation", "none"]
+
+
+def binary(relaxed: Tensor) -> Tensor:
+    """Signs as -1, +1 in the dtype of the argument; zero counts as +1, and no gradient passes."""
+    return torch.where(relaxed.detach() >= 0, 1, -1).to(relaxed.dtype)
+
+
+class HashLayer(nn.Module):
+    """One relaxed code for a sequence: a linear layer at each place, then the mean over places (SPTCH, Sec. 3.1.2).
+
+    Shapes: x (N, n, D); mask (N, n) bool; returns (N, K) without bounds. A row with nothing valid gives zeros.
+    """
+
+    def __init__(self, width: int, code_length: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(width, code_length)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Hashes sequences."""
+        return masked_mean(self.project(x), mask)
+
+
+class VideoHash(nn.Module):
+    """Hash function of videos: bidirectional transformer over frames, then `HashLayer` (SPTCH, Secs. 3.1.2, 4.1.3).
+
+    Layers have BERT's form: after the residual comes the norm, GELU inside.
+    Shapes: frames (V, n, F); frame_mask (V, n) bool; returns (V, K), before tanh.
+    Raises ValueError for more frames than positions.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        code_length: int,
+        width: int = 256,
+        num_layers: int = 4,
+        heads: int = 1,
+        max_frames: int = 64,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.embed = nn.Linear(features, width)
+        self.positions = nn.Embedding(max_frames, width)
+        nn.init.normal_(self.positions.weight, std=0.02)
+        self.norm = nn.LayerNorm(width)
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(width, heads, 4 * width, dropout, activation="gelu", batch_first=True)
+            for _ in range(num_layers)
+        )
+        self.hash = HashLayer(width, code_length)
+
+    def forward(self, frames: Tensor, frame_mask: Tensor) -> Tensor:
+        """Hashes videos."""
+        count = frames.shape[1]
+        if count > self.positions.num_embeddings:
+            raise ValueError(
+                f"{count} frames, but only {self.positions.num_embeddings} positions: raise max_frames or lower "
+                "data.num_frames"
+            )
+        x = self.norm(self.embed(frames) + self.positions.weight[:count])
+        # a video without a frame looks everywhere: attention over nothing would be NaN
+        padded = ~frame_mask & frame_mask.any(1, keepdim=True)
+        for layer in self.layers:
+            x = layer(x, src_key_padding_mask=padded)
+        return self.hash(x, frame_mask)  # type: ignore[no-any-return]
+
+
+class GraphCodes(NamedTuple):
+    """What the graph network makes of B items.
+
+    Attributes:
+        video: H^v (B, K).
+        text: H^t (B, K).
+        relaxed: H (B, K), inside -1..1.
+        video_features: the decoder's X^v (B, F).
+        text_features: the decoder's X^t (B, F').
+    """
+
+    video: Tensor
+    text: Tensor
+    relaxed: Tensor
+    video_features: Tensor
+    text_features: Tensor
+
+    @property
+    def codes(self) -> Tensor:
+        """B (B, K), -1 or +1, without gradient."""
+        return binary(self.relaxed)
+
+
+class GraphNetwork(nn.Module):
+    """Network G: the codes that both modalities should agree on (SPTCH, Sec. 3.2, Eqs. 3-6).
+
+    Args:
+        video_width: F of the videos' mean features.
+        text_width: F' of the texts'.
+        code_length: K.
+        width: of the latent features and of the decoders.
+        aggregation: `joint` is the paper's; `concatenation` leaves H^j out of H (variant B1); `none` has no graph
+            convolution at all (variant B2).
+    """
+
+    def __init__(
+        self, video_width: int, text_width: int, code_length: int, width: int = 512, aggregation: Aggregation = "joint"
+    ) -> None:
+        super().__init__()
+        self.aggregation = aggregation
+        self.encode_video, self.encode_text = Encoder(video_width, width), Encoder(text_width, width)
+        if aggregation != "none":
+            self.convolve_video, self.convolve_text = GraphConvolution(width), GraphConvolution(width)
+            self.convolve_joint = GraphConvolution(width)
+        self.to_video, self.to_text = _projection(2 * width, code_length), _projection(2 * width, code_length)
+        if aggregation == "concatenation":
+            self.to_code = _projection(2 * code_length, code_length)
+        else:
+            self.to_joint = _projection(width, code_length)
+            self.to_code = _projection(3 * code_length, code_length)
+        self.decode_video, self.decode_text = (
+            nn.Sequential(nn.Linear(code_length, width), nn.ReLU(), nn.Linear(width, features))
+            for features in (video_width, text_width)
+        )
+
+    def forward(self, video_features: Tensor, text_features: Tensor, similarity: Tensor) -> GraphCodes:
+        """Codes of B items from X^v (B, F), X^t (B, F') and their block of S (B, B)."""
+        count = len(similarity)
+        video, text = self.encode_video(video_features), self.encode_text(text_features)
+        if self.aggregation == "none":
+            graph_video, graph_text, joint = video, text, video + text
+        else:
+            weights = propagation(similarity)
+            graph_video, graph_text = self.convolve_video(video, weights), self.convolve_text(text, weights)
+            same = torch.eye(count, dtype=similarity.dtype, device=similarity.device)
+            both = torch.cat([torch.cat([similarity, same], 1), torch.cat([same, similarity], 1)])  # (2B, 2B), Eq. 5
+            joint = self.convolve_joint(torch.cat([video, text]), propagation(both))
+            joint = joint[:count] + joint[count:]
+        of_video = self.to_video(torch.cat([graph_video, joint], 1))
+        of_text = self.to_text(torch.cat([graph_text, joint], 1))
+        parts = [of_video, of_text]
+        if self.aggregation != "concatenation":
+            parts.insert(1, self.to_joint(joint))
+        relaxed = self.to_code(torch.cat(parts, 1)).tanh()
+        return GraphCodes(of_video, of_text, relaxed, self.decode_video(of_video), self.decode_text(of_text))
+
+
+class Encoder(nn.Module):
+    """Linear, batch norm, ReLU, unit length: (B, F) -> (B, D)."""
+
+    def __init__(self, features: int, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(features, width, bias=False), nn.BatchNorm1d(width), nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Encodes mean features."""
+        return F.normalize(self.layers(x), dim=1)
+
+
+class GraphConvolution(nn.Module):
+    """ReLU(BN(P x W)) with the propagation matrix P (Eqs. 3-4): x (B, D), weights (B, B) -> (B, D)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, width, bias=False)
+        self.norm = nn.BatchNorm1d(width)
+
+    def forward(self, x: Tensor, weights: Tensor) -> Tensor:
+        """Takes in the neighbours."""
+        return self.norm(weights @ self.linear(x)).relu()  # type: ignore[no-any-return]
+
+
+def propagation(similarity: Tensor) -> Tensor:
+    """D^-1/2 S D^-1/2 (Eqs. 3-4), (B, B); an item without any neighbour gets zeros.
+
+    D holds the row sums of |S|: those of S, which the paper prints, can be zero or negative.
+    """
+    degree = similarity.abs().sum(1)
+    scale = torch.where(degree > 0, degree, torch.inf).rsqrt()
+    return scale[:, None] * similarity * scale[None, :]
+
+
+def _projection(width: int, code_length: int) -> nn.Sequential:
+    """BN(Linear); the norm has the bias."""
+    return nn.Sequential(nn.Linear(width, code_length, bias=False), nn.BatchNorm1d(code_length))

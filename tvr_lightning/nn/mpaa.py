@@ -1,0 +1,222 @@
+"""Message passing attention (GHAN's MPAA, Yu, Hu, Li 2022, Eqs. 6-9): on any graph, and densely for all pairs.
+
+    m_i   = sum_j alpha_ij W_a h_j       alpha_ij = softmax_j LeakyReLU(a . [W_a h_i ; W_a h_j])    (6) (7), each head
+    h'_i  = concat_heads ELU(m_i + W_c h_i)                                                         (8)
+    r     = sigma(ELU(sum_p alpha_p W_r1 h'_p + W_r2 h'_0))                                         (9), at a root
+
+`MPAA.forward` runs on graphs given by their edges and is built on `torch_geometric.nn.GATConv`. Retrieval needs one
+graph for every pair: a root (a text) fully connected with the leaves of something else (a video's clips). `all_pairs`
+computes these with the same parameters and without building graphs. Among leaves nothing depends on the root but one
+number, since a softmax over leaves and root is the softmax over leaves alone, mixed with the root:
+
+    alpha_n0 = beta = sigmoid(l_n0 - logsumexp_q l_nq)        m_n = beta W_a h_0 + (1 - beta) M_n
+    M_n      = sum_q softmax_q(l_nq) W_a h_q                  once for each leaf, as are W_a h, W_c h and a . W_a h
+
+Per pair and leaf remain two additions, a product and the ELU. alpha_p of Eq. 9 needs the vectors a . W_r1 only, and
+sum_p alpha_p h'_p is taken before W_r1, which is then applied once per pair.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch_geometric.nn import GATConv
+
+from tvr_lightning.nn.masked import masked_softmax, nothing_masked
+
+Readout = Literal["softmax", "identity"]
+
+
+class Roots(NamedTuple):
+    """Prepared roots; A is 1 where every root meets every set of leaves.
+
+    Attributes:
+        values: (A, R, H, C), W_a h.
+        skip: (A, R, H, C), W_c h.
+        source: (A, R, H), what the root adds to the logit of an edge that it starts.
+        target: (A, R, H), ... of an edge that ends in it.
+    """
+
+    values: Tensor
+    skip: Tensor
+    source: Tensor
+    target: Tensor
+
+
+class Leaves(NamedTuple):
+    """Prepared leaves of L items, N each.
+
+    Attributes:
+        values: (L, H, N, C), W_a h.
+        alone: (L, 1, N, H, C), M: the message of the leaves alone.
+        base: (L, 1, N, H, C), M + W_c h.
+        source: (L, H, 1, N), what a leaf adds to the logit of an edge that it starts.
+        target: (L, 1, N, H), ... of an edge that ends in it.
+        total: (L, 1, N, H), logsumexp of the logits of the edges between leaves that end in it.
+        mask: (L, N) bool.
+    """
+
+    values: Tensor
+    alone: Tensor
+    base: Tensor
+    source: Tensor
+    target: Tensor
+    total: Tensor
+    mask: Tensor
+
+
+def activated_readout(x: Tensor, readout: Readout) -> Tensor:
+    """Eq. 9's ELU and, for `softmax`, its softmax over the width."""
+    x = F.elu(x)
+    return x.softmax(-1) if readout == "softmax" else x
+
+
+class MPAA(nn.Module):
+    """One step of message passing with attention and a readout at roots.
+
+    W_c has a block for each head, as W_a has. Dropout acts on input nodes and on both attentions. In the all-pairs form
+    it is drawn once for what is computed once: a node's input and the edges between leaves share their draw over the
+    pairs of a call, the edges of a root have their own in each pair. Alone, a pair sees the distribution of `forward`.
+
+    Args:
+        width: D, of nodes and readout.
+        heads: H.
+        head_width: C, of each head; the hidden nodes have H C.
+        dropout: see above.
+        readout: `softmax` over the width as Eq. 9 prints it, or `identity`.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int = 8,
+        head_width: int = 256,
+        dropout: float = 0.2,
+        readout: Readout = "softmax",
+    ) -> None:
+        super().__init__()
+        hidden = heads * head_width
+        self.heads, self.readout = heads, readout
+        self.aggregate = GATConv(width, head_width, heads, dropout=dropout, add_self_loops=False, bias=False)
+        self.combine = nn.Linear(width, hidden, bias=False)
+        self.read = GATConv(hidden, width, 1, dropout=dropout, add_self_loops=False, bias=False)
+        self.read_root = nn.Linear(hidden, width, bias=False)
+        self.dropout = nn.Dropout(dropout)
+        for layer in (self.combine, self.read_root):
+            nn.init.xavier_uniform_(layer.weight)
+
+    def forward(self, nodes: Tensor, edge_index: Tensor, roots: Tensor) -> Tensor:
+        """Runs on any graph, or several in one.
+
+        Args:
+            nodes: (N, D).
+            edge_index: (2, E) int64, sources above targets; taken as they are: self-loops are the caller's to add.
+            roots: (G,) int64, the nodes to read.
+
+        Returns:
+            (G, D).
+        """
+        nodes = self.dropout(nodes)
+        hidden = F.elu(self.aggregate(nodes, edge_index) + self.combine(nodes))
+        is_root = torch.zeros(len(nodes), dtype=torch.bool, device=nodes.device)
+        is_root[roots] = True
+        into_roots = edge_index[:, is_root[edge_index[1]]]
+        read = self.read(hidden, into_roots)[roots] + self.read_root(hidden[roots])
+        return activated_readout(read, self.readout)
+
+    def prepare_roots(self, roots: Tensor) -> Roots:
+        """What the pairs of a root share: (A, R, D); A = 1 for all pairs, R = 1 for row by row."""
+        roots = self.dropout(roots)
+        values = self.aggregate.lin(roots).unflatten(-1, (self.heads, -1))  # (A, R, H, C)
+        return Roots(values, self.combine(roots).view_as(values), *self._edge_terms(values))
+
+    def prepare_leaves(self, leaves: Tensor, mask: Tensor) -> Leaves:
+        """What the pairs of an item's leaves share: (L, N, D), (L, N) bool, False = no such node."""
+        leaves = self.dropout(leaves)
+        values = self.aggregate.lin(leaves).unflatten(-1, (self.heads, -1))  # (L, N, H, C)
+        source, target = self._edge_terms(values)  # (L, N, H)
+        logits = self._activate(target[:, :, :, None] + source.mT[:, None])  # (L, N, H, N), targets first
+        exists = mask[:, None, None]
+        weights = self.dropout(masked_softmax(logits, exists))
+        if not nothing_masked(mask):
+            logits = logits.masked_fill(~exists, torch.finfo(logits.dtype).min)
+        by_head = values.transpose(1, 2).contiguous()  # (L, H, N, C)
+        alone = (weights.transpose(1, 2) @ by_head).transpose(1, 2).contiguous()  # (L, N, H, C)
+        base = alone + self.combine(leaves).view_as(alone)
+        return Leaves(
+            by_head, alone[:, None], base[:, None], source.mT[:, :, None], target[:, None],
+            logits.logsumexp(-1)[:, None], mask,
+        )  # fmt: skip
+
+    def read_pairs(self, roots: Roots, leaves: Leaves, buffer: Tensor | None = None) -> Tensor:
+        """The readout of every pair.
+
+        Args:
+            roots: R roots or, where A = L, R roots of each item.
+            leaves: of L items.
+            buffer: L R N H C numbers or more to compute in, without gradients: fresh memory for every block of pairs
+                costs more than what is done in it.
+
+        Returns:
+            (L, R, D).
+        """
+        # Eqs. 6-8 at the root; heads before roots: the product runs over leaves
+        target, own = roots.target.mT, self._activate(roots.target + roots.source).mT  # (A, H, R)
+        logits = self._activate(target[..., None] + leaves.source)  # (L, H, R, N)
+        weights = self.dropout(_softmax_with_root(own[..., None], logits, leaves.mask[:, None, None]))
+        weights = weights.to(roots.values.dtype)
+        message = (weights[..., 1:] @ leaves.values).transpose(1, 2)  # (L, R, H, C)
+        root = (weights[..., :1].transpose(1, 2) * roots.values).add_(roots.skip).add_(message)
+        root = F.elu_(root).flatten(2)  # (L, R, H C)
+
+        # Eqs. 6-8 at the leaves
+        values = roots.values[:, :, None]  # (A, R, 1, H, C)
+        to_leaf = self._activate(leaves.target + roots.source[:, :, None])  # (L, R, N, H)
+        share = (to_leaf - leaves.total).sigmoid().to(values.dtype)[..., None]
+        if self.training and self.dropout.p > 0:
+            hidden = (self.dropout(share) * values).add_(leaves.base).sub_(share * leaves.alone)
+        elif buffer is None:
+            hidden = ((values - leaves.alone) * share).add_(leaves.base)  # (L, R, N, H, C)
+        else:
+            shape = (*share.shape[:-1], values.shape[-1])
+            hidden = torch.sub(values, leaves.alone, out=buffer[: math.prod(shape)].view(shape))
+            hidden = hidden.mul_(share).add_(leaves.base)
+        hidden = F.elu_(hidden).flatten(3)  # (L, R, N, H C)
+
+        # Eq. 9
+        weight = self.read.lin.weight
+        of_source, of_target = self.read.att_src[0, 0] @ weight, self.read.att_dst[0, 0] @ weight  # (H C)
+        into = root @ of_target
+        own, logits = self._activate(into + root @ of_source), self._activate(into[..., None] + hidden @ of_source)
+        weights = self.dropout(_softmax_with_root(own[..., None], logits, leaves.mask[:, None])).to(root.dtype)
+        pooled = (weights[..., :1] * root).add_((weights[..., None, 1:] @ hidden).squeeze(-2))  # (L, R, H C)
+        return activated_readout(F.linear(pooled, weight) + self.read_root(root), self.readout)
+
+    def all_pairs(self, roots: Tensor, leaves: Tensor, mask: Tensor) -> Tensor:
+        """Readouts of the graphs of all pairs, a root fully connected with an item's leaves, as `forward` gives them.
+
+        Shapes: roots (R, D); leaves (L, N, D); mask (L, N) bool; returns (L, R, D). It needs N H C numbers for each
+        pair: for many pairs prepare both sides and read blocks of them.
+        """
+        return self.read_pairs(self.prepare_roots(roots[None]), self.prepare_leaves(leaves, mask))
+
+    def row_by_row(self, roots: Tensor, leaves: Tensor, mask: Tensor) -> Tensor:
+        """Readouts of the graphs of root i with the leaves of item i: (P, D), (P, N, D), (P, N) bool -> (P, D)."""
+        return self.read_pairs(self.prepare_roots(roots[:, None]), self.prepare_leaves(leaves, mask)).squeeze(1)
+
+    def _edge_terms(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """The halves of a . [W_a h_i ; W_a h_j] for nodes (..., H, C): as a source and as a target, (..., H)."""
+        return (values * self.aggregate.att_src[0]).sum(-1), (values * self.aggregate.att_dst[0]).sum(-1)
+
+    def _activate(self, logits: Tensor) -> Tensor:
+        return F.leaky_relu(logits, self.aggregate.negative_slope)
+
+
+def _softmax_with_root(root: Tensor, leaves: Tensor, mask: Tensor) -> Tensor:
+    """Softmax over a root, which always exists, and leaves: (..., 1), (..., N) -> (..., N + 1)."""
+    logits = torch.cat([root.expand(*leaves.shape[:-1], 1), leaves], dim=-1)
+    return masked_softmax(logits, F.pad(mask, (1, 0), value=True))
