@@ -12,7 +12,7 @@ DATASET ?= shapes
 EXPERIMENTS := $(filter-out reported,$(patsubst experiments/%.yaml,%,$(wildcard experiments/*.yaml)))
 GRIDS := $(patsubst experiments/%.yaml,%,$(wildcard experiments/ablations/*/*.yaml))
 
-.PHONY: help setup data data-check experiments train eval smoke ablate compare dashboard test test-all check format bench lock clean need-exp
+.PHONY: help setup data data-vgg data-check experiments train eval smoke ablate compare dashboard test test-all check format bench lock clean need-exp
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,8 +32,11 @@ $(READY): requirements.lock pyproject.toml | $(UV)
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
-data: $(READY) ## make a dataset that can be made: DATASET=shapes
+data: $(READY) ## make a dataset that can be made: DATASET=shapes, or shapes-vgg, the weights that stand in for ImageNet's
 	@$(BIN)/tvr data $(DATASET)
+
+data-vgg: data
+	@$(BIN)/tvr data shapes-vgg
 
 data-check: need-exp ## say what a dataset on disk lacks: EXP=clip4clip_msrvtt ARGS='--split test --full'
 	@$(BIN)/tvr data check --config experiments/$(EXP).yaml $(ARGS)
@@ -45,7 +48,8 @@ need-exp: $(READY)
 	@[ -n "$(EXP)" ] || { echo "which experiment? EXP=NAME, one of: $(EXPERIMENTS)" >&2; exit 2; }
 
 # the embedded dataset is made when it is not there; the others are the user's to fetch
-DATA_OF = $(if $(findstring shapes,$(EXP)),data)
+VGG_OF = $(if $(findstring sptch_shapes,$(1)),data-vgg)
+DATA_OF = $(if $(findstring shapes,$(EXP)),data) $(call VGG_OF,$(EXP))
 
 # runs of several seeds get names of their own, so that the table at the end holds these and no others
 COMMA := ,
@@ -71,7 +75,7 @@ smoke: $(READY) ## run every experiment for two batches on tiny generated data, 
 
 # the grid names its experiment in `command`, unless BASE does
 GRID_BASE = $(or $(BASE),$(shell grep -s '^command:' experiments/$(EXP).yaml))
-ABLATE_DATA = $(if $(findstring shapes,$(GRID_BASE)),data)
+ABLATE_DATA = $(if $(findstring shapes,$(GRID_BASE)),data) $(call VGG_OF,$(GRID_BASE))
 
 ablate: $(READY) $(ABLATE_DATA) ## run a grid, then compare: EXP=ablations/tc_mgc/heads BASE=tc_mgc_msrvtt
 	@[ -n "$(EXP)" ] || { echo "which grid? EXP=NAME, one of: $(GRIDS)" >&2; exit 2; }

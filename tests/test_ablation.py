@@ -26,11 +26,17 @@ from tvr_lightning.results import write_json
 ROOT = Path(__file__).parents[1]
 BASE = ROOT / "experiments" / "clip4clip_shapes.yaml"
 GRIDS = sorted((ROOT / "experiments" / "ablations").rglob("*.yaml"))
-NUM_POINTS = {
+NUM_POINTS = {"tc_mgc": {
     "conditioning": 4 * 2, "no_reorganisation": 3, "video_word": 9 * 2, "sentence_frame": 9 * 2,
     "frame_word_words": 9 * 2, "frame_word_frames": 9 * 2, "frame_word": 9 * 4, "contrasts": 15, "aggregation": 3 * 2,
     "temporal": 2, "residual": 2, "heads": 4, "softmax_scale": 4, "keep_rate": 9,
-}  # fmt: skip
+}, "lean": {
+    "hypergraph": 6, "variational": 2, "hyperedges": 5, "text_nodes": 3, "num_frames": 9, "loss_weights": 36,
+    "iterations": 10,
+}, "ghan": {"graphs": 4, "layers": 4, "readout": 2}, "sptch": {
+    "variants": 7 * 2, "code_length": 4, "neighbour_weight": 5, "quantisation_weight": 5, "code_weight": 4,
+    "similarity_weight": 4,
+}}  # fmt: skip
 RESULT = {
     "experiment": "clip4clip_shapes", "dataset": "shapes", "split": "9k", "seed": 0, "metrics": {"test/SumR": 300.0},
     "intervals": {}, "data": {"left_out": 0, "subset": None, "videos": 8, "captions": 8}, "selected_on_test": False,
@@ -307,8 +313,8 @@ def test_grids_are_no_experiments() -> None:
     assert not [name for name in experiments_in(ROOT / "experiments") if name.startswith("ablations")]
 
 
-def test_every_table_of_tc_mgc_has_its_points() -> None:
-    assert {f.stem for f in GRIDS if f.parent.name == "tc_mgc"} == set(NUM_POINTS)
+def test_every_table_has_its_points() -> None:
+    assert {(f.parent.name, f.stem) for f in GRIDS} == {(m, table) for m, own in NUM_POINTS.items() for table in own}
 
 
 @pytest.mark.parametrize("file", GRIDS, ids=lambda f: f"{f.parent.name}/{f.stem}")
@@ -316,7 +322,9 @@ def test_every_point_composes(file: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.chdir(ROOT)
     assert file.read_text().startswith("# ")
     assert yaml.safe_load(file.read_text())["command"][3].startswith("experiments/")
-    assert len(read_grid(file)) == NUM_POINTS[file.stem]  # each point has passed `arguments.check_config`
+    assert (
+        len(read_grid(file)) == NUM_POINTS[file.parent.name][file.stem]
+    )  # each point has passed `arguments.check_config`
 
 
 @pytest.mark.parametrize("file", GRIDS, ids=lambda f: f"{f.parent.name}/{f.stem}")
@@ -327,6 +335,11 @@ def test_first_and_last_point_can_be_built(file: Path, monkeypatch: pytest.Monke
     points = read_grid(file)
     for point in (points[0], points[-1]):
         config = read_arguments(point.words)[0]
-        built = build(config).config["model"]["init_args"]
-        asked = {w[2:].partition("=")[0].rpartition(".")[2]: w.partition("=")[2] for w in point.words[2:]}
-        assert {name: built[name] for name in asked} == {name: yaml.safe_load(text) for name, text in asked.items()}
+        built = build(config).config
+        for word in point.words[2:]:
+            name, _, text = word[2:].partition("=")
+            room = built["data"] if name.startswith("data.") else built["model"]
+            for part in name.split(".")[1:]:
+                room = (room.get("init_args") or room) if part != "init_args" and part not in room else room
+                room = room[part]
+            assert room == yaml.safe_load(text), word

@@ -42,6 +42,10 @@ def run_data(words: Sequence[str]) -> int:
     shapes.add_argument("--num_videos", type=int, default=1500, help="videos of all splits (default: 1500)")
     shapes.add_argument("--seed", type=int, default=0)
 
+    vgg = add("shapes-vgg", _shapes_vgg, "pretrain the tiny VGG that stands in for ImageNet's on the embedded dataset")
+    vgg.add_argument("--file", type=Path, default=Path("data/shapes_vgg.safetensors"),
+                     help="its weights (default: data/shapes_vgg.safetensors); kept when current")  # fmt: skip
+
     check = add("check", _check, "say what an experiment's dataset lacks before training does", epilog=_OVERRIDES,
                 allow_abbrev=False)  # fmt: skip
     check.add_argument("--config", type=Path, required=True, help="an experiment: experiments/NAME.yaml")
@@ -117,6 +121,16 @@ def _shapes(options: argparse.Namespace) -> int:
     counts = ", ".join(f"{count} {split}" for split, count in made.splits.items())
     how = f"made in {made.seconds:.0f} s, {made.megabytes:.0f} MB" if made.created else "already there"
     print(f"shapes in {made.root}: {counts} videos ({how})")
+    return 0
+
+
+def _shapes_vgg(options: argparse.Namespace) -> int:
+    from tvr_lightning.pretraining import pretrain_vgg
+
+    made = pretrain_vgg(options.file)
+    right = ", ".join(f"{head} {share:.1%}" for head, share in made.accuracy.items())
+    how = f"made in {made.seconds:.0f} s" if made.created else "already there"
+    print(f"tiny VGG in {made.file} ({how}); right on held-out pictures: {right}")
     return 0
 
 

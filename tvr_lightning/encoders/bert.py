@@ -79,7 +79,8 @@ class BERTEncoder(nn.Module):
     A caption's features depend on that caption alone. Dropout acts in training mode, as in fine-tuning BERT.
 
     Args:
-        model: `bert-base-uncased`, `bert-large-uncased`, `bert_uncased_L-4_H-256_A-4` or the preset `tiny`; not used when `size` is given.
+        model: `bert-base-uncased`, `bert-large-uncased`, `bert_uncased_L-4_H-256_A-4` (Turc et al. 2019) or the preset
+            `tiny`; not used when `size` is given.
         from_pretrained: None for random weights; the name of a Hugging Face repository (`bert-base-uncased`), which is
             downloaded once; or a local folder in that format, `config.json` beside the weights. A local path goes
             before a repository of the same name. Heads and pooler of a pretraining checkpoint are left out.

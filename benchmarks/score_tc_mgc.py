@@ -1,0 +1,62 @@
+"""TC-MGC's forms for score.py: from attention to final score, literally and through low rank."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tvr_lightning.encoders.clip import CLIPEncoder, CLIPSize
+from tvr_lightning.methods.tc_mgc import TCMGC
+from tvr_lightning.types import TextFeatures, VideoFeatures
+
+Form = Callable[[Any, Any], Tensor]
+
+
+def encoder(dim: int, words: int) -> CLIPEncoder:
+    """A small CLIP: only its widths matter here."""
+    size = CLIPSize(32, 16, 64, 1, 1, 64, 1, 1, dim)
+    return CLIPEncoder(size=size, context_length=words)
+
+
+def features(case: Any, device: str) -> tuple[TextFeatures, VideoFeatures]:
+    """Features of full length: the dearest case."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator).to(device)
+
+    texts = TextFeatures(
+        draw(case.texts, case.dim),
+        draw(case.texts, case.words, case.dim),
+        torch.ones(case.texts, case.words, dtype=torch.bool, device=device),
+    )
+    videos = VideoFeatures(
+        draw(case.videos, case.frames, case.dim),
+        torch.ones(case.videos, case.frames, dtype=torch.bool, device=device),
+    )
+    return texts, videos
+
+
+def forms(case: Any, device: str) -> tuple[torch.nn.Module, Mapping[str, Form]]:
+    """TC-MGC from attention to final score, literally and through low rank."""
+    torch.manual_seed(0)
+    model = TCMGC(encoder(case.dim, case.words), temporal="none", max_frames=case.frames).to(device)
+    for parameter in model.parameters():
+        parameter.data += 0.02 * torch.randn_like(parameter)
+
+    def literal(texts: TextFeatures, videos: VideoFeatures) -> Tensor:
+        attention, low_rank = model.attention, model.attention.cosines
+
+        def cosines(queries: Tensor, _: Any, others: Tensor) -> Tensor:
+            return attention.literal_cosines(queries, videos.frames, videos.frame_mask, others)
+
+        attention.cosines = cosines  # type: ignore[method-assign]
+        try:
+            return model.aggregate(model.contrast_scores(texts, videos))  # type: ignore[no-any-return]
+        finally:
+            attention.cosines = low_rank  # type: ignore[method-assign]
+
+    return model, {"literal": literal, "low-rank": model.score}
