@@ -12,7 +12,7 @@ DATASET ?= shapes
 EXPERIMENTS := $(filter-out reported,$(patsubst experiments/%.yaml,%,$(wildcard experiments/*.yaml)))
 GRIDS := $(patsubst experiments/%.yaml,%,$(wildcard experiments/ablations/*/*.yaml))
 
-.PHONY: help setup data data-vgg data-check experiments train eval smoke ablate compare dashboard test test-all check format bench lock clean need-exp
+.PHONY: help setup data data-vgg data-check experiments train eval smoke ablate leakcheck compare dashboard test test-all check format bench lock clean need-exp
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -80,6 +80,9 @@ ABLATE_DATA = $(if $(findstring shapes,$(GRID_BASE)),data) $(call VGG_OF,$(GRID_
 ablate: $(READY) $(ABLATE_DATA) ## run a grid, then compare: EXP=ablations/tc_mgc/heads BASE=tc_mgc_msrvtt
 	@[ -n "$(EXP)" ] || { echo "which grid? EXP=NAME, one of: $(GRIDS)" >&2; exit 2; }
 	@$(BIN)/tvr ablate --config experiments/$(EXP).yaml $(if $(BASE),--base experiments/$(BASE).yaml) $(ARGS)
+
+leakcheck: need-exp ## train on noise, fail when new noise is found: EXP=ghan_shapes ARGS='--model.pairing=matched'
+	@$(BIN)/tvr leakcheck --config experiments/$(EXP).yaml $(ARGS)
 
 compare: $(READY) ## one table over runs: RUNS='runs/clip4clip_shapes runs/other' ARGS='--baseline clip4clip_shapes'
 	@$(BIN)/tvr compare $(RUNS) $(ARGS)

@@ -1,8 +1,9 @@
 """The embedded dataset's stand-in for ImageNet: a tiny VGG that has learned to see generated still pictures.
 
-The pictures are single frames of random scenes, drawn as the `shapes` videos are but from another seed: none of the
-dataset's videos, captions or categories is read. For each of the six shapes the last layer says whether the picture
-shows it and, if so, in which colour, how large and where; like ImageNet's classes, that layer is not used afterwards.
+The pictures are single frames of random scenes, drawn as the `shapes` videos are but from another seed: training reads
+none of the dataset's videos, captions or categories (docs/hashing.md says how the labels were chosen). For each of the
+six shapes the last layer says whether the picture shows it and, if so, how large; like ImageNet's classes, that layer is
+not used afterwards.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tvr_lightning.data.annotations.shapes_render import PALETTE, RADIUS, Pose, pose, render
-from tvr_lightning.data.annotations.shapes_scenes import COLOURS, SHAPES, SIDE, draw_scene
+from tvr_lightning.data.annotations.shapes_render import RADIUS, Pose, pose, render
+from tvr_lightning.data.annotations.shapes_scenes import SHAPES, draw_scene
 from tvr_lightning.encoders.vgg import VGGEncoder
 from tvr_lightning.errors import ConfigError, RunError
 from tvr_lightning.results import written_atomically
@@ -28,7 +29,7 @@ from tvr_lightning.results import written_atomically
 VERSION = 1  # raise it whenever equal settings give other weights: existing files are then made again
 FILE = Path("data/shapes_vgg.safetensors")
 HELD_OUT = 1024  # pictures
-HEADS = {"colour": len(COLOURS), "size": 4, "row": 4, "column": 4}  # classes that each shape in a picture has
+HEADS = {"size": 4}  # classes that each shape in a picture has
 _RADII = (8.0, 13.0, 21.0)  # pixels, between the classes of `size`
 _METADATA = "tvr_lightning.pretraining"
 
@@ -70,7 +71,7 @@ class PretrainedVGG:
 
 @dataclass(frozen=True)
 class _Stills:
-    """pixels (B, 1, 3, S, S) uint8; there (B, 6) bool; classes (B, 6, 4) int64, one per head, valid where there."""
+    """pixels (B, 1, 3, S, S) uint8; there (B, 6) bool; classes (B, 6, heads) int64, one per head, valid where there."""
 
     pixels: Tensor
     there: Tensor
@@ -170,11 +171,9 @@ def _draw(rng: random.Random, count: int, encoder: VGGEncoder) -> _Stills:
     return _Stills(images.to(torch.uint8).unsqueeze(1), there, classes)
 
 
-def _classes(placed: Pose, radius: float) -> tuple[int, int, int, int]:
+def _classes(placed: Pose, radius: float) -> tuple[int, ...]:
     """Returns the class of each head for an object."""
-    colour = min(range(len(COLOURS)), key=lambda i: np.linalg.norm(np.subtract(PALETTE[COLOURS[i]], placed.colour)))
-    row, column = (min(3, max(0, int(4 * centre / SIDE))) for centre in (placed.y, placed.x))
-    return colour, int(np.searchsorted(_RADII, radius * placed.scale)), row, column
+    return (int(np.searchsorted(_RADII, radius * placed.scale)),)
 
 
 def _description(file: Path) -> dict[str, dict[str, float]] | None:

@@ -57,7 +57,7 @@ METHODS: dict[str, Callable[[Encoders], RetrievalModule[Any, Any]]] = {
     "ghan-ho_1graph": lambda e: GHAN(e.clip(), 3, 4, 64, 2, 16, 0.0, graph="ho_1graph"),
     "ghan-he_2graph": lambda e: GHAN(e.clip(), 3, 4, 64, 2, 16, readout="identity", graph="he_2graph"),
     "lean-paper": lambda e: lean(e, width=128),
-    "lean-gcn": lambda e: lean(e, width=64, hypergraph="gcn", variational=False),
+    "lean-gcn": lambda e: lean(e, width=128, hypergraph="gcn", variational=False),
     "sptch-full": lambda e: sptch(e),
     "sptch-bin": lambda e: sptch(e, variant="bin"),
     "tc_mgc-paper": lambda e: TCMGC(e.clip(), keep_rate=0.5, num_layers=2),
@@ -106,9 +106,9 @@ def random_text(count: int, seed: int = 1, words: int = WORDS) -> TextInput:
 
 def random_video(count: int, seed: int = 2) -> VideoInput:
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.randint(0, 128, (count, FRAMES, 3, SIZE, SIZE), generator=generator, dtype=torch.uint8)
+    noise = torch.randint(0, 192, (count, FRAMES, 3, SIZE, SIZE), generator=generator, dtype=torch.uint8)
     # each video has its colour: the mean of mere noise is the same everywhere
-    frames = noise + torch.randint(0, 128, (count, 1, 3, 1, 1), generator=generator, dtype=torch.uint8)
+    frames = noise + torch.randint(0, 64, (count, 1, 3, 1, 1), generator=generator, dtype=torch.uint8)
     mask = torch.arange(FRAMES) < torch.randint(1, FRAMES + 1, (count, 1), generator=generator)
     return VideoInput(frames * mask[..., None, None, None], mask, torch.arange(count))
 

@@ -240,7 +240,8 @@ def _read(name: str, source: str) -> tuple[str, Mapping[str, Tensor]]:
         return str(file), read_state_dict(file)
     known = f"{_TAG}, or a local file" if name == "vgg16" else "a local file"
     if path.suffix in SUFFIXES or len(path.parts) > 1:
-        raise CheckpointError(f"No weights at {path}. Check from_pretrained; {name} takes {known}.")
+        made = "; `tvr data shapes-vgg` makes the embedded experiments' file" if name == "tiny" else ""
+        raise CheckpointError(f"No weights at {path}. Check from_pretrained; {name} takes {known}{made}.")
     raise ConfigError(f"{name} has no pretrained weights '{source}' and no such path exists. It takes {known}.")
 
 
