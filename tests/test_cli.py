@@ -65,3 +65,24 @@ def test_config_can_be_printed(capsys: pytest.CaptureFixture[str], monkeypatch: 
     out = capsys.readouterr().out
     assert "batch_size: 3" in out
     assert "class_path: tvr_lightning.methods.clip4clip.CLIP4Clip" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "slow", "text"),
+    [
+        (["triples"], "torch", "no captions"),
+        (["triples", "a dog barks", "--backend", "x"], "torch", "invalid choice: 'x'"),
+        (["leakcheck", "--config", "none.yaml"], "torch", "no experiment file none.yaml"),
+        (["leakcheck", "--config", "experiments/lean_shapes.yaml", "--model.x=1"], "pytorch_lightning", "unknown key"),
+    ],
+)
+def test_wrong_calls_are_answered_without_slow_imports(words: list[str], slow: str, text: str) -> None:
+    code = (
+        "import sys; from tvr_lightning.cli import main\n"
+        f"try: code = main({words!r})\nexcept SystemExit as stop: code = stop.code\n"
+        f"sys.exit(99 if {slow!r} in sys.modules else code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 2
+    assert text in done.stderr
+    assert "Traceback" not in done.stderr

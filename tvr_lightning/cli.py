@@ -195,6 +195,9 @@ def _leakcheck(words: Sequence[str]) -> int:
     options, settings = parser.parse_known_args(words[1:])
     sizes = vars(options)
     experiment = ["--config", sizes.pop("config"), *settings]
+    from tvr_lightning.arguments import read_arguments
+
+    read_arguments(experiment)  # a wrong file or setting is said before the slow imports
     from tvr_lightning.leakcheck import check_leak
     from tvr_lightning.noise import LeakProbe
 

@@ -2,8 +2,8 @@
 
 The pictures are single frames of random scenes, drawn as the `shapes` videos are but from another seed: training reads
 none of the dataset's videos, captions or categories (docs/hashing.md says how the labels were chosen). For each of the
-six shapes the last layer says whether the picture shows it and, if so, how large; like ImageNet's classes, that layer is
-not used afterwards.
+six shapes the last layer says whether the picture shows it and, if so, how large; like ImageNet's classes, that layer
+is not used afterwards.
 """
 
 from __future__ import annotations

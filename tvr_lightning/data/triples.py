@@ -20,7 +20,6 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
-from tvr_lightning.data.cache import cache_folder
 from tvr_lightning.errors import ConfigError, nearest
 
 Span: TypeAlias = tuple[int, int]
@@ -194,6 +193,8 @@ class CachedTriples(TripleExtractor):
     """
 
     def __init__(self, extractor: TripleExtractor, folder: str | Path | None = None) -> None:
+        from tvr_lightning.data.cache import cache_folder  # brings torch: a wrong call is answered without it
+
         self.extractor = extractor
         name = hashlib.blake2b(extractor.fingerprint.encode(), digest_size=16).hexdigest()
         self.path = cache_folder(folder) / "triples" / f"{name}.sqlite"

@@ -135,7 +135,8 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         """Keeps what frozen encoders make of the splits.
 
         Raises:
-            ConfigError: the tokeniser has more tokens than a text encoder knows, or the cache cannot take the features.
+            ConfigError: the tokeniser has more tokens than a text encoder knows, the batch is larger than the training
+                split, or the cache cannot take the features.
         """
         tokenizer = self.datamodule.tokenizer
         for encoder in self.encoders:
@@ -147,7 +148,10 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
                 )
         if stage == "test" and self.makes_codes and self.evaluation.hashing_database == "train":
             self.datamodule.database_split()
-        self.datamodule.keep_features(self.frozen_video(), self.frozen_text(), self.trainer.strategy.root_device)
+        video, text = self.frozen_video(), self.frozen_text()
+        if stage == "fit" and (video is not None or text is not None):
+            self.datamodule.train_dataloader()  # a batch that cannot be filled is said before hours of encoding
+        self.datamodule.keep_features(video, text, self.trainer.strategy.root_device)
 
     @property
     def datamodule(self) -> VideoTextDataModule:

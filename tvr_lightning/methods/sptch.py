@@ -345,19 +345,26 @@ class SPTCH(RetrievalModule[HashFeatures, HashFeatures]):
             video_features, text_features, self.video_share, self.dropped, processed=self.variant != "s1"
         )
 
-    def on_fit_start(self) -> None:
-        """Computes the graph of the training set: the same in a run that goes on, because the encoders are frozen.
+    def setup(self, stage: str) -> None:
+        """Keeps what the frozen encoders make of the splits.
 
         Raises:
-            ConfigError: an odd number of epochs, which would leave a pass of G without one of F.
-            DataError: no video or no caption of the training set can be encoded.
+            ConfigError: an odd number of epochs, which would leave a pass of G without one of F; see also the base.
         """
         epochs = self.trainer.max_epochs
-        if epochs is not None and epochs > 0 and epochs % 2 and not self._trial:
+        if stage == "fit" and epochs is not None and epochs > 0 and epochs % 2 and not self._trial:
             raise ConfigError(
                 f"trainer.max_epochs is {epochs}: epochs train the graph network and the hash functions in turn, two "
                 "for one of the paper's; set an even number"
             )
+        super().setup(stage)
+
+    def on_fit_start(self) -> None:
+        """Computes the graph of the training set: the same in a run that goes on, because the encoders are frozen.
+
+        Raises:
+            DataError: no video or no caption of the training set can be encoded.
+        """
         split = self.datamodule.splits[TRAIN]
         captions, clips = self.datamodule.evaluation_loaders(split)
         video = encode_items(lambda x: _Mean(self._video_source(x)), clips, self.device)
