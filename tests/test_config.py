@@ -126,3 +126,13 @@ def test_wrong_values_raise_our_errors(override: str, message: str) -> None:
     settings = [*TINY, "data.fps=1.0", override]
     with pytest.raises(TVRError, match=message):
         load_experiment(EXPERIMENTS / "clip4clip_shapes.yaml", settings)
+
+
+def test_a_missing_file_is_compared_with_its_own_folder_only(tmp_path: Path) -> None:
+    (tmp_path / "package" / "data").mkdir(parents=True)
+    (tmp_path / "package" / "data" / "schema.yaml").touch()
+    (tmp_path / "lean_shapes.yaml").touch()
+    with pytest.raises(ConfigError, match=r"did you mean lean_shapes\?$"):
+        compose(tmp_path / "lean_shape.yaml")
+    with pytest.raises(ConfigError, match=r": known: lean_shapes$"):
+        compose(tmp_path / "q.yaml")

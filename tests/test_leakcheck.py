@@ -305,12 +305,13 @@ def test_exit_codes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
         return LeakReport("x", (Finding("t2v/R@1", 100, hits, 0.01),), Finding("trained", 10, 10, 0.1), False)
 
     monkeypatch.setattr(leakcheck, "check_leak", fake)
-    command = ["leakcheck", "--config", "a.yaml", "--steps=7", "--lr", "0.1"]
+    experiment = str(EXPERIMENTS / "ghan_shapes.yaml")
+    command = ["leakcheck", "--config", experiment, "--steps=7", "--lr", "0.1"]
     assert main(command) == 0
     assert "no leak found" in capsys.readouterr().out
     assert main([*command, "--model.pairing=matched"]) == 1
     assert "x: LEAK" in capsys.readouterr().out
-    assert asked[1] == (["--config", "a.yaml", "--model.pairing=matched"], LeakProbe(steps=7, lr=0.1))
+    assert asked[1] == (["--config", experiment, "--model.pairing=matched"], LeakProbe(steps=7, lr=0.1))
 
 
 def test_wrong_calls(capsys: pytest.CaptureFixture[str]) -> None:

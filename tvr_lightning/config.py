@@ -80,7 +80,8 @@ def compose(path: Path) -> dict[str, Any]:
 
     if not path.is_file():
         folder = path.parent
-        near = nearest(path.stem, experiments_in(folder)) if folder.is_dir() else f"there is no folder {folder}"
+        own = (p.stem for p in folder.glob("*.yaml"))  # not of the folders below: they may be a whole project's
+        near = nearest(path.stem, own) if folder.is_dir() else f"there is no folder {folder}"
         raise ConfigError(f"no experiment file {path}: {near}")
     config = _read(path)
     parents = config.pop("defaults", None) or []

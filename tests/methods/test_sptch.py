@@ -459,6 +459,26 @@ def test_chunks_of_a_step_give_the_same_gradients() -> None:
         torch.testing.assert_close(whole[name], parts[name])
 
 
+@pytest.mark.parametrize(
+    ("epochs", "batch", "message"),
+    [(3, BATCH, "set an even number"), (4, VIDEOS + 1, "not one batch")],
+)
+def test_wrong_settings_are_refused_before_features_are_computed(
+    epochs: int, batch: int, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train_dataloader(data: Data) -> Any:
+        if batch > VIDEOS:
+            raise ConfigError("not one batch can be filled")
+        return loader(data)
+
+    loader, computed = Data.train_dataloader, []
+    monkeypatch.setattr(Data, "train_dataloader", train_dataloader)
+    monkeypatch.setattr(Data, "keep_features", lambda *_: computed.append(1))
+    with pytest.raises(ConfigError, match=message):
+        fit(build(), epochs=epochs)
+    assert not computed
+
+
 class Shared(Data):
     """Every rank's part of batches of 8, and of the passes that look at every item."""
 
@@ -499,23 +519,3 @@ def test_both_passes_on_two_devices_are_those_on_one(tmp_path: Path) -> None:
 
 if __name__ == "__main__":
     train_on(int(sys.argv[1]), Path(sys.argv[2]))
-
-
-@pytest.mark.parametrize(
-    ("epochs", "batch", "message"),
-    [(3, BATCH, "set an even number"), (4, VIDEOS + 1, "not one batch")],
-)
-def test_wrong_settings_are_refused_before_features_are_computed(
-    epochs: int, batch: int, message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def train_dataloader(data: Data) -> Any:
-        if batch > VIDEOS:
-            raise ConfigError("not one batch can be filled")
-        return loader(data)
-
-    loader, computed = Data.train_dataloader, []
-    monkeypatch.setattr(Data, "train_dataloader", train_dataloader)
-    monkeypatch.setattr(Data, "keep_features", lambda *_: computed.append(1))
-    with pytest.raises(ConfigError, match=message):
-        fit(build(), epochs=epochs)
-    assert not computed
