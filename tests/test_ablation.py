@@ -335,6 +335,9 @@ def test_first_and_last_point_can_be_built(file: Path, monkeypatch: pytest.Monke
     points = read_grid(file)
     for point in (points[0], points[-1]):
         config = read_arguments(point.words)[0]
+        for name, part in config["model"]["init_args"].items():
+            if name.endswith("encoder"):  # the weights may be anywhere
+                part["init_args"]["from_pretrained"] = None
         built = build(config).config
         for word in point.words[2:]:
             name, _, text = word[2:].partition("=")

@@ -11,7 +11,20 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TARGETS = [
-    *("help", "setup", "data", "data-check", "experiments", "train", "eval", "smoke", "ablate", "compare", "dashboard"),
+    *(
+        "help",
+        "setup",
+        "data",
+        "data-check",
+        "experiments",
+        "train",
+        "eval",
+        "smoke",
+        "ablate",
+        "leakcheck",
+        "compare",
+        "dashboard",
+    ),
     *("test", "test-all", "check", "format", "bench", "lock", "clean"),
 ]
 
@@ -31,7 +44,7 @@ def test_help_lists_every_target_with_one_line() -> None:
 def test_phony_targets_are_the_listed_ones() -> None:
     phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert phony
-    assert set(phony[1].split()) == {*TARGETS, "need-exp"}
+    assert set(phony[1].split()) == {*TARGETS, "need-exp", "data-vgg"}
 
 
 @pytest.mark.skipif(not (ROOT / ".venv" / ".ready").exists(), reason="make setup has not run here")

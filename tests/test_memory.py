@@ -93,10 +93,10 @@ def test_chunks_give_the_gradients_of_the_whole_batch(make: Callable[..., Method
 
 @pytest.mark.parametrize("settings", [{"gradient_checkpointing": True}, {"freeze_layers": 1}, {"freeze": True}])
 def test_chunks_go_with_what_else_saves_memory(make: Callable[..., Method], settings: dict[str, Any]) -> None:
-    reference = gradients(
-        make("tc_mgc", **{k: v for k, v in settings.items() if k != "gradient_checkpointing"}), pairs()
-    )
-    assert gap(gradients(make("tc_mgc", 3, **settings), pairs()), reference) < 1e-5
+    # float64: rounding would change which of two nearly equal similarities TC-MGC keeps
+    plain = {k: v for k, v in settings.items() if k != "gradient_checkpointing"}
+    reference = gradients(make("tc_mgc", **plain).double(), pairs())
+    assert gap(gradients(make("tc_mgc", 3, **settings).double(), pairs()), reference) < 1e-9
 
 
 class Dropping(CLIP4Clip):

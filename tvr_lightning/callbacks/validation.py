@@ -26,7 +26,8 @@ class ValidateFrom(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Puts validation off until the epoch is reached."""
         if self._every is None:
-            if trainer.max_epochs is not None and 0 < trainer.max_epochs < self.epoch:
+            trial = bool(getattr(trainer, "fast_dev_run", False))
+            if trainer.max_epochs is not None and 0 < trainer.max_epochs < self.epoch and not trial:
                 raise ConfigError(
                     f"ValidateFrom: validation begins with epoch {self.epoch}, but trainer.max_epochs is "
                     f"{trainer.max_epochs}: nothing could choose a checkpoint. Lower the one or raise the other."
