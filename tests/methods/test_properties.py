@@ -200,7 +200,8 @@ def test_every_parameter_receives_a_finite_gradient(method: RetrievalModule[Any,
 
 def test_one_batch_can_be_learned(method: RetrievalModule[Any, Any]) -> None:
     method.train()
-    rate = 5e-3 if method.makes_codes else 2e-3  # 32 bits tie easily
+    # LEAN falls towards one score for all above it; codes of 32 bits tie easily
+    rate = {LEAN: 1e-3, SPTCH: 5e-3}.get(type(method), 2e-3)
     text, video = random_text(8), random_video(8)
     optimizer = torch.optim.AdamW(method.parameters(), lr=rate)
     for _ in range(80):
