@@ -13,15 +13,14 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import score_ghan
 import score_lean
 import score_tc_mgc
 import torch
+from cases import Case, Form
 from measure import PeakMemory, write_results
 from rich.console import Console
 from rich.table import Table
@@ -30,30 +29,6 @@ from torch import Tensor
 from tvr_lightning.evaluation import score_all
 
 REPEATS = 3
-Form = Callable[[Any, Any], Tensor]
-
-
-@dataclass(frozen=True)
-class Case:
-    """A scorer's forms over one size of input.
-
-    Attributes:
-        method: the method's name.
-        texts: T.
-        videos: V.
-        words: m.
-        frames: n.
-        dim: D.
-        direction: `forward` or `forward+backward`.
-    """
-
-    method: str
-    texts: int
-    videos: int
-    words: int
-    frames: int
-    dim: int
-    direction: str = "forward"
 
 
 CASES = (

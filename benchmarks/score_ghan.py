@@ -5,10 +5,10 @@ Both share weights and score from phrases and clips to cosines, both graphs of e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Protocol
+from collections.abc import Mapping
 
 import torch
+from cases import Case, Form
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,23 +20,6 @@ from tvr_lightning.nn.mpaa import MPAA
 
 PARTS = 6
 HEADS, HEAD_WIDTH = 8, 256
-Form = Callable[[Hierarchy, Hierarchy], Tensor]
-
-
-class Case(Protocol):
-    """What is read of a case: `words` and `frames` are refined to six phrases and clips before anything here begins."""
-
-    @property
-    def texts(self) -> int:
-        """T."""
-
-    @property
-    def videos(self) -> int:
-        """V."""
-
-    @property
-    def dim(self) -> int:
-        """D."""
 
 
 def features(case: Case, device: str) -> tuple[Hierarchy, Hierarchy]:

@@ -7,10 +7,10 @@ hyperedges before they meet in a membership.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Protocol
+from collections.abc import Mapping
 
 import torch
+from cases import Case, Form
 from torch import Tensor, nn
 
 from tvr_lightning.encoders.bert import BERTEncoder, BERTSize
@@ -20,31 +20,6 @@ from tvr_lightning.nn.hypergraph import pair_hypergraphs, visual_nodes
 from tvr_lightning.types import VideoFeatures
 
 ITERATIONS = 2
-Form = Callable[[WordFeatures, VideoFeatures], Tensor]
-
-
-class Case(Protocol):
-    """What is read of a case."""
-
-    @property
-    def texts(self) -> int:
-        """How many texts, T."""
-
-    @property
-    def videos(self) -> int:
-        """How many videos, V."""
-
-    @property
-    def words(self) -> int:
-        """How many words, W."""
-
-    @property
-    def frames(self) -> int:
-        """How many frames, n."""
-
-    @property
-    def dim(self) -> int:
-        """Width, D."""
 
 
 def features(case: Case, device: str) -> tuple[WordFeatures, VideoFeatures]:

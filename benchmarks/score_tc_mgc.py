@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from cases import Case, Form
 from torch import Tensor
 
 from tvr_lightning.encoders.clip import CLIPEncoder, CLIPSize
 from tvr_lightning.methods.tc_mgc import TCMGC
 from tvr_lightning.types import TextFeatures, VideoFeatures
-
-Form = Callable[[Any, Any], Tensor]
 
 
 def encoder(dim: int, words: int) -> CLIPEncoder:
@@ -21,7 +20,7 @@ def encoder(dim: int, words: int) -> CLIPEncoder:
     return CLIPEncoder(size=size, context_length=words)
 
 
-def features(case: Any, device: str) -> tuple[TextFeatures, VideoFeatures]:
+def features(case: Case, device: str) -> tuple[TextFeatures, VideoFeatures]:
     """Features of full length: the dearest case."""
     generator = torch.Generator().manual_seed(0)
 
@@ -40,7 +39,7 @@ def features(case: Any, device: str) -> tuple[TextFeatures, VideoFeatures]:
     return texts, videos
 
 
-def forms(case: Any, device: str) -> tuple[torch.nn.Module, Mapping[str, Form]]:
+def forms(case: Case, device: str) -> tuple[torch.nn.Module, Mapping[str, Form]]:
     """TC-MGC from attention to final score, literally and through low rank."""
     torch.manual_seed(0)
     model = TCMGC(encoder(case.dim, case.words), temporal="none", max_frames=case.frames).to(device)

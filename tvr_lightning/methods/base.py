@@ -38,7 +38,7 @@ SHOWN = 5  # how many differing weights a checkpoint error names
 
 
 @dataclass(frozen=True)
-class _Places(TensorRows):
+class Places(TensorRows):
     """(N,) int64, which items of a split the rows of features are."""
 
     index: Tensor
@@ -68,8 +68,8 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         self.evaluation = evaluation
         self.result: EvaluationResult | None = None
         self.trained: Mapping[str, Any] | None = None
-        self._texts: list[tuple[TextT, _Places]] = []
-        self._videos: list[tuple[VideoT, _Places]] = []
+        self._texts: list[tuple[TextT, Places]] = []
+        self._videos: list[tuple[VideoT, Places]] = []
 
     @property
     @abstractmethod
@@ -189,7 +189,7 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
             batch, counts = VideoTextBatch(_blank(batch.text), _blank(batch.video)), [1] * len(counts)
         texts, videos = self.encode(batch)
         texts, videos = gather(texts, counts), gather(videos, counts)
-        video_index = gather(_Places(batch.text.video_index), counts).index
+        video_index = gather(Places(batch.text.video_index), counts).index
         losses = self.compute_losses(texts, videos, video_index)
         total = torch.stack(list(losses.values())).sum() * (not nothing)
         self.log_losses(losses, total, sum(counts))
@@ -224,9 +224,9 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
 
     def _collect(self, batch: TextInput | VideoInput | None) -> None:
         if isinstance(batch, TextInput):
-            self._texts.append((on_cpu(self.encode_text(batch)), _Places(batch.index.cpu())))
+            self._texts.append((on_cpu(self.encode_text(batch)), Places(batch.index.cpu())))
         elif batch is not None:
-            self._videos.append((on_cpu(self.encode_video(batch)), _Places(batch.index.cpu())))
+            self._videos.append((on_cpu(self.encode_video(batch)), Places(batch.index.cpu())))
 
     def validation_step(self, batch: TextInput | VideoInput | None, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Encodes a batch of captions or of videos."""
@@ -362,10 +362,10 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
             )
 
 
-def _join(parts: Sequence[tuple[RowsT, _Places]]) -> tuple[RowsT | None, Tensor]:
+def _join(parts: Sequence[tuple[RowsT, Places]]) -> tuple[RowsT | None, Tensor]:
     """Features and places of all parts of all ranks; every rank calls this, None when nobody has a part."""
     features = gather_on_cpu(type(parts[0][0]).cat([p[0] for p in parts]) if parts else None)
-    places = gather_on_cpu(_Places.cat([p[1] for p in parts]) if parts else None)
+    places = gather_on_cpu(Places.cat([p[1] for p in parts]) if parts else None)
     return features, places.index if places else torch.empty(0, dtype=torch.int64)
 
 

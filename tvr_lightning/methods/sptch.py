@@ -40,7 +40,7 @@ from tvr_lightning.losses_hashing import (
     quantisation,
     semantic_reconstruction,
 )
-from tvr_lightning.methods.base import RetrievalModule
+from tvr_lightning.methods.base import Places, RetrievalModule
 from tvr_lightning.nn.collaborative_graph import CollaborativeGraph
 from tvr_lightning.nn.hashing import Aggregation, GraphNetwork, HashLayer, VideoHash
 from tvr_lightning.nn.masked import masked_mean
@@ -69,13 +69,6 @@ class _Mean(TensorRows):
     """(N, F), mean frozen features."""
 
     features: Tensor
-
-
-@dataclass(frozen=True)
-class _Places(TensorRows):
-    """(N,) int64, videos of a split."""
-
-    index: Tensor
 
 
 class SPTCH(RetrievalModule[HashFeatures, HashFeatures]):
@@ -384,7 +377,7 @@ class SPTCH(RetrievalModule[HashFeatures, HashFeatures]):
         if sum(counts) < 2:
             return None  # neither batch norm nor a contrast can be computed of one item
         assert self.graph is not None
-        index = gather(_Places(batch.text.video_index), counts).index
+        index = gather(Places(batch.text.video_index), counts).index
         rows = self._place[index]
         train_graph = (self.current_epoch + (batch_idx if self._trial else 0)) % 2 == 0
         if train_graph:
