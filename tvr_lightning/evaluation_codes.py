@@ -28,7 +28,7 @@ from tvr_lightning.metrics import (
     query_precisions,
 )
 from tvr_lightning.nn.projection_codes import ProjectionCodes, hyperplane_codes, pca_codes
-from tvr_lightning.types import CodeFeatures, TensorRows, TextInput, VideoInput
+from tvr_lightning.types import CodeFeatures, Places, TensorRows, TextInput, VideoInput
 
 RowsT = TypeVar("RowsT", bound=TensorRows)
 InputT = TypeVar("InputT", TextInput, VideoInput)
@@ -224,17 +224,10 @@ def encode_items(
                 parts.append(rows.map(lambda x: x.to("cpu", torch.float32 if x.is_floating_point() else x.dtype)))
                 index.append(batch.index.cpu())
     features = gather_on_cpu(type(parts[0]).cat(parts) if parts else None)
-    places = gather_on_cpu(_Places(torch.cat(index)) if index else None)
+    places = gather_on_cpu(Places(torch.cat(index)) if index else None)
     if features is None or places is None:
         raise DataError("nothing to encode: the loader gave no batch")
     return features, places.index
-
-
-@dataclass(frozen=True)
-class _Places(TensorRows):
-    """(N,) int64, which items of a split the rows of features are."""
-
-    index: Tensor
 
 
 def encode_database(

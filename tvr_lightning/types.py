@@ -217,6 +217,13 @@ class VideoFeatures(TensorRows):
 
 
 @dataclass(frozen=True)
+class Places(TensorRows):
+    """(N,) int64, which items of a split the rows of features are."""
+
+    index: Tensor
+
+
+@dataclass(frozen=True)
 class CodeFeatures(TensorRows):
     """Binary codes of texts or of videos; methods that give them are measured by hashing metrics too.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import torch
@@ -22,7 +21,7 @@ from tvr_lightning.evaluation import LEAKY, Evaluation, EvaluationResult, encode
 from tvr_lightning.evaluation_codes import CodeDatabase, encode_database
 from tvr_lightning.nn.similarity import LogitScale
 from tvr_lightning.optim import Optimizer, build_optimizer, build_schedule
-from tvr_lightning.types import TensorRows, TextInput, VideoInput, VideoTextBatch
+from tvr_lightning.types import Places, TensorRows, TextInput, VideoInput, VideoTextBatch
 
 if TYPE_CHECKING:
     from tvr_lightning.data.datamodule import VideoTextDataModule
@@ -35,13 +34,6 @@ InputT = TypeVar("InputT", bound=TensorRows)
 Stage = Literal["validate", "test", "predict"]
 
 SHOWN = 5  # how many differing weights a checkpoint error names
-
-
-@dataclass(frozen=True)
-class Places(TensorRows):
-    """(N,) int64, which items of a split the rows of features are."""
-
-    index: Tensor
 
 
 class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):

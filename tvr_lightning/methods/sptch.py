@@ -40,12 +40,12 @@ from tvr_lightning.losses_hashing import (
     quantisation,
     semantic_reconstruction,
 )
-from tvr_lightning.methods.base import Places, RetrievalModule
+from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.nn.collaborative_graph import CollaborativeGraph
 from tvr_lightning.nn.hashing import Aggregation, GraphNetwork, HashLayer, VideoHash
 from tvr_lightning.nn.masked import masked_mean
 from tvr_lightning.optim import Optimizer, build_optimizer, build_schedule
-from tvr_lightning.types import CodeFeatures, TensorRows, TextInput, VideoInput, VideoTextBatch
+from tvr_lightning.types import CodeFeatures, Places, TensorRows, TextInput, VideoInput, VideoTextBatch
 
 Variant = Literal["full", "cont", "sim", "bin", "s1", "b1", "b2"]
 AGGREGATION: Mapping[Variant, Aggregation] = {"b1": "concatenation", "b2": "none"}
