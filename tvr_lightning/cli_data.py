@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 TABLE_WIDTH = 160
 SHOWN = 5  # how many entries of a list are printed before the rest is counted
+_STAND_INS = {"vgg": "ImageNet's VGG-16", "clip": "OpenAI's CLIP"}
 _OVERRIDES = "Settings may follow, e.g. --data.annotations.root=/videos/msvd."
 
 
@@ -42,9 +43,11 @@ def run_data(words: Sequence[str]) -> int:
     shapes.add_argument("--num_videos", type=int, default=1500, help="videos of all splits (default: 1500)")
     shapes.add_argument("--seed", type=int, default=0)
 
-    vgg = add("shapes-vgg", _shapes_vgg, "pretrain the tiny VGG that stands in for ImageNet's on the embedded dataset")
-    vgg.add_argument("--file", type=Path, default=Path("data/shapes_vgg.safetensors"),
-                     help="its weights (default: data/shapes_vgg.safetensors); kept when current")  # fmt: skip
+    for name, whose in _STAND_INS.items():
+        weights = add(f"shapes-{name}", _stand_in, f"pretrain the tiny {name.upper()} that stands in for {whose}")
+        weights.set_defaults(encoder=name)
+        file = f"data/shapes_{name}.safetensors"
+        weights.add_argument("--file", type=Path, default=file, help=f"where (default: {file}); kept when current")
 
     check = add("check", _check, "say what an experiment's dataset lacks before training does", epilog=_OVERRIDES,
                 allow_abbrev=False)  # fmt: skip
@@ -124,13 +127,14 @@ def _shapes(options: argparse.Namespace) -> int:
     return 0
 
 
-def _shapes_vgg(options: argparse.Namespace) -> int:
-    from tvr_lightning.pretraining import pretrain_vgg
+def _stand_in(options: argparse.Namespace) -> int:
+    from tvr_lightning import pretraining
 
-    made = pretrain_vgg(options.file)
-    right = ", ".join(f"{head} {share:.1%}" for head, share in made.accuracy.items())
+    train = pretraining.pretrain_vgg if options.encoder == "vgg" else pretraining.pretrain_clip
+    made = train(options.file)
+    right = ", ".join(f"{asked} {share:.1%}" for asked, share in made.accuracy.items())
     how = f"made in {made.seconds:.0f} s" if made.created else "already there"
-    print(f"tiny VGG in {made.file} ({how}); right on held-out pictures: {right}")
+    print(f"tiny {options.encoder.upper()} in {made.file} ({how}); right on held-out pictures: {right}")
     return 0
 
 

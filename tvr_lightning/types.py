@@ -204,6 +204,17 @@ class TextFeatures(TensorRows):
 
 
 @dataclass(frozen=True)
+class SentenceFeatures(TensorRows):
+    """One vector a caption.
+
+    Attributes:
+        sentence: (T, D).
+    """
+
+    sentence: Tensor
+
+
+@dataclass(frozen=True)
 class VideoFeatures(TensorRows):
     """Features of videos for methods that look at frames.
 

@@ -16,6 +16,7 @@ from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.methods.clip4clip import CLIP4Clip
 from tvr_lightning.methods.ghan import GHAN
 from tvr_lightning.methods.lean import LEAN
+from tvr_lightning.methods.mean_pool import MeanPool
 from tvr_lightning.methods.sptch import SPTCH
 from tvr_lightning.methods.tc_mgc import TCMGC
 from tvr_lightning.metrics import ranking_metrics
@@ -58,6 +59,7 @@ METHODS: dict[str, Callable[[Encoders], RetrievalModule[Any, Any]]] = {
     "ghan-he_2graph": lambda e: GHAN(e.clip(), 3, 4, 64, 2, 16, readout="identity", graph="he_2graph"),
     "lean-paper": lambda e: lean(e, width=128),
     "lean-gcn": lambda e: lean(e, width=128, hypergraph="gcn", variational=False),
+    "mean_pool-vgg_bert": lambda e: MeanPool(e.vgg(freeze=False), e.bert(), width=64),
     "sptch-full": lambda e: sptch(e),
     "sptch-bin": lambda e: sptch(e, variant="bin"),
     "tc_mgc-paper": lambda e: TCMGC(e.clip(), keep_rate=0.5, num_layers=2),

@@ -193,7 +193,8 @@ def resolve_weights(model: str, source: str | None, tags: Tags) -> tuple[CLIPWei
     if path.exists():
         return read_clip_weights(path), None
     if path.suffix in SUFFIXES or len(path.parts) > 1:
-        raise CheckpointError(f"No weights at {path}. Check from_pretrained, or name a tag: {_listed(tags)}.")
+        made = " `tvr data shapes-clip` makes the embedded experiments' file." if model == "tiny" else ""
+        raise CheckpointError(f"No weights at {path}. Check from_pretrained, or name a tag: {_listed(tags)}.{made}")
     raise ConfigError(
         f"{model} has no pretrained tag '{source}' and no such path exists. Tags of {model}: {_listed(tags)}."
     )

@@ -11,19 +11,16 @@ Departures: captions of the same video are no negatives of each other's video (l
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from tvr_lightning.encoders import CLIPEncoder
 from tvr_lightning.evaluation import Evaluation
 from tvr_lightning.losses import symmetric_cross_entropy
 from tvr_lightning.methods.base import RetrievalModule
-from tvr_lightning.nn.masked import masked_mean
-from tvr_lightning.nn.similarity import LogitScale, cosine_matrix
+from tvr_lightning.nn.similarity import LogitScale, mean_frame_cosines
 from tvr_lightning.nn.temporal import (
     TemporalLSTM,
     TemporalTransformer,
@@ -32,20 +29,9 @@ from tvr_lightning.nn.temporal import (
     transformer_layers,
 )
 from tvr_lightning.optim import Optimizer
-from tvr_lightning.types import TensorRows, TextInput, VideoFeatures, VideoInput
+from tvr_lightning.types import SentenceFeatures, TextInput, VideoFeatures, VideoInput
 
 Similarity = Literal["meanP", "seqLSTM", "seqTransf", "tightTransf"]
-
-
-@dataclass(frozen=True)
-class SentenceFeatures(TensorRows):
-    """One vector a caption.
-
-    Attributes:
-        sentence: (T, D).
-    """
-
-    sentence: Tensor
 
 
 class CLIP4Clip(RetrievalModule[SentenceFeatures, VideoFeatures]):
@@ -112,8 +98,8 @@ class CLIP4Clip(RetrievalModule[SentenceFeatures, VideoFeatures]):
         """Scaled cosine of sentence and mean frame, or the cross-transformer's score; (T, V)."""
         if self.similarity == "tightTransf":
             return self.cross(texts.sentence, videos.frames, videos.frame_mask)  # type: ignore[no-any-return]
-        pooled = masked_mean(F.normalize(videos.frames, dim=-1), videos.frame_mask)
-        return self.logit_scale(cosine_matrix(texts.sentence, pooled))  # type: ignore[no-any-return]
+        cosines = mean_frame_cosines(texts.sentence, videos.frames, videos.frame_mask)
+        return self.logit_scale(cosines)  # type: ignore[no-any-return]
 
     def compute_losses(
         self, texts: SentenceFeatures, videos: VideoFeatures, video_index: Tensor

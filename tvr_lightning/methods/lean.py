@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tvr_lightning.data.frozen import Frozen
+from tvr_lightning.data.frozen import Frozen, frozen_frames
 from tvr_lightning.encoders.bert import BERTEncoder, pool_words
 from tvr_lightning.encoders.vgg import VGGEncoder
 from tvr_lightning.errors import ConfigError, nearest
@@ -120,11 +120,7 @@ class LEAN(RetrievalModule[WordFeatures, VideoFeatures]):
 
     def frozen_video(self) -> Frozen[VideoInput] | None:
         """VGG's frames, when it is frozen."""
-        encoder = self.video_encoder
-        if not encoder.freeze:
-            return None
-        return Frozen(encoder, lambda video: encoder.encode_frames(video.frames, video.frame_mask),
-                      encoder.fingerprint())  # fmt: skip
+        return frozen_frames(self.video_encoder)
 
     def frozen_text(self) -> Frozen[TextInput] | None:
         """BERT's words, when it is frozen."""

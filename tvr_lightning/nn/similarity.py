@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tvr_lightning.nn.masked import masked_mean
+
 MAX_LOGIT_SCALE = 100.0
 
 
@@ -35,3 +37,8 @@ class LogitScale(nn.Module):
 def cosine_matrix(texts: Tensor, videos: Tensor) -> Tensor:
     """Cosines of all pairs: (T, D), (V, D) -> (T, V)."""
     return F.normalize(texts, dim=-1) @ F.normalize(videos, dim=-1).T
+
+
+def mean_frame_cosines(sentences: Tensor, frames: Tensor, frame_mask: Tensor) -> Tensor:
+    """Cosines of sentences and mean unit frames: (T, D), (V, n, D), (V, n) bool -> (T, V) (CLIP4Clip's meanP)."""
+    return cosine_matrix(sentences, masked_mean(F.normalize(frames, dim=-1), frame_mask))
