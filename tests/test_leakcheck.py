@@ -25,13 +25,12 @@ from tvr_lightning.evaluation import Evaluation, encode_texts, encode_videos, ev
 from tvr_lightning.leakcheck import Finding, LeakReport, binomial_tail, check_leak
 from tvr_lightning.losses import symmetric_cross_entropy
 from tvr_lightning.methods.base import RetrievalModule
-from tvr_lightning.types import SentenceFeatures
 from tvr_lightning.nn.masked import masked_mean
 from tvr_lightning.noise import VOCABULARY, LeakProbe, NoiseData, NoiseEncoder, NoiseTokenizer
 from tvr_lightning.optim import Optimizer
 from tvr_lightning.results import find_runs, result_table
 from tvr_lightning.smoke import smoke_arguments
-from tvr_lightning.types import TextInput, VideoInput
+from tvr_lightning.types import SentenceFeatures, TextInput, VideoInput
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ROOT / "experiments"

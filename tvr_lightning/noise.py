@@ -86,6 +86,7 @@ class NoiseEncoder(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         self.embed_dim, self.image_size, self.pretrained = like.embed_dim, SIZE, False
         self.freeze = like.freeze
+        self.frames_frozen = getattr(like, "frames_frozen", False)
         self.context_length = getattr(like, "context_length", 0)
         self.vocabulary_size = VOCABULARY
         inputs = 3 * SIZE * SIZE

@@ -25,6 +25,7 @@ class Record:
         labels: class labels, empty where the dataset has none.
         start: first second that belongs to the record, None for the file's beginning.
         end: last second that belongs to the record, None for the file's end.
+        source: the longer video that this was cut from, as far as the dataset says; None where it does not.
     """
 
     video_id: str
@@ -33,6 +34,7 @@ class Record:
     labels: tuple[int, ...] = ()
     start: float | None = None
     end: float | None = None
+    source: str | None = None
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@ from __future__ import annotations
 import shutil
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +77,32 @@ def test_ranks_share_an_epoch_without_overlap_and_step_alike() -> None:
     shares = [list(SeededSampler(11, seed=3, rank=r, world=3)) for r in range(3)]
     assert [len(s) for s in shares] == [3, 3, 3]
     assert len({key for share in shares for key in share}) == 9
+
+
+def test_clips_of_one_source_follow_each_other(make_data: Make) -> None:
+    data = make_data(keep_sources=True, batch_size=4)
+    data.setup("fit")
+    train = data.splits["train"]
+    assert len({r.source for r in train.records}) < len(train.records)
+    sampler: Any = data.train_dataloader().sampler
+    orders = []
+    for epoch in (0, 1):
+        sampler.set_epoch(epoch)
+        order = [position for position, _ in sampler]
+        assert sorted(order) == list(range(len(train.captions)))
+        sources = [train.records[int(train.captions.video_index[position])].source for position in order]
+        assert len([a for a, b in pairwise(sources) if a != b]) == len(set(sources)) - 1
+        orders.append(order)
+    assert orders[0] != orders[1]
+
+
+def test_sources_that_nobody_names(make_data: Make) -> None:
+    data = make_data(keep_sources=True)
+    data.setup("fit")
+    train = data.splits["train"]
+    data.splits["train"] = replace(train, records=tuple(replace(r, source=None) for r in train.records))
+    with pytest.raises(ConfigError, match="name no sources"):
+        data.train_dataloader()
 
 
 def test_evaluation_sees_each_caption_and_each_video_once_in_order(make_data: Make) -> None:

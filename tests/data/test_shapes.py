@@ -276,11 +276,11 @@ def test_the_retrieval_caption_names_everything(plan):
             assert says(caption, verbs), (caption, event)
 
 
-def test_captions_of_a_video_differ_and_mostly_leave_something_out(plan):
+def test_captions_of_a_video_differ_and_often_leave_something_out(plan):
     assert all(len(set(video.captions)) == 10 for video in plan.videos)
     lengths = [len(c.split()) for video in plan.videos for c in video.captions]
     assert max(lengths) <= 33  # with start and end tokens they fit into the 36 of experiments/data/shapes.yaml
-    assert 8 < np.mean(lengths) < 14
+    assert 10 < np.mean(lengths) < 17
     assert all(c == c.lower() and c.replace(" ", "").isalpha() for video in plan.videos for c in video.captions)
 
 
@@ -391,8 +391,14 @@ def test_families_share_objects_and_differ_in_one_respect():
     rng = random.Random(0)
     kinds = set()
     for _ in range(200):
-        first, *others = draw_family(rng)
-        for other in others:
+        family = draw_family(rng)
+        first = family[0]
+        half = len(family) // len(first.events)
+        if len(first.events) == 2:
+            reversed_ones = [replace(member, events=member.events[::-1]) for member in family[:half]]
+            assert family[half:] == reversed_ones
+            kinds.add("order")
+        for other in family[1:half]:
             changed = [
                 name
                 for name in ("background", "shade", "things", "events", "segment", "rest", "clockwise")
@@ -403,8 +409,6 @@ def test_families_share_objects_and_differ_in_one_respect():
                 assert {t.colour for t in first.things} == {t.colour for t in other.things}
                 assert [(t.shape, t.size) for t in first.things] == [(t.shape, t.size) for t in other.things]
                 kinds.add("binding")
-            elif other.events == first.events[::-1]:
-                kinds.add("order")
             else:
                 assert OPPOSITE[first.events[0].kind] == other.events[0].kind
                 assert first.events[1:] == other.events[1:]

@@ -161,6 +161,32 @@ def test_freeze_keeps_evaluation_mode_and_makes_no_graph():
     assert not loss_of(encoder).requires_grad
 
 
+def test_freeze_image_trains_the_text_tower_alone():
+    encoder = make(freeze_image=True).train()
+    assert encoder.frames_frozen
+    assert not any(module.training for module in encoder.clip.visual.modules())
+    assert encoder.clip.transformer.training
+    loss_of(encoder).backward()
+    for name, parameter in encoder.named_parameters():
+        assert (parameter.grad is None) == ("visual." in name), name
+    assert not make().frames_frozen
+    assert make(freeze=True).frames_frozen
+
+
+def test_the_fingerprint_names_what_frames_become():
+    torch.manual_seed(1)
+    encoder = make(freeze_image=True)
+    name = encoder.fingerprint()
+    with torch.no_grad():
+        encoder.clip.token_embedding.weight += 1  # no frame sees it
+    assert encoder.fingerprint() == name
+    with torch.no_grad():
+        encoder.clip.visual.proj += 1
+    assert encoder.fingerprint() != name
+    torch.manual_seed(2)
+    assert make(freeze_image=True).fingerprint() != name
+
+
 def test_batch_norms_keep_their_statistics(towers):
     encoder = make(model="resnet", size=None).train()
     before = copy.deepcopy(encoder.state_dict())

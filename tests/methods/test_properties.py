@@ -226,3 +226,30 @@ def test_untrained_scores_of_noise_are_chance(method: RetrievalModule[Any, Any])
 def test_evaluation_mode_is_deterministic(method: RetrievalModule[Any, Any]) -> None:
     a, b = (score_all(method, *features(method, 3, 3)) for _ in range(2))
     assert torch.equal(a, b)
+
+
+FREEZABLE: dict[str, Callable[[Encoders], RetrievalModule[Any, Any]]] = {
+    "clip4clip": lambda e: CLIP4Clip(e.clip(freeze_image=True), "seqTransf", num_layers=1),
+    "ghan": lambda e: GHAN(e.clip(freeze_image=True), 3, 4, 64, 2, 16),
+    "lean": lambda e: LEAN(e.vgg(freeze=True), e.bert(), max_text_nodes=5, width=128),
+    "mean_pool": lambda e: MeanPool(e.vgg(freeze=True), e.bert(), width=64),
+    "sptch": sptch,
+    "tc_mgc": lambda e: TCMGC(e.clip(freeze_image=True), keep_rate=0.5, num_layers=1),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", sorted(FREEZABLE))
+def test_kept_features_of_frozen_frames_replace_the_frames(
+    name: str, small_encoder: Callable[..., Any], small_vgg: Callable[..., Any], small_bert: Callable[..., Any]
+) -> None:
+    torch.manual_seed(0)
+    bert = partial(small_bert, context_length=WORDS)
+    model = FREEZABLE[name](Encoders(partial(small_encoder, context_length=WORDS), small_vgg, bert)).eval()
+    frozen = model.frozen_video()
+    assert frozen is not None
+    texts, video = model.encode_text(random_text(4)), random_video(3)
+    kept = VideoInput(video.frames[..., :0, :0], video.frame_mask, video.index, frozen.encode(video))
+    torch.testing.assert_close(
+        model.score(texts, model.encode_video(kept)), model.score(texts, model.encode_video(video))
+    )

@@ -106,6 +106,8 @@ class VideoTextDataModule(LightningDataModule):
         join_captions: all captions of a video make one text, one after the other.
         size: height and width of a frame; the command line takes it from the model's encoder.
         caption_sampling: `all`: an epoch sees every caption; `random`: every video with one caption.
+        keep_sources: clips that were cut from one longer video follow each other in an epoch, so that they meet in a
+            batch as each other's hardest negatives; where the annotations name sources (MSR-VTT, shapes).
         selection: what chooses the best checkpoint: the `validation` split, a seeded `holdout` of 5 % of the
             training videos, nothing (`last`: the final weights are the result) or the `test` split, which marks every
             result. `auto`: `validation` where the dataset has one, else `last`.
@@ -135,6 +137,7 @@ class VideoTextDataModule(LightningDataModule):
         join_captions: bool = False,
         size: int = 224,
         caption_sampling: CaptionSampling = "all",
+        keep_sources: bool = False,
         selection: Selection = "auto",
         subset: int | None = None,
         allow_missing: bool = False,
@@ -166,6 +169,7 @@ class VideoTextDataModule(LightningDataModule):
         self.tokenizer = tokenizer or CLIPTokenizer(max_words)
         self.join_captions = join_captions
         self.caption_sampling: CaptionSampling = caption_sampling
+        self.keep_sources = keep_sources
         self.requested_selection = selection
         self.subset = subset
         self.allow_missing = allow_missing
@@ -297,13 +301,19 @@ class VideoTextDataModule(LightningDataModule):
         """Training pairs in the order that seed and epoch fix.
 
         Raises:
-            ConfigError: the batch is larger than the training split.
+            ConfigError: the batch is larger than the training split, or `keep_sources` where no source is known.
         """
         split = self.splits[TRAIN]
         dataset = PairDataset(split.captions, split.reader, self.caption_sampling, self.jitter, self.seed, self.augment)
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         epoch, batches = self.start
-        sampler = SeededSampler(len(dataset), self.seed, rank, world, start=(epoch, batches * self.batch_size))
+        if self.keep_sources and not any(r.source for r in split.records):
+            raise ConfigError(
+                "data.keep_sources keeps clips of one longer video together, but the annotations of "
+                f"{self.dataset} name no sources: leave it out"
+            )
+        groups = dataset.sources() if self.keep_sources else None
+        sampler = SeededSampler(len(dataset), self.seed, rank, world, (epoch, batches * self.batch_size), groups)
         if len(sampler) < self.batch_size:
             raise ConfigError(
                 f"data.batch_size is {self.batch_size}, but {self.dataset} train has only {len(dataset)} samples"

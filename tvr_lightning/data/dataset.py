@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
@@ -251,6 +252,15 @@ class PairDataset(Dataset[VideoTextBatch | None]):
         """Number of samples in an epoch."""
         return len(self.captions) if self.caption_sampling == "all" else len(self.videos)
 
+    def sources(self) -> NDArray[np.int64]:
+        """A number for each sample, equal for clips of one source; a clip without a known source has its own."""
+        names = [r.source or (r.video_id,) for r in self.reader.records]
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+        of_video = np.array([numbers[name] for name in names], dtype=np.int64)
+        videos = self.captions.video_index if self.caption_sampling == "all" else self.videos
+        numbered: NDArray[np.int64] = of_video[videos.numpy()]
+        return numbered
+
     def __getitem__(self, key: tuple[int, int]) -> VideoTextBatch | None:
         """Returns one pair as a batch of one, None when its video is skipped."""
         position, epoch = key
@@ -334,10 +344,20 @@ class SeededSampler(Sampler[tuple[int, int]]):
         rank: which share is taken.
         world: number of shares.
         start: the epoch in which training goes on, and how many samples of this rank's share are passed over there.
+        groups: (length,) int64; samples of one number follow each other, in random order. None for no groups.
     """
 
-    def __init__(self, length: int, seed: int, rank: int = 0, world: int = 1, start: tuple[int, int] = (0, 0)) -> None:
+    def __init__(
+        self,
+        length: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        start: tuple[int, int] = (0, 0),
+        groups: NDArray[np.int64] | None = None,
+    ) -> None:
         self.length = length
+        self.groups = groups
         self.seed = seed
         self.rank = rank
         self.world = world
@@ -354,7 +374,11 @@ class SeededSampler(Sampler[tuple[int, int]]):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         """Yields this rank's share of the epoch's permutation."""
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
+        generator = np.random.default_rng((self.seed, self.epoch))
+        order = generator.permutation(self.length)
+        if self.groups is not None:
+            place = generator.permutation(int(self.groups.max(initial=-1)) + 1)
+            order = order[np.argsort(place[self.groups[order]], kind="stable")]
         share = order[: len(self) * self.world][self.rank :: self.world]
         for position in share[self.start[1] if self.epoch == self.start[0] else 0 :]:
             yield int(position), self.epoch

@@ -16,7 +16,7 @@ from tvr_lightning.encoders.clip_weights import (
     resolve_weights,
     trained_with_quick_gelu,
 )
-from tvr_lightning.encoders.weights import differences, misfit
+from tvr_lightning.encoders.weights import Fingerprint, differences, misfit
 from tvr_lightning.errors import ConfigError, nearest
 
 _VOCABULARY = 49408
@@ -81,6 +81,8 @@ class CLIPEncoder(nn.Module):
             a causal text tower.
         freeze_layers: freezes embeddings and the first blocks of both towers; final norms and projections still learn,
             as in CLIP4Clip (Luo et al. 2021). A tower with fewer blocks has all of them frozen.
+        freeze_image: freezes the image tower and keeps its evaluation mode: locked-image tuning (Zhai et al. 2022).
+            What it makes of the frames is then computed once and kept, so steps take a fraction of the time.
         freeze: freezes everything and keeps evaluation mode.
         gradient_checkpointing: computes the blocks' activations again in the backward pass instead of keeping them.
 
@@ -108,6 +110,7 @@ class CLIPEncoder(nn.Module):
         size: CLIPSize | None = None,
         context_length: int = 32,
         freeze_layers: int = 0,
+        freeze_image: bool = False,
         freeze: bool = False,
         gradient_checkpointing: bool = False,
     ) -> None:
@@ -133,7 +136,7 @@ class CLIPEncoder(nn.Module):
         self.embed_dim = int(config["embed_dim"])
         self.image_size = int(config["vision_cfg"].get("image_size", 224))
         self.context_length = context_length
-        self.freeze = freeze
+        self.freeze, self.freeze_image = freeze, freeze_image
         self.pretrained = weights is not None
         self.text_heads = int(config["text_cfg"].get("heads", 8))
         self.logit_scale_init = 1 / 0.07
@@ -143,10 +146,14 @@ class CLIPEncoder(nn.Module):
         # statistics of pixels in 0..255
         self.register_buffer("pixel_mean", 255 * torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", 255 * torch.tensor(std).view(3, 1, 1), persistent=False)
+        self._fingerprint = Fingerprint()
+        self._computation = ("pooled and projected", config["vision_cfg"], config.get("quick_gelu", False), mean, std)
 
         self._freeze_layers(freeze_layers)
         if freeze:
             self.requires_grad_(False)
+        elif freeze_image:
+            self.clip.visual.requires_grad_(False)
         if gradient_checkpointing:
             self._image_transformer("gradient_checkpointing")
             self.clip.set_grad_checkpointing(True)
@@ -213,6 +220,15 @@ class CLIPEncoder(nn.Module):
         return cast(Tensor, features.masked_fill(~frame_mask.unsqueeze(-1), 0.0))
 
     @property
+    def frames_frozen(self) -> bool:
+        """Whether nothing trains what `encode_frames` computes."""
+        return self.freeze or self.freeze_image
+
+    def fingerprint(self) -> str:
+        """Names the image tower's weights and computation: equal names, equal frame features."""
+        return self._fingerprint.of(self.clip.visual, self._computation)
+
+    @property
     def text_blocks(self) -> tuple[nn.Module, ...]:
         """The text tower's pre-norm attention blocks, batch first; the encoder's own, so copy before changing."""
         return tuple(self._text.transformer.resblocks)
@@ -233,8 +249,10 @@ class CLIPEncoder(nn.Module):
         return getattr(self.clip, "text", self.clip)
 
     def train(self, mode: bool = True) -> Self:
-        """Sets the mode; a frozen encoder and the batch norms of an image tower stay in evaluation mode."""
+        """Sets the mode; what is frozen and the batch norms of an image tower stay in evaluation mode."""
         super().train(mode and not self.freeze)
+        if self.freeze_image:
+            self.clip.visual.eval()
         for module in self.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.eval()

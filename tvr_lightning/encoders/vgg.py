@@ -158,6 +158,11 @@ class VGGEncoder(nn.Module):
         features[frame_mask] = valid
         return features
 
+    @property
+    def frames_frozen(self) -> bool:
+        """Whether nothing trains what `encode_frames` computes."""
+        return self.freeze
+
     def fingerprint(self) -> str:
         """Names weights and computation: equal names, equal features. Hashed once where nothing is trained."""
         return self._fingerprint.of(self, (asdict(self.size), "fc7 after ReLU", _MEAN, _STD))

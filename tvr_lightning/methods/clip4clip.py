@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from tvr_lightning.data.frozen import Frozen, frame_features, frozen_frames
 from tvr_lightning.encoders import CLIPEncoder
 from tvr_lightning.evaluation import Evaluation
 from tvr_lightning.losses import symmetric_cross_entropy
@@ -83,9 +84,13 @@ class CLIP4Clip(RetrievalModule[SentenceFeatures, VideoFeatures]):
         """CLIP."""
         return (self.encoder,)
 
+    def frozen_video(self) -> Frozen[VideoInput] | None:
+        """CLIP's frames, when its image tower is frozen."""
+        return frozen_frames(self.encoder)
+
     def encode_video(self, video: VideoInput) -> VideoFeatures:
         """Frame features, after the temporal layers where there are any."""
-        frames = self.encoder.encode_frames(video.frames, video.frame_mask)
+        frames = frame_features(self.encoder, video)
         if self.similarity in ("seqLSTM", "seqTransf"):
             frames = self.temporal(frames, video.frame_mask)
         return VideoFeatures(frames, video.frame_mask)

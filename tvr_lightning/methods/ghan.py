@@ -20,6 +20,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from tvr_lightning.data.frozen import Frozen, frame_features, frozen_frames
 from tvr_lightning.encoders import CLIPEncoder
 from tvr_lightning.errors import ConfigError, DataError
 from tvr_lightning.evaluation import Evaluation
@@ -125,9 +126,13 @@ class GHAN(RetrievalModule[Hierarchy, Hierarchy]):
         """Whether an item's vector is made with its ground-truth counterpart: features must go through `match`."""
         return self.pairing == "matched"
 
+    def frozen_video(self) -> Frozen[VideoInput] | None:
+        """CLIP's frames, when its image tower is frozen."""
+        return frozen_frames(self.encoder)
+
     def encode_video(self, video: VideoInput) -> Hierarchy:
         """Clips, or frames without refining, and their mean."""
-        frames, mask = self.encoder.encode_frames(video.frames, video.frame_mask), video.frame_mask
+        frames, mask = frame_features(self.encoder, video), video.frame_mask
         if self.positions is not None:
             count = frames.shape[1]
             if count > self.positions.num_embeddings:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tvr_lightning.data.frozen import Frozen, frozen_frames
+from tvr_lightning.data.frozen import Frozen, frame_features, frozen_frames
 from tvr_lightning.encoders.bert import BERTEncoder, pool_words
 from tvr_lightning.encoders.vgg import VGGEncoder
 from tvr_lightning.errors import ConfigError, nearest
@@ -131,10 +131,7 @@ class LEAN(RetrievalModule[WordFeatures, VideoFeatures]):
 
     def encode_video(self, video: VideoInput) -> VideoFeatures:
         """Nodes of the key frames; the video's own is their mean, so it needs no place here."""
-        frames = video.features
-        if not video.has_features:
-            frames = self.video_encoder.encode_frames(video.frames, video.frame_mask)
-        nodes = self.visual(frames).masked_fill(~video.frame_mask[..., None], 0)
+        nodes = self.visual(frame_features(self.video_encoder, video)).masked_fill(~video.frame_mask[..., None], 0)
         return VideoFeatures(nodes, video.frame_mask)
 
     def encode_text(self, text: TextInput) -> WordFeatures:

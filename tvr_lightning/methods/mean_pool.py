@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from tvr_lightning.data.frozen import Frozen, frozen_frames
+from tvr_lightning.data.frozen import Frozen, frame_features, frozen_frames
 from tvr_lightning.encoders import BERTEncoder, VGGEncoder
 from tvr_lightning.errors import ConfigError
 from tvr_lightning.evaluation import Evaluation
@@ -71,9 +71,7 @@ class MeanPool(RetrievalModule[SentenceFeatures, VideoFeatures]):
 
     def encode_video(self, video: VideoInput) -> VideoFeatures:
         """Frame features in the shared space."""
-        frames = video.features
-        if not video.has_features:
-            frames = self.video_encoder.encode_frames(video.frames, video.frame_mask)
+        frames = frame_features(self.video_encoder, video)
         return VideoFeatures(self.visual(frames).masked_fill(~video.frame_mask[..., None], 0), video.frame_mask)
 
     def encode_text(self, text: TextInput) -> SentenceFeatures:

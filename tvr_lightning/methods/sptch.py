@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from tvr_lightning.data.annotations.base import TRAIN
-from tvr_lightning.data.frozen import Frozen
+from tvr_lightning.data.frozen import Frozen, frame_features, frozen_frames
 from tvr_lightning.distributed import gather, ranks, row_counts
 from tvr_lightning.encoders import BERTEncoder, VGGEncoder
 from tvr_lightning.errors import ConfigError, nearest
@@ -196,8 +196,9 @@ class SPTCH(RetrievalModule[HashFeatures, HashFeatures]):
 
     def frozen_video(self) -> Frozen[VideoInput]:
         """Frame features."""
-        encoder = self.video_encoder
-        return Frozen(encoder, lambda x: encoder.encode_frames(x.frames, x.frame_mask), encoder.fingerprint())
+        frozen = frozen_frames(self.video_encoder)
+        assert frozen is not None  # see the constructor
+        return frozen
 
     def frozen_text(self) -> Frozen[TextInput]:
         """X^t, a text's mean token feature as its only row."""
@@ -209,7 +210,7 @@ class SPTCH(RetrievalModule[HashFeatures, HashFeatures]):
 
     @torch.no_grad()
     def _frame_features(self, video: VideoInput) -> Tensor:
-        return video.features if video.has_features else self.frozen_video().encode(video)
+        return frame_features(self.video_encoder, video)
 
     def _video_source(self, video: VideoInput) -> Tensor:
         return masked_mean(self._frame_features(video), video.frame_mask)

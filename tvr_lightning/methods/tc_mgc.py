@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tvr_lightning.data.frozen import Frozen, frame_features, frozen_frames
 from tvr_lightning.encoders import CLIPEncoder
 from tvr_lightning.errors import ConfigError, nearest
 from tvr_lightning.evaluation import Evaluation
@@ -154,9 +155,13 @@ class TCMGC(RetrievalModule[TextFeatures, VideoFeatures]):
         """CLIP."""
         return (self.encoder,)
 
+    def frozen_video(self) -> Frozen[VideoInput] | None:
+        """CLIP's frames, when its image tower is frozen."""
+        return frozen_frames(self.encoder)
+
     def encode_video(self, video: VideoInput) -> VideoFeatures:
         """Frame features after the temporal encoder."""
-        frames = self.encoder.encode_frames(video.frames, video.frame_mask)
+        frames = frame_features(self.encoder, video)
         if self.temporal is not None:
             frames = self.temporal(frames, video.frame_mask)
         return VideoFeatures(frames, video.frame_mask)

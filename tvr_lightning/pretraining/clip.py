@@ -24,7 +24,7 @@ from tvr_lightning.nn.similarity import LogitScale, cosine_matrix
 from tvr_lightning.pretraining.stills import Placed, Stills, draw_stills
 from tvr_lightning.pretraining.weights import Pretrained, Settings, Trained, keep_weights
 
-VERSION = 1  # raise it whenever equal settings give other weights
+VERSION = "clip 1"  # raise it whenever equal settings give other weights
 CLIP_FILE = Path("data/shapes_clip.safetensors")
 HELD_OUT = 256  # pictures
 CONTEXT = 77  # CLIP's
@@ -80,6 +80,10 @@ def _train(settings: CLIPSettings) -> Trained:
         scale.clamp_()
     held_out = _draw(random.Random(f"captioned stills held out {settings.seed}"), HELD_OUT, encoder)
     with torch.no_grad():
+        # Cosines do not see lengths, but temporal layers that start as the text tower's do: beside features of the size
+        # that training ends with, positions made for tokens would not be seen, and all times would look alike.
+        pictures = encoder.encode_frames(held_out[0].pixels, torch.ones(HELD_OUT, 1, dtype=torch.bool))
+        encoder.clip.visual.proj *= _size(encoder.text_positions) / _size(pictures)
         scores, index = _score(encoder, tokenizer, *held_out)
     right = index[scores.argmax(0)] == index
     state = encoder.clip.state_dict() | {"logit_scale": scale.log}
@@ -101,6 +105,11 @@ def _score(
     pictures = encoder.encode_frames(stills.pixels, torch.ones(len(stills), 1, dtype=torch.bool))[:, 0]
     numbers = {caption: number for number, caption in enumerate(dict.fromkeys(captions))}
     return cosine_matrix(sentences, pictures), torch.tensor([numbers[caption] for caption in captions])
+
+
+def _size(x: Tensor) -> Tensor:
+    """Root mean square."""
+    return x.square().mean().sqrt()
 
 
 def write_still_caption(objects: list[Placed], background: str, rng: random.Random) -> str:

@@ -19,7 +19,7 @@ from tvr_lightning.encoders.vgg import VGGEncoder
 from tvr_lightning.pretraining.stills import NUM_SIZES, Stills, draw_stills
 from tvr_lightning.pretraining.weights import Pretrained, Settings, Trained, keep_weights
 
-VERSION = 1  # raise it whenever equal settings give other weights
+VERSION = "vgg 1"  # raise it whenever equal settings give other weights
 VGG_FILE = Path("data/shapes_vgg.safetensors")
 HELD_OUT = 1024  # pictures
 

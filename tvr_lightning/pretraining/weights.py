@@ -59,13 +59,13 @@ class Trained(NamedTuple):
     accuracy: Mapping[str, float]
 
 
-def keep_weights(file: Path, settings: Settings, version: int, train: Callable[[], Trained]) -> Pretrained:
+def keep_weights(file: Path, settings: Settings, version: str, train: Callable[[], Trained]) -> Pretrained:
     """Trains unless `file` holds the result of these settings already.
 
     Args:
         file: safetensors.
         settings: equal ones give equal weights on one machine.
-        version: of the code; another one makes existing files again.
+        version: which encoder, by which code; another one makes existing files again.
         train: under its own seed; the global generators are left as they were.
 
     Raises:

@@ -36,6 +36,7 @@ TEST_LIST = "MSRVTT_JSFUSION_test.csv"
 class _Video:
     label: str
     category: int
+    source: str | None
     captions: tuple[str, ...]
 
 
@@ -102,7 +103,7 @@ class MSRVTT(Annotations):
                 f"{self._sources()}: {few(silent)}. Is the file complete? Fetch it again."
             )
         folder = VideoFolder(self.root / self.videos)
-        return [Record(i, folder.path(i), captions[i], (videos[i].category,)) for i in ids]
+        return [Record(i, folder.path(i), captions[i], (videos[i].category,), source=videos[i].source) for i in ids]
 
     def probes(self, split: str) -> list[Probe]:
         """Minimal pairs of the test split, from `probes.json` where the root has one.
@@ -203,7 +204,7 @@ class MSRVTT(Annotations):
 def _parse(path: Path) -> dict[str, _Video]:
     entries, sentences = check_fields(read_json(path), str(path), {"videos": list, "sentences": list})
     labels = {TRAIN_VAL_FILE: ["train", "validate"], TEST_FILE: ["test"]}.get(path.name, list(LABELS.values()))
-    facts: dict[str, tuple[str, int]] = {}
+    facts: dict[str, tuple[str, int, str | None]] = {}
     ids = []
     for number, entry in enumerate(entries):
         where = f"{path}: videos[{number}]"
@@ -211,7 +212,8 @@ def _parse(path: Path) -> dict[str, _Video]:
         if label not in labels:
             raise DataError(f"{where} ({video}): 'split' is '{label}', expected {' or '.join(labels)} in this file.")
         ids.append(video)
-        facts[video] = (label, category)
+        url = entry.get("url")
+        facts[video] = (label, category, url if isinstance(url, str) else None)
     check_ids(ids, str(path))
 
     captions: dict[str, list[tuple[int, str]]] = defaultdict(list)

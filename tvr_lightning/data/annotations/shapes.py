@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from tvr_lightning.data.annotations.shapes_scenes import (
 )
 from tvr_lightning.errors import ConfigError, DataError
 
-VERSION = 1  # raise it whenever a seed gives other pixels or other captions: existing datasets are then rebuilt
+VERSION = 2  # raise it whenever a seed gives other pixels or other captions: existing datasets are then rebuilt
 CAPTIONS_PER_VIDEO = 10
 MANIFEST, ANNOTATIONS, PROBES = "shapes.json", "MSRVTT_data.json", "probes.json"
 TRAIN_LISTS, TEST_LIST = ("MSRVTT_train.9k.csv", "MSRVTT_train.7k.csv"), "MSRVTT_JSFUSION_test.csv"
@@ -53,12 +53,15 @@ class PlannedVideo:
         split: `train`, `validate` or `test`.
         scene: what it shows.
         captions: ten different ones; in the test split the first is complete and is the one that retrieval uses.
+        family: number of the scene that it is a counterpart of, as clips come from one longer video; None outside of
+            the training split.
     """
 
     number: int
     split: str
     scene: Scene
     captions: tuple[str, ...]
+    family: int | None = None
 
     @property
     def video_id(self) -> str:
@@ -148,19 +151,20 @@ def plan_shapes(num_videos: int = 1500, seed: int = 0) -> Plan:
         if kind is not None:
             probes.append((kind, (f"video{members[0]}", f"video{members[1]}")))
     untested = _draw_families(rng, sizes["train"], taken)
-    untested += [_draw_unseen(rng, None, taken)[0] for _ in range(sizes["validate"])]
+    untested += [(_draw_unseen(rng, None, taken)[0], None) for _ in range(sizes["validate"])]
     others = [
-        _caption(number, "train" if number < sizes["train"] else "validate", scene, seed)
-        for number, scene in enumerate(untested)
+        replace(_caption(number, "train" if number < sizes["train"] else "validate", scene, seed), family=family)
+        for number, (scene, family) in enumerate(untested)
     ]
     return Plan((*others, *sorted(test, key=lambda video: video.number)), tuple(probes))
 
 
-def _draw_families(rng: random.Random, count: int, taken: set[Description]) -> list[Scene]:
-    """Draws `count` scenes in shuffled families, none with a description in `taken`."""
-    scenes: list[Scene] = []
+def _draw_families(rng: random.Random, count: int, taken: set[Description]) -> list[tuple[Scene, int | None]]:
+    """Draws `count` scenes with the numbers of their families, shuffled, none with a description in `taken`."""
+    scenes: list[tuple[Scene, int | None]] = []
     while len(scenes) < count:
-        scenes += [scene for scene in draw_family(rng) if scene.description not in taken]
+        family = len(scenes)
+        scenes += [(scene, family) for scene in draw_family(rng) if scene.description not in taken]
     del scenes[count:]
     rng.shuffle(scenes)
     return scenes
@@ -310,7 +314,7 @@ def _write_annotations(plan: Plan, folder: Path) -> None:
     videos = [
         {
             "category": video.scene.category,
-            "url": f"shapes:{video.video_id}",
+            "url": f"shapes:{video.video_id if video.family is None else f'family{video.family}'}",
             "video_id": video.video_id,
             "start time": 0.0,
             "end time": round(video.scene.num_frames / FPS, 2),

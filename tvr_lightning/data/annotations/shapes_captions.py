@@ -81,8 +81,8 @@ class Wording:
 
     def phrases(self, thing: Thing, alone: bool) -> tuple[str, str]:
         """Names an object twice: at its first mention (`a small red circle`) and later (`the circle`)."""
-        words = [self.adjectives[thing.size]] if self.keeps(0.45) else []
-        coloured, named = self.keeps(0.85), self.keeps(0.85)
+        words = [self.adjectives[thing.size]] if self.keeps(0.8) else []
+        coloured, named = self.keeps(0.95), self.keeps(0.95)
         if coloured:
             words.append(self.adjectives[thing.colour])
         noun = self.nouns[thing.shape] if named else self.generic
@@ -97,7 +97,7 @@ class Wording:
         """Third person and gerund of what happens: `turns blue`, `turning blue`."""
         third, gerund, tail = self.verbs[event.kind]
         if event.colour is not None:
-            if self.keeps(0.85):
+            if self.keeps(0.95):
                 tail = tail.format(self.adjectives[event.colour])
             else:
                 third, gerund, tail = CHANGE_COLOUR
@@ -114,12 +114,12 @@ def write_caption(scene: Scene, rng: random.Random, complete: bool = False) -> s
             only rests and the like may go unmentioned.
     """
     wording = Wording(rng, complete)
-    told = "all" if wording.keeps(0.5) else rng.choice(("start", "start", "end"))
+    told = "all" if wording.keeps(0.9) else rng.choice(("start", "start", "end"))
     events = {"all": scene.events, "start": scene.events[:1], "end": scene.events[-1:]}[told]
     alone = len(scene.things) == 1
     firsts, laters = zip(*(wording.phrases(thing, alone) for thing in scene.things), strict=True)
     others = [i for i in range(len(scene.things)) if all(event.actor != i for event in events)]
-    others = [i for i in others if wording.keeps(0.6)]
+    others = [i for i in others if wording.keeps(0.8)]
     introduced = len(others) + len({event.actor for event in events}) == 2 and rng.random() < 0.25
     names = laters if introduced else firsts
     parts = [_clause(wording, events, names, laters)]

@@ -124,7 +124,7 @@ def draw_scene(rng: random.Random, num_things: int | None = None, num_events: in
         num_events: one or two events, None for either.
     """
     num_things = num_things or rng.choice((1, 2))
-    num_events = num_events or rng.choice((1, 2, 2))
+    num_events = num_events or rng.choice((1, 2, 2, 2))
     shapes, colours = rng.sample(SHAPES, num_things), rng.sample(COLOURS, num_things + 1)
     places = _draw_places(rng, num_things)
     things = tuple(
@@ -157,20 +157,20 @@ def _draw_events(rng: random.Random, shapes: Sequence[str], spare: str, count: i
 def draw_family(rng: random.Random) -> list[Scene]:
     """Draws a scene and its counterparts, as clips that were cut from one longer video resemble each other.
 
-    Counterparts are the events in the other order, a first move the other way, the objects with exchanged colours. Met
-    in one batch, they leave nothing but that to tell them apart.
+    Counterparts are a first move the other way, the objects with exchanged colours, and all of these with the events in
+    the other order. Met in one batch, they leave nothing but that to tell them apart.
     """
     scene = draw_scene(rng)
     family = [scene]
     first, *others = scene.events
-    if others:
-        family.append(replace(scene, events=scene.events[::-1]))
     if first.kind in OPPOSITE and all(event.kind != OPPOSITE[first.kind] for event in others):
         family.append(replace(scene, events=(replace(first, kind=OPPOSITE[first.kind]), *others)))
     if len(scene.things) == 2:
         one, other = scene.things
         exchanged = replace(one, colour=other.colour), replace(other, colour=one.colour)
         family.append(replace(scene, things=exchanged))
+    if others:
+        family += [replace(member, events=member.events[::-1]) for member in family]
     return family
 
 
