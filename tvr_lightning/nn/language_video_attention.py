@@ -15,6 +15,9 @@ H heads), and means, variances and norms of combinations are quadratic forms in 
     LN2(x)   = gamma_2 (sum_f a_f C_f) / s_2 + beta_2        C = U - mean(U),  s_2^2 = a^T (C C^T / D) a + eps
     FC + id  = sum_f (a_f / s_2) P_f + P_0                   P_f = (W + I)(gamma_2 C_f),  P_0 = (W + I) beta_2 + b
     LN3      the same with the n H + 1 vectors P; beta_3 joins as the last vector
+
+With one head the linear layers next to each other are one: W_Q^T W_K meets the frames, of which there are fewer than
+queries, and W_O W_V is one matrix.
 """
 
 from __future__ import annotations
@@ -40,13 +43,15 @@ class VideoBasis(NamedTuple):
     """Videos prepared for `LanguageVideoAttention.cosines`.
 
     Attributes:
-        keys: (V, n, D), frames after LN1 and W_K.
+        keys: (V, n, D), frames after LN1 and W_K; with one head after W_Q^T too, divided by sqrt(d_p).
+        offsets: (V n, 1), what W_Q's bias adds to the logits of each frame where keys have met W_Q^T, else None.
         frame_mask: (V, n) bool.
         grams: C C^T / D (V, H n, H n), that of the P (one more row), that of `vectors` without the division.
         vectors: (V, H n + 2, D): z is a combination of them.
     """
 
     keys: Tensor
+    offsets: Tensor | None
     frame_mask: Tensor
     grams: tuple[Tensor, Tensor, Tensor]
     vectors: Tensor
@@ -90,13 +95,27 @@ class LanguageVideoAttention(nn.Module):
         """
         return self._weights(queries, self.key(self.norm_inputs(frames)), frame_mask)
 
-    def _weights(self, queries: Tensor, keys: Tensor, frame_mask: Tensor) -> Tensor:
+    def _weights(self, queries: Tensor, keys: Tensor, frame_mask: Tensor, offsets: Tensor | None = None) -> Tensor:
         (num_videos, count, _), size = keys.shape, self.width // self.heads
-        q = self.query(self.norm_inputs(queries)).unflatten(-1, (self.heads, size)) / math.sqrt(size)  # (Q, H, d)
-        k = keys.view(num_videos * count, self.heads, size)
+        normed = self.norm_inputs(queries)
         # frames before queries: what follows then runs along the longest dimension
-        logits = torch.einsum("fhd,qhd->hfq", k, q).unflatten(1, (num_videos, count)).transpose(0, 1)
+        if offsets is None:
+            q = self.query(normed).unflatten(-1, (self.heads, size)) / math.sqrt(size)  # (Q, H, d)
+            k = keys.view(num_videos * count, self.heads, size)
+            logits = torch.einsum("fhd,qhd->hfq", k, q)
+        else:
+            logits = torch.addmm(offsets, keys.flatten(0, 1), normed.T)[None]  # (1, V n, Q)
+        logits = logits.unflatten(1, (num_videos, count)).transpose(0, 1)
         return masked_softmax(logits, frame_mask[:, None, :, None], dim=2)
+
+    def _keys(self, normed: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Keys and offsets of `VideoBasis`: frames after LN1 (V, n, D) -> (V, n, D), (V n, 1) or None."""
+        if self.heads > 1 or not isinstance(self.query, nn.Linear) or not isinstance(self.key, nn.Linear):
+            return self.key(normed), None
+        query = torch.cat([self.query.weight, self.query.bias[:, None]], dim=1) / math.sqrt(self.width)  # (D, D + 1)
+        both = F.linear(normed, query.T @ self.key.weight, self.key.bias @ query)  # (V, n, D + 1)
+        keys, offsets = both.split([self.width, 1], dim=-1)
+        return keys, offsets.flatten(0, 1)
 
     def attend(self, queries: Tensor, frames: Tensor, frame_mask: Tensor) -> Tensor:
         """What each query sees of each video, literally: (Q, D), (V, n, D), (V, n) -> z (V, Q, D)."""
@@ -124,7 +143,7 @@ class LanguageVideoAttention(nn.Module):
         bias = self.norm_output.bias.expand(num_videos, 1, -1)
         vectors = torch.cat([moved * self.norm_output.weight, bias], dim=1)  # (V, H n + 2, D)
         grams = centred @ centred.mT / self.width, moved @ moved.mT / self.width, vectors @ vectors.mT
-        return VideoBasis(self.key(normed), frame_mask, grams, vectors)
+        return VideoBasis(*self._keys(normed), frame_mask, grams, vectors)
 
     def cosines(self, queries: Tensor, basis: VideoBasis, others: Tensor) -> Tensor:
         """Cosines between what queries see of a video and text vectors of the same caption.
@@ -145,7 +164,9 @@ class LanguageVideoAttention(nn.Module):
         if self.training and self.dropout.p > 0:
             raise ValueError("the low-rank form has no dropout: use `literal_cosines` while training with dropout")
         num_texts, num_queries = queries.shape[:2]
-        a = self._weights(queries.flatten(0, 1), basis.keys, basis.frame_mask).flatten(1, 2)  # (V, H n, T q)
+        a = self._weights(queries.flatten(0, 1), basis.keys, basis.frame_mask, basis.offsets).flatten(
+            1, 2
+        )  # (V, H n, T q)
         # a cosine does not see the length of z, so z is kept times s_2 s_3: no layer norm divides a large tensor
         second = (_quadratic(basis.grams[0], a) + self.norm_attended.eps).sqrt()  # s_2 (V, 1, T q)
         a = torch.cat([a, second], dim=1)
@@ -165,6 +186,9 @@ class LanguageVideoAttention(nn.Module):
     def _values(self, normed: Tensor) -> Tensor:
         """U: each frame's values through the output projection, head by head, (V, H n, D); a sum over heads has b_O."""
         num_videos, count, width = normed.shape
+        if self.heads == 1 and isinstance(self.value, nn.Linear) and isinstance(self.output, nn.Linear):
+            bias = F.linear(self.value.bias, self.output.weight, self.output.bias)
+            return F.linear(normed, self.output.weight @ self.value.weight, bias)
         values = self.value(normed)
         if self.heads == 1:
             return self.output(values)  # type: ignore[no-any-return]
