@@ -174,7 +174,6 @@ def test_freeze_image_trains_the_text_tower_alone():
 
 
 def test_the_fingerprint_names_what_frames_become():
-    torch.manual_seed(1)
     encoder = make(freeze_image=True)
     name = encoder.fingerprint()
     with torch.no_grad():
@@ -183,8 +182,8 @@ def test_the_fingerprint_names_what_frames_become():
     with torch.no_grad():
         encoder.clip.visual.proj += 1
     assert encoder.fingerprint() != name
-    torch.manual_seed(2)
-    assert make(freeze_image=True).fingerprint() != name
+    assert make(freeze_image=True).fingerprint() == name
+    assert make(seed=2, freeze_image=True).fingerprint() != name
 
 
 def test_batch_norms_keep_their_statistics(towers):

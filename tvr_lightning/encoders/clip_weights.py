@@ -193,8 +193,9 @@ def resolve_weights(model: str, source: str | None, tags: Tags) -> tuple[CLIPWei
     if path.exists():
         return read_clip_weights(path), None
     if path.suffix in SUFFIXES or len(path.parts) > 1:
-        made = " `tvr data shapes-clip` makes the embedded experiments' file." if model == "tiny" else ""
-        raise CheckpointError(f"No weights at {path}. Check from_pretrained, or name a tag: {_listed(tags)}.{made}")
+        if model == "tiny":
+            raise CheckpointError(f"No weights at {path}. `tvr data shapes-clip` makes those of the embedded experiments.")
+        raise CheckpointError(f"No weights at {path}. Check from_pretrained, or name a tag: {_listed(tags)}.")
     raise ConfigError(
         f"{model} has no pretrained tag '{source}' and no such path exists. Tags of {model}: {_listed(tags)}."
     )
