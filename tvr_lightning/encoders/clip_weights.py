@@ -194,7 +194,9 @@ def resolve_weights(model: str, source: str | None, tags: Tags) -> tuple[CLIPWei
         return read_clip_weights(path), None
     if path.suffix in SUFFIXES or len(path.parts) > 1:
         if model == "tiny":
-            raise CheckpointError(f"No weights at {path}. `tvr data shapes-clip` makes those of the embedded experiments.")
+            raise CheckpointError(
+                f"No weights at {path}. `tvr data shapes-clip` makes those of the embedded experiments."
+            )
         raise CheckpointError(f"No weights at {path}. Check from_pretrained, or name a tag: {_listed(tags)}.")
     raise ConfigError(
         f"{model} has no pretrained tag '{source}' and no such path exists. Tags of {model}: {_listed(tags)}."
