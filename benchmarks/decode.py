@@ -30,6 +30,7 @@ from typing import Any
 import av
 import numpy as np
 import torch
+from measure import WHOLE_CLIP
 
 from tvr_lightning import load_experiment
 from tvr_lightning.data.annotations.shapes import make_shapes
@@ -64,7 +65,7 @@ def shapes_data(root: Path, cache_dir: Path, cached: bool, workers: int) -> Any:
         "annotations.root": root, "cache_frames": str(cached).lower(), "cache_dir": cache_dir,
         "batch_size": BATCH, "num_workers": workers,
     }  # fmt: skip
-    data = load_experiment(EXPERIMENT, [f"data.{key}={value}" for key, value in settings.items()]).data
+    data = load_experiment(EXPERIMENT, [*WHOLE_CLIP, *(f"data.{key}={value}" for key, value in settings.items())]).data
     data.setup("fit")
     return data.train_dataloader()
 

@@ -15,6 +15,8 @@ import torch
 
 LIBC = ctypes.CDLL("libc.so.6")
 RESULTS = Path(__file__).parent / "results"
+# speed does not depend on weights, and what is measured is a CLIP that trains whole
+WHOLE_CLIP = ("model.encoder.from_pretrained=null", "model.encoder.freeze_image=false")
 
 
 class PeakMemory:

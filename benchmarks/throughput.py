@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from measure import WHOLE_CLIP
 
 from tvr_lightning import load_experiment
 
@@ -30,7 +31,7 @@ REPEATS, STEPS = 3, 6
 def decoding_rate(root: Path, workers: int) -> float:
     """Videos per second of one epoch without the frame cache, the start of the workers left out."""
     settings = [f"data.annotations.root={root}", f"data.num_workers={workers}", "data.cache_frames=false"]
-    data = load_experiment(EXPERIMENT, [*settings, "data.batch_size=20"]).data
+    data = load_experiment(EXPERIMENT, [*settings, *WHOLE_CLIP, "data.batch_size=20"]).data
     data.setup("fit")
     batches = iter(data.train_dataloader())
     next(batches)
@@ -63,7 +64,10 @@ def main() -> None:
         for workers in (0, 1, 2):
             rates.setdefault(("decoding", f"{workers} workers"), []).append(decoding_rate(options.root, workers))
     data_root = f"data.annotations.root={options.root}"
-    forms = {s: load_experiment(EXPERIMENT, [data_root, f"model.similarity={s}"]) for s in ("meanP", "seqTransf")}
+    forms = {
+        s: load_experiment(EXPERIMENT, [data_root, *WHOLE_CLIP, f"model.similarity={s}"])
+        for s in ("meanP", "seqTransf")
+    }
     data = forms["meanP"].data
     data.setup("fit")
     batch = next(iter(data.train_dataloader()))

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from measure import WHOLE_CLIP
 from pytorch_lightning import Callback
 
 from tvr_lightning.arguments import read_arguments
@@ -45,8 +46,10 @@ class StepTimes(Callback):
 
 def settings(options: argparse.Namespace, cache: Path) -> list[str]:
     """The experiment with decoded frames at hand, cut to the steps of a turn."""
+    experiment = ["--config", str(ROOT / "experiments" / f"{options.experiment}.yaml")]
+    has_clip = "encoder" in read_arguments(experiment)[0]["model"]["init_args"]
     return [
-        *("--config", str(ROOT / "experiments" / f"{options.experiment}.yaml")),
+        *experiment, *(f"--{setting}" for setting in WHOLE_CLIP if has_clip),
         f"--data.annotations.root={options.root}", f"--data.cache_dir={cache}", "--data.cache_frames=true",
         f"--trainer.max_steps={STEPS}", "--trainer.max_epochs=-1", "--trainer.check_val_every_n_epoch=1000000",
         "--trainer.enable_checkpointing=false", f"--tracker={options.tracker}",
