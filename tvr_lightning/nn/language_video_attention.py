@@ -164,9 +164,8 @@ class LanguageVideoAttention(nn.Module):
         if self.training and self.dropout.p > 0:
             raise ValueError("the low-rank form has no dropout: use `literal_cosines` while training with dropout")
         num_texts, num_queries = queries.shape[:2]
-        a = self._weights(queries.flatten(0, 1), basis.keys, basis.frame_mask, basis.offsets).flatten(
-            1, 2
-        )  # (V, H n, T q)
+        a = self._weights(queries.flatten(0, 1), basis.keys, basis.frame_mask, basis.offsets)  # (V, H, n, T q)
+        a = a.flatten(1, 2)
         # a cosine does not see the length of z, so z is kept times s_2 s_3: no layer norm divides a large tensor
         second = (_quadratic(basis.grams[0], a) + self.norm_attended.eps).sqrt()  # s_2 (V, 1, T q)
         a = torch.cat([a, second], dim=1)

@@ -100,7 +100,7 @@ def _description(file: Path) -> dict[str, Any] | None:
         with safe_open(file, framework="pt") as opened:
             text = (opened.metadata() or {}).get(_METADATA)
     except (OSError, SafetensorError) as error:
-        raise RunError(f"{file} cannot be read ({error}). Delete it, or choose another file.") from error
+        raise RunError(f"{file} cannot be read as weights ({error}). Choose another file, or move it away.") from error
     if text is None:
         raise RunError(f"{file} holds other weights. Choose another file, or move it away.")
     return json.loads(text)  # type: ignore[no-any-return]
