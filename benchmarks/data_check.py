@@ -18,8 +18,8 @@ from pathlib import Path
 
 import av
 
-from tvr_lightning.data.annotations.shapes import make_shapes
-from tvr_lightning.data.check import check_dataset
+from tvr_lightning.data.tools.check import check_dataset
+from tvr_lightning.synthetic.shapes import make_shapes
 
 REPEATS = 3
 FORMS = [("first frame", False, 1), ("first frame", False, 2), ("every frame", True, 1), ("every frame", True, 2)]

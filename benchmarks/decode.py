@@ -33,10 +33,10 @@ import torch
 from measure import WHOLE_CLIP
 
 from tvr_lightning import load_experiment
-from tvr_lightning.data.annotations.shapes import make_shapes
-from tvr_lightning.data.cache import SETTLE_S, FrameCache
-from tvr_lightning.data.dataset import FrameOptions
-from tvr_lightning.data.video import read_frames
+from tvr_lightning.data.stores.frames import SETTLE_S, FrameCache
+from tvr_lightning.data.video.frames import read_frames
+from tvr_lightning.data.video.sampling import FrameOptions
+from tvr_lightning.synthetic.shapes import make_shapes
 from tvr_lightning.types import Record
 
 EXPERIMENT = Path(__file__).parents[1] / "experiments" / "clip4clip_shapes.yaml"

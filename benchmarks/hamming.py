@@ -20,7 +20,7 @@ import torch
 from measure import write_results
 from torch import Tensor
 
-from tvr_lightning.codes import Codes, HammingIndex, pack_codes
+from tvr_lightning.evaluation.code_files import Codes, HammingIndex, pack_codes
 from tvr_lightning.metrics import hashing_metrics
 
 BITS, QUERIES, K, REPEATS = 64, 1000, 100, 7

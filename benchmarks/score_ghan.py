@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 from tvr_lightning.encoders.clip import CLIPEncoder, CLIPSize
 from tvr_lightning.methods.ghan import GHAN
-from tvr_lightning.nn.alignment import DenseAlignment, Hierarchy
-from tvr_lightning.nn.graphs import complete_edges
-from tvr_lightning.nn.mpaa import MPAA
+from tvr_lightning.nn.ghan.alignment import DenseAlignment, Hierarchy
+from tvr_lightning.nn.ghan.graphs import complete_edges
+from tvr_lightning.nn.ghan.mpaa import MPAA
 
 PARTS = 6
 HEADS, HEAD_WIDTH = 8, 256

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tvr_lightning.encoders.bert import BERTEncoder, BERTSize
 from tvr_lightning.encoders.vgg import VGGEncoder, VGGSize
 from tvr_lightning.methods.lean import LEAN, WordFeatures
-from tvr_lightning.nn.hypergraph import pair_hypergraphs, visual_nodes
+from tvr_lightning.nn.lean.hypergraph import pair_hypergraphs, visual_nodes
 from tvr_lightning.types import VideoFeatures
 
 ITERATIONS = 2

@@ -25,9 +25,10 @@ import torch
 from measure import WHOLE_CLIP
 from pytorch_lightning import Callback
 
-from tvr_lightning.arguments import read_arguments
+from tvr_lightning.config.arguments import read_arguments
 from tvr_lightning.optim import build_optimizer, build_schedule
-from tvr_lightning.training import build_cli, make_trainer
+from tvr_lightning.run.build import build_cli
+from tvr_lightning.run.training import make_trainer
 
 ROOT = Path(__file__).parents[1]
 TURNS, STEPS, WARM = 3, 24, 6

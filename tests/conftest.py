@@ -20,7 +20,7 @@ def no_cache_at_home(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(scope="session")
 def shapes_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny embedded dataset: 24 videos."""
-    from tvr_lightning.data.annotations.shapes import make_shapes
+    from tvr_lightning.synthetic.shapes import make_shapes
 
     root = tmp_path_factory.mktemp("shapes") / "shapes"
     make_shapes(root, num_videos=24)

@@ -1,37 +1,42 @@
-"""A file imports only from lower floors of the house."""
+"""The house: a file imports only from lower floors, and from rooms of its own floor that come before its own."""
 
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "tvr_lightning"
-FLOORS = {
-    "types": 0, "errors": 0,
-    "data": 1, "nn": 1, "encoders": 1, "losses": 1, "losses_hashing": 1, "metrics": 1, "optim": 1, "distributed": 1,
-    "evaluation": 2, "evaluation_codes": 2,
-    "methods": 3,
-    "callbacks": 4, "cli": 4, "config": 4, "arguments": 4, "results": 4, "training": 4, "trackers": 4, "smoke": 4,
-    "reported": 4, "comparison": 4, "comparison_text": 4, "ablation": 4, "dashboard": 4, "inspection": 4,
-    "cli_data": 4, "cli_triples": 4, "catalogue": 4, "checkpoints": 4, "codes": 4, "encode": 4, "leakcheck": 4,
-    "noise": 4, "pretraining": 4, "__main__": 4, "__init__": 4,
-}  # fmt: skip
+FLOORS = (
+    ("errors", "types", "optim", "distributed", "device"),
+    ("data", "nn", "encoders", "losses", "metrics"),
+    ("evaluation",),
+    ("methods",),
+    ("config", "synthetic"),
+    ("run",),
+    ("report", "search"),
+    ("commands",),
+)
+ENTRANCES = ("__init__", "__main__")  # they open every door
+MAX_FLAT = 7
+PLACE = {room: (floor, order) for floor, rooms in enumerate(FLOORS) for order, room in enumerate(rooms)}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
-def floor_of(module: str) -> int:
-    parts = module.split(".")[1:]
-    return FLOORS[parts[0]] if parts and parts[0] in FLOORS else FLOORS["__init__"]
+def module_of(file: Path) -> str:
+    """`tvr_lightning.data.video.frames`; a package by its own name."""
+    parts = file.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda p: p.relative_to(PACKAGE).as_posix())
-def test_imports_point_down(file: Path) -> None:
-    relative = file.relative_to(PACKAGE).with_suffix("")
-    assert relative.parts[0] in FLOORS, f"{relative} has no floor: add it to FLOORS"
-    own = FLOORS[relative.parts[0]]
-    tree = ast.parse(file.read_text())
+MODULES = {module_of(file): file for file in FILES}
+
+
+def imports_of(source: str, typing_too: bool = True) -> Iterator[str]:
+    """Modules of the package that a source imports, wherever in the file and in whatever form."""
+    tree = ast.parse(source)
     typing_only = {
         id(node)
         for block in ast.walk(tree)
@@ -39,14 +44,88 @@ def test_imports_point_down(file: Path) -> None:
         for node in ast.walk(block)
     }
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tvr_lightning") and not node.level:
-            if id(node) in typing_only or node.module == "tvr_lightning":
-                continue
-            assert floor_of(node.module) <= own, f"{relative} (floor {own}) imports {node.module}"
+        if id(node) in typing_only and not typing_too:
+            continue
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"relative import {ast.unparse(node)}"
+            # `from a import b`: b is a module, or something that a holds
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [name if name in MODULES else str(node.module) for name in names]
+        else:
+            continue
+        yield from (name for name in names if name.split(".")[0] == PACKAGE.name)
 
 
-def test_data_and_layers_do_not_know_each_other() -> None:
-    for room, forbidden in {"nn": ("data", "encoders"), "metrics": ("data", "nn", "encoders"), "data": ("nn",)}.items():
-        for file in (PACKAGE / room).rglob("*.py"):
-            for name in forbidden:
-                assert f"from tvr_lightning.{name}" not in file.read_text(), f"{file} imports {name}"
+def room_of(module: str) -> str:
+    return (module.split(".") + ["__init__"])[1]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda p: p.relative_to(PACKAGE).as_posix())
+def test_imports_point_down(file: Path) -> None:
+    own = room_of(module_of(file))
+    if own in ENTRANCES:
+        return
+    assert own in PLACE, f"{own} has no floor: add it to FLOORS"
+    for module in imports_of(file.read_text()):
+        room = room_of(module)
+        if room == "__init__":  # the version
+            continue
+        assert room == own or PLACE[room] < PLACE[own], f"{own} {PLACE[own]} imports {module} {PLACE[room]}"
+
+
+def circles(graph: dict[str, set[str]]) -> list[set[str]]:
+    """Groups of modules that import each other (strongly connected components of more than one)."""
+    reachable = {}
+    for start in graph:
+        seen, stack = set(), [start]
+        while stack:
+            for other in graph[stack.pop()] - seen:
+                seen.add(other)
+                stack.append(other)
+        reachable[start] = seen
+    groups = {frozenset({b for b in reachable[a] if a in reachable[b]} | {a}) for a in graph if a in reachable[a]}
+    return [set(group) for group in groups]
+
+
+def test_no_circle_among_files() -> None:
+    graph = {
+        module: set(imports_of(file.read_text())) - {PACKAGE.name} for module, file in MODULES.items()
+    }
+    assert circles(graph) == []
+
+
+def test_no_circle_among_folders() -> None:
+    """Neither inside a room: `data/video` does not import `data/stores`, which imports it."""
+    folder = {m: m if f.name == "__init__.py" else m.rpartition(".")[0] for m, f in MODULES.items()}
+    graph: dict[str, set[str]] = {name: set() for name in folder.values()}
+    for module, file in MODULES.items():
+        own = folder[module]
+        # a folder's own files import each other, and those of the folders that hold it
+        others = {folder[m] for m in imports_of(file.read_text()) if m != PACKAGE.name}
+        graph[own] |= {o for o in others if not own.startswith(o) and not o.startswith(own)}
+    assert circles(graph) == []
+
+
+def test_few_files_stand_flat() -> None:
+    assert len(list(PACKAGE.glob("*.py"))) <= MAX_FLAT
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("import tvr_lightning.run.training", ["tvr_lightning.run.training"]),
+        ("import tvr_lightning.run.training as t, os", ["tvr_lightning.run.training"]),
+        ("def f():\n    from tvr_lightning.run import training", ["tvr_lightning.run.training"]),
+        ("from tvr_lightning.run.training import run", ["tvr_lightning.run.training"]),
+        ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from tvr_lightning import run", ["tvr_lightning.run"]),
+        ("import torch", []),
+    ],
+)
+def test_every_form_of_import_is_seen(source: str, found: list[str]) -> None:
+    assert list(imports_of(source)) == found
+
+
+def test_a_circle_is_found() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [{"a", "b", "c"}]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from tvr_lightning.cli import main as _main
+from tvr_lightning.commands.main import main as _main
 
 
 def main() -> None:

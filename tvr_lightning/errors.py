@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+INTERRUPTED = 130  # exit code after Ctrl-C: 128 + SIGINT
+
 
 class TVRError(Exception):
     """Base of every error that is the user's to mend; the command line prints it without a traceback."""

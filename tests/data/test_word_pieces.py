@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from torch.utils.data import DataLoader
 from transformers import BertTokenizerFast
 
-from tvr_lightning.data.triples import TripleExtractor
+from tvr_lightning.data.triples.base import TripleExtractor
 from tvr_lightning.data.word_pieces import SPECIAL, WordPieces, learn_vocabulary, read_vocabulary
 from tvr_lightning.encoders import BERTEncoder, pool_words
 from tvr_lightning.errors import CheckpointError, ConfigError, DataError

@@ -14,10 +14,10 @@ from tvr_lightning.errors import ConfigError, DataError
 from tvr_lightning.evaluation import Evaluation, score_all
 from tvr_lightning.methods.ghan import GHAN
 from tvr_lightning.metrics import ranking_metrics
-from tvr_lightning.nn import alignment
-from tvr_lightning.nn.alignment import DenseAlignment, GraphAlignment, Hierarchy
-from tvr_lightning.nn.graphs import complete_edges
-from tvr_lightning.nn.mpaa import MPAA
+from tvr_lightning.nn.ghan import alignment
+from tvr_lightning.nn.ghan.alignment import DenseAlignment, GraphAlignment, Hierarchy
+from tvr_lightning.nn.ghan.graphs import complete_edges
+from tvr_lightning.nn.ghan.mpaa import MPAA
 from tvr_lightning.types import TextInput, VideoInput
 
 WORDS, FRAMES = 7, 5

@@ -12,10 +12,11 @@ from tvr_lightning.encoders.bert import BERTEncoder, BERTSize
 from tvr_lightning.encoders.vgg import VGGEncoder, VGGSize
 from tvr_lightning.errors import ConfigError
 from tvr_lightning.evaluation import score_all
-from tvr_lightning.losses import gaussian_divergence, symmetric_cross_entropy
+from tvr_lightning.losses.contrastive import symmetric_cross_entropy
 from tvr_lightning.methods.lean import LEAN
 from tvr_lightning.metrics import ranking_metrics
-from tvr_lightning.nn.hypergraph import pair_hypergraphs, visual_nodes
+from tvr_lightning.nn.lean.hypergraph import pair_hypergraphs, visual_nodes
+from tvr_lightning.nn.lean.variational import gaussian_divergence
 from tvr_lightning.types import TextInput, VideoInput
 
 TOKENS, NODES, FRAMES, SIZE = 8, 5, 4, 16

@@ -12,7 +12,7 @@ from tvr_lightning.encoders import BERTEncoder, VGGEncoder
 from tvr_lightning.errors import ConfigError
 from tvr_lightning.methods.sptch import SPTCH, HashFeatures, Variant
 from tvr_lightning.metrics import ranking_metrics
-from tvr_lightning.nn.collaborative_graph import CollaborativeGraph
+from tvr_lightning.nn.sptch.collaborative_graph import CollaborativeGraph
 from tvr_lightning.types import CodeFeatures, VideoInput, VideoTextBatch
 
 from .sptch_cases import (

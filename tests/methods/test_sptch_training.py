@@ -14,12 +14,12 @@ from pytorch_lightning import Callback, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from tvr_lightning.callbacks.guard import FiniteLoss
-from tvr_lightning.callbacks.resume import KeepLast
-from tvr_lightning.checkpoints import AtomicCheckpointIO
 from tvr_lightning.errors import ConfigError, ScoreError
 from tvr_lightning.methods.sptch import SPTCH, Variant
 from tvr_lightning.optim import Optimizer
+from tvr_lightning.run.callbacks.guard import FiniteLoss
+from tvr_lightning.run.callbacks.resume import KeepLast
+from tvr_lightning.run.checkpoints import AtomicCheckpointIO
 
 from .sptch_cases import (
     BATCH,

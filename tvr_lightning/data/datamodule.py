@@ -13,13 +13,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from tvr_lightning.data.annotations.base import TEST, TRAIN, VALIDATION, Annotations
-from tvr_lightning.data.cache import FrameCache, cache_folder
 from tvr_lightning.data.dataset import (
     Augmentation,
     CaptionDataset,
     CaptionSampling,
-    FrameOptions,
-    FrameSampling,
     OnDecodeError,
     PairDataset,
     SeededSampler,
@@ -31,7 +28,10 @@ from tvr_lightning.data.dataset import (
     collate_videos,
 )
 from tvr_lightning.data.frozen import Frozen, Keeping, keep_text_features, keep_video_features
+from tvr_lightning.data.stores.files import cache_folder
+from tvr_lightning.data.stores.frames import FrameCache
 from tvr_lightning.data.text import CLIPTokenizer, Tokenizer
+from tvr_lightning.data.video.sampling import FrameOptions, FrameSampling
 from tvr_lightning.distributed import share
 from tvr_lightning.errors import ConfigError, DataError
 from tvr_lightning.types import Probe, Record, TextInput, VideoInput, VideoTextBatch

@@ -16,36 +16,17 @@ from torch.utils.data import Dataset, Sampler
 
 from tvr_lightning.data.augment import FrameAugmentation, augment_frames
 from tvr_lightning.data.augment_text import CaptionAugmenter, TextAugmentation
-from tvr_lightning.data.cache import FrameCache
-from tvr_lightning.data.features import FeatureRows
-from tvr_lightning.data.key_frames import read_key_frames
+from tvr_lightning.data.stores.features import FeatureRows
+from tvr_lightning.data.stores.frames import FrameCache
 from tvr_lightning.data.text import Tokenizer
-from tvr_lightning.data.video import VideoFrames, read_frames
+from tvr_lightning.data.video.frames import VideoFrames, read_frames
+from tvr_lightning.data.video.key_frames import read_key_frames
+from tvr_lightning.data.video.sampling import FrameOptions
 from tvr_lightning.errors import ConfigError, DataError, DecodeError
 from tvr_lightning.types import Record, TextInput, VideoInput, VideoTextBatch
 
 CaptionSampling = Literal["all", "random"]
-FrameSampling = Literal["uniform", "head", "tail", "key"]
 OnDecodeError = Literal["raise", "skip"]
-
-
-@dataclass(frozen=True)
-class FrameOptions:
-    """How frames are taken from a video; see `data.video.read_frames`.
-
-    Attributes:
-        num_frames: n, frames of a video; fewer are padded and masked.
-        sampling: which frames are kept; `key` takes those where the content changes most.
-        fps: candidate frames per second, None for the whole video in equal segments.
-        size: height and width after resize and centre crop.
-        views: how many sets of frames are taken from a video, none of them twice; they take turns.
-    """
-
-    num_frames: int
-    sampling: FrameSampling
-    fps: float | None
-    size: int
-    views: int = 1
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from tvr_lightning.data.cache import pixel_version
 from tvr_lightning.data.dataset import (
     CaptionDataset,
     TokenizedCaptions,
@@ -20,7 +19,8 @@ from tvr_lightning.data.dataset import (
     collate_captions,
     collate_videos,
 )
-from tvr_lightning.data.features import FeatureRows, FeatureStore, key_of
+from tvr_lightning.data.stores.features import FeatureRows, FeatureStore, key_of
+from tvr_lightning.data.stores.frames import pixel_version
 from tvr_lightning.types import TensorRows, TextInput, VideoInput
 
 InputT = TypeVar("InputT", bound=TensorRows)

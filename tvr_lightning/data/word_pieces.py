@@ -12,9 +12,11 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
+from tvr_lightning.data.stores.hub import fetch_from_hub, read_json
 from tvr_lightning.data.text import TokenizedText, Tokenizer
-from tvr_lightning.data.triples import CachedTriples, Nodes, Span, TripleExtractor, make_extractor, word_spans
-from tvr_lightning.encoders.weights import fetch_from_hub, read_json
+from tvr_lightning.data.triples.base import Nodes, Span, TripleExtractor, word_spans
+from tvr_lightning.data.triples.cached import CachedTriples
+from tvr_lightning.data.triples.choose import make_extractor
 from tvr_lightning.errors import CheckpointError, ConfigError, DataError
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")

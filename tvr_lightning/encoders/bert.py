@@ -10,16 +10,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from tvr_lightning.encoders.weights import (
-    SUFFIXES,
-    Fingerprint,
-    differences,
-    fetch_from_hub,
-    find_weight_file,
-    misfit,
-    read_json,
-    read_state_dict,
-)
+from tvr_lightning.data.stores.hub import fetch_from_hub, read_json
+from tvr_lightning.encoders.weights import SUFFIXES, Fingerprint, differences, find_weight_file, misfit, read_state_dict
 from tvr_lightning.errors import CheckpointError, ConfigError, nearest
 
 

@@ -13,7 +13,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from tvr_lightning.encoders.weights import SUFFIXES, find_weight_file, read_json, read_state_dict
+from tvr_lightning.data.stores.hub import read_json
+from tvr_lightning.encoders.weights import SUFFIXES, find_weight_file, read_state_dict
 from tvr_lightning.errors import CheckpointError, ConfigError
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import pickle
 import zipfile
 from collections import OrderedDict
@@ -102,23 +101,6 @@ def find_weight_file(path: Path) -> Path:
     )
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads the JSON object beside a weight file, an empty one where there is no file.
-
-    Raises:
-        CheckpointError: the file holds something else.
-    """
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not valid JSON ({error}). Fetch it again.") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__} instead of an object. Fetch it again.")
-    return content
-
-
 def differences(expected: dict[str, Tensor], found: dict[str, Tensor]) -> list[str]:
     """Returns one line for every tensor that is missing, superfluous or of another shape."""
     problems = []
@@ -137,43 +119,6 @@ def misfit(source: Path | str, model: str, problems: Sequence[str], hint: str = 
         f"{source} does not fit {model}: {'; '.join(problems[:_SHOWN])}{more}. {hint}"
         "Set `model` (or `size`) to the model that these weights belong to."
     )
-
-
-def fetch_from_hub(repository: str, files: Sequence[Sequence[str]], setting: str) -> Path:
-    """Downloads files of a Hugging Face repository, or finds them where an earlier download left them.
-
-    Args:
-        repository: its name, e.g. `bert-base-uncased`.
-        files: for each file its possible names; the first that the repository holds is taken.
-        setting: the argument that a local path can be given in, for the message.
-
-    Returns:
-        The folder that holds them.
-
-    Raises:
-        CheckpointError: the repository cannot be reached or has none of a file's names.
-    """
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-
-    folder = Path()
-    for names in files:
-        for name in names:
-            try:
-                folder = Path(hf_hub_download(repository, name)).parent
-                break
-            except Exception as error:
-                # the local kind means no network, not a repository without this file
-                if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
-                    continue
-                raise CheckpointError(
-                    f"There is no local path '{repository}', and {name} of the Hugging Face repository of that name "
-                    f"could not be downloaded ({type(error).__name__}). Without a network, fetch the repository's "
-                    f"files elsewhere and set {setting} to the local folder."
-                ) from error
-        else:
-            raise CheckpointError(f"The Hugging Face repository {repository} holds no {' and no '.join(names)}.")
-    return folder
 
 
 class Fingerprint:

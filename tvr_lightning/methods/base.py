@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from tvr_lightning.distributed import gather, gather_on_cpu, merge_flags, row_counts
 from tvr_lightning.errors import CheckpointError, ConfigError, DataError
 from tvr_lightning.evaluation import LEAKY, Evaluation, EvaluationResult, encode_texts, evaluate, on_cpu
-from tvr_lightning.evaluation_codes import CodeDatabase, encode_database
+from tvr_lightning.evaluation.codes import CodeDatabase, encode_database
 from tvr_lightning.nn.similarity import LogitScale
 from tvr_lightning.optim import Optimizer, build_optimizer, build_schedule
 from tvr_lightning.types import Places, TensorRows, TextInput, VideoInput, VideoTextBatch

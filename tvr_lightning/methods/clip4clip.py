@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tvr_lightning.data.frozen import Frozen, frame_features, frozen_frames
 from tvr_lightning.encoders import CLIPEncoder
 from tvr_lightning.evaluation import Evaluation
-from tvr_lightning.losses import symmetric_cross_entropy
+from tvr_lightning.losses.contrastive import symmetric_cross_entropy
 from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.nn.similarity import LogitScale, mean_frame_cosines
 from tvr_lightning.nn.temporal import (

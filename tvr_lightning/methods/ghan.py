@@ -24,12 +24,12 @@ from tvr_lightning.data.frozen import Frozen, frame_features, frozen_frames
 from tvr_lightning.encoders import CLIPEncoder
 from tvr_lightning.errors import ConfigError, DataError
 from tvr_lightning.evaluation import Evaluation
-from tvr_lightning.losses import symmetric_cross_entropy
+from tvr_lightning.losses.contrastive import symmetric_cross_entropy
 from tvr_lightning.methods.base import RetrievalModule
-from tvr_lightning.nn.alignment import Alignment, DenseAlignment, GraphAlignment, Hierarchy
+from tvr_lightning.nn.ghan.alignment import Alignment, DenseAlignment, GraphAlignment, Hierarchy
+from tvr_lightning.nn.ghan.mpaa import Readout
+from tvr_lightning.nn.ghan.refining import TokenRefining
 from tvr_lightning.nn.masked import masked_mean
-from tvr_lightning.nn.mpaa import Readout
-from tvr_lightning.nn.refining import TokenRefining
 from tvr_lightning.nn.similarity import LogitScale, cosine_matrix
 from tvr_lightning.optim import Optimizer
 from tvr_lightning.types import TextInput, VideoInput

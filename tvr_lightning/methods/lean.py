@@ -24,10 +24,10 @@ from tvr_lightning.encoders.bert import BERTEncoder, pool_words
 from tvr_lightning.encoders.vgg import VGGEncoder
 from tvr_lightning.errors import ConfigError, nearest
 from tvr_lightning.evaluation import Evaluation
-from tvr_lightning.losses import directional_cross_entropy
+from tvr_lightning.losses.contrastive import directional_cross_entropy
 from tvr_lightning.methods.base import RetrievalModule
-from tvr_lightning.nn.hypergraph import KINDS, Kind
-from tvr_lightning.nn.pair_scorer import NETWORKS, HypergraphScorer, Network
+from tvr_lightning.nn.lean.hypergraph import KINDS, Kind
+from tvr_lightning.nn.lean.pair_scorer import NETWORKS, HypergraphScorer, Network
 from tvr_lightning.optim import Optimizer
 from tvr_lightning.types import TensorRows, TextInput, VideoFeatures, VideoInput
 

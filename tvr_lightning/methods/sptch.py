@@ -30,8 +30,8 @@ from tvr_lightning.distributed import gather, ranks, row_counts
 from tvr_lightning.encoders import BERTEncoder, VGGEncoder
 from tvr_lightning.errors import ConfigError, nearest
 from tvr_lightning.evaluation import Evaluation
-from tvr_lightning.evaluation_codes import encode_items
-from tvr_lightning.losses_hashing import (
+from tvr_lightning.evaluation.codes import encode_items
+from tvr_lightning.losses.hashing import (
     code_regression,
     inter_modal_contrast,
     intra_modal_contrast,
@@ -41,9 +41,9 @@ from tvr_lightning.losses_hashing import (
     semantic_reconstruction,
 )
 from tvr_lightning.methods.base import RetrievalModule
-from tvr_lightning.nn.collaborative_graph import CollaborativeGraph
-from tvr_lightning.nn.hashing import Aggregation, GraphNetwork, HashLayer, VideoHash
 from tvr_lightning.nn.masked import masked_mean
+from tvr_lightning.nn.sptch.collaborative_graph import CollaborativeGraph
+from tvr_lightning.nn.sptch.hashing import Aggregation, GraphNetwork, HashLayer, VideoHash
 from tvr_lightning.optim import Optimizer, build_optimizer, build_schedule
 from tvr_lightning.types import CodeFeatures, Places, TensorRows, TextInput, VideoInput, VideoTextBatch
 

@@ -24,12 +24,12 @@ from tvr_lightning.data.frozen import Frozen, frame_features, frozen_frames
 from tvr_lightning.encoders import CLIPEncoder
 from tvr_lightning.errors import ConfigError, nearest
 from tvr_lightning.evaluation import Evaluation
-from tvr_lightning.losses import similarity_decorrelation, symmetric_cross_entropy
+from tvr_lightning.losses.contrastive import similarity_decorrelation, symmetric_cross_entropy
 from tvr_lightning.methods.base import RetrievalModule
-from tvr_lightning.nn.language_video_attention import LanguageVideoAttention, VideoBasis
 from tvr_lightning.nn.masked import masked_mean
 from tvr_lightning.nn.similarity import LogitScale
-from tvr_lightning.nn.similarity_reorganisation import (
+from tvr_lightning.nn.tc_mgc.language_video_attention import LanguageVideoAttention, VideoBasis
+from tvr_lightning.nn.tc_mgc.similarity_reorganisation import (
     BidirectionalAggregation,
     InteractiveAggregation,
     Reorganisation,

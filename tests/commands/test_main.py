@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tvr_lightning import __version__
+from tvr_lightning.commands.main import main
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "text"),
+    [
+        (["--help"], 0, "tvr compare"),
+        ([], 2, "usage: tvr"),
+        (["--version"], 0, __version__),
+        (["fitt"], 2, "no command 'fitt'; did you mean fit"),
+        (["fit"], 2, "needs an experiment"),
+        (["fit", "--config", "experiments/nope.yaml"], 2, "no experiment file experiments/nope.yaml"),
+        (["fit", "--config"], 2, "--config has no value"),
+        (["data", "shapes", "--root", "pyproject.toml"], 1, "pyproject.toml"),
+    ],
+)
+def test_answers(
+    words: list[str], code: int, text: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    assert main(words) == code
+    captured = capsys.readouterr()
+    assert text in captured.out + captured.err
+
+
+def test_module_runs_as_the_command_does() -> None:
+    done = subprocess.run([sys.executable, "-m", "tvr_lightning", "fot"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("tvr: no command 'fot'")
+    assert "Traceback" not in done.stderr
+
+
+def test_data_is_made_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["data", "shapes", "--root", str(tmp_path / "s"), "--num_videos", "6"]
+    assert main(words) == 0
+    assert "made in" in capsys.readouterr().out
+    assert main(words) == 0
+    assert "already there" in capsys.readouterr().out
+
+
+def test_missing_data_is_said_before_weights_are_fetched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [f"--data.annotations.root={tmp_path}", "--model.encoder.from_pretrained=/no/such/weights"]
+    assert main(["fit", "--config", str(ROOT / "experiments" / "clip4clip_msrvtt.yaml"), *words]) == 1
+    error = capsys.readouterr().err
+    assert "MSRVTT_JSFUSION_test.csv" in error
+    assert "docs/datasets.md" in error
+
+
+def test_config_can_be_printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", "--config", "experiments/clip4clip_shapes.yaml", "--data.batch_size=3", "--print_config"])
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    assert "batch_size: 3" in out
+    assert "class_path: tvr_lightning.methods.clip4clip.CLIP4Clip" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "slow", "text"),
+    [
+        (["triples"], "torch", "no captions"),
+        (["triples", "a dog barks", "--backend", "x"], "torch", "invalid choice: 'x'"),
+        (["leakcheck", "--config", "none.yaml"], "torch", "no experiment file none.yaml"),
+        (["leakcheck", "--config", "experiments/lean_shapes.yaml", "--model.x=1"], "pytorch_lightning", "unknown key"),
+    ],
+)
+def test_wrong_calls_are_answered_without_slow_imports(words: list[str], slow: str, text: str) -> None:
+    code = (
+        "import sys; from tvr_lightning.commands.main import main\n"
+        f"try: code = main({words!r})\nexcept SystemExit as stop: code = stop.code\n"
+        f"sys.exit(99 if {slow!r} in sys.modules else code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 2
+    assert text in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,138 @@
+"""Composing experiments, and the traps of the configuration libraries."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tvr_lightning import load_experiment
+from tvr_lightning.config.compose import compose, experiments_in
+from tvr_lightning.errors import ConfigError, TVRError
+
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
+TINY = ["model.encoder.model=tiny", "model.encoder.from_pretrained=null"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, text in {
+        "trainer/a.yaml": "trainer: {max_epochs: 3, accelerator: cpu}",
+        "data/b.yaml": "data: {batch_size: 4, num_frames: 2}\nmodel: {lists: [1, 2]}",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def write(folder: Path, text: str) -> Path:
+    (folder / "x.yaml").write_text(text)
+    return folder / "x.yaml"
+
+
+def test_file_stands_on_top_of_its_parents(folder: Path) -> None:
+    file = write(
+        folder, "defaults: [trainer/a, data/b]\ndata: {num_frames: 9}\ntrainer: {max_epochs: '${data.num_frames}'}"
+    )
+    assert compose(file) == {
+        "trainer": {"max_epochs": 9, "accelerator": "cpu"},
+        "data": {"batch_size": 4, "num_frames": 9},
+        "model": {"lists": [1, 2]},
+    }
+
+
+def test_parser_turns_a_nested_null_into_text() -> None:
+    """Why settings do not go through jsonargparse's command line; once this fails, they may."""
+    from tvr_lightning.run.build import ExperimentCLI
+
+    text = yaml.safe_dump(compose(EXPERIMENTS / "clip4clip_shapes.yaml"))
+    with pytest.raises(ValueError, match="tag 'None'"):
+        ExperimentCLI(["--config", text, "--model.encoder.from_pretrained=null"])
+
+
+def test_lists_replace(folder: Path) -> None:
+    assert compose(write(folder, "defaults: [data/b]\nmodel: {lists: [7]}"))["model"] == {"lists": [7]}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("defaults: [trainer/aa]", "defaults name 'trainer/aa', but there is no aa.yaml in .*; did you mean trainer/a"),
+        ("defaults: [trainer/a]\ndata: {x: '${nothing.here}'}", "nothing"),
+        ("data: [unclosed", "not valid YAML"),
+        ("- a\n- b", "an experiment is a mapping"),
+    ],
+)
+def test_broken_files_end_in_a_short_error(folder: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as error:
+        compose(write(folder, text))
+    assert len(str(error.value)) < 400
+
+
+def test_a_part_has_no_parents(folder: Path) -> None:
+    (folder / "data" / "c.yaml").write_text("defaults: [trainer/a]")
+    with pytest.raises(ConfigError, match="no `defaults` of its own"):
+        compose(write(folder, "defaults: [data/c]"))
+
+
+def test_unknown_experiment_lists_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="did you mean clip4clip_shapes"):
+        compose(EXPERIMENTS / "clip4clip_shape.yaml")
+
+
+def test_experiments_are_short_and_say_what_they_are() -> None:
+    for name in experiments_in(EXPERIMENTS):
+        lines = (EXPERIMENTS / f"{name}.yaml").read_text().splitlines()
+        assert len(lines) < 20, name
+        assert lines[0].startswith("#"), name
+
+
+def test_command_line_reaches_data_and_model_alike() -> None:
+    """Values that both need are linked; interpolation in a file would not follow the command line."""
+    exp = load_experiment(EXPERIMENTS / "clip4clip_shapes.yaml", [*TINY, "data.max_words=17", "seed_everything=5"])
+    assert exp.model.encoder.context_length == 17
+    assert exp.data.tokenizer.context_length == 17
+    assert exp.data.seed == 5
+    assert exp.data.frames.size == exp.model.image_size == 64
+    assert exp.name == "clip4clip_shapes"
+    assert exp.trainer_config["accelerator"] == "cpu"
+
+
+def test_resolved_configuration_builds_the_same_again(tmp_path: Path) -> None:
+    first = load_experiment(
+        EXPERIMENTS / "clip4clip_shapes.yaml", [*TINY, "data.batch_size=7", "model.similarity=meanP"]
+    )
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(first.config))
+    again = load_experiment(tmp_path / "config.yaml")
+    assert again.config == first.config
+    assert again.name == "clip4clip_shapes"
+    assert again.data.batch_size == 7
+    assert not hasattr(again.model, "temporal")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.batch_size=-1", "data.batch_size is -1"),
+        ("model.encoder.model=ViT-B-33", "ViT-B-32"),
+        ("data.jitter=true", "data.jitter"),
+        ("data.annotations.init_args.protocol=9kk", "9k"),
+        ("data.batchsize=3", "batchsize"),
+        ("model.optimizer.betas=3", "betas"),
+    ],
+)
+def test_wrong_values_raise_our_errors(override: str, message: str) -> None:
+    settings = [*TINY, "data.fps=1.0", override]
+    with pytest.raises(TVRError, match=message):
+        load_experiment(EXPERIMENTS / "clip4clip_shapes.yaml", settings)
+
+
+def test_a_missing_file_is_compared_with_its_own_folder_only(tmp_path: Path) -> None:
+    (tmp_path / "package" / "data").mkdir(parents=True)
+    (tmp_path / "package" / "data" / "schema.yaml").touch()
+    (tmp_path / "lean_shapes.yaml").touch()
+    with pytest.raises(ConfigError, match=r"did you mean lean_shapes\?$"):
+        compose(tmp_path / "lean_shape.yaml")
+    with pytest.raises(ConfigError, match=r": known: lean_shapes$"):
+        compose(tmp_path / "q.yaml")

@@ -1,0 +1,302 @@
+"""What a test leaves in the tracker and in the run folder."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from tvr_lightning.commands.main import main
+from tvr_lightning.errors import RunError
+from tvr_lightning.evaluation import Evaluation, EvaluationResult, evaluate
+from tvr_lightning.run import gallery as module
+from tvr_lightning.run.callbacks.curves import Curves
+from tvr_lightning.run.callbacks.galleries import BORDER, GREEN, GREY, label, picture
+from tvr_lightning.run.curves import read_curves, write_curves
+from tvr_lightning.run.gallery import Gallery, make_gallery, rank_histogram, read_gallery
+from tvr_lightning.run.smoke import smoke_arguments
+from tvr_lightning.types import TensorRows
+
+ROOT = Path(__file__).parents[3]
+
+
+def arguments(data: Path, runs: Path, *more: str) -> list[str]:
+    small = [a for a in smoke_arguments(ROOT / "experiments/clip4clip_shapes.yaml", data, runs) if "fast_dev" not in a]
+    return [*small, "--trainer.max_epochs=2", "--trainer.check_val_every_n_epoch=2", "--run_id=r", *more]
+
+
+def records_of(file: Path) -> Iterator[Any]:
+    """Reads W&B's offline file: a header of 7 bytes, then blocks of 32 KiB of LevelDB's log format with protobufs."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, position, parts = file.read_bytes(), 7, b""
+    assert data[:4] == b":W&B"
+    while position + 7 <= len(data):
+        if 32768 - position % 32768 < 7:  # too short for a record's header: padding
+            position += 32768 - position % 32768
+            continue
+        length, kind = int.from_bytes(data[position + 4 : position + 6], "little"), data[position + 6]
+        position += 7
+        parts += data[position : position + length]
+        position += length
+        if kind in (1, 4):  # whole, or the last part
+            record = Record()
+            record.ParseFromString(parts)
+            parts = b""
+            yield record
+
+
+def read_items(items: Any) -> dict[str, Any]:
+    """Items of a record as a dictionary; a part of an object comes with the path to it."""
+    found: dict[str, Any] = {}
+    for item in items:
+        *path, last = item.nested_key or [item.key]
+        place = found
+        for name in path:
+            place = place.setdefault(name, {})
+        place[last] = json.loads(item.value_json)
+    return found
+
+
+@pytest.fixture(scope="module")
+def logged(shapes_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run, tracked by W&B offline."""
+    import wandb
+
+    wandb.finish()  # a run that another test left open would be gone on with
+    runs = tmp_path_factory.mktemp("logged")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("WANDB_API_KEY", raising=False)
+        patch.setenv("NETRC", str(runs / "netrc"))
+        for variable in ("WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_CONFIG_DIR"):
+            patch.setenv(variable, str(runs / variable))
+        assert main(["fit", *arguments(shapes_root, runs, "--tracker=wandb")]) == 0
+        wandb.finish()
+    return runs / "clip4clip_shapes" / "r"
+
+
+def test_offline_run_read_back(logged: Path) -> None:
+    (file,) = logged.glob("wandb/offline-run-*/run-*.wandb")
+    history: dict[str, Any] = {}
+    summary: dict[str, Any] = {}
+    config: dict[str, Any] = {}
+    staged: dict[str, Path] = {}
+    run = None
+    for record in records_of(file):
+        kind = record.WhichOneof("record_type")
+        if kind == "history":
+            history.update(read_items(record.history.item))
+        elif kind == "summary":
+            summary.update(read_items(record.summary.update))
+        elif kind == "config":
+            config.update(read_items(record.config.update))
+        elif kind == "run":
+            run = record.run
+        elif kind == "artifact":  # what W&B uploads of a table with its pictures
+            staged.update((entry.path, Path(entry.local_path)) for entry in record.artifact.manifest.contents)
+    content = json.loads((logged / "metrics.json").read_text())
+    assert run is not None
+    assert (run.run_group, run.display_name) == ("shapes", "clip4clip_shapes")
+    assert (config["dataset"], config["split"], config["method"], config["marks"]) == ("shapes", "9k", "CLIP4Clip", "")
+    assert {"train/loss", "val/SumR", "val/t2v/R@1"} <= history.keys()
+    assert summary["test/t2v/R@1"] == content["metrics"]["test/t2v/R@1"]
+    low, high = content["intervals"]["test/t2v/R@1"]
+    assert (summary["test/t2v/R@1/low"], summary["test/t2v/R@1/high"]) == (low, high)
+
+    def table(name: str) -> dict[str, Any]:
+        assert history[name]["_type"] == "table-file"
+        return json.loads(staged[f"{name}.table.json"].read_text())  # type: ignore[no-any-return]
+
+    queries = table("gallery/queries")
+    assert queries["columns"] == ["query", "caption", "rank", "correct", *(f"top {i}" for i in range(1, 6))]
+    gallery = read_gallery(logged / "gallery.json")
+    assert gallery is not None
+    for row, query in zip(queries["data"], gallery.queries, strict=True):
+        assert row[:3] == [query.query, query.caption, query.rank]
+        assert row[3]["caption"] == f"{query.video} (correct)"
+        assert [c["caption"].split()[0] for c in row[4:]] == list(query.top)
+        assert [c["caption"].endswith("(correct)") for c in row[4:]] == [v == query.video for v in query.top]
+        assert all(staged[c["path"]].read_bytes()[:4] == b"\x89PNG" for c in row[3:])
+    assert [r[0] for r in table("gallery/worst")["data"]] == [q.query for q in gallery.worst]
+    figures = {r[0]: r[1:] for r in table("gallery/metrics")["data"]}
+    assert figures["test/t2v/R@1"] == [content["metrics"]["test/t2v/R@1"], low, high]
+    assert figures["test/t2v/MnR"][1:] == [None, None]
+    ranks = table("gallery/ranks_t2v_table")
+    assert ranks["columns"] == ["rank", "queries"]
+    assert sum(count for _, count in ranks["data"]) == content["data"]["captions"]
+
+
+def test_folder_keeps_gallery_and_curves(logged: Path) -> None:
+    gallery = read_gallery(logged / "gallery.json")
+    assert gallery is not None
+    assert (logged / "gallery.json").stat().st_size < 1_000_000
+    assert len(gallery.queries) == 8  # all there are
+    assert [q.rank for q in gallery.worst] == sorted((q.rank for q in gallery.worst), reverse=True)
+    assert all(q.rank > 1 for q in gallery.worst)
+    assert all(jpeg is not None and jpeg[:2] == b"\xff\xd8" for jpeg in gallery.thumbnails.values())
+    rows = read_curves(logged / "curves.csv")
+    assert [(r["epoch"], r["step"]) for r in rows] == [(0, 3), (1, 6)]
+    assert all(r["train/loss"] > 0 for r in rows)
+    assert "val/SumR" not in rows[0]  # it was validated in every second epoch only
+    assert 0 <= rows[1]["val/t2v/R@1"] <= 100
+
+
+def test_tensorboard_has_the_kinds_it_knows(shapes_root: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert main(["fit", *arguments(shapes_root, tmp_path, "--tracker=tensorboard", "--trainer.max_epochs=1")]) == 0
+    events = EventAccumulator(str(tmp_path / "clip4clip_shapes/r/tensorboard"), size_guidance={"tensors": 0})
+    events.Reload()
+    tags = events.Tags()
+    assert {"gallery/queries", "gallery/worst"} <= set(tags["images"])
+    assert {"gallery/ranks_t2v", "gallery/ranks_v2t"} <= set(tags["histograms"])
+    text = events.Tensors("gallery/metrics/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert "| test/t2v/R@1 |" in text
+
+
+def result_of(scores: torch.Tensor, caption_video: torch.Tensor) -> EvaluationResult:
+    """Evaluates a given score matrix: features are row numbers."""
+    from dataclasses import dataclass
+
+    @dataclass(frozen=True)
+    class Numbers(TensorRows):
+        number: torch.Tensor
+
+    class Lookup:
+        training, device = False, torch.device("cpu")
+
+        def encode_text(self, text: Any) -> Any: ...
+        def encode_video(self, video: Any) -> Any: ...
+        def train(self, mode: bool = True) -> None: ...
+        def score(self, texts: Numbers, videos: Numbers) -> torch.Tensor:
+            return scores[texts.number][:, videos.number]
+
+    texts, videos = (Numbers(torch.arange(n)) for n in scores.shape)
+    return evaluate(Lookup(), texts, videos, caption_video, Evaluation(resamples=0))
+
+
+def test_queries_are_the_same_for_every_run_and_failures_the_worst(make_data: Any) -> None:
+    data = make_data()
+    data.setup("fit")
+    split = data.splits["train"]  # 160 captions of 16 videos
+    generator = torch.Generator().manual_seed(0)
+    galleries = []
+    for _ in range(2):
+        scores = torch.randn(len(split.captions), len(split.records), generator=generator)
+        galleries.append(make_gallery(result_of(scores, split.caption_video), split)[0])
+        own = scores.gather(1, split.caption_video[:, None])
+        by_hand = (1 + (scores > own).sum(1)).tolist()
+        worst = sorted(range(len(by_hand)), key=lambda i: -by_hand[i])[:10]
+        assert [q.rank for q in galleries[-1].worst] == [by_hand[i] for i in worst]
+        assert [q.caption for q in galleries[-1].worst] == [split.captions.captions[i] for i in worst]
+        first = galleries[-1].queries[0]
+        row = split.captions.captions.index(first.caption)
+        assert first.top == tuple(split.records[i].video_id for i in scores[row].argsort(descending=True)[:5].tolist())
+    assert len(galleries[0].queries) == 20
+    assert [q.query for q in galleries[0].queries] == [q.query for q in galleries[1].queries]
+
+
+def test_a_video_that_cannot_be_decoded_says_so(make_data: Any, tmp_path: Path, shapes_root: Path) -> None:
+    import shutil
+
+    shutil.copytree(shapes_root, tmp_path / "data")
+    data = make_data(root=tmp_path / "data")
+    data.setup("test")
+    split = data.split_of("test")
+    broken = split.records[0]
+    broken.video_path.write_bytes(b"no video")
+    gallery, reasons = make_gallery(result_of(torch.eye(8), split.caption_video), split)
+    assert gallery.thumbnails[broken.video_id] is None
+    assert len(reasons) == 1
+    assert str(broken.video_path) in reasons[0]
+    assert label(gallery, broken.video_id, True) == f"{broken.video_id} (correct) (not decodable)"
+    image = picture(gallery, broken.video_id, True)
+    assert image.getpixel((0, 0)) == GREEN
+    assert image.getpixel((BORDER + 1, BORDER + 1)) == GREY
+    assert max(c for _, c in image.convert("L").getcolors() or []) > 200  # the words on it
+
+
+@pytest.mark.parametrize(
+    ("ranks", "items", "counts"),
+    [
+        ([1, 1, 1.5, 5, 6, 50, 51], 60, [("1", 2), ("2-5", 2), ("6-10", 1), ("11-50", 1), ("51-100", 1)]),
+        ([], 3, [("1", 0), ("2-5", 0)]),
+        (
+            [501, 500],
+            1000,
+            [*((n, 0) for n in ("1", "2-5", "6-10", "11-50", "51-100")), ("101-500", 1), ("over 500", 1)],
+        ),
+    ],
+)
+def test_ranks_are_counted_in_ranges(ranks: list[float], items: int, counts: list[tuple[str, int]]) -> None:
+    assert rank_histogram(ranks, items) == counts
+
+
+@pytest.mark.parametrize("damage", ["{", "{}", '{"queries": [], "worst": [], "thumbnails": {"a": "<script>"}}'])
+def test_a_damaged_gallery_is_named(tmp_path: Path, damage: str) -> None:
+    assert read_gallery(tmp_path / "gallery.json") is None
+    (tmp_path / "gallery.json").write_text(damage)
+    with pytest.raises(RunError, match=r"gallery.json is damaged"):
+        read_gallery(tmp_path / "gallery.json")
+
+
+def test_curves_go_on_after_a_resumed_run_and_read_back(tmp_path: Path) -> None:
+    file = tmp_path / "curves.csv"
+    write_curves(file, [{"epoch": e, "step": 3 * e, "train/loss": 1.0} for e in range(4)])
+    trainer = SimpleNamespace(
+        is_global_zero=True, sanity_checking=False, current_epoch=2, global_step=9, accumulate_grad_batches=2,
+        callback_metrics={"val/SumR": torch.tensor(7.0), "logit_scale": torch.tensor(14.0), "x": torch.tensor(0.0)},
+    )  # fmt: skip
+    curves: Any = Curves(tmp_path)
+    curves.on_train_epoch_start(trainer, None)
+    for loss in (1.0, 2.0):
+        curves.on_train_batch_end(trainer, None, {"loss": torch.tensor(loss)}, None, 0)
+    curves.on_train_batch_end(trainer, None, None, None, 0)  # a skipped step
+    curves.on_validation_end(trainer, None)
+    curves.on_train_epoch_end(trainer, None)
+    rows = read_curves(file)
+    assert [r["epoch"] for r in rows] == [0, 1, 2]
+    assert rows[2] == {"epoch": 2, "step": 9, "train/loss": 3.0, "logit_scale": 14.0, "val/SumR": 7.0}
+    assert "val/SumR" not in rows[1]
+    with file.open() as lines:
+        assert next(csv.reader(lines))[:3] == ["epoch", "step", "train/loss"]
+    trainer.is_global_zero = False
+    trainer.current_epoch = 3
+    before = file.read_bytes()
+    curves.on_train_epoch_end(trainer, None)
+    assert file.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_damaged_curves_are_named(tmp_path: Path) -> None:
+    (tmp_path / "curves.csv").write_text("epoch,step\n0,x\n")
+    with pytest.raises(RunError, match=r"curves.csv is damaged"):
+        read_curves(tmp_path / "curves.csv")
+
+
+def test_a_gallery_without_failures_has_none(make_data: Any) -> None:
+    data = make_data()
+    data.setup("test")
+    split = data.split_of("test")
+    gallery, reasons = make_gallery(result_of(torch.eye(8), split.caption_video), split)
+    assert isinstance(gallery, Gallery)
+    assert (gallery.worst, reasons) == ((), [])
+
+
+def test_the_largest_gallery_stays_small(make_data: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tvr_lightning.data.video import frames as video
+
+    data = make_data()
+    data.setup("test")
+    noise = torch.randint(0, 256, (1, 3, 96, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(video, "read_frames", lambda *_, **__: SimpleNamespace(frames=noise))
+    pictures = module.QUERIES * (module.TOP + 1) + module.FAILURES * (module.FOUND + 1)
+    size = len(module.thumbnail(data.split_of("test").records[0]))
+    assert size <= module.MAX_BYTES
+    assert pictures * module.MAX_BYTES * 4 / 3 + 30 * 4 * module.CAPTION_LENGTH < 900_000

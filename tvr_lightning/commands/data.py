@@ -1,0 +1,266 @@
+"""`tvr data`: make, check, compress and describe datasets."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tvr_lightning.commands.tables import TABLE_WIDTH, print_wide
+from tvr_lightning.errors import ConfigError, RunError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from tvr_lightning.data.annotations.base import Annotations
+    from tvr_lightning.data.tools.check import Check
+    from tvr_lightning.data.tools.stats import SplitStatistics
+
+OVERVIEW = """\
+  data      make the embedded dataset             tvr data shapes
+            say what a dataset lacks              tvr data check --config experiments/X.yaml
+            compress videos, describe a dataset   tvr data compress SRC DST, tvr data stats --config experiments/X.yaml
+"""
+SHOWN = 5  # how many entries of a list are printed before the rest is counted
+_STAND_INS = {"vgg": "ImageNet's VGG-16", "clip": "OpenAI's CLIP"}
+_OVERRIDES = "Settings may follow, e.g. --data.annotations.root=/videos/msvd."
+
+
+def main(words: Sequence[str]) -> int:
+    """Runs `tvr data ...`; returns the exit code, 1 also for a dataset that is incomplete or a video that failed."""
+    parser = argparse.ArgumentParser("tvr data", description="Datasets.", allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def add(
+        name: str, function: Callable[[argparse.Namespace], int], text: str, **more: Any
+    ) -> argparse.ArgumentParser:
+        command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text, **more)
+        command.set_defaults(function=function)
+        return command
+
+    shapes = add("shapes", _shapes, "make the embedded dataset, or keep it when it is there and current")
+    shapes.add_argument("--root", type=Path, default=Path("data/shapes"), help="where it goes (default: data/shapes)")
+    shapes.add_argument("--num_videos", type=int, default=1500, help="videos of all splits (default: 1500)")
+    shapes.add_argument("--seed", type=int, default=0)
+
+    for name, whose in _STAND_INS.items():
+        weights = add(f"shapes-{name}", _stand_in, f"pretrain the tiny {name.upper()} that stands in for {whose}")
+        weights.set_defaults(encoder=name)
+        file = f"data/shapes_{name}.safetensors"
+        weights.add_argument("--file", type=Path, default=file, help=f"where (default: {file}); kept when current")
+
+    check = add("check", _check, "say what an experiment's dataset lacks before training does", epilog=_OVERRIDES,
+                allow_abbrev=False)  # fmt: skip
+    check.add_argument("--config", type=Path, required=True, help="an experiment: experiments/NAME.yaml")
+    check.add_argument("--split", choices=("all", "train", "validation", "test"), default="all")
+    check.add_argument("--full", action="store_true", help="decode every frame, not only the first")
+    check.add_argument("--out", type=Path, help="folder of the lists (default: runs/data-check/DATASET)")
+
+    stats = add("stats", _stats, "captions, words, durations and labels per video: a table and plots",
+                epilog=_OVERRIDES, allow_abbrev=False)  # fmt: skip
+    stats.add_argument("--config", type=Path, required=True, help="an experiment: experiments/NAME.yaml")
+    stats.add_argument("--out", type=Path, help="folder of the plots (default: runs/data-stats/DATASET)")
+
+    compress = add("compress", _compress, "copy videos at a lower frame rate and size; the source stays as it is")
+    compress.add_argument("source", type=Path, metavar="SRC", help="folder of videos")
+    compress.add_argument("destination", type=Path, metavar="DST", help="folder of the copies, with the same ids")
+    compress.add_argument("--fps", type=float, default=3.0, help="frames per second (default: 3)")
+    compress.add_argument("--short-side", type=int, default=224, help="pixels (default: 224)")
+
+    for command in (check, stats, compress):
+        command.add_argument("--workers", type=int, help="processes (default: one per core)")
+
+    export = add("export-shapes", _export, "make a small embedded dataset in another dataset's layout")
+    export.add_argument("root", type=Path, metavar="ROOT", help="where it goes")
+    export.add_argument(
+        "--layout", required=True, metavar="DATASET", help="msrvtt, msvd, didemo, vatex, activitynet or charades"
+    )
+    export.add_argument("--num_videos", type=int, default=24, help="videos of all splits (default: 24)")
+    export.add_argument("--seed", type=int, default=0)
+
+    options, settings = parser.parse_known_args(words[1:])
+    options.settings = settings
+    if options.settings and options.function not in (_check, _stats):
+        parser.error(f"unrecognized arguments: {' '.join(options.settings)}")
+    return int(options.function(options))
+
+
+def reader_of(config: Path, settings: Sequence[str] = ()) -> Annotations:
+    """Builds the reader that an experiment names.
+
+    Args:
+        config: the experiment file.
+        settings: words that override it, e.g. `--data.annotations.root=elsewhere`.
+
+    Raises:
+        ConfigError: the file or a setting does not fit, or it names no reader.
+    """
+    from tvr_lightning.config.arguments import read_arguments
+
+    experiment, flags = read_arguments(["--config", str(config), *settings])
+    if flags:
+        raise ConfigError(f"{flags[0]} is no setting of an experiment")
+    named = (experiment.get("data") or {}).get("annotations") or {}
+    if "class_path" not in named:
+        raise ConfigError(f"{config}: data.annotations names no reader (class_path)")
+    module, _, name = str(named["class_path"]).rpartition(".")
+    reader: Annotations = getattr(import_module(module), name)(**(named.get("init_args") or {}))
+    return reader
+
+
+def _folder(out: Path | None, kind: str, dataset: str) -> Path:
+    folder = out or Path("runs", kind, re.sub(r"[^A-Za-z0-9.-]+", "_", dataset).strip("_."))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot write to {folder}: {error.strerror}. Choose another folder with --out.") from error
+    return folder
+
+
+def _shapes(options: argparse.Namespace) -> int:
+    from tvr_lightning.synthetic.shapes import make_shapes
+
+    made = make_shapes(options.root, options.num_videos, options.seed, progress=True)
+    counts = ", ".join(f"{count} {split}" for split, count in made.splits.items())
+    how = f"made in {made.seconds:.0f} s, {made.megabytes:.0f} MB" if made.created else "already there"
+    print(f"shapes in {made.root}: {counts} videos ({how})")
+    return 0
+
+
+def _stand_in(options: argparse.Namespace) -> int:
+    from tvr_lightning.synthetic import stand_ins as pretraining
+
+    train = pretraining.pretrain_vgg if options.encoder == "vgg" else pretraining.pretrain_clip
+    made = train(options.file)
+    right = ", ".join(f"{asked} {share:.1%}" for asked, share in made.accuracy.items())
+    how = f"made in {made.seconds:.0f} s" if made.created else "already there"
+    print(f"tiny {options.encoder.upper()} in {made.file} ({how}); right on held-out pictures: {right}")
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from tvr_lightning.synthetic.export import export_shapes
+
+    counts = export_shapes(options.layout, options.root, options.num_videos, options.seed)
+    print(f"shapes as {options.layout} in {options.root}: " + ", ".join(f"{n} {split}" for split, n in counts.items()))
+    return 0
+
+
+def _compress(options: argparse.Namespace) -> int:
+    from tvr_lightning.data.tools.compress import compress
+
+    done = compress(options.source, options.destination, options.fps, options.short_side, options.workers)
+    size = f" ({done.source_bytes / 1e6:,.1f} MB became {done.made_bytes / 1e6:,.1f} MB)" if done.made else ""
+    print(f"{options.destination}: {done.made:,} made{size}, {done.skipped:,} were there, {len(done.failed):,} failed")
+    if done.ignored:
+        print(f"{len(done.ignored):,} files are no videos by their names: {', '.join(done.ignored[:SHOWN])}")
+    for what, files in (("copied despite damage", done.patched), ("FAILED", done.failed)):
+        for name, reason in files.items():
+            print(f"{what}: {name}: {reason}", file=sys.stderr)
+    return 1 if done.failed else 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from tvr_lightning.data.stores.files import write_json
+    from tvr_lightning.data.tools.check import check_dataset
+
+    reader = reader_of(options.config, options.settings)
+    splits = () if options.split == "all" else (options.split,)
+    check = check_dataset(reader, splits, options.full, options.workers)
+    folder = _folder(options.out, "data-check", check.dataset)
+    summary = {"dataset": check.dataset, "full": options.full, "splits": [asdict(split) for split in check.splits]}
+    for name, content in {"summary": summary, **check.lists}.items():
+        write_json(folder / f"{name}.json", content)
+    print_wide(_check_table(check), TABLE_WIDTH)
+    for note in check.notes:
+        print(f"note: {note}")
+    for kind, entries in check.lists.items():
+        if entries:
+            print(f"\n{kind.replace('_', ' ')} ({len(entries):,}):")
+            shown = [_entry(kind, entry) for entry in entries[:SHOWN]]
+            print("\n".join(f"  {text}" for text in shown))
+            if len(entries) > SHOWN:
+                print(f"  and {len(entries) - SHOWN:,} more, see {folder / kind}.json")
+    rate = f", {check.files / check.seconds:,.0f} a second" if check.seconds else ""
+    print(f"\n{check.files:,} files looked at in {check.seconds:.1f} s{rate}; lists in {folder}")
+    incomplete = [split.name for split in check.splits if not split.complete]
+    print(
+        f"INCOMPLETE: {', '.join(incomplete)}" if incomplete else "complete: " + ", ".join(s.name for s in check.splits)
+    )
+    return 1 if incomplete else 0
+
+
+def _entry(kind: str, entry: dict[str, Any]) -> str:
+    match kind:
+        case "missing":
+            hint = f"; similar: {', '.join(entry['similar'])}" if entry["similar"] else ""
+            return f"{entry['split']} {entry['id']}: no {entry['file']}{hint}"
+        case "duplicates":
+            videos = ", ".join(f"{v['split']} {v['id']}" for v in entry["videos"])
+            return f"{videos}: " + " = ".join(entry["files"])
+        case "unlisted":
+            return str(entry["file"])
+        case "errors":
+            return f"{entry['split']}: {entry['reason']}"
+        case _:
+            return f"{entry['split']} {entry['id']}: {entry.get('reason', entry['file'])}"
+
+
+def _check_table(check: Check) -> Table:
+    from rich.table import Table
+
+    columns = ("listed", "found", "missing", "undecodable", "damaged", "without_captions", "duplicates")
+    table = Table("split", title=check.dataset, caption=f"{len(check.lists['unlisted']):,} files that no id names")
+    for column in columns:
+        table.add_column(column.replace("_", " "), justify="right")
+    for split in check.splits:
+        cells = ["?" if split.error else f"{getattr(split, column):,}" for column in columns]
+        table.add_row(split.name, *cells, style=None if split.complete else "bold red")
+    return table
+
+
+def _stats(options: argparse.Namespace) -> int:
+    from tvr_lightning.data.stores.files import write_json, written_atomically
+    from tvr_lightning.data.tools.stats import describe_dataset, draw_histograms
+
+    reader = reader_of(options.config, options.settings)
+    dataset = f"{reader.name} ({reader.protocol})"
+    splits = describe_dataset(reader, options.workers)
+    folder = _folder(options.out, "data-stats", dataset)
+    write_json(folder / "statistics.json", {"dataset": dataset, "splits": [split.summary() for split in splits]})
+    for name, figure in draw_histograms(dataset, splits).items():
+        with written_atomically(folder / f"{name}.png") as temporary:
+            figure.savefig(temporary, format="png")
+    print_wide(_stats_table(dataset, splits), TABLE_WIDTH)
+    print(f"plots in {folder}")
+    return 0
+
+
+def _stats_table(dataset: str, splits: Sequence[SplitStatistics]) -> Table:
+    from rich.table import Table
+
+    table = Table("split", title=dataset, caption="per video or caption: mean, then least to most")
+    names = ("videos", "missing", "unreadable", "captions", "captions / video", "words / caption", "seconds", "hours",
+             "labels / video")  # fmt: skip
+    for name in names:
+        table.add_column(name, justify="right")
+    for split in splits:
+        summary = split.summary()
+
+        def spread(name: str, digits: int = 1, summary: dict[str, Any] = summary) -> str:
+            figures = summary.get(name)
+            if figures is None:
+                return "-"
+            ends = f"{figures['min']:,.{digits}f} to {figures['max']:,.{digits}f}"
+            return f"{figures['mean']:,.1f} ({ends})"
+
+        hours = f"{summary['duration']['sum'] / 3600:,.2f}" if "duration" in summary else "-"
+        counts = [f"{summary[name]:,}" for name in names[:4]]
+        per_video = spread("captions_per_video", 0), spread("words_per_caption", 0), spread("duration")
+        table.add_row(split.name, *counts, *per_video, hours, spread("labels_per_video", 0))
+    return table

@@ -1,0 +1,23 @@
+"""`tvr experiments`: what there is, and what each reproduces."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from tvr_lightning.commands.tables import TABLE_WIDTH, print_wide
+
+OVERVIEW = """\
+  experiments  list the experiments with what each reproduces
+"""
+
+
+def main(words: Sequence[str]) -> int:
+    """Prints the list; returns the exit code."""
+    argparse.ArgumentParser("tvr experiments", description="The experiments, with what each reproduces.").parse_args(
+        words[1:]
+    )
+    from tvr_lightning.config.catalogue import experiments_table, list_experiments
+
+    print_wide(experiments_table(list_experiments()), TABLE_WIDTH)
+    return 0

@@ -1,0 +1,28 @@
+"""`tvr fit`, `validate`, `test` and `predict`: one experiment through Lightning's trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tvr_lightning.errors import ConfigError
+
+OVERVIEW = """\
+  fit       train an experiment, then test it     tvr fit --config experiments/clip4clip_shapes.yaml
+            go on with one that was killed        tvr fit --config experiments/X.yaml --resume=last
+  validate  evaluate weights on the split that selects
+  test      evaluate weights on the test split    tvr test --config experiments/X.yaml --ckpt_path=best
+  predict   write the ten best items of every test caption and video
+"""
+
+
+def main(words: Sequence[str]) -> int:
+    """Runs the command that `words` begin with; returns the exit code."""
+    from tvr_lightning.config.arguments import read_arguments
+
+    command = words[0]
+    config, flags = read_arguments(words[1:])
+    if "model" not in config and not flags:
+        raise ConfigError(f"`tvr {command}` needs an experiment: --config experiments/NAME.yaml")
+    from tvr_lightning.run.training import run
+
+    return run(command, config, flags)

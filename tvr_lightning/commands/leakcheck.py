@@ -1,0 +1,41 @@
+"""`tvr leakcheck`: does a method retrieve noise?"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+OVERVIEW = """\
+  leakcheck say whether a method's scores read the answer: train it on noise, test it on other noise
+                                                  tvr leakcheck --config experiments/X.yaml
+"""
+
+
+def main(words: Sequence[str]) -> int:
+    """Trains on noise and tests on fresh noise; returns the exit code, 1 for a leak."""
+    parser = argparse.ArgumentParser(
+        "tvr leakcheck",
+        description="Train an experiment's method on noise for a minute and test it on fresh noise, which nothing can "
+        "retrieve. Exit code 1 when it is retrieved above chance: scores read the ground truth.",
+        epilog="Settings of the experiment follow, e.g. --model.pairing=matched. See docs/leakage.md.",
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    parser.add_argument("--config", required=True, help="the experiment")
+    for name, what in {"steps": "training steps", "batch_size": "pairs of a step", "pairs": "training pairs",
+                       "videos": "test videos", "texts": "test captions, more than videos", "seed": "of everything",
+                       "num_frames": "frames of a video", "max_words": "tokens of a caption"}.items():  # fmt: skip
+        parser.add_argument(f"--{name}", type=int, help=what)
+    parser.add_argument("--lr", type=float, help="learning rate")
+    options, settings = parser.parse_known_args(words[1:])
+    sizes = vars(options)
+    experiment = ["--config", sizes.pop("config"), *settings]
+    from tvr_lightning.config.arguments import read_arguments
+
+    read_arguments(experiment)  # a wrong file or setting is said before the slow imports
+    from tvr_lightning.run.leakcheck import check_leak
+    from tvr_lightning.synthetic.noise import LeakProbe
+
+    report = check_leak(experiment, LeakProbe(**sizes))
+    print(report.text())
+    return 1 if report.leaks else 0

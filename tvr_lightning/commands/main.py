@@ -1,0 +1,65 @@
+"""The command `tvr`: quick answers first, heavy imports only when there is work to do."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+from tvr_lightning import __version__
+from tvr_lightning.errors import INTERRUPTED, ConfigError, TVRError, nearest
+
+# each command and its module in this package, in the order in which `tvr --help` shows them
+COMMANDS = {
+    **dict.fromkeys(("fit", "validate", "test", "predict"), "fit"),
+    **{
+        name: name
+        for name in ("ablate", "compare", "encode", "leakcheck", "inspect", "dashboard", "data", "triples",
+                     "experiments", "smoke")
+    },
+}  # fmt: skip
+
+HEAD = """usage: tvr COMMAND ...
+
+Text-video retrieval methods, trained and compared honestly.
+
+"""
+FOOT = """
+Settings of an experiment follow as --trainer.x, --data.x, --model.x, e.g. --trainer.max_epochs=1 --data.batch_size=8;
+`tvr fit --config FILE --help` lists them all, `tvr fit --config FILE --print_config` shows the resolved experiment.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; returns the exit code: 0, 1 for an error, 2 for a wrong call, 130 after Ctrl-C."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(overview(), end="")
+        return 0 if words else 2
+    if words[0] == "--version":
+        print(__version__)
+        return 0
+    try:
+        if words[0] not in COMMANDS:
+            raise ConfigError(f"no command '{words[0]}'; {nearest(words[0], COMMANDS)}")
+        code: int = _module(COMMANDS[words[0]]).main(words)
+        return code
+    except ConfigError as error:
+        print(f"tvr: {error}", file=sys.stderr)
+        return 2
+    except TVRError as error:
+        print(f"tvr: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("tvr: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def overview() -> str:
+    """What `tvr --help` prints."""
+    return HEAD + "".join(_module(name).OVERVIEW for name in dict.fromkeys(COMMANDS.values())) + FOOT
+
+
+def _module(name: str) -> Any:
+    return import_module(f"tvr_lightning.commands.{name}")

@@ -1,0 +1,20 @@
+"""`tvr smoke`: experiments for two batches on tiny generated data."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+OVERVIEW = """\
+  smoke     run every experiment for two batches on tiny generated data
+"""
+
+
+def main(words: Sequence[str]) -> int:
+    """Runs them; returns the exit code, 1 when one failed."""
+    parser = argparse.ArgumentParser("tvr smoke", description="Run experiments for two batches on tiny generated data.")
+    parser.add_argument("experiments", nargs="*", help="names; all when none is given")
+    options = parser.parse_args(words[1:])
+    from tvr_lightning.run.smoke import smoke
+
+    return smoke(options.experiments)

@@ -1,0 +1,83 @@
+"""`tvr triples`: print what captions say as subject, relation and object, and which of their words are nodes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from tvr_lightning.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from tvr_lightning.data.triples.base import Span, Triple
+
+
+OVERVIEW = """\
+  triples   print what captions say               tvr triples "a man in a red shirt is playing a guitar"
+"""
+
+
+def main(words: Sequence[str]) -> int:
+    """Runs `tvr triples ...`; returns the exit code.
+
+    Raises:
+        ConfigError: there are no captions, or the backend cannot work.
+        DataError: the file of captions cannot be read, or a server refuses one.
+    """
+    from tvr_lightning.data.triples.base import Nodes, chosen_words
+    from tvr_lightning.data.triples.cached import CachedTriples
+    from tvr_lightning.data.triples.choose import Backend, make_extractor
+
+    parser = argparse.ArgumentParser(
+        "tvr triples",
+        description="Print the subject-relation-object triples of captions, and the words that are textual nodes.",
+        epilog="Triples are kept in the user's cache folder: no caption is parsed twice.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("captions", nargs="*", metavar="CAPTION")
+    parser.add_argument("--file", type=Path, help="more captions, one per line (UTF-8)")
+    parser.add_argument("--backend", choices=get_args(Backend), default="offline", help="default: offline")
+    parser.add_argument("--model", default="en_core_web_sm", help="of spacy (default: en_core_web_sm)")
+    parser.add_argument("--url", default="http://localhost:9000", help="of corenlp (default: http://localhost:9000)")
+    parser.add_argument(
+        "--nodes",
+        choices=get_args(Nodes),
+        default="triples",
+        help="the words of the triples, of their subjects and objects only, or all (default: triples)",
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object per caption, with character spans")
+    parser.add_argument("--cache_dir", type=Path, help="where triples are kept (default: the user's cache folder)")
+    options = parser.parse_args(words[1:])
+
+    captions = [*options.captions, *(_lines(options.file) if options.file else [])]
+    if not captions:
+        raise ConfigError('no captions: give some, `tvr triples "a man plays a guitar"`, or --file captions.txt')
+    for caption in options.captions:
+        if any("\ud800" <= letter <= "\udfff" for letter in caption):  # a shell passes any bytes on
+            raise ConfigError(f"caption {caption!a} is no UTF-8 text")
+    extractor = CachedTriples(make_extractor(options.backend, options.model, options.url), options.cache_dir)
+    for caption, triples in zip(captions, extractor.extract(captions), strict=True):
+        nodes = chosen_words(caption, triples, options.nodes)
+        print(_as_json(caption, triples, nodes) if options.json else _as_text(caption, triples, nodes))
+    return 0
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}. Give a text file with one caption per line.") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is no UTF-8 text ({error.reason} at byte {error.start}). Save it as UTF-8.") from error
+
+
+def _as_text(caption: str, triples: Sequence[Triple], nodes: Sequence[Span]) -> str:
+    found = [f"  {' | '.join(phrase.text or '-' for phrase in triple)}" for triple in triples] or ["  no triple"]
+    return "\n".join([caption, *found, f"  nodes: {' '.join(caption[start:end] for start, end in nodes)}"])
+
+
+def _as_json(caption: str, triples: Sequence[Triple], nodes: Sequence[Span]) -> str:
+    found = [{name: phrase._asdict() for name, phrase in triple._asdict().items()} for triple in triples]
+    return json.dumps({"caption": caption, "triples": found, "nodes": nodes}, ensure_ascii=False)

@@ -1,0 +1,1 @@
+"""Experiment files: composing, checking, listing them."""

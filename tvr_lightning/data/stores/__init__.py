@@ -1,0 +1,1 @@
+"""What is kept on disk: decoded frames and features of frozen encoders."""

@@ -1,0 +1,58 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tvr_lightning.errors import ConfigError, RunError
+
+
+@contextmanager
+def written_atomically(path: Path) -> Iterator[Path]:
+    """Gives a temporary name beside `path`; it replaces `path` when the block ends well, else nothing is left.
+
+    Raises:
+        RunError: the folder cannot be written.
+    """
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror}. What was there before is untouched.") from error
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror}. What was there before is untouched.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes JSON atomically; a number that is not finite is refused."""
+    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+    with written_atomically(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def cache_folder(given: str | Path | None) -> Path:
+    """The folder as given, else `tvr_lightning` in `$XDG_CACHE_HOME` or `~/.cache` (XDG base directories).
+
+    Raises:
+        ConfigError: the user has no home folder that it could lie in.
+    """
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not base.is_absolute():  # the specification has relative paths ignored
+        base = Path("~/.cache")
+    try:
+        return Path(given or base / "tvr_lightning").expanduser().absolute()
+    except RuntimeError as error:
+        raise ConfigError(f"no folder for the frame cache: {error} Set --data.cache_dir to a full path.") from error

@@ -1,0 +1,1 @@
+"""Checking, compressing and describing datasets."""

@@ -1,0 +1,297 @@
+"""What is on disk of a dataset: which listed videos have a file that decodes, which files nobody lists.
+
+This module imports no torch; its functions run in worker processes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import warnings
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import av
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from tvr_lightning.data.tools.parallel import run_all
+from tvr_lightning.data.video.container import demux, open_video, scan
+from tvr_lightning.data.video.decoding import first_that_decodes, intact_frames, stream_of
+from tvr_lightning.errors import DataError, DecodeError
+
+if TYPE_CHECKING:
+    from tvr_lightning.data.annotations.base import Annotations
+    from tvr_lightning.types import Record
+
+KINDS = ("missing", "undecodable", "damaged", "without_captions", "duplicates", "unlisted", "errors")
+_TAIL = 1.0  # seconds before the promised end where packets are looked for
+_HASHED = 1 << 20  # bytes read at a time
+
+
+class Verdict(NamedTuple):
+    """What a file turned out to be.
+
+    Attributes:
+        kind: `ok`, `undecodable` (no frame decodes) or `damaged` (some do; the file is cut off or frames are broken).
+        reason: the decoder's, empty for `ok`.
+    """
+
+    kind: str
+    reason: str = ""
+
+
+@dataclass
+class SplitCheck:
+    """Counts of one split.
+
+    Attributes:
+        name: the split.
+        listed: videos that the annotation files name.
+        found: those with a file.
+        missing: those without.
+        undecodable: files of which no frame decodes.
+        damaged: files that are cut off, or in a full check have broken frames.
+        without_captions: videos that no caption describes.
+        duplicates: videos that share their file or its content with another id, of this split or another.
+        error: why the annotations cannot be read, if they cannot.
+    """
+
+    name: str
+    listed: int = 0
+    found: int = 0
+    missing: int = 0
+    undecodable: int = 0
+    damaged: int = 0
+    without_captions: int = 0
+    duplicates: int = 0
+    error: str | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether every listed video has captions and a file that decodes."""
+        return not (self.error or self.missing or self.undecodable or self.damaged or self.without_captions)
+
+
+@dataclass
+class Check:
+    """A dataset's check.
+
+    Attributes:
+        dataset: its name and protocol.
+        splits: counts of each split.
+        lists: for each of `KINDS` what was found, as JSON objects.
+        notes: what the reader warned of.
+        files: number of files decoded.
+        seconds: wall time of decoding and comparing them.
+    """
+
+    dataset: str
+    splits: list[SplitCheck] = field(default_factory=list)
+    lists: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
+    notes: list[str] = field(default_factory=list)
+    files: int = 0
+    seconds: float = 0.0
+
+    @property
+    def complete(self) -> bool:
+        """Whether every split is."""
+        return all(split.complete for split in self.splits)
+
+
+def check_dataset(
+    annotations: Annotations, splits: Sequence[str] = (), full: bool = False, workers: int | None = None
+) -> Check:
+    """Compares a dataset's annotation files with its video files.
+
+    Args:
+        annotations: the dataset's reader.
+        splits: those to check; all when none is named. The others are read too, to know which files nobody lists.
+        full: decode every frame; else the first one, and look for packets near the end that the header promises.
+        workers: processes that decode; None for one per core.
+
+    Raises:
+        DataError: a named split does not exist.
+    """
+    for name in splits:
+        annotations.check_split(name)
+    check = Check(f"{annotations.name} ({annotations.protocol})")
+    wanted: dict[str, list[Record]] = {}
+    named: set[Path] = set()
+    known = True
+    for name in annotations.splits:
+        chosen = not splits or name in splits
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                records = annotations.load(name)
+            except DataError as error:
+                known = False
+                if chosen:
+                    check.splits.append(SplitCheck(name, error=str(error)))
+                    check.lists["errors"].append({"split": name, "reason": str(error)})
+                continue
+        check.notes += [str(w.message) for w in caught if chosen]
+        named.update(record.video_path for record in records)
+        if chosen:
+            wanted[name] = records
+    began = time.perf_counter()
+    files = sorted({r.video_path for records in wanted.values() for r in records if r.video_path.is_file()})
+    verdicts = dict(zip(files, run_all(_Inspect(full), files, workers, "decoding", chunk=4), strict=True))
+    twins = _duplicates(wanted, verdicts, workers)
+    check.files, check.seconds = len(files), time.perf_counter() - began
+    if known:  # with a split's list unknown, its files would stand here by mistake
+        unlisted = _unlisted(named)
+    else:
+        unlisted = []
+        check.notes.append("a split cannot be read, so files that no id names were not looked for")
+    check.lists["unlisted"] = [{"file": str(path)} for path in unlisted]
+    check.lists["duplicates"] = twins
+    shared = {(member["split"], member["id"]) for group in twins for member in group["videos"]}
+    near = _by_stem(unlisted)
+    for name, records in wanted.items():
+        check.splits.append(_check_split(name, records, verdicts, near, check.lists))
+        check.splits[-1].duplicates = sum((name, record.video_id) in shared for record in records)
+    check.splits.sort(key=lambda split: annotations.splits.index(split.name))
+    return check
+
+
+def _check_split(
+    name: str,
+    records: Sequence[Record],
+    verdicts: dict[Path, Verdict],
+    near: dict[str, list[str]],
+    lists: dict[str, list[dict[str, Any]]],
+) -> SplitCheck:
+    split = SplitCheck(name, listed=len(records))
+    for record in records:
+        about = {"split": name, "id": record.video_id, "file": str(record.video_path)}
+        if not record.captions:
+            split.without_captions += 1
+            lists["without_captions"].append(about)
+        verdict = verdicts.get(record.video_path)
+        if verdict is None:
+            split.missing += 1
+            lists["missing"].append(about | {"similar": near.get(_plain(record.video_path.stem), [])})
+            continue
+        split.found += 1
+        if verdict.kind != "ok":
+            setattr(split, verdict.kind, getattr(split, verdict.kind) + 1)
+            lists[verdict.kind].append(about | {"reason": verdict.reason})
+    return split
+
+
+@dataclass(frozen=True)
+class _Inspect:
+    """`inspect_file` with its option, in a form that goes to another process."""
+
+    full: bool
+
+    def __call__(self, path: Path) -> Verdict:
+        return inspect_file(path, self.full)
+
+
+def inspect_file(path: Path, full: bool = False) -> Verdict:
+    """Decodes the first frame of a video, or all; says what is wrong instead of raising."""
+    try:
+        return first_that_decodes(path, lambda container, index: _inspect_stream(container, index, path, full))
+    except DecodeError as error:
+        return Verdict("undecodable", str(error).removeprefix(f"{path}: "))
+
+
+def _inspect_stream(container: InputContainer, index: int, path: Path, full: bool) -> Verdict:
+    stream = stream_of(container, index)
+    faults: list[str] = []
+    count = 0
+    for _ in intact_frames(container, stream, faults):
+        count += 1
+        if not full:
+            break
+    if not count:
+        raise DecodeError(f"{path}: no frame decodes ({faults[0] if faults else 'the stream holds none'})")
+    if not full and _reaches_its_end(container, stream):
+        return Verdict("ok")
+    with open_video(path) as fresh:
+        packets = scan(fresh, stream_of(fresh, index), path)
+    _, stop, end, _ = packets.timeline
+    if end > stop:
+        return Verdict("damaged", f"cut off: the header promises {end:.1f} s, the file ends after {stop:.1f} s")
+    if full and (faults or packets.fault or count < len(packets.ticks)):
+        why = next(iter(faults), packets.fault or "no reason given")
+        return Verdict("damaged", f"{min(count, len(packets.ticks))} of {len(packets.ticks)} frames decode ({why})")
+    return Verdict("ok")
+
+
+def _reaches_its_end(container: InputContainer, stream: VideoStream) -> bool:
+    """Whether packets lie near the end that the header promises; reads only those. When unsure, False."""
+    tick = float(stream.time_base or 0)
+    rate = float(stream.guessed_rate or 0)
+    # FFmpeg scales the duration of a cut AVI down, but not its number of frames
+    counted = stream.frames / rate if rate and container.format.name == "avi" else 0.0
+    promised = max((container.duration or 0) / av.time_base, counted)
+    if not promised or not tick:
+        return False
+    first = (container.start_time or 0) / av.time_base
+    try:
+        container.seek(int(max(first + promised - _TAIL, first) / tick), stream=stream)
+    except av.FFmpegError:
+        return False
+    last = max(
+        (p.pts or p.dts or 0 for p in demux(container, stream) if not isinstance(p, str) and p.size), default=None
+    )
+    return last is not None and last * tick - first + _TAIL / 2 >= 0.95 * promised
+
+
+def _duplicates(wanted: dict[str, list[Record]], verdicts: Iterable[Path], workers: int | None) -> list[dict[str, Any]]:
+    """Groups ids that have the same file, or files of equal content; only files of equal size are read."""
+    videos: dict[Path, list[dict[str, str]]] = defaultdict(list)
+    for name, records in wanted.items():
+        for record in records:
+            videos[record.video_path].append({"split": name, "id": record.video_id})
+    files: dict[tuple[int, int], list[Path]] = defaultdict(list)  # links to one file count as that file
+    sizes: dict[int, list[Path]] = defaultdict(list)
+    for path in verdicts:
+        status = path.stat()
+        if (status.st_dev, status.st_ino) not in files and status.st_size:
+            sizes[status.st_size].append(path)
+        files[status.st_dev, status.st_ino].append(path)
+    alike = [path for paths in sizes.values() if len(paths) > 1 for path in paths]
+    digests = dict(zip(alike, run_all(_digest, alike, workers, "comparing", chunk=8), strict=True))
+    contents: dict[object, list[Path]] = defaultdict(list)
+    for paths in files.values():
+        contents[digests.get(paths[0]) or paths[0]] += paths
+    groups = [(paths, [v for path in paths for v in videos[path]]) for paths in contents.values()]
+    return [
+        {"videos": members, "files": [str(path) for path in paths]} for paths, members in groups if len(members) > 1
+    ]
+
+
+def _digest(path: Path) -> str | None:
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(_HASHED):
+                digest.update(block)
+    except OSError:  # reported as undecodable already
+        return None
+    return digest.hexdigest()
+
+
+def _unlisted(named: set[Path]) -> list[Path]:
+    folders = sorted({path.parent for path in named})
+    return sorted(p for folder in folders if folder.is_dir() for p in folder.iterdir() if p not in named)
+
+
+def _by_stem(files: Sequence[Path]) -> dict[str, list[str]]:
+    stems: dict[str, list[str]] = defaultdict(list)
+    for path in files:
+        stems[_plain(path.stem)].append(path.name)
+    return stems
+
+
+def _plain(stem: str) -> str:
+    """A stem as careless tools keep it: without capitals, prefix, leading dashes or outer spaces."""
+    return stem.strip().lower().removeprefix("v_").lstrip("-_ ")

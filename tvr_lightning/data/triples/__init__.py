@@ -1,0 +1,1 @@
+"""Subject, relation, object of captions."""

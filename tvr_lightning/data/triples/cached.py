@@ -1,0 +1,160 @@
+"""Triples on disk: each caption is parsed once for each extractor, by whatever process."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from tvr_lightning.data.stores.files import cache_folder
+from tvr_lightning.data.triples.base import Phrase, Triple, TripleExtractor
+
+_log = logging.getLogger(__name__)
+
+
+_KEYS = 500  # of one query: SQLite bounds the number of parameters
+
+
+_BLOCK = 2000  # captions between two writes: what an interrupted run loses at most
+
+
+_LOCK_S = 60.0
+
+
+_BROKEN = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}  # the last: a table of another shape
+
+
+class CachedTriples(TripleExtractor):
+    """Triples on disk: each caption is parsed once for each extractor, by whatever process.
+
+    One SQLite file holds what one fingerprint gave, by the hash of the caption. A file or an entry that cannot be read
+    is made anew, and that is logged; a folder that cannot be written only costs the parsing, and a warning.
+
+    Args:
+        extractor: finds what the file lacks.
+        folder: where the cache lies, None for the user's cache folder.
+
+    Raises:
+        ConfigError: there is no folder to use.
+    """
+
+    def __init__(self, extractor: TripleExtractor, folder: str | Path | None = None) -> None:
+
+        self.extractor = extractor
+        name = hashlib.blake2b(extractor.fingerprint.encode(), digest_size=16).hexdigest()
+        self.path = cache_folder(folder) / "triples" / f"{name}.sqlite"
+
+    @property
+    def fingerprint(self) -> str:
+        """The extractor's: the cache changes nothing."""
+        return self.extractor.fingerprint
+
+    def extract(self, captions: Sequence[str]) -> list[tuple[Triple, ...]]:
+        """Reads the triples of each caption; finds and keeps those that are not there."""
+        keys = {caption: _key(caption) for caption in captions}
+        known = self._read(keys)
+        missing = [caption for caption in keys if caption not in known]
+        for start in range(0, len(missing), _BLOCK):
+            block = missing[start : start + _BLOCK]
+            found = dict(zip(block, self.extractor.extract(block), strict=True))
+            self._write([(keys[caption], _encoded(triples)) for caption, triples in found.items()])
+            known |= found
+        return [known[caption] for caption in captions]
+
+    def _read(self, keys: dict[str, bytes]) -> dict[str, tuple[Triple, ...]]:
+        if not self.path.exists():
+            return {}
+        rows: dict[bytes, Any] = {}
+        wanted = list(keys.values())
+        try:
+            with self._open() as file:
+                for start in range(0, len(wanted), _KEYS):
+                    block = wanted[start : start + _KEYS]
+                    marks = ",".join("?" * len(block))
+                    rows |= dict(file.execute(f"SELECT key, triples FROM triples WHERE key IN ({marks})", block))
+        except sqlite3.Error as error:
+            self._mend(error)
+            return {}
+        known, broken = {}, 0
+        for caption, key in keys.items():
+            if key in rows:
+                try:
+                    known[caption] = _decoded(rows[key], len(caption))
+                except (TypeError, ValueError):
+                    broken += 1
+        if broken:
+            _log.warning("%s: %d entries cannot be read; their captions are parsed again", self.path, broken)
+        return known
+
+    def _write(self, rows: list[tuple[bytes, str]]) -> None:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self._open() as file, file:
+                file.executemany("INSERT OR REPLACE INTO triples VALUES (?, ?)", rows)
+        except sqlite3.Error as error:
+            self._mend(error)
+        except OSError as error:
+            _log.warning("triples are not kept: %s: %s", self.path, error.strerror)
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        # opened for each use: a connection must not cross a fork
+        with closing(sqlite3.connect(self.path, timeout=_LOCK_S)) as file:
+            file.execute("CREATE TABLE IF NOT EXISTS triples (key BLOB PRIMARY KEY, triples TEXT) WITHOUT ROWID")
+            yield file
+
+    def _mend(self, error: sqlite3.Error) -> None:
+        """Removes a file that is no cache, unless another process has done so."""
+        if not _is_broken(error):
+            _log.warning("triples are not kept: %s: %s", self.path, error)
+            return
+        try:
+            with self.path.with_suffix(".lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                try:
+                    with self._open() as file:
+                        file.execute("SELECT key, triples FROM triples LIMIT 1").fetchall()
+                        sound = file.execute("PRAGMA quick_check").fetchone() == ("ok",)
+                except sqlite3.Error as again:
+                    sound = not _is_broken(again)
+                if not sound:
+                    _log.warning("%s is broken (%s); it is removed and made anew", self.path, error)
+                    # its journal belongs to it: SQLite would play it into the new file
+                    self.path.with_name(f"{self.path.name}-journal").unlink(missing_ok=True)
+                    self.path.unlink(missing_ok=True)
+        except OSError as failed:
+            _log.warning("triples are not kept: %s: %s", self.path, failed.strerror)
+
+
+def _is_broken(error: sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _BROKEN
+
+
+def _key(caption: str) -> bytes:
+    return hashlib.blake2b(caption.encode(errors="surrogatepass"), digest_size=32).digest()
+
+
+def _encoded(triples: Sequence[Triple]) -> str:
+    return json.dumps(triples, separators=(",", ":"))
+
+
+def _decoded(text: str, length: int) -> tuple[Triple, ...]:
+    """Triples from JSON.
+
+    Raises:
+        TypeError, ValueError: it is nothing that `_encoded` has made of a caption of this length.
+    """
+    triples = []
+    for members in json.loads(text):
+        phrases = [Phrase(str(said), tuple((int(a), int(b)) for a, b in spans)) for said, spans in members]
+        if any(not 0 <= a < b <= length for phrase in phrases for a, b in phrase.spans):
+            raise ValueError("a word outside the caption")
+        subject, relation, object_ = phrases
+        triples.append(Triple(subject, relation, object_))
+    return tuple(triples)

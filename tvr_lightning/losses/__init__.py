@@ -1,0 +1,1 @@
+"""Loss terms as free functions, each named as its paper names it."""

@@ -1,0 +1,47 @@
+"""Loss terms as free functions, each named as its paper names it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def directional_cross_entropy(scores: Tensor, video_index: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of a batch's score matrix, of texts over videos and of videos over texts.
+
+    Args:
+        scores: (B, B) scaled scores; row = text, column = video, the diagonal holds the pairs.
+        video_index: (B,) int64, the video of each pair. Two captions of one video in a batch are no negatives of
+            each other's video: those places are left out of both sums. CLIP4Clip's original code counts them.
+
+    Returns:
+        Two scalars.
+    """
+    if video_index is not None:
+        same = video_index[:, None] == video_index[None, :]
+        same.fill_diagonal_(False)
+        scores = scores.masked_fill(same, -torch.inf)
+    target = torch.arange(len(scores), device=scores.device)
+    return F.cross_entropy(scores, target), F.cross_entropy(scores.T, target)
+
+
+def symmetric_cross_entropy(scores: Tensor, video_index: Tensor | None = None) -> Tensor:
+    """Cross-entropy of both directions, averaged (CLIP4Clip, Luo et al. 2022, Eqs. 9-11).
+
+    Arguments as of `directional_cross_entropy`; returns a scalar.
+    """
+    by_text, by_video = directional_cross_entropy(scores, video_index)
+    return (by_text + by_video) / 2
+
+
+def similarity_decorrelation(scores: Tensor) -> Tensor:
+    """SDR: how much the contrasts' scores of a matching pair differ (TC-MGC, Jing et al. 2025, Eqs. 36-37).
+
+    Args:
+        scores: (B, B, C) scaled scores of C >= 2 contrasts; the diagonal holds the pairs.
+
+    Returns:
+        The unbiased variance over contrasts, averaged over the pairs: a scalar.
+    """
+    return scores.diagonal(dim1=0, dim2=1).var(0).mean()

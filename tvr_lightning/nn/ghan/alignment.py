@@ -1,0 +1,219 @@
+"""Global-local alignment: texts and videos that look at each other's parts, for all pairs (GHAN, Yu, Hu, Li 2022).
+
+The text's graph holds the video's clips and the video's graph the text's phrases (Sec. 3.3), so both vectors belong to
+a pair, and so does their cosine. `DenseAlignment` is the paper's two homogeneous graphs without building them;
+`GraphAlignment` builds each pair's graphs, for the structures of its Table 5.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from tvr_lightning.nn.ghan.graphs import RelationalMessagePassing, complete_edges
+from tvr_lightning.nn.ghan.mpaa import MPAA, Leaves, Readout, Roots
+from tvr_lightning.types import TensorRows
+
+PreparedT = TypeVar("PreparedT", Roots, Leaves)
+GraphKind = Literal["ho_1graph", "he_1graph", "he_2graph"]
+
+# Hidden numbers (nodes x width) of a block of pairs, which should stay near a processor and fill a GPU; and of all
+# pairs whose activations wait for the backward pass: above it, blocks are computed again there
+BLOCK_NUMBERS, BLOCK_NUMBERS_GPU = 1 << 21, 1 << 27
+KEPT_NUMBERS, KEPT_NUMBERS_GPU = 1 << 26, 1 << 28
+BLOCK_PAIRS = 32  # at least
+
+
+@dataclass(frozen=True)
+class Hierarchy(TensorRows):
+    """Texts or videos: each as a whole and in parts.
+
+    Attributes:
+        whole: (N, D).
+        parts: (N, n, D), phrases or clips, or words or frames; n = 0 where nothing looks at parts.
+        mask: (N, n) bool.
+    """
+
+    whole: Tensor
+    parts: Tensor
+    mask: Tensor
+
+
+class Alignment(nn.Module, ABC):
+    """What the two forms share."""
+
+    @abstractmethod
+    def rows(self, texts: Hierarchy, videos: Hierarchy) -> tuple[Tensor, Tensor]:
+        """The vectors of text i and of video i that saw each other: P texts, P videos -> (P, D), (P, D)."""
+
+    @abstractmethod
+    def cosines(self, texts: Hierarchy, videos: Hierarchy) -> Tensor:
+        """Cosines of the vectors of every pair, (T, V); memory is a block's, with gradients up to a limit more."""
+
+    @abstractmethod
+    def pair_numbers(self, texts: Hierarchy, videos: Hierarchy) -> int:
+        """Hidden numbers of one pair."""
+
+    def steps(self, texts: Hierarchy, videos: Hierarchy) -> tuple[int, int]:
+        """Texts and videos of a block."""
+        limit = BLOCK_NUMBERS if texts.whole.device.type == "cpu" else BLOCK_NUMBERS_GPU
+        pairs = max(BLOCK_PAIRS, limit // self.pair_numbers(texts, videos))
+        step = min(len(texts), max(BLOCK_PAIRS, pairs // max(1, len(videos))))
+        return step, min(len(videos), max(1, pairs // step))
+
+    def _in_blocks(
+        self, texts: Hierarchy, videos: Hierarchy, steps: tuple[int, int], block: Callable[[int, int], Tensor]
+    ) -> Tensor:
+        """Joins blocks, given by their numbers along texts and videos."""
+        limit = KEPT_NUMBERS if texts.whole.device.type == "cpu" else KEPT_NUMBERS_GPU
+        learning = torch.is_grad_enabled()
+        again = learning and len(texts) * len(videos) * self.pair_numbers(texts, videos) > limit
+        rows = []
+        for i in range(-(-len(texts) // steps[0])):
+            row = []
+            for j in range(-(-len(videos) // steps[1])):
+                if learning:  # weights cast once for all blocks would add up the blocks' gradients in low precision
+                    torch.clear_autocast_cache()
+                if again:  # a tensor among the arguments: checkpoint finds its device's random state
+                    row.append(checkpoint(lambda _, i=i, j=j: block(i, j), texts.whole, use_reentrant=False))
+                else:
+                    row.append(block(i, j))
+            rows.append(torch.cat(row, dim=1))
+        return torch.cat(rows)
+
+
+class DenseAlignment(Alignment):
+    """Two homogeneous graphs a pair, text with clips and video with phrases, each with an MPAA of its own.
+
+    Args:
+        width: D.
+        heads: of each MPAA.
+        head_width: of each MPAA.
+        dropout: of each MPAA.
+        readout: of each MPAA.
+    """
+
+    def __init__(self, width: int, heads: int, head_width: int, dropout: float, readout: Readout) -> None:
+        super().__init__()
+        self.text_clips = MPAA(width, heads, head_width, dropout, readout)
+        self.video_phrases = MPAA(width, heads, head_width, dropout, readout)
+        self.hidden_width = heads * head_width
+
+    def rows(self, texts: Hierarchy, videos: Hierarchy) -> tuple[Tensor, Tensor]:
+        """See `Alignment`."""
+        return (
+            self.text_clips.row_by_row(texts.whole, videos.parts, videos.mask),
+            self.video_phrases.row_by_row(videos.whole, texts.parts, texts.mask),
+        )
+
+    def cosines(self, texts: Hierarchy, videos: Hierarchy) -> Tensor:
+        """See `Alignment`."""
+        steps = self.steps(texts, videos)
+        text_roots = _split(self.text_clips.prepare_roots(texts.whole[None]), steps[0], dim=1)
+        clips = _split(self.text_clips.prepare_leaves(videos.parts, videos.mask), steps[1])
+        video_roots = _split(self.video_phrases.prepare_roots(videos.whole[None]), steps[1], dim=1)
+        phrases = _split(self.video_phrases.prepare_leaves(texts.parts, texts.mask), steps[0])
+        buffer = None
+        if not torch.is_grad_enabled():
+            buffer = text_roots[0].values.new_empty(steps[0] * steps[1] * self.pair_numbers(texts, videos))
+
+        def block(i: int, j: int) -> Tensor:
+            of_text = self.text_clips.read_pairs(text_roots[i], clips[j], buffer)  # (V, T, D)
+            of_video = self.video_phrases.read_pairs(video_roots[j], phrases[i], buffer)  # (T, V, D)
+            return F.cosine_similarity(of_text.transpose(0, 1), of_video, dim=-1)
+
+        return self._in_blocks(texts, videos, steps, block)
+
+    def pair_numbers(self, texts: Hierarchy, videos: Hierarchy) -> int:
+        """See `Alignment`."""
+        return max(texts.parts.shape[1], videos.parts.shape[1], 1) * self.hidden_width
+
+
+class GraphAlignment(Alignment):
+    """Each pair's graphs, built: one with the four kinds of nodes, or two; edges alike or typed (Table 5).
+
+    Args:
+        kind: `ho_1graph`: text, video, clips and phrases in one graph under one MPAA, read at text and video;
+            `he_1graph`: the same with typed edges; `he_2graph`: `DenseAlignment`'s graphs with typed edges.
+        width: D.
+        heads: of the MPAA.
+        head_width: of the MPAA, and hidden width under typed edges.
+        dropout: see `MPAA`.
+        readout: see `MPAA`.
+    """
+
+    def __init__(
+        self, kind: GraphKind, width: int, heads: int, head_width: int, dropout: float, readout: Readout
+    ) -> None:
+        super().__init__()
+        self.kind = kind
+        self.network: MPAA | RelationalMessagePassing
+        if kind == "ho_1graph":
+            self.network = MPAA(width, heads, head_width, dropout, readout)
+        elif kind == "he_1graph":
+            self.network = RelationalMessagePassing(width, head_width, 4, (0, 1), dropout, readout)
+        else:
+            self.text_clips = RelationalMessagePassing(width, head_width, 2, (0,), dropout, readout)
+            self.video_phrases = RelationalMessagePassing(width, head_width, 2, (0,), dropout, readout)
+        self.hidden_width = head_width * (heads if kind == "ho_1graph" else 1)
+
+    def rows(self, texts: Hierarchy, videos: Hierarchy) -> tuple[Tensor, Tensor]:
+        """See `Alignment`."""
+        if self.kind == "he_2graph":
+            of_text = self._read(self.text_clips, [texts.whole[:, None], videos.parts], [None, videos.mask], 1)
+            of_video = self._read(self.video_phrases, [videos.whole[:, None], texts.parts], [None, texts.mask], 1)
+            return of_text[:, 0], of_video[:, 0]
+        nodes = [texts.whole[:, None], videos.whole[:, None], videos.parts, texts.parts]
+        both = self._read(self.network, nodes, [None, None, videos.mask, texts.mask], 2)
+        return both[:, 0], both[:, 1]
+
+    def cosines(self, texts: Hierarchy, videos: Hierarchy) -> Tensor:
+        """See `Alignment`."""
+        steps = self.steps(texts, videos)
+
+        def block(i: int, j: int) -> Tensor:
+            some, others = texts[_rows(i, steps[0])], videos[_rows(j, steps[1])]
+            counts = len(some), len(others)
+            first = torch.arange(counts[0], device=some.whole.device).repeat_interleave(counts[1])
+            second = torch.arange(counts[1], device=some.whole.device).repeat(counts[0])
+            return F.cosine_similarity(*self.rows(some[first], others[second]), dim=-1).view(counts)
+
+        return self._in_blocks(texts, videos, steps, block)
+
+    def pair_numbers(self, texts: Hierarchy, videos: Hierarchy) -> int:
+        """See `Alignment`."""
+        # an edge's message is a number of its own
+        count = 2 + texts.parts.shape[1] + videos.parts.shape[1]
+        return count * count * self.hidden_width
+
+    def _read(
+        self, network: MPAA | RelationalMessagePassing, nodes: list[Tensor], masks: list[Tensor | None], roots: int
+    ) -> Tensor:
+        """Readouts of graphs with these kinds of nodes, (P, n, D) each, at the first `roots` nodes: (P, roots, D)."""
+        x = torch.cat(nodes, dim=1)  # (P, N, D)
+        ones = x.new_ones(len(x), 1, dtype=torch.bool)
+        edges = complete_edges(torch.cat([ones if m is None else m for m in masks], dim=1))
+        at = torch.arange(len(x), device=x.device)[:, None] * x.shape[1] + torch.arange(roots, device=x.device)
+        if isinstance(network, MPAA):
+            read = network(x.flatten(0, 1), edges, at.flatten())
+        else:
+            lengths = torch.tensor([n.shape[1] for n in nodes], device=x.device)
+            kinds = torch.arange(len(nodes), device=x.device).repeat_interleave(lengths)
+            read = network(x.flatten(0, 1), edges, kinds.repeat(len(x)), at.flatten())
+        return read.unflatten(0, (len(x), roots))  # type: ignore[no-any-return]
+
+
+def _split(prepared: PreparedT, step: int, dim: int = 0) -> list[PreparedT]:
+    """Blocks of prepared roots or leaves; of one split, whose gradient is joined once, not added up block by block."""
+    return [type(prepared)(*fields) for fields in zip(*(x.split(step, dim) for x in prepared), strict=True)]
+
+
+def _rows(number: int, step: int) -> slice:
+    return slice(number * step, (number + 1) * step)

@@ -1,0 +1,93 @@
+"""Batches of small fully connected graphs, and message passing over typed edges (R-GCN)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch_geometric.nn import RGCNConv
+
+from tvr_lightning.nn.ghan.mpaa import Readout, activated_readout
+
+
+def complete_edges(exists: Tensor) -> Tensor:
+    """Edges between all nodes of each graph, self-loops included.
+
+    Args:
+        exists: (G, N) bool; node n of graph g is g N + n, one that does not exist gets no edge.
+
+    Returns:
+        (2, E) int64, sources above targets.
+    """
+    count = exists.shape[1]
+    graph, source, target = (exists[:, :, None] & exists[:, None, :]).nonzero(as_tuple=True)
+    return torch.stack([graph * count + source, graph * count + target])
+
+
+class RelationalMessagePassing(nn.Module):
+    """MPAA's two steps with R-GCN layers in place of attention: a weight for each pair of node kinds.
+
+    The heterogeneous graphs of GHAN (Yu, Hu, Li 2022, Sec. 4.5), which names R-GCN (Schlichtkrull et al. 2018) and no
+    more. Here: two layers with an ELU each, hidden width 256 as MPAA's heads; the second is read at the roots, with
+    relations for the edges that end there only; self-loops are R-GCN's own W_0 (its Eq. 2).
+
+    Args:
+        width: D, of nodes and readout.
+        hidden_width: between the layers.
+        num_kinds: kinds of nodes.
+        roots: the kinds of which a graph has one node, which is read.
+        dropout: on the input nodes.
+        readout: as `MPAA`.
+    """
+
+    relation: Tensor
+    read_relation: Tensor
+
+    def __init__(
+        self,
+        width: int,
+        hidden_width: int,
+        num_kinds: int,
+        roots: Sequence[int],
+        dropout: float = 0.2,
+        readout: Readout = "softmax",
+    ) -> None:
+        super().__init__()
+        kinds = range(num_kinds)
+        pairs = [(s, t) for s in kinds for t in kinds if s != t or s not in roots]
+        into_roots = [(s, t) for s, t in pairs if t in roots]
+        self.register_buffer("relation", _table(num_kinds, pairs), persistent=False)
+        self.register_buffer("read_relation", _table(num_kinds, into_roots), persistent=False)
+        self.aggregate = RGCNConv(width, hidden_width, len(pairs))
+        self.read = RGCNConv(hidden_width, width, len(into_roots), bias=False)
+        self.dropout = nn.Dropout(dropout)
+        self.readout = readout
+
+    def forward(self, nodes: Tensor, edge_index: Tensor, kinds: Tensor, roots: Tensor) -> Tensor:
+        """Runs on several graphs in one.
+
+        Args:
+            nodes: (N, D).
+            edge_index: (2, E) int64, sources above targets; self-loops are left out.
+            kinds: (N,) int64.
+            roots: (G,) int64, the nodes to read, of the kinds that `roots` named.
+
+        Returns:
+            (G, D).
+        """
+        edge_index = edge_index[:, edge_index[0] != edge_index[1]]
+        of_edges = kinds[edge_index[0]], kinds[edge_index[1]]
+        hidden = F.elu(self.aggregate(self.dropout(nodes), edge_index, self.relation[of_edges]))
+        relation = self.read_relation[of_edges]
+        known = relation >= 0
+        return activated_readout(self.read(hidden, edge_index[:, known], relation[known])[roots], self.readout)
+
+
+def _table(num_kinds: int, pairs: Sequence[tuple[int, int]]) -> Tensor:
+    """(num_kinds, num_kinds) int64, the number of each pair of kinds in the list, -1 for others."""
+    table = torch.full((num_kinds, num_kinds), -1)
+    for number, (source, target) in enumerate(pairs):
+        table[source, target] = number
+    return table

@@ -1,0 +1,380 @@
+"""LEAN's layers for all pairs of texts and videos at once: what `LEANConv` gives on each pair's hypergraph.
+
+A pair's hypergraph has a fixed structure, so that no index is needed:
+
+    neighbourhoods    words see alike: all words but themselves, and the visual nodes; so do visual nodes. A sum over
+                      neighbours is a sum of all words and one of all visual nodes, less the node itself.
+    first iteration   up to its first nonlinearity everything belongs to the text or to the video alone: tensors
+                      (T, 1, W, D) and (1, V, n, D), added per pair.
+    hyperedges        means of the same two sums; those of words look at the visual nodes by one batched product.
+    attention         w . LeakyReLU(a + b) is linear in a and b but for |a + b|: differences of L1 distances, which need
+                      no D numbers for a member of a hyperedge.
+    Laplacian         all visual nodes are in the same hyperedges, so all have one row: W + 1 rows instead of W + n.
+
+Shapes: t texts and v videos of a chunk; W words, n visual nodes (the video node is one of them), D width. A leading
+dimension of 1 stands for what texts, or videos, share.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tvr_lightning.nn.lean.hypergraph import SLOPE, Kind, LEANConv
+from tvr_lightning.nn.lean.variational import Gaussian, HypergraphGaussian, Readout, standard_normal
+from tvr_lightning.nn.masked import masked_softmax, nothing_masked
+
+WHOLE: tuple[Kind, ...] = ("text", "global", "visual")  # words and visual nodes each belong to neighbours in this row
+
+
+class PairNodes(NamedTuple):
+    """Nodes of pairs; what masked places hold is finite and never read.
+
+    Attributes:
+        words: (t, 1 or v, W, D).
+        visual: (1 or t, v, n, D), the video node first.
+        word_mask: (t, 1, W) bool.
+        visual_mask: (1, v, n) bool.
+    """
+
+    words: Tensor
+    visual: Tensor
+    word_mask: Tensor
+    visual_mask: Tensor
+
+    def counts(self) -> tuple[Tensor, Tensor]:
+        """How many words (t, 1, 1) and visual nodes (1, v, 1) there are."""
+        dtype = self.words.dtype
+        return self.word_mask.sum(-1, keepdim=True, dtype=dtype), self.visual_mask.sum(-1, keepdim=True, dtype=dtype)
+
+
+class PairHyperedges(NamedTuple):
+    """Hyperedges of pairs.
+
+    Attributes:
+        kinds: those of the hyperedges in `whole`, in order.
+        whole: (t, v, number of kinds, D), without the cross hyperedges.
+        cross: (t, v, W, D), one for each word; None where there are none.
+    """
+
+    kinds: tuple[Kind, ...]
+    whole: Tensor
+    cross: Tensor | None
+
+
+class Projected(NamedTuple):
+    """Nodes after the two products of Eq. 8, W_x x and W_N x."""
+
+    own: Tensor
+    neighbour: Tensor
+
+
+def project(conv: LEANConv, x: Tensor) -> Projected:
+    """What Eq. 8 needs of nodes before it meets a pair: (..., D)."""
+    return Projected(conv.own(x), conv.neighbour(x))
+
+
+class _Shares(NamedTuple):
+    """1 / |N(j)| of Eq. 8 by who sends to whom, zero where those are no neighbours: (t or 1, v or 1, 1) each."""
+
+    word_to_word: Tensor
+    visual_to_word: Tensor
+    word_to_visual: Tensor
+    visual_to_visual: Tensor
+
+
+def first_encoding(
+    conv: LEANConv, words: Projected, visual: Projected, word_mask: Tensor, visual_mask: Tensor
+) -> PairNodes:
+    """Eq. 8 on nodes that know nothing of the other side yet.
+
+    Args:
+        conv: the layer.
+        words: (t, 1, W, D) each, projected by this layer.
+        visual: (1, v, n, D) each.
+        word_mask: (t, 1, W) bool.
+        visual_mask: (1, v, n) bool.
+    """
+    shares = _shares(conv.kinds, word_mask, visual_mask, words.own.dtype)
+    word_sum, visual_sum = _sum(words.neighbour, word_mask), _sum(visual.neighbour, visual_mask)
+    to_words = words.own - shares.word_to_word[..., None] * words.neighbour
+    to_visual = visual.own - shares.visual_to_visual[..., None] * visual.neighbour
+    return _encoded(shares, to_words, to_visual, word_sum, visual_sum, word_mask, visual_mask)
+
+
+def next_encoding(conv: LEANConv, x: PairNodes) -> PairNodes:
+    """Eq. 8 on nodes of pairs (t, v, ...)."""
+    shares = _shares(conv.kinds, x.word_mask, x.visual_mask, x.words.dtype)
+    word_sum = conv.neighbour(_sum(x.words, x.word_mask))
+    visual_sum = conv.neighbour(_sum(x.visual, x.visual_mask))
+    to_words = _less_itself(conv, x.words, shares.word_to_word)
+    to_visual = _less_itself(conv, x.visual, shares.visual_to_visual)
+    return _encoded(shares, to_words, to_visual, word_sum, visual_sum, x.word_mask, x.visual_mask)
+
+
+def _encoded(
+    shares: _Shares,
+    to_words: Tensor,
+    to_visual: Tensor,
+    word_sum: Tensor,
+    visual_sum: Tensor,
+    word_mask: Tensor,
+    visual_mask: Tensor,
+) -> PairNodes:
+    """Adds the sums over all words and over all visual nodes, which hold the receiving node too, to W_x x less that."""
+    around_words = shares.word_to_word * word_sum + shares.visual_to_word * visual_sum
+    around_visual = shares.visual_to_visual * visual_sum + shares.word_to_visual * word_sum
+    return PairNodes(
+        F.leaky_relu(to_words + around_words[..., None, :], SLOPE),
+        F.leaky_relu(to_visual + around_visual[..., None, :], SLOPE),
+        word_mask,
+        visual_mask,
+    )
+
+
+def _shares(kinds: Sequence[Kind], word_mask: Tensor, visual_mask: Tensor, dtype: torch.dtype) -> _Shares:
+    num_words = word_mask.sum(-1, keepdim=True, dtype=dtype)  # (t, 1, 1)
+    num_visual = visual_mask.sum(-1, keepdim=True, dtype=dtype)  # (1, v, 1)
+    among_words = float("global" in kinds or "text" in kinds)
+    across = float("global" in kinds or "cross" in kinds)
+    among_visual = torch.ones_like(num_words)
+    if "global" not in kinds and "visual" not in kinds:
+        among_visual = (num_words > 0).to(dtype) * ("cross" in kinds)  # it takes a word to join them
+    word_degree = (among_words * (num_words - 1) + across * num_visual).clamp(min=1)
+    visual_degree = (among_visual * (num_visual - 1) + across * num_words).clamp(min=1)
+    return _Shares(
+        among_words / word_degree, across / visual_degree, across / word_degree, among_visual / visual_degree
+    )
+
+
+def _less_itself(conv: LEANConv, x: Tensor, share: Tensor) -> Tensor:
+    """W_x x - share W_N x for (t, v, X, D): one product where shares do not differ, or by text only.
+
+    Whether they differ is asked on the CPU only, a GPU would have to be waited for.
+    """
+    if share.device.type != "cpu" or bool((share != share[:, :1]).any()):
+        return conv.own(x) - share[..., None] * conv.neighbour(x)  # type: ignore[no-any-return]
+    if bool((share == share[:1]).all()):
+        return F.linear(x, conv.own.weight - share[0, 0] * conv.neighbour.weight)
+    factors = F.pad(-share[:, 0], (1, 0), value=1.0)  # (t, 2)
+    # as a product, because its backward pass is one, too
+    weights = factors @ torch.stack([conv.own.weight, conv.neighbour.weight]).flatten(1)
+    weights = weights.unflatten(1, conv.own.weight.shape)  # (t, D, D)
+    less: Tensor = (x.flatten(1, 2) @ weights.mT).unflatten(1, x.shape[1:3])
+    return less
+
+
+def conv_pairs(conv: LEANConv, x: PairNodes) -> tuple[PairNodes, PairHyperedges]:
+    """What follows Eq. 8 in an iteration (Eqs. 9-13), over all pairs of t texts and v videos."""
+    edges = _hyperedges(conv, x)
+    x = _attend(conv, x, edges)
+    return x, edges if conv.refresh is None else _refresh(conv, x, edges)
+
+
+def _hyperedges(conv: LEANConv, x: PairNodes) -> PairHyperedges:
+    """Eqs. 9-10."""
+    kinds = tuple(kind for kind in WHOLE if kind in conv.kinds)
+    whole = x.words.new_empty(*x.words.shape[:2], 0, conv.width)
+    if kinds:
+        means = _means(kinds, x, _sum(x.words, x.word_mask), _sum(x.visual, x.visual_mask))
+        whole = torch.stack([conv.encode[kind](mean) for kind, mean in zip(kinds, means, strict=True)], dim=2)
+        whole = F.leaky_relu(whole, SLOPE)
+    if conv.norm is None:
+        return PairHyperedges(kinds, whole, None)
+    logits = x.words @ (x.visual / math.sqrt(conv.width)).mT  # (t, v, W, n)
+    weight = masked_softmax(logits, x.visual_mask[:, :, None])
+    return PairHyperedges(kinds, whole, conv.norm(weight.to(x.visual.dtype) @ x.visual))
+
+
+def _attend(conv: LEANConv, x: PairNodes, edges: PairHyperedges) -> PairNodes:
+    """Eqs. 11-12."""
+    kinds = edges.kinds
+    first, count = int("text" in kinds), len(kinds)  # visual nodes are in all but the first, words in all but the last
+    shared = count - ("visual" in kinds)
+    every = edges.whole if edges.cross is None else torch.cat([edges.whole, edges.cross], dim=2)
+    of_words, own, of_visual = _logits(conv, x.words, x.visual, every, shared, first, count)
+
+    words = x.words
+    if edges.cross is not None:
+        share = torch.cat([of_words, own[..., None]], dim=-1).softmax(-1).to(words.dtype)
+        words = words + share[..., :shared] @ edges.whole[:, :, :shared] + share[..., shared:] * edges.cross
+    elif shared:
+        words = words + of_words.softmax(-1).to(words.dtype) @ edges.whole[:, :, :shared]
+
+    visual = x.visual
+    if edges.cross is not None:  # a word's hyperedge exists where the word does
+        share = masked_softmax(of_visual, F.pad(x.word_mask[:, :, None], (count - first, 0), value=True))
+        visual = visual + share.to(visual.dtype) @ every[:, :, first:]
+    elif count > first:
+        visual = visual + of_visual.softmax(-1).to(visual.dtype) @ every[:, :, first:]
+    return x._replace(words=words, visual=visual)
+
+
+def _logits(
+    conv: LEANConv, words: Tensor, visual: Tensor, edges: Tensor, shared: int, first: int, count: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The MLP of Eq. 11 for all memberships: w . LeakyReLU(a + b) with a of the node and b of the hyperedge.
+
+    LeakyReLU(z) = (1 + s) / 2 z + (1 - s) / 2 |z|, and a sum of |a + b| over hidden units is the L1 distance of a from
+    -b once |w| is in both; units of positive and of negative weight have a distance each.
+
+    Args:
+        conv: the layer.
+        words: (t, v, W, D).
+        visual: (t, v, n, D).
+        edges: (t, v, count + W, D), or (t, v, count, D) without cross hyperedges.
+        shared: words belong to the hyperedges before this place,
+        first: visual nodes to those from this place on.
+        count: hyperedges before those of words.
+
+    Returns:
+        Of words with the hyperedges they share (t, v, W, shared), with their own (t, v, W), and of visual nodes
+        (t, v, n, count + W - first).
+    """
+    of_words, own, of_visual = (words.new_zeros(()) for _ in range(3))
+    for units, scale, sign in _units(conv.logit.weight[0]):
+        node = (conv.node_part.weight[units] * scale[:, None], conv.node_part.bias[units] * scale)
+        minus_edge = conv.edge_part.weight[units] * -scale[:, None]
+        b = F.linear(edges, minus_edge).to(scale.dtype)
+        a = F.linear(words, *node).to(scale.dtype)
+        of_words = of_words + sign * _bent(a, b[:, :, :shared])
+        if edges.shape[2] > count:
+            own = own + sign * _bent(a[..., None, :], b[:, :, count:, None])[..., 0, 0]
+        a = F.linear(visual, *node).to(scale.dtype)
+        of_visual = of_visual + sign * _bent(a, b[:, :, first:])
+    return of_words, own, of_visual
+
+
+def _units(weight: Tensor) -> list[tuple[Tensor | slice, Tensor, float]]:
+    """Hidden units of positive weight and those of negative weight, each with their |w| and sign.
+
+    A GPU, which would have to be waited for, takes all units twice, with the others' weights at zero.
+    """
+    if weight.device.type == "cpu":
+        above, below = (weight > 0).nonzero()[:, 0], (weight <= 0).nonzero()[:, 0]
+        return [(above, weight[above], 1.0), (below, -weight[below], -1.0)]
+    return [(slice(None), weight.clamp(min=0), 1.0), (slice(None), (-weight).clamp(min=0), -1.0)]
+
+
+def _bent(a: Tensor, b: Tensor) -> Tensor:
+    """Sums of LeakyReLU(a - b) over hidden units: (..., X, U), (..., K, U) -> (..., X, K)."""
+    linear = a.sum(-1)[..., None] - b.sum(-1)[..., None, :]
+    return (1 + SLOPE) / 2 * linear + (1 - SLOPE) / 2 * torch.cdist(a, b, p=1)
+
+
+def _refresh(conv: LEANConv, x: PairNodes, edges: PairHyperedges) -> PairHyperedges:
+    """Eq. 13; the product with W_r comes before the means, whose parts hyperedges share."""
+    assert conv.refresh is not None
+    words = conv.refresh(conv.damp(x.words))  # (t, v, W, D)
+    visual_sum = conv.refresh(_sum(conv.damp(x.visual), x.visual_mask))  # (t, v, D)
+    means = _means(edges.kinds, x, _sum(words, x.word_mask), visual_sum)
+    whole = F.leaky_relu(torch.stack(means, dim=2), SLOPE) if means else edges.whole
+    if edges.cross is None:
+        return PairHyperedges(edges.kinds, whole, None)
+    num_visual = x.counts()[1][..., None]
+    return PairHyperedges(
+        edges.kinds, whole, F.leaky_relu((words + visual_sum[..., None, :]) / (num_visual + 1), SLOPE)
+    )
+
+
+def _means(kinds: Sequence[Kind], x: PairNodes, word_sum: Tensor, visual_sum: Tensor) -> list[Tensor]:
+    """Means over members from sums (t, v, D) over words and over visual nodes; zeros where there is no member."""
+    num_words, num_visual = x.counts()
+    means = {
+        "global": lambda: (word_sum + visual_sum) / (num_words + num_visual),
+        "text": lambda: word_sum / num_words.clamp(min=1),
+        "visual": lambda: visual_sum / num_visual,
+    }
+    return [means[kind]() for kind in kinds]
+
+
+def _sum(x: Tensor, mask: Tensor) -> Tensor:
+    """Sum over the second-last dimension where the mask is True."""
+    if nothing_masked(mask):
+        return x.sum(-2)
+    return x.masked_fill(~mask[..., None], 0).sum(-2)
+
+
+def gaussian_pairs(layer: HypergraphGaussian, x: PairNodes, with_sigma: bool) -> tuple[Gaussian, Gaussian]:
+    """States of the words (t, v, W, D) and of the visual nodes (t, v, 1, D), which all have the same (Eqs. 14-15).
+
+    Args:
+        layer: the Laplacian's weights and the two heads.
+        x: nodes.
+        with_sigma: whether their spread is needed.
+    """
+    num_words, num_visual = x.counts()
+    weights = layer.kind_weights()
+    none = num_words.new_zeros(())
+    in_global, in_text, in_visual, in_cross = (weights.get(k, none) for k in ("global", "text", "visual", "cross"))
+    word_degree = in_global + in_text + in_cross
+    visual_degree = in_global + in_visual + in_cross * num_words
+    # roots: D_v^-1/2, zero for a node in no hyperedge
+    word_root = word_degree.rsqrt() if {"global", "text", "cross"} & set(weights) else none
+    visual_root = torch.where(visual_degree > 0, visual_degree.clamp(min=1e-12).rsqrt(), 0.0)
+    in_global = in_global / (num_words + num_visual)
+    in_text = in_text / num_words.clamp(min=1)
+    in_visual = in_visual / num_visual
+    in_cross = in_cross / (num_visual + 1)
+    # rows of A: what a word gets of itself, of any word, of any visual node; what a visual node gets of both
+    own = word_root * in_cross * word_root  # each (t, v, 1) or broadcastable
+    word_word = word_root * (in_global + in_text) * word_root
+    word_visual = word_root * (in_global + in_cross) * visual_root
+    visual_visual = visual_root * (in_global + in_visual + in_cross * num_words) * visual_root
+
+    def laplacian(words: Tensor, word_sum: Tensor, visual_sum: Tensor) -> tuple[Tensor, Tensor]:
+        around = word_word * word_sum + word_visual * visual_sum
+        spread = own[..., None] * words + around[..., None, :]
+        return spread, word_visual * word_sum + visual_visual * visual_sum
+
+    words = layer.shared(x.words)
+    spread, visual = laplacian(words, _sum(words, x.word_mask), layer.shared(_sum(x.visual, x.visual_mask)))
+    words, visual = F.relu(spread), F.relu(visual)
+    spread, visual = laplacian(words, _sum(words, x.word_mask), num_visual * visual)
+    return layer.heads(spread, with_sigma), layer.heads(visual[:, :, None], with_sigma)
+
+
+def read_pairs(
+    readout: Readout,
+    states: tuple[Gaussian, Gaussian],
+    x: PairNodes,
+    edges: PairHyperedges | None,
+    sample: bool,
+) -> Tensor:
+    """Scores (t, v) from states, drawn or their means, and hyperedges (Eqs. 14, 16)."""
+    of_words, of_visual = states
+    num_words, num_visual = x.word_mask.shape[2], x.visual_mask.shape[2]
+    width = of_words.mean.shape[-1]
+    size = of_words.mean.shape[:2]
+    copies = x.visual_mask
+    if sample and of_words.log_sigma is not None:
+        noise = standard_normal(of_words.mean, *size, num_words + num_visual, width)
+        words = of_words.draw(noise[:, :, :num_words])
+        visual = of_visual.draw(noise[:, :, num_words:])
+    else:  # one visual node stands for all
+        words, visual = of_words.mean, of_visual.mean
+    parts, masks = [words, visual], [x.word_mask, copies]
+    if edges is not None:
+        parts.append(edges.whole)
+        some = x.word_mask.any(-1, keepdim=True)  # a textual hyperedge needs a word
+        here = [some if kind == "text" else torch.ones_like(some) for kind in edges.kinds]
+        masks.append(torch.cat(here, dim=-1) if here else some[..., :0])
+        if edges.cross is not None:
+            parts.append(edges.cross)
+            masks.append(x.word_mask)
+    logits = [readout.attention(part)[..., 0] for part in parts]
+    if visual.shape[2] != num_visual:
+        logits[1] = logits[1].expand(*size, num_visual)
+    mask = torch.cat([m.expand(*size, -1) for m in masks], dim=-1)
+    weights = masked_softmax(torch.cat(logits, dim=-1), mask).to(words.dtype)
+    pooled = words.new_zeros(*size, width)
+    for part, weight in zip(parts, weights.split([m.shape[-1] for m in masks], dim=-1), strict=True):
+        if part.shape[2] != weight.shape[2]:
+            weight = weight.sum(-1, keepdim=True)
+        pooled = pooled + (weight[:, :, None] @ part)[:, :, 0]
+    return readout.scores(pooled)

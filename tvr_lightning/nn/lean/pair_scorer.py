@@ -1,0 +1,209 @@
+"""Scores of text-video pairs from their hypergraphs: LEAN's network, variational inference and readout as one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from tvr_lightning.nn.lean.graph_networks import ReplacementNetwork
+from tvr_lightning.nn.lean.hypergraph import (
+    KINDS,
+    Hypergraphs,
+    Kind,
+    LEANConv,
+    check_kinds,
+    clique_expansion,
+    pair_hypergraphs,
+    visual_nodes,
+)
+from tvr_lightning.nn.lean.hypergraph_pairs import (
+    PairNodes,
+    Projected,
+    conv_pairs,
+    first_encoding,
+    gaussian_pairs,
+    next_encoding,
+    project,
+    read_pairs,
+)
+from tvr_lightning.nn.lean.variational import HypergraphGaussian, Readout, gaussian_divergence, standard_normal
+
+Network = Literal["lean", "none", "hgnn", "uncertain_gcn", "gcn", "gat"]
+NETWORKS: tuple[Network, ...] = get_args(Network)
+CHUNK = {"cpu": 96, "gpu": 1024}  # pairs; small chunks stay in a processor's cache
+KEPT = 1024  # pairs, those of a batch of 32, whose activations may wait for the backward pass
+
+
+class PairScores(NamedTuple):
+    """What pairs give.
+
+    Attributes:
+        scores: (T, V).
+        divergence: (T, V), each hypergraph's mean over its nodes and dimensions; None where it was not asked for or
+            states have no spread.
+    """
+
+    scores: Tensor
+    divergence: Tensor | None
+
+
+class HypergraphScorer(nn.Module):
+    """A score for each text-video pair from the hypergraph of its words and frames (Eqs. 4-16, 19).
+
+    `forward` gives all pairs of texts and videos, chunk by chunk, `score_graphs` those of any batch of hypergraphs in
+    index form; both have the same parameters and give the same numbers.
+
+    Args:
+        width: D.
+        iterations: of the network.
+        network: `lean`; `none` leaves nodes as they are; others see `ReplacementNetwork`. Only `lean` makes
+            hyperedges that the readout can see; the Laplacian of Eq. 15 is the hypergraph's with all of them.
+        kinds: which hyperedges there are.
+        spread: whether node states have a variance (Eq. 14); without, they are their means.
+
+    Raises:
+        ValueError: kinds that do not exist, or no iteration.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        iterations: int = 2,
+        network: Network = "lean",
+        kinds: Sequence[Kind] = KINDS,
+        spread: bool = True,
+    ) -> None:
+        super().__init__()
+        if iterations < 1:
+            raise ValueError(f"{iterations} iterations; at least 1")
+        self.kinds = check_kinds(kinds)
+        self.convs = nn.ModuleList()
+        self.replacement: ReplacementNetwork | None = None
+        if network == "lean":
+            self.convs.extend(LEANConv(width, self.kinds, refresh=i == iterations - 1) for i in range(iterations))
+        elif network != "none":
+            self.replacement = ReplacementNetwork(network, width, iterations)
+        self.states = HypergraphGaussian(width, self.kinds, spread)
+        self.readout = Readout(width)
+
+    @property
+    def _convs(self) -> list[LEANConv]:
+        return [conv for conv in self.convs if isinstance(conv, LEANConv)]
+
+    def score_graphs(self, graphs: Hypergraphs, with_divergence: bool = True) -> tuple[Tensor, Tensor | None]:
+        """Scores (P,) and divergences (P,) of hypergraphs; states are drawn while training."""
+        x, edges = graphs.x, None
+        if self.replacement is not None:
+            x = self.replacement(graphs)
+        shared = clique_expansion(graphs.hyperedge_index, len(x)) if len(self.convs) else None
+        for conv in self._convs:
+            x, edges = conv(x, graphs.hyperedge_index, graphs.hyperedge_kind, graphs.textual, shared)
+        with_sigma = with_divergence or self.training
+        states = self.states(x, graphs.hyperedge_index, graphs.hyperedge_kind, with_sigma)
+        sample = self.training and states.log_sigma is not None
+        h, graph = states.draw(standard_normal(x, *x.shape)) if sample else states.mean, graphs.graph
+        if edges is not None:
+            h, graph = torch.cat([h, edges]), torch.cat([graph, graphs.hyperedge_graph])
+        scores = self.readout(h, graph, graphs.size)
+        if states.log_sigma is None or not with_divergence:
+            return scores, None
+        nodes = gaussian_divergence(states.mean, states.log_sigma)
+        total = nodes.new_zeros(graphs.size).index_add(0, graphs.graph, nodes)
+        return scores, total / torch.bincount(graphs.graph, minlength=graphs.size)
+
+    def forward(
+        self,
+        words: Tensor,
+        word_mask: Tensor,
+        frames: Tensor,
+        frame_mask: Tensor,
+        with_divergence: bool = False,
+        chunk: int | None = None,
+    ) -> PairScores:
+        """Scores of all pairs; states are drawn while training, for each pair anew.
+
+        Args:
+            words: (T, W, D).
+            word_mask: (T, W) bool.
+            frames: (V, n, D).
+            frame_mask: (V, n) bool.
+            with_divergence: whether divergences are wanted.
+            chunk: pairs computed at a time, which sets the peak memory: with gradients, chunks are computed again in
+                the backward pass instead of being kept. When None it is `CHUNK`, and up to `KEPT` pairs are kept.
+        """
+        words = words.masked_fill(~word_mask[..., None], 0).to(self.readout.score.weight.dtype)
+        visual, visual_mask = visual_nodes(frames.masked_fill(~frame_mask[..., None], 0).to(words.dtype), frame_mask)
+        of_texts, of_videos = Projected(words, words), Projected(visual, visual)
+        for conv in self._convs[:1]:
+            of_texts, of_videos = project(conv, words), project(conv, visual)
+        num_texts, num_videos = len(words), len(visual)
+        kept = chunk or KEPT
+        chunk = chunk or CHUNK["cpu" if words.device.type == "cpu" else "gpu"]
+        again = torch.is_grad_enabled() and num_texts * num_videos > kept
+        columns = min(num_videos, chunk)
+        rows = max(1, chunk // columns)
+
+        lines = []
+        for t in range(0, num_texts, rows):
+            part = slice(t, t + rows)
+            texts = [x[part, None] for x in (*of_texts, word_mask)]
+            line = []
+            for v in range(0, num_videos, columns):
+                videos = [x[None, v : v + columns] for x in (*of_videos, visual_mask)]
+                if again:
+                    line.append(checkpoint(self._chunk, with_divergence, *texts, *videos, use_reentrant=False))
+                else:
+                    line.append(self._chunk(with_divergence, *texts, *videos))
+            lines.append(torch.cat(line, dim=2))
+        joined = torch.cat(lines, dim=1)
+        return PairScores(joined[0], joined[1] if len(joined) > 1 else None)
+
+    def _chunk(
+        self,
+        with_divergence: bool,
+        own_words: Tensor,
+        words: Tensor,
+        word_mask: Tensor,
+        own_visual: Tensor,
+        visual: Tensor,
+        visual_mask: Tensor,
+    ) -> Tensor:
+        """Scores, and divergences where asked for: (1 or 2, t, v).
+
+        Shapes: words (t, 1, W, D), word_mask (t, 1, W), visual (1, v, n, D), visual_mask (1, v, n); words and visual
+        nodes come in the two projections of the first layer's Eq. 8, or twice as they are where there is none.
+        """
+        nodes, edges = PairNodes(words, visual, word_mask, visual_mask), None
+        for i, conv in enumerate(self._convs):
+            if i == 0:
+                of_texts, of_videos = Projected(own_words, words), Projected(own_visual, visual)
+                nodes = first_encoding(conv, of_texts, of_videos, word_mask, visual_mask)
+            else:
+                nodes = next_encoding(conv, nodes)
+            nodes, edges = conv_pairs(conv, nodes)
+        if self.replacement is not None:
+            nodes = self._replaced(self.replacement, nodes)
+        sample = self.training
+        states = gaussian_pairs(self.states, nodes, with_sigma=sample or with_divergence)
+        scores = read_pairs(self.readout, states, nodes, edges, sample)
+        of_words, of_visual = states
+        if not with_divergence or of_words.log_sigma is None or of_visual.log_sigma is None:
+            return scores[None]
+        num_words, num_visual = nodes.counts()
+        by_word = gaussian_divergence(of_words.mean, of_words.log_sigma).masked_fill(~word_mask, 0)
+        total = by_word.sum(-1) + num_visual[..., 0] * gaussian_divergence(of_visual.mean, of_visual.log_sigma)[..., 0]
+        return torch.stack([scores, total / (num_words + num_visual)[..., 0]])
+
+    def _replaced(self, network: ReplacementNetwork, nodes: PairNodes) -> PairNodes:
+        """Nodes of pairs through a network in index form."""
+        words, visual = nodes.words[:, 0], nodes.visual[0]
+        graphs, exists = pair_hypergraphs(words, nodes.word_mask[:, 0], visual, nodes.visual_mask[0], self.kinds)
+        x = network(graphs)
+        new = x.new_zeros(*exists.shape, x.shape[1])
+        new[exists] = x
+        count = words.shape[1]
+        return nodes._replace(words=new[:, :, :count], visual=new[:, :, count:])

@@ -1,0 +1,1 @@
+"""What runs say side by side: tables, figures, pages."""

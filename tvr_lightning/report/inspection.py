@@ -1,0 +1,180 @@
+"""Pictures of what a method looks at: attention over frames (TC-MGC, Fig. 11) and its contrasts' scores (Fig. 12)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from tvr_lightning.data.annotations.base import TEST
+from tvr_lightning.data.stores.files import written_atomically
+from tvr_lightning.errors import ConfigError, DataError, DecodeError, RunError, nearest
+from tvr_lightning.evaluation import encode_videos, score_all
+from tvr_lightning.run.attention import LooksAtFrames, Pair, draw_attention, look_at
+from tvr_lightning.run.results import CONFIG
+from tvr_lightning.types import TextInput
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from tvr_lightning.data.datamodule import Split, VideoTextDataModule
+    from tvr_lightning.methods.base import RetrievalModule
+
+PAIRS = 200  # matching pairs of the test split that the distribution of scores shows
+FOLDER = "inspect"
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """A run's trained method over its test split.
+
+    Attributes:
+        name: how figures call the run.
+        model: with the weights that its result came from.
+        data: with the test split set up.
+    """
+
+    name: str
+    model: RetrievalModule[Any, Any]
+    data: VideoTextDataModule
+
+    @property
+    def split(self) -> Split:
+        """The test split."""
+        return self.data.splits[TEST]
+
+
+def open_run(path: Path) -> Inspected:
+    """Builds a run's method and data from its folder and loads its weights.
+
+    Raises:
+        RunError: no run folder. ConfigError: its method has nothing to draw. CheckpointError: no readable weights.
+    """
+    from tvr_lightning.config.arguments import read_arguments
+    from tvr_lightning.run.checkpoints import find_checkpoint
+    from tvr_lightning.run.load import build
+
+    if not (path / CONFIG).is_file():
+        raise RunError(f"{path}: no {CONFIG}; give the folder of a run, such as runs/tc_mgc_shapes/NAME")
+    checkpoint = find_checkpoint(path.parent, str(path))
+    experiment = build(read_arguments(["--config", str(path / CONFIG)])[0])
+    if not isinstance(experiment.model, LooksAtFrames):
+        raise ConfigError(f"{path}: {type(experiment.model).__name__} has no attention over frames to draw")
+    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    experiment.model.on_load_checkpoint(content)
+    experiment.model.load_state_dict(content["state_dict"])
+    experiment.data.setup("test")
+    return Inspected(f"{path.parent.name}/{path.name}", experiment.model.eval(), experiment.data)
+
+
+def find_pair(run: Inspected, query: str, video_id: str | None = None) -> tuple[TextInput, int]:
+    """Turns a query into a caption and the row of a video.
+
+    Args:
+        run: the run.
+        query: the id of a test caption (`video7#0`; a bare video id means its first), or any text.
+        video_id: the video to look at; by default the caption's own, and for other text the best of the test split.
+
+    Raises:
+        DataError: no such video, or no caption in the text.
+    """
+    split = run.split
+    ids = [record.video_id for record in split.records]
+    rows = {name: row for row, name in enumerate(ids)}
+    if video_id is not None and video_id not in rows:
+        raise DataError(f"{run.data.dataset} test has no video '{video_id}'; {nearest(video_id, ids)}")
+    named = re.fullmatch(r"(.+?)(?:#(\d+))?", query)
+    if named and named[1] in rows:
+        own, place = rows[named[1]], int(named[2] or 0)
+        if place >= int(split.captions.counts[own]):
+            raise DataError(f"video '{named[1]}' has {int(split.captions.counts[own])} test captions, no #{place}")
+        caption = split.captions.rows(split.captions.first[own][None] + place)
+        return caption, own if video_id is None else rows[video_id]
+    tokens = run.data.tokenizer([query])
+    unlisted = torch.tensor([-1])
+    caption = TextInput(tokens.tokens, tokens.mask, unlisted, unlisted)
+    if video_id is not None:
+        return caption, rows[video_id]
+    videos = encode_videos(run.model, run.data.evaluation_loaders(split)[1])
+    with torch.inference_mode():
+        best = score_all(run.model, run.model.encode_text(caption), videos)[0].argmax()
+    return caption, int(best)
+
+
+def look(run: Inspected, caption: TextInput, video: int) -> Pair:
+    """Encodes a caption and a video of the test split and takes the method's attention and scores."""
+    split = run.split
+    clip = split.reader.read(video)
+    if clip is None:
+        raise DecodeError(f"video {split.records[video].video_id} cannot be decoded; choose another")
+    return look_at(run.model, run.data, caption, clip, split.records[video].video_id)
+
+
+def matching_scores(run: Inspected, count: int = PAIRS) -> Tensor:
+    """Contrast scores of the first matching test pairs, (pairs, number of contrasts)."""
+    found = []
+    for video in range(min(count, len(run.split.records))):
+        pair = look(run, run.split.captions.rows(run.split.captions.first[video][None]), video)
+        found.append(list(pair.scores.values()))
+    return torch.tensor(found)
+
+
+def draw_contrasts(pair: Pair, distributions: Sequence[tuple[str, Tensor]]) -> Figure:
+    """This pair's contrast scores, and their distribution over matching test pairs of one or several runs."""
+    from matplotlib.figure import Figure
+
+    names = [name.replace("_", "-") for name in pair.scores]
+    figure = Figure(figsize=(5.0 + 4.0 * len(distributions), 3.6), dpi=110, layout="constrained")
+    first, *others = figure.subplots(1, 1 + len(distributions), squeeze=False)[0]
+    first.bar(names, list(pair.scores.values()), color="tab:blue")
+    first.axhline(0, color="black", linewidth=0.8)
+    first.set_title(f"this pair ({pair.video_id})", fontsize=10)
+    first.set_ylabel("scaled score")
+    lows, highs = zip(*((float(s.min()), float(s.max())) for _, s in distributions), strict=True)
+    margin = 0.05 * (max(highs) - min(lows) or 1.0)
+    for axes, (title, scores) in zip(others, distributions, strict=True):
+        axes.boxplot(scores.numpy(), tick_labels=names[: scores.shape[1]], showmeans=True)
+        spread = float(scores.var(1).mean()) if scores.shape[1] > 1 else 0.0
+        axes.set_title(f"{title}\n{len(scores)} matching pairs, mean variance {spread:.3g}", fontsize=10)
+        axes.set_ylim(min(lows) - margin, max(highs) + margin)  # runs are compared on one scale
+    for axes in (first, *others):
+        axes.tick_params(axis="x", rotation=20)
+    return figure
+
+
+def inspect_run(path: Path, query: str, video_id: str | None = None, against: Sequence[Path] = ()) -> list[Path]:
+    """Draws what a run's method sees of a query; writes PNG files below the run's folder.
+
+    Args:
+        path: the run's folder.
+        query: see `find_pair`.
+        video_id: see `find_pair`.
+        against: further runs whose scores stand beside, such as one without decorrelation.
+
+    Returns:
+        The files written.
+    """
+    run = open_run(path)
+    pair = look(run, *find_pair(run, query, video_id))
+    others = [open_run(other) for other in against]
+    for other in others:
+        if other.model.contrasts != run.model.contrasts:
+            raise ConfigError(
+                f"{other.name} has the contrasts {other.model.contrasts}, {run.name} {run.model.contrasts}"
+            )
+    distributions = [(r.name, matching_scores(r)) for r in (run, *others)]
+    folder = path / FOLDER
+    folder.mkdir(exist_ok=True)
+    stem = re.sub(r"[^A-Za-z0-9_.-]+", "_", query)[:60].strip("_.") or "query"
+    written = []
+    for name, figure in (("attention", draw_attention(pair)), ("contrasts", draw_contrasts(pair, distributions))):
+        target = folder / f"{stem}-{name}.png"
+        with written_atomically(target) as temporary:
+            figure.savefig(temporary, format="png")
+        written.append(target)
+    return written

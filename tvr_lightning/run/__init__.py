@@ -1,0 +1,1 @@
+"""Building an experiment and running it, once or many times."""

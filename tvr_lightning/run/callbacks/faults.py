@@ -1,0 +1,110 @@
+"""Processes that die: a run of several ends at once and says which, and errors of worker processes become readable."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import re
+import signal
+import sys
+import threading
+from subprocess import Popen
+from typing import Any
+
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from tvr_lightning.errors import INTERRUPTED, RunError, TVRError
+
+EVERY_S = 0.5
+PATIENCE_S = 5.0
+FIRST = "TVR_FIRST_PID"  # the process that starts the other ranks: it may be gone before they ask who it was
+WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*)", re.DOTALL)
+MEMORY = "usually memory ran out"
+
+
+class Siblings(Callback):
+    """Watches the ranks of this machine that Lightning started: when one dies, the others end with the reason.
+
+    Without it a rank that lives on waits for the dead one in a collective until the process group's timeout, or is
+    killed without a word. torchrun and SLURM watch the ranks that they start themselves.
+    """
+
+    def __init__(self) -> None:
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def watch(self, trainer: Trainer) -> None:
+        """Starts watching: the first rank its children, each child the first rank. They may die before any hook."""
+        environment = getattr(trainer.strategy, "cluster_environment", None)
+        if isinstance(environment, LightningEnvironment) and trainer.world_size > 1:
+            if trainer.local_rank == 0:
+                os.environ[FIRST] = str(os.getpid())
+            elif FIRST not in os.environ:
+                return  # somebody started this rank by hand
+            first = int(os.environ[FIRST])
+            self._thread = threading.Thread(target=self._watch, args=(trainer, first), daemon=True)
+            self._thread.start()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Ranks may end after the last stage; a fit is followed by a test."""
+        if stage != "fit":
+            self._over.set()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """A collective that failed has a reason, which the watch finds; every other error speaks for itself."""
+        if isinstance(exception, RuntimeError) and self._thread is not None:
+            self._thread.join(PATIENCE_S)
+        self._over.set()
+
+    def _watch(self, trainer: Trainer, first: int) -> None:
+        while not self._over.wait(EVERY_S):
+            if trainer.local_rank > 0 and os.getppid() != first:
+                _end(f"the run's first process (pid {first}) is gone; rank {trainer.global_rank} ends too", 1, [])
+            processes = list(getattr(trainer.strategy.launcher, "procs", []))  # none before Lightning starts them
+            for number, process in enumerate(processes, start=1):
+                code = process.poll()
+                if code and not self._over.is_set():
+                    interrupted = code in (INTERRUPTED, -signal.SIGINT)
+                    reason = f"rank {trainer.global_rank + number} (pid {process.pid}) {_how(code)}; the run ends"
+                    _end(reason, INTERRUPTED if interrupted else 1, processes)
+
+
+def _how(code: int) -> str:
+    if code < 0:
+        name = signal.Signals(-code).name
+        return f"was killed by {name}" + (f" ({MEMORY})" if name == "SIGKILL" else "")
+    return f"ended with exit code {code}, its message stands above"
+
+
+def _end(reason: str, code: int, processes: list[Popen[Any]]) -> None:
+    """Ends this process from any thread, others with it: the main thread may wait in a collective for ever."""
+    print(f"tvr: {reason}", file=sys.stderr, flush=True)
+    for rank in processes:
+        rank.kill()
+    for worker in multiprocessing.active_children():
+        worker.kill()
+    os._exit(code)
+
+
+def explained(error: BaseException) -> TVRError | None:
+    """What a user should read in place of an error that came from a worker process; None for any other.
+
+    Args:
+        error: a `TVRError` that torch raised again with the worker's traceback as its text, or the death of a worker.
+    """
+    text = str(error)
+    if isinstance(error, TVRError):
+        if not text.startswith("Caught "):
+            return None
+        kind = type(error)
+        return kind(text.rpartition(f"{kind.__module__}.{kind.__qualname__}: ")[2].strip())
+    died = WORKER.search(text) if isinstance(error, RuntimeError) else None
+    if died is None:
+        return None
+    how = died[2].strip().splitlines()[0].rstrip(". ")
+    return RunError(
+        f"a process that decodes videos died (pid {died[1]}, {how}): {MEMORY}, or shared memory (/dev/shm in a "
+        "container). Set a smaller --data.num_workers or --data.batch_size; training goes on from its last checkpoint "
+        "with --resume=last."
+    )

@@ -1,0 +1,163 @@
+"""Shows what a test found, in the tracker and in the run folder: queries, failures, ranks, figures with intervals."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
+from pytorch_lightning.utilities import rank_zero_warn
+
+from tvr_lightning.errors import RunError
+from tvr_lightning.evaluation import EvaluationResult
+from tvr_lightning.methods.base import RetrievalModule
+from tvr_lightning.run.gallery import (
+    FOUND,
+    GALLERY,
+    SIDE,
+    TOP,
+    Gallery,
+    Query,
+    make_gallery,
+    rank_histogram,
+    write_gallery,
+)
+from tvr_lightning.run.results import Run, read_run
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+GREEN, GREY = (0, 140, 70), (128, 128, 128)
+BORDER = 5
+MISSING = "not decodable"
+
+
+class Galleries(Callback):
+    """Keeps `gallery.json` and logs tables of queries with pictures; it follows `RunFolder`, whose figures it logs.
+
+    What cannot be shown does not fail a test that is over: its results lie in the run folder already.
+
+    Args:
+        path: the run's folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Builds, keeps and logs the gallery."""
+        if not trainer.is_global_zero or not isinstance(pl_module, RetrievalModule) or pl_module.result is None:
+            return
+        result, run = pl_module.result, read_run(self.path)
+        split = trainer.datamodule.split_of("test")  # type: ignore[attr-defined]
+        gallery, reasons = make_gallery(result, split)
+        if reasons:
+            more = f" and {len(reasons) - 1} more" if len(reasons) > 1 else ""
+            rank_zero_warn(f"the gallery shows videos as {MISSING}: {reasons[0]}{more}")
+        try:
+            write_gallery(self.path / GALLERY, gallery)
+        except RunError as error:
+            rank_zero_warn(f"the run is finished, but its gallery is not kept: {error}")
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                _log_wandb(logger.experiment, gallery, result, run)
+            elif isinstance(logger, TensorBoardLogger):
+                _log_tensorboard(logger.experiment, gallery, result, run)
+
+
+def picture(gallery: Gallery, video: str, correct: bool) -> Image:
+    """A video's picture for a tracker; the correct one has a green frame, an undecodable one says so."""
+    from PIL import Image, ImageDraw, ImageOps
+
+    jpeg = gallery.thumbnails[video]
+    if jpeg is None:
+        image = Image.new("RGB", (SIDE, SIDE), GREY)
+        ImageDraw.Draw(image).multiline_text(
+            (SIDE // 2, SIDE // 2), MISSING.replace(" ", "\n"), "white", anchor="mm", align="center"
+        )
+    else:
+        image = Image.open(io.BytesIO(jpeg)).convert("RGB")
+    return ImageOps.expand(image, BORDER, GREEN if correct else "white")
+
+
+def label(gallery: Gallery, video: str, correct: bool) -> str:
+    """What stands below a picture."""
+    return video + (" (correct)" if correct else "") + ("" if gallery.thumbnails[video] else f" ({MISSING})")
+
+
+def figures(run: Run) -> list[tuple[str, float, float | None, float | None]]:
+    """Every test metric with its 95 % interval, None where it has none."""
+    rows = []
+    for name, value in run.content["metrics"].items():
+        low, high = run.content["intervals"].get(name, (None, None))
+        rows.append((name, value, low, high))
+    return rows
+
+
+def _histograms(result: EvaluationResult) -> dict[str, list[tuple[str, int]]]:
+    items = {"t2v": len(result.video_ids), "v2t": len(result.caption_ids)}
+    return {d: rank_histogram(getattr(result.ranks, d).expected_rank.tolist(), n) for d, n in items.items()}
+
+
+def _log_wandb(experiment: Any, gallery: Gallery, result: EvaluationResult, run: Run) -> None:
+    import wandb
+
+    content = run.content
+    # what a report filters and groups by
+    keys = ("experiment", "method", "encoder", "dataset", "split", "seed")
+    settings = {k: content.get(k) for k in keys} | {"marks": "; ".join(run.marks)}
+    experiment.config.update(settings, allow_val_change=True)
+    for name, _, low, high in figures(run):
+        if low is not None:
+            experiment.summary.update({f"{name}/low": low, f"{name}/high": high})
+
+    def table(queries: Sequence[Query], top: int) -> Any:
+        filled = wandb.Table(columns=["query", "caption", "rank", "correct", *(f"top {i + 1}" for i in range(top))])
+        for q in queries:
+            cells = [(q.video, True), *((v, v == q.video) for v in q.top)]
+            images = [wandb.Image(picture(gallery, v, own), caption=label(gallery, v, own)) for v, own in cells]
+            filled.add_data(q.query, q.caption, q.rank, *images, *[None] * (top - len(q.top)))
+        return filled
+
+    logged = {
+        "gallery/queries": table(gallery.queries, TOP),
+        "gallery/worst": table(gallery.worst, FOUND),
+        "gallery/metrics": wandb.Table(
+            columns=["metric", "value", "low", "high"], data=[list(f) for f in figures(run)]
+        ),
+    }
+    for direction, counts in _histograms(result).items():
+        ranks = wandb.Table(columns=["rank", "queries"], data=[list(c) for c in counts])
+        logged[f"gallery/ranks_{direction}"] = wandb.plot.bar(ranks, "rank", "queries", title=f"ranks, {direction}")
+    experiment.log(logged)
+
+
+def _log_tensorboard(writer: Any, gallery: Gallery, result: EvaluationResult, run: Run) -> None:
+    import numpy as np
+
+    for name, queries in (("queries", gallery.queries), ("worst", gallery.worst)):
+        if not queries:
+            continue
+        lines = ["| caption | rank | correct | found |", "|---|---|---|---|"]
+        lines += [
+            f"| {_cell(q.caption)} | {q.rank:g} | {_cell(q.video)} | {_cell(', '.join(q.top))} |" for q in queries
+        ]
+        writer.add_text(f"gallery/{name}", "\n".join(lines))
+        # a row a query: the correct video, then the best ones
+        rows = [[(q.video, True), *((v, v == q.video) for v in q.top)] for q in queries]
+        mosaic = [np.concatenate([np.asarray(picture(gallery, v, own)) for v, own in row], axis=1) for row in rows]
+        writer.add_image(f"gallery/{name}", np.concatenate(mosaic), dataformats="HWC")
+    lines = ["| metric | value | 95 % interval |", "|---|---|---|"]
+    lines += [f"| {n} | {v:.2f} | {'' if lo is None else f'{lo:.2f} to {hi:.2f}'} |" for n, v, lo, hi in figures(run)]
+    writer.add_text("gallery/metrics", "\n".join(lines))
+    for direction in ("t2v", "v2t"):
+        writer.add_histogram(f"gallery/ranks_{direction}", getattr(result.ranks, direction).expected_rank)
+    writer.flush()
+
+
+def _cell(text: str) -> str:
+    """Text that cannot end a Markdown cell or be taken for HTML."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").replace("\n", " ")

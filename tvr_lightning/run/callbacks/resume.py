@@ -1,0 +1,187 @@
+"""Keeps `last.ckpt` such that a run that was killed goes on from it as if nothing had happened."""
+
+from __future__ import annotations
+
+import random
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
+from pytorch_lightning.trainer.states import TrainerFn
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+from tvr_lightning.nn.similarity import LogitScale
+from tvr_lightning.run.checkpoints import LAST
+from tvr_lightning.run.results import CHECKPOINTS
+
+
+class KeepLast(Checkpoint):
+    """Saves `last.ckpt` at the end of every epoch, and inside it every few optimiser steps.
+
+    A checkpoint holds the random state of each rank; the position in the epoch comes from the trainer's own count of
+    batches that were trained on, not from what workers read ahead. Inside an accumulation window, whose gradients are
+    nowhere kept, and right before a validation nothing is saved: the next step or the epoch's end does it.
+
+    The first Ctrl-C on one device waits for the next of these places, saves and ends the run; the second ends it at
+    once. After a SIGTERM Lightning ends the run with the step, which is saved if it is such a place. Several devices
+    would have to agree on the place at every step: there the checkpoint before stands.
+
+    Args:
+        folder: the run's folder.
+        every: optimiser steps between two checkpoints.
+    """
+
+    def __init__(self, folder: Path, every: int) -> None:
+        self.path = folder / CHECKPOINTS / LAST
+        self.every = every
+        self._saved = 0
+        self._stop = False
+        self._random: list[dict[str, Any]] | None = None
+        self._handler: Any = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Random states of all ranks, in their order; every rank calls this."""
+        states = [random_state()]
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            gathered: list[Any] = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(gathered, states[0])
+            states = gathered
+        return {"random": states}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keeps the random states until training starts: what is set up before may draw."""
+        self._random = state_dict["random"]
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Counts skipped batches as begun: Lightning does not, and would then resume at another place."""
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for count in (progress["total"], progress["current"]):
+            count["started"] = count["ready"]
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Tells the data where training goes on, and the selection where the run's folder lies now."""
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        trainer.datamodule.start = position(checkpoint)  # type: ignore[attr-defined]
+        if Path(str(trainer.ckpt_path)).absolute() == self.path.absolute():
+            selecting = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
+            for callback in selecting:
+                _move(checkpoint["callbacks"].get(callback.state_key, {}), str(callback.dirpath))
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Brings the random state back, and takes over Ctrl-C."""
+        self._saved = trainer.global_step
+        loop = trainer.fit_loop
+        if loop.restarted_on_epoch_end:  # under max_steps Lightning would end that epoch twice and leave out the next
+            loop.epoch_progress.increment_completed()
+            loop.epoch_loop.restarting = False
+            loop.reset_restart_stage()
+        if self._random is not None:
+            states, rank = self._random, trainer.global_rank
+            set_random_state(states[rank if len(states) == trainer.world_size else 0])
+            self._random = None
+        if trainer.world_size == 1 and threading.current_thread() is threading.main_thread():
+            self._handler = signal.signal(signal.SIGINT, self._interrupted)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Saves when it is time and the place is one that a run can go on from."""
+        stop = self._stop or (trainer.world_size == 1 and trainer.received_sigterm)
+        if not stop and trainer.global_step - self._saved < self.every:
+            return
+        loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
+        assert fetcher is not None
+        if loop._should_accumulate() or loop._num_ready_batches_reached() or loop._should_check_val_fx(fetcher):
+            return
+        for module in pl_module.modules():
+            if isinstance(module, LogitScale):
+                module.clamp_()  # the method's own turn comes after the callbacks'
+        self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves; what selects the best checkpoint has had its turn."""
+        self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        trainer.save_checkpoint(self.path)
+        self._saved = trainer.global_step
+        if self._stop:
+            raise KeyboardInterrupt
+
+    def _interrupted(self, number: int, frame: Any) -> None:
+        self._stop = True
+        self._release()
+        print("ends after this step, with its weights kept; Ctrl-C again ends at once", file=sys.stderr, flush=True)
+
+    def _release(self) -> None:
+        if self._handler is not None:
+            signal.signal(signal.SIGINT, self._handler)
+            self._handler = None
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Gives Ctrl-C back."""
+        self._release()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Gives Ctrl-C back, and says what an interrupted run leaves."""
+        self._release()
+        interrupted = isinstance(exception, KeyboardInterrupt | SIGTERMException)
+        if not interrupted or trainer.state.fn != TrainerFn.FITTING or not trainer.is_global_zero:
+            return
+        kept = (
+            f"weights of step {self._saved} kept in {self.path}; go on with --resume={self.path.parents[1]}"
+            if self.path.is_file()
+            else "no checkpoint was due yet"
+        )
+        print(f"interrupted at step {trainer.global_step}; {kept}", file=sys.stderr)
+
+
+def position(checkpoint: Mapping[str, Any]) -> tuple[int, int]:
+    """Epoch, and batches of it that a rank has trained on, from Lightning's own counts in a checkpoint."""
+    loops = checkpoint["loops"]["fit_loop"]
+    epochs, batches = loops["epoch_progress"]["current"], loops["epoch_loop.batch_progress"]["current"]
+    inside = epochs["started"] > epochs["processed"]
+    return epochs["processed"], batches["processed"] if inside else 0
+
+
+def _move(state: dict[str, Any], dirpath: str) -> None:
+    """Rewrites the paths in a selection's state: Lightning forgets the best of a run whose folder was moved."""
+    if not state:
+        return
+
+    def moved(path: str) -> str:
+        return str(Path(dirpath) / Path(path).name) if path else path
+
+    state |= {key: moved(state[key]) for key in ("best_model_path", "kth_best_model_path")}
+    state |= {"best_k_models": {moved(k): v for k, v in state["best_k_models"].items()}, "dirpath": dirpath}
+
+
+def random_state() -> dict[str, Any]:
+    """States of Python's, NumPy's and torch's generators, as plain containers that load without pickle."""
+    version, words, gauss = random.getstate()
+    kind, keys, place, has_gauss, cached = np.random.get_state(legacy=True)
+    return {
+        "python": [version, list(words), gauss],
+        "numpy": [str(kind), torch.from_numpy(np.asarray(keys, np.int64)), int(place), int(has_gauss), float(cached)],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
+    }
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Restores what `random_state` gave; a GPU's only where there is one."""
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"].cpu())
+    if state["cuda"] is not None and torch.cuda.is_initialized():
+        torch.cuda.set_rng_state(state["cuda"].cpu())

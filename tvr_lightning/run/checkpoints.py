@@ -1,0 +1,210 @@
+"""Weights on disk: finding them, going on with a run that did not finish, saving that survives a full disk."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning_fabric.plugins import TorchCheckpointIO
+from pytorch_lightning.utilities import rank_zero_warn
+
+from tvr_lightning.errors import CheckpointError, ConfigError, RunError
+from tvr_lightning.run.results import CHECKPOINTS, CONFIG, METRICS
+
+LAST = "last.ckpt"
+# what may differ in a run that goes on: where things lie and how often they are kept, nothing that a result depends on
+FREE = (
+    *("run_id", "runs_dir", "ckpt_path", "resume", "checkpoint_every", "tracker"),
+    *("data.num_workers", "data.cache_frames", "data.cache_dir", "data.cache_gib"),
+)
+SHOWN = 5  # how many differing settings a message names
+
+
+def find_checkpoint(home: Path, wanted: str, resume: bool = False) -> Path:
+    """Turns `last`, `best`, a run folder or a file into a readable checkpoint.
+
+    Args:
+        home: the folder of the experiment's runs; `last` and `best` mean its newest run that has weights.
+        wanted: what the user wrote. `best` and a run folder mean the weights that its result came from: the selected
+            ones, or the last where nothing selected.
+        resume: training goes on from a run folder's last weights.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    path = Path(wanted)
+    if wanted in ("last", "best"):
+        runs = _newest(home.glob(f"*/{CHECKPOINTS}/{LAST}"))
+        if not runs:
+            raise CheckpointError(f"no run in {home} has weights; train first, or give a file")
+        path = runs[-1].parents[1]
+    if path.is_dir():
+        names = (LAST,) if resume or wanted == "last" else ("best.ckpt", LAST)
+        named = [path / CHECKPOINTS / name for name in names]
+        path = next((p for p in named if p.is_file()), named[0])
+    if not path.is_file():
+        near = sorted(str(p) for p in home.glob(f"*/{CHECKPOINTS}/*.ckpt"))
+        raise CheckpointError(
+            f"no checkpoint {path}; " + (f"there is {', '.join(near[-3:])}" if near else "train first")
+        )
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # a damaged file fails in many ways; all mean the same to the user
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{path} cannot be read as a checkpoint ({reason}); is it complete?") from error
+    if not isinstance(content, dict) or "state_dict" not in content:
+        raise CheckpointError(f"{path} is no run's checkpoint; pretrained weights go to the encoder's from_pretrained")
+    return path
+
+
+def _newest(paths: Iterator[Path]) -> list[Path]:
+    return sorted(paths, key=lambda p: p.stat().st_mtime)
+
+
+def find_unfinished(home: Path, wanted: str) -> Path:
+    """The folder of the run that `--resume` means.
+
+    Args:
+        home: the folder of the experiment's runs; `last` means its newest one without a result.
+        wanted: `last`, a run folder, or its last checkpoint.
+
+    Raises:
+        RunError: there is no such run, it is finished, or it has no checkpoint yet.
+        ConfigError: another checkpoint than the last.
+    """
+    if wanted == "last":
+        runs = [p.parents[1] for p in _newest(home.glob(f"*/{CHECKPOINTS}/{LAST}"))]
+        open_ones = [run for run in runs if not (run / METRICS).exists()]
+        if not open_ones:
+            what = "all its runs with a checkpoint are finished" if runs else "none of its runs has a checkpoint"
+            raise RunError(f"nothing to resume in {home}: {what}; train without resuming")
+        return open_ones[-1]
+    path = Path(wanted)
+    if path.is_file():
+        if path.name != LAST:
+            raise ConfigError(
+                f"{path}: a run is resumed from its {LAST}; to start a new run from other weights: --ckpt_path={path}"
+            )
+        path = path.parents[1]
+    if not (path / CONFIG).is_file():
+        raise RunError(f"{path} is no run folder (no {CONFIG}); resume `last`, a folder in {home}, or its {LAST}")
+    if (path / METRICS).exists():
+        raise RunError(
+            f"{path} is finished, there is nothing to resume. To train on from its weights, in a new run: "
+            f"--ckpt_path={path} --trainer.max_epochs=MORE"
+        )
+    if not (path / CHECKPOINTS / LAST).is_file():
+        raise RunError(f"{path} ended before its first checkpoint, there is nothing to resume; train without resuming")
+    return path
+
+
+def check_settings(folder: Path, config: Mapping[str, Any]) -> None:
+    """Refuses to go on with a run under other settings than it began with.
+
+    Args:
+        folder: the run's folder.
+        config: the resolved settings of now.
+
+    Raises:
+        RunError: names what differs; or the folder's own settings are damaged.
+    """
+    file = folder / CONFIG
+    try:
+        stored = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RunError(f"{file} is damaged ({' '.join(str(error).split())}); the run cannot be resumed") from None
+    there, here = _flat(stored), _flat(config)
+    keys = (k for k in sorted(there.keys() | here.keys()) if not _is_free(k))
+    wrong = [
+        f"{k} is {there.get(k, 'absent')} there, {here.get(k, 'absent')} here"
+        for k in keys
+        if there.get(k, "absent") != here.get(k, "absent")
+    ]
+    if wrong:
+        more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+        raise RunError(
+            f"{folder} began with other settings: {'; '.join(wrong[:SHOWN])}{more}. Resume it with its own: "
+            f"tvr fit --config {file} --resume={folder}"
+        )
+
+
+def _is_free(key: str) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in FREE)
+
+
+def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(content, Mapping) or not content:
+        return {prefix: content}
+    rows: dict[str, Any] = {}
+    for key, value in content.items():
+        rows |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return rows
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Marks a run folder as in use while the block runs; the mark goes with the process, however it ends.
+
+    It is a lock on `config.yaml`, of the kind that worker processes do not inherit.
+
+    Raises:
+        RunError: another process is writing to the folder.
+    """
+    with (folder / CONFIG).open("r+b") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise RunError(f"{folder} is still being written by another process: that run goes on") from None
+            rank_zero_warn(f"{folder} cannot be locked ({error.strerror}): do not resume it while it goes on")
+        yield
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place, then puts it there whole: what was there survives whatever happens."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Saves without holding a second copy in memory.
+
+        Raises:
+            RunError: the disk is full, read-only or broken; names the path and the reason.
+        """
+        path = Path(path)
+        partial = path.with_name(f".{path.name}.partial")  # one name: what a kill leaves behind, the next save replaces
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except (OSError, RuntimeError) as error:
+            with suppress(OSError):  # a read-only disk holds none
+                partial.unlink(missing_ok=True)
+            reason = _system_error(error)
+            if reason is None:
+                raise
+            before = "The checkpoint that was there is untouched." if path.exists() else "There was none before."
+            raise RunError(
+                f"cannot save the checkpoint {path}: {reason.strerror}. {before} Make room or make it writable, then "
+                f"go on: --resume={path.parents[1]}"
+            ) from error
+
+
+def _system_error(error: BaseException | None) -> OSError | None:
+    """The operating system's error behind one; torch reports a failed write as its own."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return error

@@ -1,0 +1,207 @@
+"""What a run shows of its test: some queries with what they found, its worst failures, pictures of the videos.
+
+All of it lies in one file of the run folder, `gallery.json`, below 1 MB whatever the dataset.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tvr_lightning.data.stores.files import write_json
+from tvr_lightning.errors import DecodeError, RunError
+from tvr_lightning.run.results import caption_id
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tvr_lightning.data.datamodule import Split
+    from tvr_lightning.evaluation import EvaluationResult
+    from tvr_lightning.types import Record
+
+GALLERY = "gallery.json"
+QUERIES, TOP = 20, 5  # queries shown, and videos shown of each
+FAILURES, FOUND = 10, 3  # worst failures, and videos shown of each
+SEED = 0  # the same for every run, so that runs over one split show the same queries
+SIDE = 96  # pixels
+MAX_BYTES = 3500  # of a picture; 20 x 6 + 10 x 4 different videos at most then stay below 0.8 MB in base64
+CAPTION_LENGTH = 400  # characters; paragraph datasets join a video's sentences
+EDGES = (1, 5, 10, 50, 100, 500)
+
+
+@dataclass(frozen=True)
+class Query:
+    """A caption and what it found.
+
+    Attributes:
+        query: the caption's id.
+        caption: its text, cut after `CAPTION_LENGTH` characters.
+        video: the id of the video that it describes.
+        rank: expected rank of that video, 1 = best.
+        top: ids of the best videos, best first.
+    """
+
+    query: str
+    caption: str
+    video: str
+    rank: float
+    top: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Queries with pictures.
+
+    Attributes:
+        queries: a seeded choice.
+        worst: the queries with the largest ranks, worst first; only such as do not stand first.
+        thumbnails: a JPEG of each video's middle frame, None where the video cannot be decoded.
+    """
+
+    queries: tuple[Query, ...]
+    worst: tuple[Query, ...]
+    thumbnails: Mapping[str, bytes | None]
+
+
+def make_gallery(result: EvaluationResult, split: Split) -> tuple[Gallery, list[str]]:
+    """Chooses queries of text -> video and decodes their videos.
+
+    Returns:
+        The gallery, and why videos could not be decoded, one line each.
+    """
+    import torch
+
+    ranks = result.ranks.t2v
+    order = torch.randperm(len(split.captions), generator=torch.Generator().manual_seed(SEED))
+    place = torch.full((len(split.captions),), -1)
+    place[result.caption_ids[ranks.query]] = torch.arange(len(ranks))
+    chosen = place[order]
+    chosen = chosen[chosen >= 0][:QUERIES].sort().values  # in the split's order, which reads better
+    worst = ranks.expected_rank.sort(descending=True, stable=True).indices[:FAILURES]
+    worst = worst[ranks.expected_rank[worst] > 1]
+    queries, failures = _rows(result, split, chosen, TOP), _rows(result, split, worst, FOUND)
+
+    records = {r.video_id: r for r in split.records}
+    thumbnails: dict[str, bytes | None] = {}
+    reasons: list[str] = []
+    for video in dict.fromkeys(v for q in (*queries, *failures) for v in (*q.top, q.video)):
+        try:
+            thumbnails[video] = thumbnail(records[video])
+        except DecodeError as error:
+            thumbnails[video] = None
+            reasons.append(str(error))
+    return Gallery(queries, failures, thumbnails), reasons
+
+
+def _rows(result: EvaluationResult, split: Split, rows: Tensor, top: int) -> tuple[Query, ...]:
+    """The queries at `rows` of the ranks, (Q,) int64."""
+    ranks, found = result.ranks.t2v, result.top["t2v"][1]
+    queries = []
+    for row in rows.tolist():
+        matrix_row = int(ranks.query[row])
+        caption = int(result.caption_ids[matrix_row])
+        text = split.captions.captions[caption]
+        cut = text if len(text) <= CAPTION_LENGTH else text[: CAPTION_LENGTH - 1] + "…"
+        queries.append(
+            Query(
+                caption_id(split, caption),
+                cut,
+                split.records[int(split.caption_video[caption])].video_id,
+                float(ranks.expected_rank[row]),
+                tuple(split.records[v].video_id for v in found[matrix_row, :top].tolist()),
+            )
+        )
+    return tuple(queries)
+
+
+def thumbnail(record: Record) -> bytes:
+    """The middle frame of a video, or of the segment that the record names, as a JPEG of `SIDE` x `SIDE` pixels.
+
+    Raises:
+        DecodeError: it cannot be decoded.
+    """
+    from PIL import Image
+
+    from tvr_lightning.data.video.frames import read_frames
+
+    frames = read_frames(record.video_path, 1, size=SIDE, start=record.start, end=record.end).frames
+    picture = Image.fromarray(frames[0].permute(1, 2, 0).contiguous().numpy())
+    encoded = b""
+    for quality in range(80, 0, -10):
+        buffer = io.BytesIO()
+        picture.save(buffer, "JPEG", quality=quality, optimize=True)
+        encoded = buffer.getvalue()
+        if len(encoded) <= MAX_BYTES:
+            break
+    return encoded
+
+
+def rank_histogram(ranks: Iterable[float], num_items: int) -> list[tuple[str, int]]:
+    """Counts queries by rank: 1, 2-5, 6-10, ...; an expected rank between two whole ones counts with the larger.
+
+    Args:
+        ranks: expected ranks, 1 = best.
+        num_items: how many items were ranked; ranges beyond it are left out.
+    """
+    values = list(ranks)
+    lows = (0, *EDGES)
+    bounds = [(low, high) for low, high in zip(lows, (*EDGES, float("inf")), strict=True) if low < num_items]
+    counted = []
+    for low, high in bounds:
+        label = "1" if high == 1 else f"{low + 1}-{high:g}" if high != float("inf") else f"over {low}"
+        counted.append((label, sum(low < v <= high for v in values)))
+    return counted
+
+
+def write_gallery(path: Path, gallery: Gallery) -> None:
+    """Writes a gallery atomically.
+
+    Raises:
+        RunError: the folder cannot be written.
+    """
+    pictures = {v: None if jpeg is None else base64.b64encode(jpeg).decode() for v, jpeg in gallery.thumbnails.items()}
+    rows = {"queries": [asdict(q) for q in gallery.queries], "worst": [asdict(q) for q in gallery.worst]}
+    write_json(path, {**rows, "thumbnails": pictures})
+
+
+def read_gallery(path: Path) -> Gallery | None:
+    """Reads a gallery; None when the run kept none.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        pictures = {
+            str(v): None if text is None else base64.b64decode(text, validate=True)
+            for v, text in content["thumbnails"].items()
+        }
+        gallery = Gallery(_read_rows(content["queries"]), _read_rows(content["worst"]), pictures)
+    except (ValueError, KeyError, TypeError, AttributeError, binascii.Error) as error:
+        raise RunError(f"{path} is damaged ({error}); remove it, or test the run again") from None
+    unknown = {v for q in (*gallery.queries, *gallery.worst) for v in (q.video, *q.top)} - pictures.keys()
+    if unknown:
+        raise RunError(f"{path} is damaged (no picture of {sorted(unknown)[0]}); remove it, or test the run again")
+    return gallery
+
+
+def _read_rows(rows: Sequence[Mapping[str, object]]) -> tuple[Query, ...]:
+    return tuple(
+        Query(str(r["query"]), str(r["caption"]), str(r["video"]), float(str(r["rank"])), tuple(map(str, _list(r))))
+        for r in rows
+    )
+
+
+def _list(row: Mapping[str, object]) -> list[object]:
+    top = row["top"]
+    if not isinstance(top, list):
+        raise TypeError(f"the videos of {row['query']} are no list")
+    return top

@@ -1,0 +1,278 @@
+"""What a run leaves behind, and reading it back: folders, metrics, per-query ranks, tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tvr_lightning.data.stores.files import written_atomically
+from tvr_lightning.errors import RunError, nearest
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from tvr_lightning.data.datamodule import Split
+    from tvr_lightning.evaluation import EvaluationResult
+    from tvr_lightning.metrics.ranking import Ranks
+
+METRICS, RANKS, CONFIG, CHECKPOINTS = "metrics.json", "ranks.parquet", "config.yaml", "checkpoints"
+PREDICTIONS = "predictions.parquet"
+LOWER_IS_BETTER = ("MdR", "MnR")  # of all metrics these
+HASH_BASELINES = ("pca", "random", "chance")  # codes that nobody learned
+REQUIRED = {
+    "experiment",
+    "dataset",
+    "split",
+    "seed",
+    "metrics",
+    "intervals",
+    "data",
+    "selected_on_test",
+    "partial",
+    "v2t",
+}
+
+
+def write_ranks(path: Path, result: EvaluationResult, split: Split) -> None:
+    """Writes one row per query: ids, rank with its ties, and the ten best items with their scores.
+
+    The items of a video are captions, whatever the protocol of its rank: over `sets` the rank counts videos' captions
+    as one item each.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    videos = [split.records[i].video_id for i in result.video_ids.tolist()]
+    video_name = {i: split.records[i].video_id for i in result.video_ids.tolist()}
+    caption_name = {i: caption_id(split, i) for i in result.caption_ids.tolist()}
+    captions = list(caption_name.values())
+    tables = []
+    for direction, queries, items in (("t2v", captions, video_name), ("v2t", videos, caption_name)):
+        ranks = getattr(result.ranks, direction)
+        scores, ids = result.top[direction]
+        rows = ranks.query.tolist()
+        tables.append(
+            pa.table(
+                {
+                    "direction": [direction] * len(rows),
+                    "query": [queries[r] for r in rows],
+                    "video": [videos[v] for v in ranks.video.tolist()],
+                    "rank": ranks.expected_rank.tolist(),
+                    "greater": ranks.greater.tolist(),
+                    "tied_other": ranks.tied_other.tolist(),
+                    "tied_own": ranks.tied_own.tolist(),
+                    "average_precision": ranks.average_precision.tolist(),
+                    "top_ids": [[items[i] for i in ids[r].tolist()] for r in rows],
+                    "top_scores": [scores[r].tolist() for r in rows],
+                }
+            )
+        )
+    with written_atomically(path) as temporary:
+        pq.write_table(pa.concat_tables(tables), temporary)
+
+
+@dataclass(frozen=True)
+class StoredRanks:
+    """A run's ranks, read back in an order that does not depend on how the run came to its queries.
+
+    Attributes:
+        queries: (direction, query, video) of every row; runs with equal ones can be compared query by query.
+        ranks: the rows of each direction, in this order.
+    """
+
+    queries: tuple[tuple[str, str, str], ...]
+    ranks: Ranks
+
+
+def read_ranks(folder: Path) -> StoredRanks:
+    """Reads a run's `ranks.parquet`.
+
+    Raises:
+        RunError: there is none, or it is damaged.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    import torch
+
+    from tvr_lightning.metrics.ranking import DirectionRanks, Ranks
+
+    path = folder / RANKS
+    columns = ["direction", "query", "video", "greater", "tied_other", "tied_own", "average_precision"]
+    try:
+        rows = pq.read_table(path, columns=columns).to_pydict()
+    except FileNotFoundError:
+        raise RunError(f"{folder} has no {RANKS}; test the run again") from None
+    except (OSError, pa.ArrowException) as error:
+        raise RunError(f"{path} is damaged ({error}); test the run again") from None
+    keys = list(zip(rows["direction"], rows["query"], rows["video"], strict=True))
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    video = {name: i for i, name in enumerate(sorted(set(rows["video"])))}
+
+    def direction(name: str) -> DirectionRanks:
+        own = [i for i in order if keys[i][0] == name]
+        greater, other, tied_own = (torch.tensor([rows[c][i] for i in own], dtype=torch.int64) for c in columns[3:6])
+        precision = torch.tensor([rows["average_precision"][i] for i in own], dtype=torch.float64)
+        videos = torch.tensor([video[keys[i][2]] for i in own], dtype=torch.int64)
+        return DirectionRanks(greater, other, tied_own, precision, videos, torch.arange(len(own)))
+
+    return StoredRanks(tuple(keys[i] for i in order), Ranks(direction("t2v"), direction("v2t")))
+
+
+def caption_id(split: Split, index: int) -> str:
+    """Names a caption by its video and its place among that video's captions: `video7#0`."""
+    video = int(split.caption_video[index])
+    return f"{split.records[video].video_id}#{index - int(split.captions.first[video])}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, read back.
+
+    Attributes:
+        path: its folder.
+        content: `metrics.json`.
+    """
+
+    path: Path
+    content: Mapping[str, Any]
+
+    @cached_property
+    def config(self) -> Mapping[str, Any]:
+        """The resolved configuration; empty where the folder has none."""
+        import yaml
+
+        file = self.path / CONFIG
+        try:
+            content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise RunError(f"{file} is damaged ({' '.join(str(error).split())})") from None
+        return content if isinstance(content, dict) else {}
+
+    @property
+    def leaky(self) -> bool:
+        """Whether the scores read the ground truth."""
+        return leaky_prefix(self.content) != "test/"
+
+    @property
+    def marks(self) -> list[str]:
+        """Why the figures must not be ranked with plain ones: subset, left out, selected on test, ..."""
+        c = self.content
+        data = c["data"]
+        marks = []
+        if self.leaky:
+            marks.append("leaky")
+        if c["selected_on_test"]:
+            marks.append("selected on test")
+        if data["left_out"]:
+            marks.append(f"{data['left_out']} videos left out")
+        if data["subset"]:
+            marks.append(f"subset {data['subset']}")
+        if c["partial"]:
+            marks.append("not all batches")
+        if c["v2t"] != "sets":
+            marks.append(f"v2t over {c['v2t']}")
+        return marks
+
+
+def read_run(path: Path) -> Run:
+    """Reads a run folder.
+
+    Raises:
+        RunError: there is no such run, or its metrics are broken.
+    """
+    file = path / METRICS
+    if not file.is_file():
+        raise RunError(f"{path}: no {METRICS}; the run did not finish a test, or this is no run folder")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RunError(f"{file} is damaged ({error}); test the run again: make eval EXP=... CKPT={path}") from None
+    if not isinstance(content, dict) or not content.keys() >= REQUIRED:
+        raise RunError(f"{file} is not a run's result, or of another version; test the run again")
+    return Run(path, content)
+
+
+def find_runs(paths: Sequence[Path], runs_dir: Path = Path("runs")) -> list[Run]:
+    """Reads runs: each path is a run's folder or a folder above runs; without paths, all of `runs_dir`.
+
+    Raises:
+        RunError: a path holds no finished run.
+    """
+    runs: dict[Path, Run] = {}
+    for path in paths or [runs_dir]:
+        if not path.is_dir():
+            known = [str(p.parent) for p in runs_dir.glob(f"*/*/{METRICS}")]
+            raise RunError(f"no run folder {path}; {nearest(str(path), known) if known else 'there are no runs yet'}")
+        found = [path] if (path / METRICS).is_file() else sorted(p.parent for p in path.rglob(METRICS))
+        if not found:
+            raise RunError(f"{path} holds no finished run (no {METRICS} below it)")
+        runs.update((p, read_run(p)) for p in found)
+    return list(runs.values())
+
+
+def leaky_prefix(content: Mapping[str, Any]) -> str:
+    """What the names of a run's metrics begin with: `test/`, or `test/leaky/` where scores read the ground truth."""
+    return "test/leaky/" if any(name.startswith("test/leaky/") for name in content["metrics"]) else "test/"
+
+
+def result_table(content: Mapping[str, Any]) -> Table:
+    """The table that ends a run: metrics of both directions with intervals, then SumR, probes, post-processing."""
+    from rich.table import Table
+
+    metrics, intervals, data = content["metrics"], content["intervals"], content["data"]
+    prefix = leaky_prefix(content)
+    leaky = prefix.removeprefix("test/")
+    table = Table(
+        "metric",
+        title=f"{content['experiment']}: {content['dataset']} {content['split']}, test",
+        caption=f"{data['captions']} captions x {data['videos']} videos, video -> text over {content['v2t']};\n"
+        "95 % bootstrap intervals in brackets"
+        + ("\nleaky: scores read the ground truth, these are no retrieval results" if leaky else ""),
+    )
+    table.add_column("text -> video", justify="right")
+    table.add_column("video -> text", justify="right")
+
+    def figure(name: str) -> str:
+        if name not in metrics:
+            return ""
+        low, high = intervals.get(name, (None, None))
+        return f"{metrics[name]:.1f}" + ("" if low is None else f"  [{low:.1f}, {high:.1f}]")
+
+    for mark in ("", "dsl/", "qb/"):
+        for name in ("R@1", "R@5", "R@10", "R@50", "MdR", "MnR", "mAP", "RSum"):
+            row = [figure(f"{prefix}{mark}{direction}/{name}") for direction in ("t2v", "v2t")]
+            if any(row):
+                table.add_row(f"{leaky}{mark}{name}", *row)
+        if any(m.startswith(prefix + mark) for m in metrics):
+            table.add_section()
+    table.add_row(f"{leaky}SumR", figure(f"{prefix}SumR"), "")
+    for name in metrics:
+        if name.startswith(f"{prefix}probe/"):
+            table.add_row(f"{leaky}probe {name.rpartition('/')[2]}", figure(name), "chance 25")
+    if content.get("hashing"):
+        table.add_section()
+        table.caption = f"{table.caption}\n{hashing_line(content)}"
+        own = [n.rpartition("/")[2] for n in metrics if n.startswith(f"{prefix}hash/t2v/")]
+        shown = [f"hash/{{}}/{n}" for n in own if not n.startswith("n_")]
+        for key in (*shown, *(f"hash/{name}/{{}}/mAP" for name in HASH_BASELINES)):
+            row = [figure(prefix + key.format(direction)) for direction in ("t2v", "v2t")]
+            if any(row):
+                table.add_row(leaky + key.replace("{}/", ""), *row)
+    return table
+
+
+def hashing_line(content: Mapping[str, Any]) -> str:
+    """What the hashing metrics of a run are over, in one line; empty where it has none."""
+    facts = content.get("hashing")
+    if not facts:
+        return ""
+    items = f"{facts['texts']:,} texts, {facts['videos']:,} videos"
+    line = f"hash: {facts['bits']} bits, database {facts['database']} ({items}), mAP@k over {facts['normalise']}"
+    left_out = facts["queries_without_relevant"]
+    return line + (f", {max(left_out.values())} queries without a relevant item" if any(left_out.values()) else "")

@@ -1,0 +1,92 @@
+"""Runs experiments for two batches on tiny generated data, with tiny random encoders: does everything fit together?
+
+Each experiment finds the generated videos in the layout of its own dataset, so that its reader runs too.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from tvr_lightning.config.arguments import read_arguments
+from tvr_lightning.config.compose import experiments_in
+from tvr_lightning.errors import ConfigError, TVRError, nearest
+from tvr_lightning.synthetic.export import export_shapes, layout_of
+
+NUM_VIDEOS = 24
+BATCHES = 2
+
+
+def smoke_arguments(file: Path, data_root: Path, runs_dir: Path) -> list[str]:
+    """The arguments that shrink an experiment: generated videos, tiny encoders, two batches, CPU."""
+    config, _ = read_arguments(["--config", str(file)])
+    encoders = [f"--model.init_args.{name}.init_args" for name in config["model"]["init_args"] if "encoder" in name]
+    return [
+        *("--config", str(file)),
+        f"--data.annotations.init_args.root={data_root}",
+        f"--runs_dir={runs_dir}",
+        f"--data.cache_dir={runs_dir / 'cache'}",
+        f"--trainer.fast_dev_run={BATCHES}",
+        "--trainer.accelerator=cpu",
+        "--trainer.devices=1",
+        *(f"{encoder}.size=null" for encoder in encoders),
+        *(f"{encoder}.model=tiny" for encoder in encoders),
+        *(f"{encoder}.from_pretrained=null" for encoder in encoders),
+        *(["--data.tokenizer.init_args.vocabulary=null"] if config["data"].get("tokenizer") else []),
+        *(["--data.augment.every=1"] if config["data"].get("augment") else []),  # either batch may need the second view
+        "--data.batch_size=4",
+        "--data.num_workers=0",
+    ]
+
+
+def smoke_data(file: Path, folder: Path) -> Path:
+    """Makes the generated dataset that an experiment can read, once for each layout, and returns its root.
+
+    Args:
+        file: the experiment.
+        folder: above the roots, one for each layout.
+
+    Raises:
+        ConfigError: the experiment cannot be composed, or its reader is none of those that datasets are made for.
+    """
+    config, _ = read_arguments(["--config", str(file)])
+    layout = layout_of(str(config["data"]["annotations"]["class_path"]))
+    export_shapes(layout, folder / layout, NUM_VIDEOS)
+    return folder / layout
+
+
+def smoke(names: Sequence[str], folder: Path = Path("experiments")) -> int:
+    """Runs experiments, all when none is named; returns 1 when one fails.
+
+    Raises:
+        ConfigError: there is no experiment of that name.
+    """
+    known = experiments_in(folder)
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"no experiment '{name}' in {folder}; {nearest(name, known)}")
+    from tvr_lightning.run.training import run
+
+    failed: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="tvr-smoke-") as temporary:
+        root = Path(temporary)
+        for name in names or known:
+            began = time.monotonic()
+            try:
+                file = folder / f"{name}.yaml"
+                config, _ = read_arguments(smoke_arguments(file, smoke_data(file, root / "data"), root / "runs"))
+                if run("fit", config) != 0:
+                    raise KeyboardInterrupt  # the only other end of a run that is no error
+            except Exception as error:  # one broken experiment must not hide the next
+                failed.append(name)
+                if not isinstance(error, TVRError):
+                    traceback.print_exc()
+                print(f"smoke {name}: FAILED: {error}", file=sys.stderr)
+            else:
+                print(f"smoke {name}: ok, {time.monotonic() - began:.0f} s")
+    print(f"smoke: {len(names or known) - len(failed)} passed, {len(failed)} failed")
+    return 1 if failed else 0

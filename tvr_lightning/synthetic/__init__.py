@@ -1,0 +1,1 @@
+"""Data and weights that are generated: shapes, noise, stand-in encoders."""
