@@ -7,7 +7,7 @@ from tvr_lightning.data.annotations import activitynet as module
 from tvr_lightning.data.annotations.activitynet import ActivityNet
 from tvr_lightning.errors import ConfigError, DataError
 
-from .layouts import activitynet, write_activitynet, write_json
+from ..layouts import activitynet, write_activitynet, write_json
 
 V12, V13 = "activity_net.v1-2.min.json", "activity_net.v1-3.min.json"
 

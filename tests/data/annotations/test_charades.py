@@ -3,7 +3,7 @@ import pytest
 from tvr_lightning.data.annotations.charades import Charades
 from tvr_lightning.errors import ConfigError, DataError
 
-from .layouts import charades, write_charades, write_lines
+from ..layouts import charades, write_charades, write_lines
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 from tvr_lightning.data.annotations.didemo import DiDeMo, stem
 from tvr_lightning.errors import DataError
 
-from .layouts import didemo, write_didemo, write_json
+from ..layouts import didemo, write_didemo, write_json
 
 
 @pytest.fixture

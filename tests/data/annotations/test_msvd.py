@@ -7,7 +7,7 @@ import pytest
 from tvr_lightning.data.annotations.msvd import MSVD
 from tvr_lightning.errors import ConfigError, DataError
 
-from .layouts import MSVD_IDS, msvd_tokens, write_json, write_msvd
+from ..layouts import MSVD_IDS, msvd_tokens, write_json, write_msvd
 
 TABLE = {i: [" ".join(c) for c in msvd_tokens(i)] for ids in MSVD_IDS.values() for i in ids}
 

@@ -17,7 +17,7 @@ from tvr_lightning.data.annotations.base import VideoFolder
 from tvr_lightning.data.annotations.readers import read_json, read_list, read_pickle
 from tvr_lightning.errors import ConfigError, DataError
 
-from .layouts import READERS, WRITERS
+from ..layouts import READERS, WRITERS
 
 EXPERIMENTS = Path(__file__).parents[3] / "experiments"
 # the file that a reader opens for `train`, and what its text holds for one video

@@ -5,7 +5,7 @@ import pytest
 from tvr_lightning.data.annotations.vatex import VATEX
 from tvr_lightning.errors import ConfigError, DataError
 
-from .layouts import VATEX_IDS, vatex, write_json, write_lines, write_vatex
+from ..layouts import VATEX_IDS, vatex, write_json, write_lines, write_vatex
 
 FILES = {"train": "vatex_training_v1.0.json", "test": "vatex_validation_v1.0.json"}
 PUBLIC = "vatex_public_test_english_v1.1.json"

@@ -27,7 +27,7 @@ from tvr_lightning.data.video.sampling import FrameOptions
 from tvr_lightning.errors import ConfigError, DecodeError
 from tvr_lightning.types import Record
 
-from .clips import grainy, write_clip
+from ..clips import grainy, write_clip
 
 Make = Callable[..., Any]
 OPTIONS = FrameOptions(num_frames=4, sampling="uniform", fps=None, size=16)

@@ -14,8 +14,8 @@ from tvr_lightning.data.tools.check import check_dataset, inspect_file
 from tvr_lightning.data.video.frames import probe_video
 from tvr_lightning.errors import ConfigError, DataError, DecodeError
 
-from .clips import cut_file, grainy, write_clip, write_silence
-from .layouts import write_json, write_lines
+from ..clips import cut_file, grainy, write_clip, write_silence
+from ..layouts import write_json, write_lines
 
 IDS = {
     "train": ["good", "-dash", "missing", "empty", "text"],

@@ -17,7 +17,7 @@ from tvr_lightning.data.tools.compress import MANIFEST, compress
 from tvr_lightning.data.video.frames import probe_video, read_frames
 from tvr_lightning.errors import ConfigError, DataError
 
-from .clips import cut_file, grainy, number_of, write_clip, write_silence
+from ..clips import cut_file, grainy, number_of, write_clip, write_silence
 
 
 def frames_of(path):

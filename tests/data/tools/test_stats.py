@@ -8,8 +8,8 @@ from tvr_lightning.data.annotations.charades import Charades
 from tvr_lightning.data.annotations.msvd import MSVD
 from tvr_lightning.data.tools.stats import QUANTITIES, _edges, describe_dataset, draw_histograms, seconds_of
 
-from .clips import cut_file, write_clip, write_silence
-from .layouts import CHARADES, write_charades, write_json, write_lines
+from ..clips import cut_file, write_clip, write_silence
+from ..layouts import CHARADES, write_charades, write_json, write_lines
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from tvr_lightning.data.video.frames import VideoFrames, probe_video, read_frame
 from tvr_lightning.data.video.sampling import Timeline, choose_frames
 from tvr_lightning.errors import ConfigError, DecodeError
 
-from .clips import cut_file, grainy, number_of, write_clip, write_silence
+from ..clips import cut_file, grainy, number_of, write_clip, write_silence
 
 FORMATS: dict[str, dict[str, Any]] = {
     "b_frames.mp4": {"options": {"bf": "3", "g": "12"}},

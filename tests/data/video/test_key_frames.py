@@ -14,7 +14,7 @@ from tvr_lightning.data.video.key_frames import choose_key_frames, read_key_fram
 from tvr_lightning.data.video.sampling import Timeline
 from tvr_lightning.errors import ConfigError, DecodeError
 
-from .clips import Picture, cut_file, grainy, number_of, numbered, write_clip, write_silence
+from ..clips import Picture, cut_file, grainy, number_of, numbered, write_clip, write_silence
 
 
 def scenes(*cuts: int) -> Any:

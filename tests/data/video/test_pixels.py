@@ -11,7 +11,7 @@ from torch.nn.functional import interpolate
 
 from tvr_lightning.data.video.frames import probe_video, read_frames
 
-from .clips import numbered, write_clip
+from ..clips import numbered, write_clip
 
 
 def quadrants(number: int, width: int, height: int) -> np.ndarray:
