@@ -90,9 +90,7 @@ def circles(graph: dict[str, set[str]]) -> list[set[str]]:
 
 
 def test_no_circle_among_files() -> None:
-    graph = {
-        module: set(imports_of(file.read_text())) - {PACKAGE.name} for module, file in MODULES.items()
-    }
+    graph = {module: set(imports_of(file.read_text())) - {PACKAGE.name} for module, file in MODULES.items()}
     assert circles(graph) == []
 
 
@@ -119,7 +117,10 @@ def test_few_files_stand_flat() -> None:
         ("import tvr_lightning.run.training as t, os", ["tvr_lightning.run.training"]),
         ("def f():\n    from tvr_lightning.run import training", ["tvr_lightning.run.training"]),
         ("from tvr_lightning.run.training import run", ["tvr_lightning.run.training"]),
-        ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from tvr_lightning import run", ["tvr_lightning.run"]),
+        (
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from tvr_lightning import run",
+            ["tvr_lightning.run"],
+        ),
         ("import torch", []),
     ],
 )

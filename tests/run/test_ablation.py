@@ -276,7 +276,7 @@ def test_ctrl_c_waits_for_the_run_and_ends_all(everyone: bool, grid: Callable[..
     )
     run.chmod(0o755)
     code = (
-        "import sys; from tvr_lightning import ablation, cli\n"
+        "import sys; from tvr_lightning.commands import main as cli; from tvr_lightning.run import ablation\n"
         f"sys.executable, ablation.GRACE_S = {str(run)!r}, 0.2\n"
         f"sys.exit(cli.main(['ablate', '--config', {str(grid())!r}]))"
     )

@@ -23,7 +23,7 @@ from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.nn.masked import masked_mean
 from tvr_lightning.optim import Optimizer
 from tvr_lightning.report.comparison import compare
-from tvr_lightning.run import leakcheck, training
+from tvr_lightning.run import leakcheck, load
 from tvr_lightning.run.curves import read_curves
 from tvr_lightning.run.leakcheck import Finding, LeakReport, binomial_tail, check_leak
 from tvr_lightning.run.load import Experiment
@@ -138,7 +138,7 @@ def check(monkeypatch: pytest.MonkeyPatch) -> Callable[..., LeakReport]:
             data: Any = SimpleNamespace(augment=None)
             return Experiment("toy", method(small_clip()), data, {}, {})
 
-        monkeypatch.setattr(training, "build", build)
+        monkeypatch.setattr(load, "build", build)
         return check_leak(["--config", str(EXPERIMENTS / "clip4clip_shapes.yaml")], probe)
 
     return run

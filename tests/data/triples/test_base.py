@@ -193,7 +193,7 @@ def test_cache_that_cannot_be_written_only_warns(tmp_path: Path, caplog: pytest.
 
 FILL = """
 import sys
-from tvr_lightning.data.triples.base import CachedTriples
+from tvr_lightning.data.triples.cached import CachedTriples
 from tvr_lightning.data.triples.offline import OfflineTriples
 captions = [f"man{i} plays guitar" for i in range(int(sys.argv[2]), int(sys.argv[2]) + 300)]
 for part in range(3):
