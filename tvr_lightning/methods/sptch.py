@@ -1,10 +1,11 @@
 """SPTCH: similarity-preserving transformer cross-modal hashing, without labels (ACM MM 2024).
 
-hash functions F, Sec. 3.1.2         -> nn.hashing.VideoHash; SPTCH.text_hash_encoder and nn.hashing.HashLayer
-collaborative graph, Eqs. 1-2        -> nn.collaborative_graph.CollaborativeGraph
-graph network G, Eqs. 3-5            -> nn.hashing.GraphNetwork
-losses of G, Eqs. 6-9                -> SPTCH.graph_losses, losses_hashing
-losses of F, Eqs. 10-16              -> SPTCH.hash_losses, losses_hashing
+hash functions F, Sec. 3.1.2  -> nn.sptch.hashing: VideoHash, and HashLayer on SPTCH.text_hash_encoder
+collaborative graph           -> nn.sptch.collaborative_graph.CollaborativeGraph  1 2
+graph network G               -> nn.sptch.hashing.GraphNetwork                    3 4 5
+losses of G                   -> losses.hashing, SPTCH                            6 7 8 9
+losses of F                   -> losses.hashing, SPTCH                            11 12 13 14 15 16
+not computed: 10 (SimCLR's loss, quoted; 11 and 12 are its terms here)
 Algorithm 1                          -> SPTCH.training_step: even epochs of the trainer train G, odd ones F
 Departures: means for squared norms, so that weights hold for every batch size; degrees of |S| in the graph
 convolutions, whose printed form is undefined for negative row sums; unit vectors in the contrasts; several captions of
@@ -272,7 +273,7 @@ class SPTCH(RetrievalModule[HashFeatures, HashFeatures]):
         return {**self.graph_losses(graph, rows), **self.hash_losses(graph, rows, texts, videos, video_index)}
 
     def graph_losses(self, graph: CollaborativeGraph, rows: Tensor) -> Mapping[str, Tensor]:
-        """L_c (Eq. 9) of items of the graph, rows (B,) int64; nothing for the variant without G."""
+        """L_c of items of the graph, rows (B,) int64; nothing for the variant without G."""
         if self.graph_network is None:
             return {}
         video, text, similarity = graph.video_features[rows], graph.text_features[rows], graph.block(rows)
@@ -280,14 +281,14 @@ class SPTCH(RetrievalModule[HashFeatures, HashFeatures]):
         neighbours = neighbourhood_reconstruction(similarity, h.video, h.text, h.relaxed)
         return {
             "reconstruction": semantic_reconstruction((h.video_features, h.text_features), (video, text)),
-            "neighbourhood": self.neighbour_weight * neighbours,
-            "quantisation": self.quantisation_weight * quantisation(h.codes, h.relaxed),
+            "neighbourhood": self.neighbour_weight * neighbours,  # Eq. 9
+            "quantisation": self.quantisation_weight * quantisation(h.codes, h.relaxed),  # Eq. 9
         }
 
     def hash_losses(
         self, graph: CollaborativeGraph, rows: Tensor, texts: HashFeatures, videos: HashFeatures, video_index: Tensor
     ) -> Mapping[str, Tensor]:
-        """L_f (Eq. 16), as far as the variant has it.
+        """L_f, as far as the variant has it.
 
         Raises:
             ConfigError: the features have no second view, and the variant contrasts views.
@@ -298,14 +299,14 @@ class SPTCH(RetrievalModule[HashFeatures, HashFeatures]):
             if not videos.augmented.shape[1] or not texts.augmented.shape[1]:
                 raise ConfigError(_NO_VIEW)
             views = (videos.logits, texts.logits, videos.augmented, texts.augmented)
-            losses["inter_modal"] = inter_modal_contrast(*views, self.temperature, video_index)
-            losses["intra_modal"] = intra_modal_contrast(*views, self.temperature, video_index)
+            losses["inter_modal"] = inter_modal_contrast(*views, self.temperature, video_index)  # Eq. 13
+            losses["intra_modal"] = intra_modal_contrast(*views, self.temperature, video_index)  # Eq. 13
         if self.graph_network is not None:
             codes = self._learned_codes(graph, rows, similarity)
-            losses["code"] = self.code_weight * code_regression(codes, videos.real, texts.real)
+            losses["code"] = self.code_weight * code_regression(codes, videos.real, texts.real)  # Eq. 16
         if self.variant != "sim":
             preserved = neighbourhood_preservation(similarity, videos.logits, texts.logits)
-            losses["similarity"] = self.similarity_weight * preserved
+            losses["similarity"] = self.similarity_weight * preserved  # Eq. 16
         return losses
 
     @torch.no_grad()

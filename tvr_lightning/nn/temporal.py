@@ -73,7 +73,7 @@ class TemporalTransformer(nn.Module):
                 f"{count} frames, but only {self.positions.num_embeddings} positions: raise max_frames or lower "
                 "data.num_frames"
             )
-        x = frames + self.positions.weight[:count]
+        x = frames + self.positions.weight[:count]  # TC-MGC Eq. 1, to the last layer
         for layer in self.layers:
             x = layer(x, src_key_padding_mask=~frame_mask)
         return (x + frames) * frame_mask.unsqueeze(-1)

@@ -31,7 +31,7 @@ class RelationalMessagePassing(nn.Module):
 
     The heterogeneous graphs of GHAN (Yu, Hu, Li 2022, Sec. 4.5), which names R-GCN (Schlichtkrull et al. 2018) and no
     more. Here: two layers with an ELU each, hidden width 256 as MPAA's heads; the second is read at the roots, with
-    relations for the edges that end there only; self-loops are R-GCN's own W_0 (its Eq. 2).
+    relations for the edges that end there only; self-loops are R-GCN's own W_0.
 
     Args:
         width: D, of nodes and readout.

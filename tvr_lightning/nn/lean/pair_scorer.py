@@ -52,7 +52,7 @@ class PairScores(NamedTuple):
 
 
 class HypergraphScorer(nn.Module):
-    """A score for each text-video pair from the hypergraph of its words and frames (Eqs. 4-16, 19).
+    """A score for each text-video pair from the hypergraph of its words and frames.
 
     `forward` gives all pairs of texts and videos, chunk by chunk, `score_graphs` those of any batch of hypergraphs in
     index form; both have the same parameters and give the same numbers.

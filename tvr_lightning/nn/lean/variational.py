@@ -1,4 +1,4 @@
-"""LEAN's variational inference and readout over hypergraphs (Li et al. 2024, Eqs. 14-16), in index form."""
+"""LEAN's variational inference and readout over hypergraphs (Li et al. 2024), in index form."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Gaussian(NamedTuple):
     log_sigma: Tensor | None
 
     def draw(self, noise: Tensor) -> Tensor:
-        """States for standard normal noise that broadcasts against the mean (Eq. 14)."""
-        return self.mean if self.log_sigma is None else self.mean + noise * self.log_sigma.exp()
+        """States for standard normal noise that broadcasts against the mean."""
+        return self.mean if self.log_sigma is None else self.mean + noise * self.log_sigma.exp()  # Eq. 14
 
 
 def standard_normal(like: Tensor, *shape: int) -> Tensor:
@@ -36,7 +36,7 @@ def standard_normal(like: Tensor, *shape: int) -> Tensor:
 
 
 class HypergraphGaussian(nn.Module):
-    """Gaussian node states from a hypergraph's Laplacian (Eqs. 14-15).
+    """Gaussian node states from a hypergraph's Laplacian.
 
         A = D_v^-1/2 H W D_e^-1 H^T D_v^-1/2,   mean = A ReLU(A X W_0) W_mean,   log sigma = A ReLU(A X W_0) W_sigma
 
@@ -84,11 +84,13 @@ class HypergraphGaussian(nn.Module):
             spread: Tensor = root * scatter(e[edge], node, dim=0, dim_size=len(x))
             return spread
 
-        return self.heads(laplacian(F.relu(laplacian(self.shared(x)))), with_sigma)
+        return self.heads(laplacian(F.relu(laplacian(self.shared(x)))), with_sigma)  # Eq. 15
 
 
 class Readout(nn.Module):
-    """A number for each hypergraph (Eq. 16): score = LeakyReLU(w . z), z = tanh(sum_i softmax_i(a . h_i) h_i).
+    """A number for each hypergraph: score = LeakyReLU(w . z), z = tanh(sum_i softmax_i(a . h_i) h_i).
+
+    The softmax around it in Eq. 16 belongs to the cross-entropy of the losses.
 
     Args:
         width: D.
@@ -102,7 +104,7 @@ class Readout(nn.Module):
     def scores(self, pooled: Tensor) -> Tensor:
         """(..., D) attended sums to (...) scores."""
         logits: Tensor = self.score(torch.tanh(pooled))[..., 0]
-        return F.leaky_relu(logits, SLOPE)
+        return F.leaky_relu(logits, SLOPE)  # Eq. 16
 
     def forward(self, h: Tensor, graph: Tensor, count: int) -> Tensor:
         """Scores of P hypergraphs: h (X, D) their nodes and hyperedges, graph (X,) whose each is; returns (P,)."""
@@ -111,7 +113,7 @@ class Readout(nn.Module):
 
 
 def gaussian_divergence(mean: Tensor, log_sigma: Tensor) -> Tensor:
-    """Kullback-Leibler divergence of N(mean, sigma^2) from N(0, 1), averaged over dimensions (LEAN, Eq. 19).
+    """Kullback-Leibler divergence of N(mean, sigma^2) from N(0, 1), averaged over dimensions.
 
     Eq. 19 as printed has the opposite sign, which would push the distributions away from the prior.
 
@@ -124,4 +126,4 @@ def gaussian_divergence(mean: Tensor, log_sigma: Tensor) -> Tensor:
     """
     dtype = torch.promote_types(mean.dtype, torch.float32)
     mean, log_sigma = mean.to(dtype), log_sigma.to(dtype)
-    return -(1 + 2 * log_sigma - mean.square() - (2 * log_sigma).exp()).mean(-1) / 2
+    return -(1 + 2 * log_sigma - mean.square() - (2 * log_sigma).exp()).mean(-1) / 2  # Eq. 19

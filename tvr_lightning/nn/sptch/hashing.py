@@ -102,7 +102,7 @@ class GraphCodes(NamedTuple):
 
 
 class GraphNetwork(nn.Module):
-    """Network G: the codes that both modalities should agree on (SPTCH, Sec. 3.2, Eqs. 3-6).
+    """Network G: the codes that both modalities should agree on (SPTCH, Sec. 3.2).
 
     Args:
         video_width: F of the videos' mean features.
@@ -141,10 +141,10 @@ class GraphNetwork(nn.Module):
             graph_video, graph_text, joint = video, text, video + text
         else:
             weights = propagation(similarity)
-            graph_video, graph_text = self.convolve_video(video, weights), self.convolve_text(text, weights)
+            graph_video, graph_text = self.convolve_video(video, weights), self.convolve_text(text, weights)  # Eq. 3
             same = torch.eye(count, dtype=similarity.dtype, device=similarity.device)
-            both = torch.cat([torch.cat([similarity, same], 1), torch.cat([same, similarity], 1)])  # (2B, 2B), Eq. 5
-            joint = self.convolve_joint(torch.cat([video, text]), propagation(both))
+            both = torch.cat([torch.cat([similarity, same], 1), torch.cat([same, similarity], 1)])  # Eq. 5, (2B, 2B)
+            joint = self.convolve_joint(torch.cat([video, text]), propagation(both))  # Eq. 4
             joint = joint[:count] + joint[count:]
         of_video = self.to_video(torch.cat([graph_video, joint], 1))
         of_text = self.to_text(torch.cat([graph_text, joint], 1))
@@ -168,7 +168,7 @@ class Encoder(nn.Module):
 
 
 class GraphConvolution(nn.Module):
-    """ReLU(BN(P x W)) with the propagation matrix P (Eqs. 3-4): x (B, D), weights (B, B) -> (B, D)."""
+    """ReLU(BN(P x W)) with the propagation matrix P: x (B, D), weights (B, B) -> (B, D)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -177,17 +177,17 @@ class GraphConvolution(nn.Module):
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
         """Takes in the neighbours."""
-        return self.norm(weights @ self.linear(x)).relu()  # type: ignore[no-any-return]
+        return self.norm(weights @ self.linear(x)).relu()  # type: ignore[no-any-return]  # Eq. 3, Eq. 4
 
 
 def propagation(similarity: Tensor) -> Tensor:
-    """D^-1/2 S D^-1/2 (Eqs. 3-4), (B, B); an item without any neighbour gets zeros.
+    """D^-1/2 S D^-1/2, (B, B); an item without any neighbour gets zeros.
 
     D holds the row sums of |S|: those of S, which the paper prints, can be zero or negative.
     """
     degree = similarity.abs().sum(1)
     scale = torch.where(degree > 0, degree, torch.inf).rsqrt()
-    return scale[:, None] * similarity * scale[None, :]
+    return scale[:, None] * similarity * scale[None, :]  # the propagation of Eq. 3, Eq. 4
 
 
 def _projection(width: int, code_length: int) -> nn.Sequential:

@@ -1,7 +1,7 @@
 """From a vector or matrix of similarities to one score: reorganisation (SR), interaction (ISA), aggregation (LSA).
 
-TC-MGC (Jing, Yang, Chu 2025), Eqs. 16-32. Every function takes a mask of valid places and gives one: places that do not
-exist are never kept, fused or weighted.
+TC-MGC (Jing, Yang, Chu 2025). Every function takes a mask of valid places and gives one: places that do not exist are
+never kept, fused or weighted.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def identity_layer(size: int) -> nn.Linear:
 
 
 class InteractiveAggregation(nn.Module):
-    """ISA: a weighted sum of similarities whose weights look at all of them (Eqs. 18-21).
+    """ISA: a weighted sum of similarities whose weights look at all of them.
 
     w = softmax(scale L(softmax(scale s))), score = sum(w s). Without the layer L, w = softmax(scale s).
 
@@ -125,12 +125,12 @@ class InteractiveAggregation(nn.Module):
         """(..., size) and its mask -> (...)."""
         weights = masked_softmax(self.scale * similarities, mask)
         if self.interact is not None:
-            weights = masked_softmax(self.scale * self.interact(weights), mask)
-        return (weights * similarities).sum(-1)
+            weights = masked_softmax(self.scale * self.interact(weights), mask)  # of words Eq. 18, of frames Eq. 20
+        return (weights * similarities).sum(-1)  # of words Eq. 19, of frames Eq. 21
 
 
 class BidirectionalAggregation(nn.Module):
-    """Bi-ISA: a matrix of frames and words to one score, in both orders, averaged (Eqs. 22-30).
+    """Bi-ISA: a matrix of frames and words to one score, in both orders, averaged.
 
     Args:
         frames: rows.
@@ -146,14 +146,15 @@ class BidirectionalAggregation(nn.Module):
 
     def forward(self, similarities: Tensor, mask: Tensor) -> Tensor:
         """(..., frames, words) and its mask -> (...)."""
-        by_word = self.over_frames(similarities.mT, mask.mT)
-        by_frame = self.over_words(similarities, mask)
-        score: Tensor = (self.then_words(by_word, mask.any(-2)) + self.then_frames(by_frame, mask.any(-1))) / 2
-        return score
+        by_word = self.over_frames(similarities.mT, mask.mT)  # weights Eq. 22, sum Eq. 23
+        by_frame = self.over_words(similarities, mask)  # Eq. 26, Eq. 27
+        frames_first = self.then_words(by_word, mask.any(-2))  # Eq. 24, Eq. 25
+        words_first = self.then_frames(by_frame, mask.any(-1))  # Eq. 28, Eq. 29
+        return (frames_first + words_first) / 2  # type: ignore[no-any-return]  # Eq. 30
 
 
 class ScoreAggregation(nn.Module):
-    """LSA: the scores of several contrasts to one (Eqs. 31-32).
+    """LSA: the scores of several contrasts to one.
 
     Args:
         count: number of contrasts.
@@ -170,4 +171,5 @@ class ScoreAggregation(nn.Module):
         if self.kind == "mean":
             return scores.mean(-1)
         logits = scores if self.interact is None else self.interact(scores)
-        return (logits.softmax(-1) * scores).sum(-1)
+        weights = logits.softmax(-1)  # Eq. 31
+        return (weights * scores).sum(-1)  # Eq. 32
