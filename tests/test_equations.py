@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import io
 import re
 import tokenize
@@ -44,6 +45,7 @@ class Mark(NamedTuple):
     number: int
 
 
+@functools.cache
 def marks(source: str) -> list[Mark]:
     return [
         Mark(token.start[0], match["paper"] or "", int(match["number"]))

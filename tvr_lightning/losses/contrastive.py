@@ -17,6 +17,11 @@ def directional_cross_entropy(scores: Tensor, video_index: Tensor | None = None)
 
     Returns:
         Two scalars.
+
+    >>> directional_cross_entropy(torch.zeros(2, 2))  # chance: log 2
+    (tensor(0.6931), tensor(0.6931))
+    >>> directional_cross_entropy(torch.zeros(2, 2), torch.tensor([7, 7]))  # two captions of one video
+    (tensor(0.), tensor(0.))
     """
     if video_index is not None:
         same = video_index[:, None] == video_index[None, :]
@@ -46,5 +51,8 @@ def similarity_decorrelation(scores: Tensor) -> Tensor:
 
     Returns:
         The unbiased variance over contrasts, averaged over the pairs: a scalar.
+
+    >>> similarity_decorrelation(torch.tensor([[[1.0, 3.0]]]))
+    tensor(2.)
     """
     return scores.diagonal(dim1=0, dim2=1).var(0).mean()  # TC-MGC Eq. 36

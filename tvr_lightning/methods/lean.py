@@ -1,13 +1,12 @@
 """LEAN: multi-modal hypergraph networks with variational inference (Li et al. 2024).
 
-nodes        key frames and their mean; words of the query's triples -> LEAN                         2 3
-hyperedges   incidence; global, textual, visual, cross               -> nn.lean.hypergraph           1 4 5 6 7
-network      node encoder, hyperedges, attention, refresh            -> nn.lean.hypergraph.LEANConv  8 9 10 11 12 13
-states       variational inference on the Laplacian, divergence      -> nn.lean.variational          14 15 19
-score        readout                                                 -> nn.lean.variational.Readout  16
-all pairs    the same, dense: hyperedges and network                 -> nn.lean.hypergraph_pairs     4 5 6 7 8 9 10 11 12
-             refresh, states, score                                  -> nn.lean.hypergraph_pairs     13 14 15 16
-loss         cross-entropy of both directions, weighted sum          -> losses.contrastive, LEAN     17 18 20
+nodes       key frames and their mean; words of triples-> LEAN                         2 3
+hyperedges  incidence; global, textual, visual, cross  -> nn.lean.hypergraph           1 4 5 6 7
+network     node encoder, hyperedges, attention, refres-> nn.lean.hypergraph.LEANConv  8 9 10 11 12 13
+states      variational inference on the Laplacian     -> nn.lean.variational          14 15 19
+score       readout                                    -> nn.lean.variational.Readout  16
+all pairs   all of it, dense                           -> nn.lean.hypergraph_pairs     4 5 6 7 8 9 10 11 12 13 14 15 16
+loss        both directions; weighted sum              -> losses.contrastive, LEAN     17 18 20
 What trains and scores is `nn.lean.hypergraph_pairs`: all pairs at once, dense. What reads like the paper is
 `nn.lean.hypergraph.LEANConv`: one iteration on any hypergraph, in PyG's form. Both use the same parameters, and
 tests/nn/lean/test_hypergraph_pairs.py ties them, values and gradients.

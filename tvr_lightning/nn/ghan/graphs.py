@@ -33,6 +33,8 @@ class RelationalMessagePassing(nn.Module):
     more. Here: two layers with an ELU each, hidden width 256 as MPAA's heads; the second is read at the roots, with
     relations for the edges that end there only; self-loops are R-GCN's own W_0.
 
+        h'_i = ELU(W_0 h_i + sum_r mean_{j in N_r(i)} W_r h_j)
+
     Args:
         width: D, of nodes and readout.
         hidden_width: between the layers.
@@ -40,6 +42,10 @@ class RelationalMessagePassing(nn.Module):
         roots: the kinds of which a graph has one node, which is read.
         dropout: on the input nodes.
         readout: as `MPAA`.
+
+    >>> layer, edges = RelationalMessagePassing(8, 4, num_kinds=2, roots=[0]), complete_edges(torch.ones(1, 3).bool())
+    >>> layer(torch.randn(3, 8), edges, kinds=torch.tensor([0, 1, 1]), roots=torch.tensor([0])).shape
+    torch.Size([1, 8])
     """
 
     relation: Tensor

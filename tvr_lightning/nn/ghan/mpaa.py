@@ -77,7 +77,7 @@ def activated_readout(x: Tensor, readout: Readout) -> Tensor:
 
 
 class MPAA(nn.Module):
-    """One step of message passing with attention and a readout at roots.
+    """One step of message passing with attention and a readout at roots; the formulas open this module.
 
     W_c has a block for each head, as W_a has. Dropout acts on input nodes and on both attentions. In the all-pairs form
     it is drawn once for what is computed once: a node's input and the edges between leaves share their draw over the
@@ -89,6 +89,11 @@ class MPAA(nn.Module):
         head_width: C, of each head; the hidden nodes have H C.
         dropout: see above.
         readout: `softmax` over the width as Eq. 9 prints it, or `identity`.
+
+    >>> layer = MPAA(width=8, heads=2, head_width=4)
+    >>> texts, clips = torch.randn(3, 8), torch.randn(5, 6, 8)
+    >>> layer.all_pairs(texts, clips, torch.ones(5, 6).bool()).shape
+    torch.Size([5, 3, 8])
     """
 
     def __init__(

@@ -18,6 +18,11 @@ class TokenRefining(nn.Module):
         width: D.
         num_parts: phrases or clips.
         hidden_width: of m.
+
+    >>> import torch
+    >>> refine = TokenRefining(width=8, num_parts=6)
+    >>> refine(torch.randn(3, 10, 8), torch.ones(3, 10).bool()).shape
+    torch.Size([3, 6, 8])
     """
 
     def __init__(self, width: int, num_parts: int, hidden_width: int = 1024) -> None:

@@ -122,7 +122,11 @@ def _numbers(mask: Tensor) -> Tensor:
 
 
 def clique_expansion(hyperedge_index: Tensor, num_nodes: int) -> Tensor:
-    """Edges between different nodes that share a hyperedge, each once, in both directions: (2, M) -> (2, edges)."""
+    """Edges between different nodes that share a hyperedge, each once, in both directions: (2, M) -> (2, edges).
+
+    >>> clique_expansion(torch.tensor([[0, 1, 1, 2], [0, 0, 1, 1]]), num_nodes=3).tolist()
+    [[0, 1, 1, 2], [1, 0, 2, 1]]
+    """
     node, edge = hyperedge_index[:, hyperedge_index[1].argsort(stable=True)]
     size = edge.bincount()
     first = size.cumsum(0) - size
@@ -154,6 +158,12 @@ class LEANConv(MessagePassing):  # type: ignore[misc]  # PyG's annotations are n
         kinds: which hyperedges the hypergraphs have.
         refresh: whether hyperedges come back refreshed (Eq. 13) or as Eq. 9 and Eq. 10 made them: between two
             iterations nothing reads the refreshed ones.
+
+    >>> words, visual = torch.randn(1, 3, 8), torch.randn(1, 4, 8)
+    >>> graphs, _ = pair_hypergraphs(words, torch.ones(1, 3).bool(), visual, torch.ones(1, 4).bool())
+    >>> x, e = LEANConv(8)(graphs.x, graphs.hyperedge_index, graphs.hyperedge_kind, graphs.textual)
+    >>> x.shape, e.shape  # 3 + 4 nodes; global, textual, visual and 3 cross hyperedges
+    (torch.Size([7, 8]), torch.Size([6, 8]))
     """
 
     def __init__(self, width: int, kinds: Sequence[Kind] = KINDS, refresh: bool = True) -> None:

@@ -48,6 +48,10 @@ class HypergraphGaussian(nn.Module):
         width: D.
         kinds: which hyperedges the hypergraphs have.
         spread: whether states have a variance; without, they are their means.
+
+    >>> index, kind = torch.tensor([[0, 1, 2], [0, 0, 0]]), torch.tensor([0])  # one global hyperedge of three nodes
+    >>> HypergraphGaussian(8)(torch.randn(3, 8), index, kind).mean.shape
+    torch.Size([3, 8])
     """
 
     def __init__(self, width: int, kinds: Sequence[Kind] = KINDS, spread: bool = True) -> None:
@@ -94,6 +98,9 @@ class Readout(nn.Module):
 
     Args:
         width: D.
+
+    >>> Readout(8)(torch.randn(5, 8), graph=torch.tensor([0, 0, 1, 1, 1]), count=2).shape
+    torch.Size([2])
     """
 
     def __init__(self, width: int) -> None:
@@ -123,6 +130,9 @@ def gaussian_divergence(mean: Tensor, log_sigma: Tensor) -> Tensor:
 
     Returns:
         (...): -1/2 mean(1 + log sigma^2 - mean^2 - sigma^2), at least in float32.
+
+    >>> gaussian_divergence(torch.ones(1, 8), torch.zeros(1, 8))
+    tensor([0.5000])
     """
     dtype = torch.promote_types(mean.dtype, torch.float32)
     mean, log_sigma = mean.to(dtype), log_sigma.to(dtype)

@@ -34,6 +34,9 @@ class CollaborativeGraph:
 
     Raises:
         ValueError: the modalities differ in their number of items, or a share lies outside of [0, 1].
+
+    >>> CollaborativeGraph(torch.randn(10, 8), torch.randn(10, 6)).block(torch.tensor([0, 3, 7])).shape
+    torch.Size([3, 3])
     """
 
     def __init__(

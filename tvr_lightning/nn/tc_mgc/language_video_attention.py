@@ -62,7 +62,7 @@ class VideoBasis(NamedTuple):
 class LanguageVideoAttention(nn.Module):
     """Language-video attention with one set of weights for sentences and words.
 
-    Projections and the fully connected layer start as the identity with zero bias.
+    Projections and the fully connected layer start as the identity with zero bias; the formulas open this module.
 
     Args:
         width: D.
@@ -73,6 +73,11 @@ class LanguageVideoAttention(nn.Module):
 
     Raises:
         ValueError: the heads do not divide the width.
+
+    >>> block = LanguageVideoAttention(width=8)
+    >>> words, frames, mask = torch.randn(3, 5, 8), torch.randn(2, 4, 8), torch.ones(2, 4).bool()
+    >>> block.cosines(words, block.basis(frames, mask), others=words).shape
+    torch.Size([2, 3, 5, 5])
     """
 
     def __init__(

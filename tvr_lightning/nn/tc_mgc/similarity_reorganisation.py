@@ -46,6 +46,10 @@ def reorganise(
     Returns:
         Similarities (..., `reorganised_size`) and their mask, which broadcasts alike; 0 where the
         mask is False.
+
+    >>> similarities, mask = torch.tensor([0.1, 0.4, 0.3, 0.2]), torch.tensor([True, True, True, False])
+    >>> reorganise(similarities, mask, length=4, keep_rate=0.5, kind="removal")
+    (tensor([0.4000, 0.3000]), tensor([True, True]))
     """
     if kind == "none":
         missing = length - similarities.shape[-1]
@@ -114,6 +118,10 @@ class InteractiveAggregation(nn.Module):
         size: length of the vector.
         scale: lambda of both softmaxes (Table 13); the equations print none.
         linear: whether L exists; it starts as the identity.
+
+    >>> aggregate = InteractiveAggregation(size=2, scale=100.0)
+    >>> aggregate(torch.tensor([[0.5, 0.1]]), torch.ones(1, 2).bool()).round(decimals=3).tolist()
+    [0.5]
     """
 
     def __init__(self, size: int, scale: float, linear: bool = True) -> None:
@@ -132,11 +140,17 @@ class InteractiveAggregation(nn.Module):
 class BidirectionalAggregation(nn.Module):
     """Bi-ISA: a matrix of frames and words to one score, in both orders, averaged.
 
+    score = (ISA_words(ISA_frames(s)) + ISA_frames(ISA_words(s))) / 2, each ISA with a layer of its own.
+
     Args:
         frames: rows.
         words: columns.
         scale: lambda.
         linear: see `InteractiveAggregation`.
+
+    >>> aggregate = BidirectionalAggregation(frames=4, words=3, scale=100.0)
+    >>> aggregate(torch.rand(2, 5, 4, 3), torch.ones(2, 5, 4, 3).bool()).shape
+    torch.Size([2, 5])
     """
 
     def __init__(self, frames: int, words: int, scale: float, linear: bool = True) -> None:
@@ -154,11 +168,14 @@ class BidirectionalAggregation(nn.Module):
 
 
 class ScoreAggregation(nn.Module):
-    """LSA: the scores of several contrasts to one.
+    """LSA: the scores of several contrasts to one, sum(w s).
 
     Args:
         count: number of contrasts.
         kind: `lsa` w = softmax(L s) with L the identity at start; `softmax` w = softmax(s); `mean`.
+
+    >>> ScoreAggregation(4, "lsa")(torch.tensor([1.0, 1.0, 1.0, 1.0])).item()
+    1.0
     """
 
     def __init__(self, count: int, kind: Literal["lsa", "softmax", "mean"]) -> None:
