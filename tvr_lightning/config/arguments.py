@@ -71,7 +71,7 @@ def read_arguments(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]
     """Composes `--config` files and lays `--a.b=value` settings over them.
 
     Settings go into the configuration here and not through the parser's own command line, which turns a `null` inside
-    a nested class into the text `None` (pinned in tests/test_config.py).
+    a nested class into the text `None` (pinned in tests/config/test_arguments.py).
 
     Args:
         arguments: what follows the command, e.g. `--config experiments/x.yaml --data.batch_size=8`.

@@ -229,7 +229,7 @@ def evaluate(
     intervals: bool = True,
     shared: bool = False,
 ) -> EvaluationResult:
-    """Scores all pairs and computes every metric of `specs/evaluation`.
+    """Scores all pairs and computes every metric of retrieval.
 
     A method that reads the ground truth gets it here, and all its figures are named `leaky/...`.
 

@@ -1,8 +1,8 @@
 """LEAN: multi-modal hypergraph networks with variational inference (Li et al. 2024).
 
-nodes       key frames and their mean; words of triples-> LEAN                         2 3
+nodes       key frames, their mean; words of triples   -> LEAN                         2 3
 hyperedges  incidence; global, textual, visual, cross  -> nn.lean.hypergraph           1 4 5 6 7
-network     node encoder, hyperedges, attention, refres-> nn.lean.hypergraph.LEANConv  8 9 10 11 12 13
+network     encoder, hyperedges, attention, refresh    -> nn.lean.hypergraph.LEANConv  8 9 10 11 12 13
 states      variational inference on the Laplacian     -> nn.lean.variational          14 15 19
 score       readout                                    -> nn.lean.variational.Readout  16
 all pairs   all of it, dense                           -> nn.lean.hypergraph_pairs     4 5 6 7 8 9 10 11 12 13 14 15 16

@@ -21,7 +21,7 @@ STAGES: dict[SplitName, str] = {"train": "fit", "validation": "validate", "test"
 
 
 def encode_run(path: Path, split: SplitName, out: Path | None = None) -> tuple[Path, dict[str, Codes]]:
-    """Writes the codes of a split as an .npz file; see `codes.save_codes` for what it holds.
+    """Writes the codes of a split as an .npz file; see `code_files.save_codes` for what it holds.
 
     Args:
         path: the run's folder.

@@ -117,7 +117,7 @@ def write_still_caption(objects: list[Placed], background: str, rng: random.Rand
 
     Args:
         objects: those of the picture; invisible ones are not named.
-        background: one of `shapes_scenes.BACKGROUNDS`.
+        background: one of `scenes.BACKGROUNDS`.
         rng: chooses among synonyms.
     """
     shown = sorted((placed for placed in objects if placed.pose.visible), key=lambda placed: -placed.radius)

@@ -42,7 +42,7 @@ class Stills:
     Attributes:
         pixels: (B, 1, 3, S, S) uint8, as videos of one frame.
         objects: the one or two objects of each picture.
-        backgrounds: one of `shapes_scenes.BACKGROUNDS` for each picture.
+        backgrounds: one of `scenes.BACKGROUNDS` for each picture.
     """
 
     pixels: Tensor
