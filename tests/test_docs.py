@@ -10,7 +10,9 @@ import ast
 import builtins
 import importlib
 import inspect
+import io
 import re
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -173,9 +175,11 @@ def test_what_docs_name_exists(file: Path) -> None:
 
 
 @pytest.mark.parametrize("file", TREES, ids=module_of)
-def test_what_docstrings_name_exists(file: Path) -> None:
+def test_what_docstrings_and_comments_name_exists(file: Path) -> None:
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
     texts = [ast.get_docstring(node) or "" for node in ast.walk(TREES[file]) if isinstance(node, kinds)]
+    tokens = tokenize.generate_tokens(io.StringIO(file.read_text()).readline)
+    texts += [token.string for token in tokens if token.type == tokenize.COMMENT]
     found = [m for text in texts for m in missing_in(text)]
     # maps name places without backticks: `-> nn.temporal.TemporalLSTM`
     bare = re.sub(r"`[^`\n]*`|>>>.*", "", "\n".join(texts))
