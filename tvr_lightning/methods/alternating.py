@@ -60,7 +60,7 @@ class AlternatingPasses(RetrievalModule[CodesT, CodesT], Generic[CodesT, GraphT]
         self.automatic_optimization = False
         self.graph_lr, self.clip_norm = graph_lr, clip_norm
         self.graph: GraphT | None = None
-        self._item = torch.empty(0, dtype=torch.int64)  # of the graph that each training video is, -1 for none
+        self._row = torch.empty(0, dtype=torch.int64)  # item of the graph that each training video is, -1 for none
 
     @abstractmethod
     def networks(self) -> tuple[nn.Module | None, nn.Module]:
@@ -79,18 +79,18 @@ class AlternatingPasses(RetrievalModule[CodesT, CodesT], Generic[CodesT, GraphT]
         """The graph over N items, X^v (N, F) and X^t (N, F')."""
 
     @abstractmethod
-    def graph_losses(self, graph: GraphT, items: Tensor) -> Mapping[str, Tensor]:
-        """What G minimises over items of the graph, (B,) int64; nothing where there is no G."""
+    def graph_losses(self, graph: GraphT, rows: Tensor) -> Mapping[str, Tensor]:
+        """What G minimises over items of the graph, rows (B,) int64; nothing where there is no G."""
 
     @abstractmethod
     def hash_losses(
-        self, graph: GraphT, items: Tensor, texts: CodesT, videos: CodesT, video_index: Tensor
+        self, graph: GraphT, rows: Tensor, texts: CodesT, videos: CodesT, video_index: Tensor
     ) -> Mapping[str, Tensor]:
         """What F minimises over B pairs.
 
         Args:
             graph: of the training set.
-            items: (B,) int64, which item of it each pair is.
+            rows: (B,) int64, which item of it each pair is.
             texts: codes of the captions.
             videos: codes of their videos.
             video_index: (B,) int64, which video of the split each pair is of.
@@ -108,22 +108,22 @@ class AlternatingPasses(RetrievalModule[CodesT, CodesT], Generic[CodesT, GraphT]
         taken for the whole set.
         """
         if self.graph is None:
-            graph, items = self.graph_of(videos.source, texts.source), torch.arange(len(texts), device=self.device)
+            graph, rows = self.graph_of(videos.source, texts.source), torch.arange(len(texts), device=self.device)
         else:
-            graph, items = self.graph, self._item[video_index]
-        return {**self.graph_losses(graph, items), **self.hash_losses(graph, items, texts, videos, video_index)}
+            graph, rows = self.graph, self._row[video_index]
+        return {**self.graph_losses(graph, rows), **self.hash_losses(graph, rows, texts, videos, video_index)}
 
-    def build_graph(self, video_features: Tensor, text_features: Tensor, item: Tensor | None = None) -> None:
+    def build_graph(self, video_features: Tensor, text_features: Tensor, row: Tensor | None = None) -> None:
         """Takes the training set's graph from its frozen features.
 
         Args:
             video_features: X^v (N, F).
             text_features: X^t (N, F').
-            item: (V,) int64, which of the N items each training video is, -1 for none; null when V = N.
+            row: (V,) int64, which of the N items each training video is, -1 for none; null when V = N.
         """
         weight = next(self.networks()[1].parameters())  # in the precision of the weights: loaders give float32
         self.graph = self.graph_of(video_features.to(weight), text_features.to(weight))
-        self._item = (torch.arange(len(video_features)) if item is None else item).to(self.device)
+        self._row = (torch.arange(len(video_features)) if row is None else row).to(self.device)
 
     def setup(self, stage: str) -> None:
         """Keeps what the frozen encoders make of the splits.
@@ -169,13 +169,13 @@ class AlternatingPasses(RetrievalModule[CodesT, CodesT], Generic[CodesT, GraphT]
             return None  # neither batch norm nor a contrast can be computed of one item
         assert self.graph is not None
         video_index = gather(Places(batch.text.video_index), counts).index
-        items = self._item[video_index]
+        rows = self._row[video_index]
         train_graph = (self.current_epoch + (batch_idx if self._trial else 0)) % 2 == 0
         if train_graph:
-            losses = self.graph_losses(self.graph, items)
+            losses = self.graph_losses(self.graph, rows)
         else:
             texts, videos = self.encode(batch)
-            losses = self.hash_losses(self.graph, items, gather(texts, counts), gather(videos, counts), video_index)
+            losses = self.hash_losses(self.graph, rows, gather(texts, counts), gather(videos, counts), video_index)
         if not losses:
             return None
         total = torch.stack(list(losses.values())).sum()

@@ -240,11 +240,11 @@ class SPTCH(AlternatingPasses[HashFeatures, CollaborativeGraph]):
             video_features, text_features, self.video_share, self.dropped, processed=self.variant != "s1"
         )
 
-    def graph_losses(self, graph: CollaborativeGraph, items: Tensor) -> Mapping[str, Tensor]:
-        """L_c (Eq. 9) of items of the graph, (B,) int64; nothing for the variant without G."""
+    def graph_losses(self, graph: CollaborativeGraph, rows: Tensor) -> Mapping[str, Tensor]:
+        """L_c (Eq. 9) of items of the graph, rows (B,) int64; nothing for the variant without G."""
         if self.graph_network is None:
             return {}
-        video, text, similarity = graph.video_features[items], graph.text_features[items], graph.block(items)
+        video, text, similarity = graph.video_features[rows], graph.text_features[rows], graph.block(rows)
         h = self.graph_network(video, text, similarity)
         neighbours = neighbourhood_reconstruction(similarity, h.video, h.text, h.relaxed)
         return {
@@ -254,7 +254,7 @@ class SPTCH(AlternatingPasses[HashFeatures, CollaborativeGraph]):
         }
 
     def hash_losses(
-        self, graph: CollaborativeGraph, items: Tensor, texts: HashFeatures, videos: HashFeatures, video_index: Tensor
+        self, graph: CollaborativeGraph, rows: Tensor, texts: HashFeatures, videos: HashFeatures, video_index: Tensor
     ) -> Mapping[str, Tensor]:
         """L_f (Eq. 16), as far as the variant has it.
 
@@ -262,7 +262,7 @@ class SPTCH(AlternatingPasses[HashFeatures, CollaborativeGraph]):
             ConfigError: the features have no second view, and the variant contrasts views.
         """
         losses: dict[str, Tensor] = {}
-        similarity = graph.block(items)
+        similarity = graph.block(rows)
         if self.variant != "cont":
             if not videos.augmented.shape[1] or not texts.augmented.shape[1]:
                 raise ConfigError(_NO_VIEW)
@@ -270,7 +270,7 @@ class SPTCH(AlternatingPasses[HashFeatures, CollaborativeGraph]):
             losses["inter_modal"] = inter_modal_contrast(*views, self.temperature, video_index)
             losses["intra_modal"] = intra_modal_contrast(*views, self.temperature, video_index)
         if self.graph_network is not None:
-            codes = self._learned_codes(graph, items, similarity)
+            codes = self._learned_codes(graph, rows, similarity)
             losses["code"] = self.code_weight * code_regression(codes, videos.real, texts.real)
         if self.variant != "sim":
             preserved = neighbourhood_preservation(similarity, videos.logits, texts.logits)
@@ -278,13 +278,13 @@ class SPTCH(AlternatingPasses[HashFeatures, CollaborativeGraph]):
         return losses
 
     @torch.no_grad()
-    def _learned_codes(self, graph: CollaborativeGraph, items: Tensor, similarity: Tensor) -> Tensor:
+    def _learned_codes(self, graph: CollaborativeGraph, rows: Tensor, similarity: Tensor) -> Tensor:
         """B (B, K) of G as it stands, which stays as it is."""
         network = self.graph_network
         assert network is not None
         training = network.training
         network.eval()
-        codes = network(graph.video_features[items], graph.text_features[items], similarity).codes
+        codes = network(graph.video_features[rows], graph.text_features[rows], similarity).codes
         network.train(training)
         return codes  # type: ignore[no-any-return]
 
