@@ -76,7 +76,7 @@ def evaluate(
     final: bool = True,
     shared: bool = False,
 ) -> EvaluationResult:
-    """Scores all pairs and computes every metric.
+    """Scores all pairs and computes every metric of retrieval.
 
     A method that reads the ground truth gets it here, and all its figures are named `leaky/...`. Captions of videos
     that could not be encoded are left out.

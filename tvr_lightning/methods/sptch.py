@@ -5,7 +5,7 @@ collaborative graph, Eqs. 1-2        -> nn.collaborative_graph.CollaborativeGrap
 graph network G, Eqs. 3-5            -> nn.hashing.GraphNetwork
 losses of G, Eqs. 6-9                -> SPTCH.graph_losses, losses_hashing
 losses of F, Eqs. 10-16              -> SPTCH.hash_losses, losses_hashing
-Algorithm 1                          -> methods.alternating: even epochs of the trainer train G, odd ones F
+Algorithm 1                          -> SPTCH.training_step: even epochs of the trainer train G, odd ones F
 Departures: means for squared norms, so that weights hold for every batch size; degrees of |S| in the graph
 convolutions, whose printed form is undefined for negative row sums; unit vectors in the contrasts; several captions of
 one video in a batch are no negatives. While F trains, G is in evaluation mode: its code of an item then depends on the
@@ -235,7 +235,7 @@ class SPTCH(AlternatingPasses[HashFeatures, CollaborativeGraph]):
         return self.graph_network, nn.ModuleList([self.video_hash, self.text_hash, self.text_hash_encoder])
 
     def graph_of(self, video_features: Tensor, text_features: Tensor) -> CollaborativeGraph:
-        """S over the training set, Eqs. 1-2."""
+        """S over the items."""
         return CollaborativeGraph(
             video_features, text_features, self.video_share, self.dropped, processed=self.variant != "s1"
         )
