@@ -23,7 +23,7 @@ import torch
 from tvr_lightning.data.annotations.base import TEST, TRAIN
 from tvr_lightning.encoders import BERTEncoder, CLIPEncoder, VGGEncoder
 from tvr_lightning.errors import ConfigError, ScoreError
-from tvr_lightning.evaluation import EvaluationResult, encode_texts, encode_videos, evaluate
+from tvr_lightning.evaluation import EncodedSplit, EvaluationResult, encode_texts, encode_videos, evaluate
 from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.metrics.ranking import DirectionRanks
 from tvr_lightning.synthetic.noise import LeakProbe, NoiseData, NoiseEncoder
@@ -244,7 +244,7 @@ def _retrieve(
                 shape = tuple(model.score(texts[:FEW].to(model.device), videos.to(model.device)).shape)
             if shape != (min(FEW, len(texts)), len(videos)):
                 raise ValueError(f"the scores of {FEW} texts and {len(videos)} videos have the shape {shape}")
-        return evaluate(model, texts, videos, split.caption_video[:count], model.evaluation, intervals=False)
+        return evaluate(model, EncodedSplit(texts, videos, split.caption_video[:count]), model.evaluation, final=False)
     except (RuntimeError, ValueError, IndexError) as error:
         raise ScoreError(
             f"{type(model).__name__} cannot score other numbers of texts than of videos: {error}. Code that needs as "
