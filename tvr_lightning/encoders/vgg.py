@@ -6,13 +6,14 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self, cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 from torch.utils.checkpoint import checkpoint
 
+from tvr_lightning.encoders.base import FrameEncoder
 from tvr_lightning.encoders.weights import (
     SUFFIXES,
     Fingerprint,
@@ -61,7 +62,7 @@ VGG_PRESETS = {
 }
 
 
-class VGGEncoder(nn.Module):
+class VGGEncoder(FrameEncoder):
     """VGG's second fully connected layer (fc7) of every frame; nothing is normalised.
 
     The features are those after the layer's ReLU. LEAN (Eq. 2) and SPTCH (Sec. 4.1.3) give their 4096 dimensions only;
@@ -91,6 +92,7 @@ class VGGEncoder(nn.Module):
         CheckpointError: weights that cannot be fetched or read, or that belong to another model.
     """
 
+    smallest: ClassVar = {"model": "tiny", "size": None, "from_pretrained": None}
     pixel_mean: Tensor
     pixel_std: Tensor
 
@@ -141,15 +143,7 @@ class VGGEncoder(nn.Module):
         Raises:
             ValueError: frames of another size or type, or a mask that does not fit.
         """
-        if frames.ndim != 5 or frames.shape[2:] != (3, self.image_size, self.image_size):
-            raise ValueError(
-                f"{self.name} takes frames (V, n, 3, {self.image_size}, {self.image_size}), got {tuple(frames.shape)}; "
-                f"set the data's frame size to {self.image_size}"
-            )
-        if frames.dtype != torch.uint8:
-            raise ValueError(f"frames must be uint8 in 0..255, got {frames.dtype}; the encoder normalises them itself")
-        if frame_mask.shape != frames.shape[:2]:
-            raise ValueError(f"frame_mask {tuple(frame_mask.shape)} does not match frames {tuple(frames.shape)}")
+        self.check_frames(frames, frame_mask)
         if frames.device.type != "cpu":  # gathering would have to wait for the device
             features = self._encode(frames.flatten(0, 1)).unflatten(0, frame_mask.shape)  # (V, n, D)
             return cast(Tensor, features.masked_fill(~frame_mask.unsqueeze(-1), 0.0))
@@ -158,18 +152,9 @@ class VGGEncoder(nn.Module):
         features[frame_mask] = valid
         return features
 
-    @property
-    def frames_frozen(self) -> bool:
-        """Whether nothing trains what `encode_frames` computes."""
-        return self.freeze
-
     def fingerprint(self) -> str:
         """Names weights and computation: equal names, equal features. Hashed once where nothing is trained."""
         return self._fingerprint.of(self, (asdict(self.size), "fc7 after ReLU", _MEAN, _STD))
-
-    def train(self, mode: bool = True) -> Self:
-        """Sets the mode; a frozen encoder stays in evaluation mode."""
-        return super().train(mode and not self.freeze)
 
     def _encode(self, frames: Tensor) -> Tensor:
         # a few at a time: the first block's activations are some 40 times the size of the pixels
