@@ -21,6 +21,7 @@ from tvr_lightning.encoders.weights import (
     find_weight_file,
     misfit,
     read_state_dict,
+    shipped_weights,
 )
 from tvr_lightning.errors import CheckpointError, ConfigError, nearest
 
@@ -224,14 +225,14 @@ def _read(name: str, source: str) -> tuple[str, Mapping[str, Tensor]]:
     """Returns where the weights come from, and the weights."""
     if source == _TAG and name == "vgg16":
         return f"torchvision's {_TAG}", _download()
-    path = Path(source).expanduser()
+    shipped = shipped_weights("vgg", name)
+    path = shipped.get(source, Path(source).expanduser())
     if path.exists():
         file = find_weight_file(path)
         return str(file), read_state_dict(file)
-    known = f"{_TAG}, or a local file" if name == "vgg16" else "a local file"
+    known = ", or ".join([*shipped, *([_TAG] if name == "vgg16" else []), "a local file"])
     if path.suffix in SUFFIXES or len(path.parts) > 1:
-        made = "; `tvr data shapes-vgg` makes the embedded experiments' file" if name == "tiny" else ""
-        raise CheckpointError(f"No weights at {path}. Check from_pretrained; {name} takes {known}{made}.")
+        raise CheckpointError(f"No weights at {path}. Check from_pretrained; {name} takes {known}.")
     raise ConfigError(f"{name} has no pretrained weights '{source}' and no such path exists. It takes {known}.")
 
 
