@@ -37,6 +37,8 @@ def smallest_parts(config: Mapping[str, Any], where: str = "") -> Iterator[str]:
         `--model.init_args.encoder.init_args.from_pretrained=null` and the like: what the classes declare as `smallest`.
     """
     for key, value in config.items():
+        if key == "class_path":  # of the part itself
+            continue
         smallest = getattr(class_of(value), "smallest", {})
         yield from (f"--{where}{key}.init_args.{name}={json.dumps(setting)}" for name, setting in smallest.items())
         if isinstance(value, Mapping):

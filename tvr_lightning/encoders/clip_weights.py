@@ -63,7 +63,10 @@ def read_clip_weights(path: Path) -> CLIPWeights:
     state = {name.removeprefix("text."): value for name, value in state.items()}
     rows = state.pop("token_embedding.rows", None)  # of files in which most tokens share one row
     if rows is not None:
-        state["token_embedding.weight"] = state["token_embedding.weight"][rows.long()]
+        table = state["token_embedding.weight"]
+        if rows.numel() and not 0 <= rows.min() <= rows.max() < len(table):
+            raise CheckpointError(f"{file}: token_embedding.rows names rows that the table of {len(table)} has not.")
+        state["token_embedding.weight"] = table[rows.long()]
     # an archive's buffers: OpenAI's sizes mark the format, the causal mask is rebuilt
     sizes = [state.pop(name, None) for name in ("input_resolution", "context_length", "vocab_size")]
     state.pop("attn_mask", None)

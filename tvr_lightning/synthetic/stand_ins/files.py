@@ -50,7 +50,7 @@ class Recipe:
         version: which encoder, by which code.
         settings: equal ones give equal weights on one machine.
         train: gives a state dict; runs under its own seed, and the global generators are left as they were.
-        measure: a weight file's shares of right answers on held-out pictures, by what was asked.
+        measure: reads a weight file as users do; its shares of right answers on held-out pictures, by what was asked.
     """
 
     version: str
@@ -83,7 +83,8 @@ class Recipe:
         with TemporaryDirectory() as folder:
             draft = Path(folder, "draft.safetensors")
             save_file(half, draft)
-            accuracy = self.measure(draft)
+            with torch.random.fork_rng(devices=[]):
+                accuracy = self.measure(draft)
         made = {"settings": {"version": self.version, **asdict(self.settings)}, "accuracy": accuracy}
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
