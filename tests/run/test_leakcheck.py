@@ -45,14 +45,6 @@ class Toy(RetrievalModule[SentenceFeatures, SentenceFeatures]):
         self.encoder = encoder
         self.of_text, self.of_video = (nn.Linear(encoder.embed_dim, 64) for _ in range(2))
 
-    @property
-    def image_size(self) -> int:
-        return int(self.encoder.image_size)
-
-    @property
-    def encoders(self) -> Sequence[nn.Module]:
-        return (self.encoder,)
-
     def encode_video(self, video: VideoInput) -> SentenceFeatures:
         frames = self.encoder.encode_frames(video.frames, video.frame_mask)
         return SentenceFeatures(self.of_video(masked_mean(frames, video.frame_mask)))

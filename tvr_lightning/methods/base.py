@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tvr_lightning.distributed import gather, merge_flags, row_counts
+from tvr_lightning.encoders.base import Encoder, FrameEncoder, TextEncoder, encoders_in, frozen_frames
 from tvr_lightning.errors import CheckpointError, ConfigError, DataError
 from tvr_lightning.evaluation import (
     LEAKY,
@@ -71,14 +72,30 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         self._videos: list[tuple[VideoT, Places]] = []
 
     @property
-    @abstractmethod
-    def image_size(self) -> int:
-        """Height and width of the frames that the video encoder takes."""
+    def encoders(self) -> Sequence[Encoder]:
+        """The encoders that the method holds, in their order; their weights train at `optimizer.encoder_lr`."""
+        return [encoder for _, _, encoder in encoders_in(self)]
 
     @property
-    @abstractmethod
-    def encoders(self) -> Sequence[nn.Module]:
-        """The pretrained parts, which train at `optimizer.encoder_lr`."""
+    def image_size(self) -> int:
+        """Height and width of the frames that the method takes.
+
+        Raises:
+            ConfigError: it holds no encoder of frames, or several that differ; such a method says itself.
+        """
+        sizes = {encoder.image_size for encoder in self._frame_encoders}
+        if len(sizes) != 1:
+            found = ", ".join(map(str, sorted(sizes))) or "no encoder of frames"
+            raise ConfigError(
+                f"{type(self).__name__} has no single frame size (found: {found}): choose encoders of one size"
+            )
+        return sizes.pop()
+
+    @property
+    def _frame_encoders(self) -> Sequence[FrameEncoder]:
+        """Those that take frames; a dual encoder beside another is there for its texts."""
+        found = [encoder for encoder in self.encoders if isinstance(encoder, FrameEncoder)]
+        return [encoder for encoder in found if not isinstance(encoder, TextEncoder)] or found
 
     @abstractmethod
     def encode_video(self, video: VideoInput) -> VideoT:
@@ -123,8 +140,12 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         return texts, videos
 
     def frozen_video(self) -> Frozen[VideoInput] | None:
-        """What of `encode_video` nothing trains: its outputs then come as `VideoInput.features`, computed once."""
-        return None
+        """What of `encode_video` nothing trains: its outputs then come as `VideoInput.features`, computed once.
+
+        The frames of the one encoder that takes any, where it is frozen.
+        """
+        found = self._frame_encoders
+        return frozen_frames(found[0]) if len(found) == 1 else None
 
     def frozen_text(self) -> Frozen[TextInput] | None:
         """What of `encode_text` nothing trains: its outputs then come as `TextInput.features`, computed once."""
@@ -139,10 +160,10 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         """
         tokenizer = self.datamodule.tokenizer
         for encoder in self.encoders:
-            known = getattr(encoder, "vocabulary_size", None)
-            if known is not None and known < tokenizer.vocabulary_size:
+            if isinstance(encoder, TextEncoder) and encoder.vocabulary_size < tokenizer.vocabulary_size:
                 raise ConfigError(
-                    f"the tokeniser has {tokenizer.vocabulary_size} tokens, the text encoder knows {known}: set "
+                    f"the tokeniser has {tokenizer.vocabulary_size} tokens, the text encoder knows "
+                    f"{encoder.vocabulary_size}: set "
                     "data.tokenizer and the text encoder to the same vocabulary"
                 )
         searched = stage == "test" and self.evaluation.codes.database == "train"

@@ -17,14 +17,13 @@ Departures: one ReLU between the linear layers of refining, no bias in its softm
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from tvr_lightning.data.frozen import Frozen, frame_features, frozen_frames
-from tvr_lightning.encoders import CLIPEncoder
+from tvr_lightning.encoders.base import DualEncoder, frame_features
 from tvr_lightning.errors import ConfigError, DataError
 from tvr_lightning.evaluation import Evaluation
 from tvr_lightning.losses.contrastive import symmetric_cross_entropy
@@ -70,7 +69,7 @@ class GHAN(RetrievalModule[Hierarchy, Hierarchy]):
 
     def __init__(
         self,
-        encoder: CLIPEncoder,
+        encoder: DualEncoder,
         num_phrases: int = 6,
         num_clips: int = 6,
         hidden_width: int = 1024,
@@ -115,23 +114,9 @@ class GHAN(RetrievalModule[Hierarchy, Hierarchy]):
                 self.align = GraphAlignment(graph, width, heads, head_width, dropout, readout)
 
     @property
-    def image_size(self) -> int:
-        """Height and width of the frames that CLIP takes."""
-        return self.encoder.image_size
-
-    @property
-    def encoders(self) -> Sequence[nn.Module]:
-        """CLIP."""
-        return (self.encoder,)
-
-    @property
     def reads_ground_truth(self) -> bool:
         """Whether an item's vector is made with its ground-truth counterpart: features must go through `match`."""
         return self.pairing == "matched"
-
-    def frozen_video(self) -> Frozen[VideoInput] | None:
-        """CLIP's frames, when its image tower is frozen."""
-        return frozen_frames(self.encoder)
 
     def encode_video(self, video: VideoInput) -> Hierarchy:
         """Clips, or frames without refining, and their mean."""

@@ -22,9 +22,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tvr_lightning.data.frozen import Frozen, frame_features, frozen_frames
-from tvr_lightning.encoders.bert import BERTEncoder, pool_words
-from tvr_lightning.encoders.vgg import VGGEncoder
+from tvr_lightning.data.frozen import Frozen
+from tvr_lightning.encoders.base import FrameEncoder, TextEncoder, frame_features
+from tvr_lightning.encoders.bert import pool_words
 from tvr_lightning.errors import ConfigError, nearest
 from tvr_lightning.evaluation import Evaluation
 from tvr_lightning.losses.contrastive import directional_cross_entropy
@@ -73,8 +73,8 @@ class LEAN(RetrievalModule[WordFeatures, VideoFeatures]):
 
     def __init__(
         self,
-        video_encoder: VGGEncoder,
-        text_encoder: BERTEncoder,
+        video_encoder: FrameEncoder,
+        text_encoder: TextEncoder,
         width: int = 512,
         max_text_nodes: int = 12,
         iterations: int = 2,
@@ -110,20 +110,6 @@ class LEAN(RetrievalModule[WordFeatures, VideoFeatures]):
             self.scorer = HypergraphScorer(width, iterations, hypergraph, hyperedges, variational)
         except ValueError as error:
             raise ConfigError(f"model.hyperedges: {error}") from None
-
-    @property
-    def image_size(self) -> int:
-        """Height and width of the frames that VGG takes."""
-        return self.video_encoder.image_size
-
-    @property
-    def encoders(self) -> Sequence[nn.Module]:
-        """VGG and BERT."""
-        return (self.video_encoder, self.text_encoder)
-
-    def frozen_video(self) -> Frozen[VideoInput] | None:
-        """VGG's frames, when it is frozen."""
-        return frozen_frames(self.video_encoder)
 
     def frozen_text(self) -> Frozen[TextInput] | None:
         """BERT's words, when it is frozen."""

@@ -17,15 +17,15 @@ exist), and not the frozen one that X^t comes from.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from tvr_lightning.data.frozen import Frozen, frame_features, frozen_frames
-from tvr_lightning.encoders import BERTEncoder, VGGEncoder
+from tvr_lightning.data.frozen import Frozen
+from tvr_lightning.encoders.base import FrameEncoder, TextEncoder, frame_features
 from tvr_lightning.errors import ConfigError, nearest
 from tvr_lightning.evaluation import Evaluation
 from tvr_lightning.losses.hashing import (
@@ -97,9 +97,9 @@ class SPTCH(AlternatingPasses[HashFeatures, CollaborativeGraph]):
 
     def __init__(
         self,
-        video_encoder: VGGEncoder,
-        text_encoder: BERTEncoder,
-        text_hash_encoder: BERTEncoder,
+        video_encoder: FrameEncoder,
+        text_encoder: TextEncoder,
+        text_hash_encoder: TextEncoder,
         code_length: int = 64,
         variant: Variant = "full",
         video_share: float = 0.6,
@@ -157,21 +157,6 @@ class SPTCH(AlternatingPasses[HashFeatures, CollaborativeGraph]):
             )  # fmt: skip
 
     @property
-    def image_size(self) -> int:
-        """Height and width of the frames that the video encoder takes."""
-        return self.video_encoder.image_size
-
-    @property
-    def encoders(self) -> Sequence[nn.Module]:
-        """Both frozen encoders, and the text transformer."""
-        return (self.video_encoder, self.text_encoder, self.text_hash_encoder)
-
-    def frozen_video(self) -> Frozen[VideoInput]:
-        """Frame features."""
-        frozen = frozen_frames(self.video_encoder)
-        assert frozen is not None  # see the constructor
-        return frozen
-
     def frozen_text(self) -> Frozen[TextInput]:
         """X^t, a text's mean token feature as its only row."""
         return Frozen(self.text_encoder, self._mean_token, f"mean of tokens, {self.text_encoder.fingerprint()}")

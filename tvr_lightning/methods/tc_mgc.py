@@ -24,8 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tvr_lightning.data.frozen import Frozen, frame_features, frozen_frames
-from tvr_lightning.encoders import CLIPEncoder
+from tvr_lightning.encoders.base import DualEncoder, frame_features
 from tvr_lightning.errors import ConfigError, nearest
 from tvr_lightning.evaluation import Evaluation
 from tvr_lightning.losses.contrastive import similarity_decorrelation, symmetric_cross_entropy
@@ -84,7 +83,7 @@ class TCMGC(RetrievalModule[TextFeatures, VideoFeatures]):
 
     def __init__(
         self,
-        encoder: CLIPEncoder,
+        encoder: DualEncoder,
         contrasts: Sequence[Contrast] = CONTRASTS,
         conditioned: Sequence[Contrast] = CONTRASTS,
         keep_rate: float = 0.1,
@@ -148,20 +147,6 @@ class TCMGC(RetrievalModule[TextFeatures, VideoFeatures]):
                 size = reorganised_size(length, keep_rate, self.kinds[contrast])
                 self.weigh[contrast] = InteractiveAggregation(size, softmax_scale, linear)
         self.aggregate = ScoreAggregation(len(self.contrasts), aggregation)
-
-    @property
-    def image_size(self) -> int:
-        """Height and width of the frames that CLIP takes."""
-        return self.encoder.image_size
-
-    @property
-    def encoders(self) -> Sequence[nn.Module]:
-        """CLIP."""
-        return (self.encoder,)
-
-    def frozen_video(self) -> Frozen[VideoInput] | None:
-        """CLIP's frames, when its image tower is frozen."""
-        return frozen_frames(self.encoder)
 
     def encode_video(self, video: VideoInput) -> VideoFeatures:
         """Frame features after the temporal encoder."""

@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tvr_lightning.config.objects import class_of
 from tvr_lightning.data.tools.parallel import run_all
 from tvr_lightning.errors import ConfigError, nearest
 from tvr_lightning.synthetic.rendering import write_video
@@ -106,9 +107,10 @@ def layout_of(class_path: str) -> str:
         ConfigError: the class is none of the six readers.
     """
     name = class_path.rpartition(".")[2]
-    if name.lower() not in LAYOUTS:
-        raise ConfigError(f"no generated dataset in the layout that {class_path} reads; {nearest(name, LAYOUTS)}")
-    return name.lower()
+    for parent in getattr(class_of(class_path), "__mro__", ()):
+        if parent.__name__.lower() in LAYOUTS:
+            return str(parent.__name__.lower())
+    raise ConfigError(f"no generated dataset in the layout that {class_path} reads; {nearest(name, LAYOUTS)}")
 
 
 def _write(job: tuple[Scene, Path]) -> None:
