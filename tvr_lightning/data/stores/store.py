@@ -41,7 +41,7 @@ LOCK_S = 60
 _log = logging.getLogger(__name__)
 
 _MAGIC = b"tvrstore"
-_HEADER = struct.Struct("<8s32sII")  # magic, key, bytes of the JSON table of contents, checksum of all that follows
+_HEADER = struct.Struct("<8s32sII")  # magic, key, bytes of the JSON table, checksum of all that follows
 _ALIGN = 64
 _DTYPES = {
     str(d).removeprefix("torch."): d for d in (torch.bool, torch.uint8, torch.int64, torch.float32, torch.float64)
@@ -197,14 +197,14 @@ def _packed(key: bytes, tensors: Mapping[str, Tensor]) -> bytes:
     for array in arrays.values():
         parts += [array.tobytes(), bytes(-array.nbytes % _ALIGN)]
     content = b"".join(parts)
-    return _HEADER.pack(_MAGIC, key, len(parts[0]), zlib.crc32(content)) + content
+    return _HEADER.pack(_MAGIC, key, len(parts[0]), zlib.crc32(content, len(parts[0]))) + content
 
 
 def _unpacked(key: bytes, data: Tensor) -> dict[str, Tensor] | None:
     """The tensors of an entry, views of its bytes; None when they are not those of the key, or not whole."""
     content = data.numpy().data
     magic, owner, length, checksum = _HEADER.unpack_from(content)
-    if (magic, owner, checksum) != (_MAGIC, key, zlib.crc32(content[_HEADER.size :])):
+    if (magic, owner, checksum) != (_MAGIC, key, zlib.crc32(content[_HEADER.size :], length)):
         return None
     tensors = {}
     place = _HEADER.size + length
