@@ -18,7 +18,7 @@ import re
 import struct
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from math import prod
 from pathlib import Path
@@ -41,11 +41,12 @@ LOCK_S = 60
 _log = logging.getLogger(__name__)
 
 _MAGIC = b"tvrstore"
-_HEADER = struct.Struct("<8s32sII")  # magic, key, bytes of the JSON table, checksum of all that follows
+_HEADER = struct.Struct("<8s32sII")  # magic, key, bytes of the JSON table, checksum that begins with them
 _ALIGN = 64
 _DTYPES = {
     str(d).removeprefix("torch."): d for d in (torch.bool, torch.uint8, torch.int64, torch.float32, torch.float64)
 }
+_CHUNK = 1 << 18  # bytes of a file that are checked at a time
 _NAME = re.compile(r"[0-9a-f]{40,}\..+")  # entries, also those of earlier versions, which nobody reads
 
 
@@ -96,20 +97,25 @@ class Store:
                 entry = os.fstat(file.fileno())
                 if entry.st_size < _HEADER.size:
                     return None
-                if mapped:
+                rest: Iterable[bytes | memoryview]
+                if mapped:  # read for the checksum only: pages that are looked at in the map would stay in memory
                     data = torch.from_file(str(path), size=entry.st_size, dtype=torch.uint8)
+                    file.seek(_HEADER.size)
+                    rest = iter(lambda: file.read(_CHUNK), b"")
                 else:
                     data = torch.empty(entry.st_size, dtype=torch.uint8)
                     if file.readinto(data.numpy().data) != entry.st_size:
                         return None
-                if entry.st_mtime < self.started:
+                    rest = (data.numpy().data[_HEADER.size :],)
+                tensors = _unpacked(key, data, rest)
+                if tensors and entry.st_mtime < self.started:
                     with suppress(OSError):  # a folder of somebody else may be read, what is old there is theirs to say
                         os.utime(file.fileno(), (self.started, self.started))
         except FileNotFoundError:
             return None
         except RuntimeError as error:  # torch's, in mapping
             raise OSError(None, f"{path}: {error}") from error
-        return _unpacked(key, data)
+        return tensors
 
     def write(self, kind: Kind, key: bytes, tensors: Mapping[str, Tensor]) -> None:
         """Writes an entry, whole or not at all; one that is there is replaced.
@@ -200,11 +206,20 @@ def _packed(key: bytes, tensors: Mapping[str, Tensor]) -> bytes:
     return _HEADER.pack(_MAGIC, key, len(parts[0]), zlib.crc32(content, len(parts[0]))) + content
 
 
-def _unpacked(key: bytes, data: Tensor) -> dict[str, Tensor] | None:
-    """The tensors of an entry, views of its bytes; None when they are not those of the key, or not whole."""
+def _unpacked(key: bytes, data: Tensor, rest: Iterable[bytes | memoryview]) -> dict[str, Tensor] | None:
+    """The tensors of an entry, views of its bytes; None when they are not those of the key, or not whole.
+
+    Args:
+        key: the entry's.
+        data: its bytes.
+        rest: those after the header, in whatever pieces.
+    """
     content = data.numpy().data
     magic, owner, length, checksum = _HEADER.unpack_from(content)
-    if (magic, owner, checksum) != (_MAGIC, key, zlib.crc32(content[_HEADER.size :], length)):
+    actual = length
+    for part in rest:
+        actual = zlib.crc32(part, actual)
+    if (magic, owner, checksum) != (_MAGIC, key, actual):
         return None
     tensors = {}
     place = _HEADER.size + length
