@@ -33,7 +33,9 @@ import torch
 from measure import WHOLE_CLIP
 
 from tvr_lightning import load_experiment
-from tvr_lightning.data.stores.frames import SETTLE_S, FrameCache
+from tvr_lightning.data.stores.contents import SETTLE_S
+from tvr_lightning.data.stores.frames import FrameCache
+from tvr_lightning.data.stores.store import Store
 from tvr_lightning.data.video.frames import read_frames
 from tvr_lightning.data.video.sampling import FrameOptions
 from tvr_lightning.synthetic.shapes import make_shapes
@@ -87,7 +89,7 @@ def loading(folder: Path) -> dict[str, list[float]]:
     rates: dict[str, list[float]] = {}
     for _ in range(REPEATS):
         rates.setdefault("no cache", []).append(epoch_rate(loaders[False]))
-        shutil.rmtree(cache / "frames")
+        shutil.rmtree(cache)
         rates.setdefault("first epoch, fills the cache", []).append(epoch_rate(loaders[True]))
         rates.setdefault("second epoch", []).append(epoch_rate(loaders[True]))
         # a run's own first epoch: nothing is known in memory; without a worker, whose start would count
@@ -155,7 +157,7 @@ def decoders(folder: Path) -> dict[str, list[float]]:
         path = folder / f"{seconds}.mp4"
         write_scene(path, seconds)
         decode = partial(read_frames, path, OPTIONS.num_frames, size=OPTIONS.size)
-        cache = FrameCache(folder / "large", 1)
+        cache = FrameCache(Store(folder / "large", 1))
         forms: dict[str, Callable[[], Any]] = {
             "this suite (PyAV)": decode,
             "from the cache": lambda path=path, decode=decode, cache=cache: cache.fetch(
