@@ -45,7 +45,8 @@ def forms(case: Case, device: str) -> tuple[nn.Module, Mapping[str, Form]]:
         of_text = read_graphs(align.text_clips, texts.whole, videos)  # (V, T, D)
         of_video = read_graphs(align.video_phrases, videos.whole, texts)  # (T, V, D)
         cosines = F.cosine_similarity(of_text.transpose(0, 1), of_video, dim=-1)
-        return model.logit_scale(cosines)  # type: ignore[no-any-return]
+        scores: Tensor = model.logit_scale(cosines)
+        return scores
 
     return model, {"graphs": graphs, "dense": model.score}
 
@@ -58,5 +59,5 @@ def read_graphs(network: MPAA, roots: Tensor, items: Hierarchy) -> Tensor:
     )
     exists = F.pad(items.mask, (1, 0), value=True)[:, None].expand(-1, num_roots, -1).flatten(0, 1)
     read = torch.arange(len(exists), device=roots.device) * (count + 1)
-    vectors: Tensor = network(nodes.flatten(0, 2), complete_edges(exists), read)
-    return vectors.unflatten(0, (num_items, num_roots))
+    vectors: Tensor = network(nodes.flatten(0, 2), complete_edges(exists), read).unflatten(0, (num_items, num_roots))
+    return vectors

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from cases import Case, Form
@@ -47,15 +48,11 @@ def forms(case: Case, device: str) -> tuple[torch.nn.Module, Mapping[str, Form]]
         parameter.data += 0.02 * torch.randn_like(parameter)
 
     def literal(texts: TextFeatures, videos: VideoFeatures) -> Tensor:
-        attention, low_rank = model.attention, model.attention.cosines
-
         def cosines(queries: Tensor, _: Any, others: Tensor) -> Tensor:
-            return attention.literal_cosines(queries, videos.frames, videos.frame_mask, others)
+            return model.attention.literal_cosines(queries, videos.frames, videos.frame_mask, others)
 
-        attention.cosines = cosines  # type: ignore[method-assign]
-        try:
-            return model.aggregate(model.contrast_scores(texts, videos))  # type: ignore[no-any-return]
-        finally:
-            attention.cosines = low_rank  # type: ignore[method-assign]
+        with patch.object(model.attention, "cosines", cosines):
+            scores: Tensor = model.aggregate(model.contrast_scores(texts, videos))
+        return scores
 
     return model, {"literal": literal, "low-rank": model.score}

@@ -34,12 +34,11 @@ from tvr_lightning.data.stores.store import Store
 from tvr_lightning.data.text import CLIPTokenizer, Tokenizer
 from tvr_lightning.data.video.sampling import FrameOptions, FrameSampling
 from tvr_lightning.distributed import share
-from tvr_lightning.errors import ConfigError, DataError
+from tvr_lightning.errors import ConfigError, DataError, few
 from tvr_lightning.types import Probe, Record, TextInput, VideoInput, VideoTextBatch
 
 Selection = Literal["auto", "validation", "holdout", "last", "test"]
 HOLDOUT_SHARE = 0.05
-NAMED = 5  # how many missing videos a message names before it counts the rest
 
 
 @dataclass(frozen=True)
@@ -276,10 +275,9 @@ class VideoTextDataModule(LightningDataModule):
 
     def _report_missing(self, name: str, records: Sequence[Record], missing: Sequence[str]) -> None:
         example = next(r for r in records if r.video_id == missing[0]).video_path
-        rest = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
         what = (
             f"{self.dataset} {name}: {len(missing)} of {len(records)} listed videos have no file "
-            f"({', '.join(missing[:NAMED])}{rest}; looked for {example})."
+            f"({few(missing)}; looked for {example})."
         )
         if len(missing) == len(records):
             raise DataError(f"{what} Put the videos there; see docs/datasets.md.")
