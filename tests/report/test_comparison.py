@@ -21,9 +21,11 @@ import yaml
 from tvr_lightning.commands.main import main
 from tvr_lightning.data.stores.files import write_json
 from tvr_lightning.errors import ConfigError, RunError
-from tvr_lightning.report.comparison import Comparison, Group, compare, compare_table, group_runs, runs_with_baseline
-from tvr_lightning.report.comparison_text import lines_of, to_csv, to_latex, to_markdown, to_table
+from tvr_lightning.report.comparison import Comparison, compare, runs_with_baseline
+from tvr_lightning.report.formats import to_csv, to_latex, to_markdown, to_table
+from tvr_lightning.report.groups import Group, group_runs
 from tvr_lightning.report.reported import Reported
+from tvr_lightning.report.text import lines_of
 from tvr_lightning.run.results import find_runs
 
 VIDEOS = 40
@@ -66,8 +68,8 @@ def rows_of(comparison: Comparison) -> dict[str, dict[str, Any]]:
     return {
         line.name: dict(zip((c.key for c in comparison.columns), line.cells, strict=True)) | {"notes": line.notes}
         for block in comparison.blocks
-        for entry in (*block.ranked, *block.apart)
-        for line in lines_of(entry, block, comparison)
+        for row in block.rows
+        for line in lines_of(row, block, comparison)
     }
 
 
@@ -332,9 +334,13 @@ def test_compare_names_what_is_wrong(
     assert message in capsys.readouterr().err
 
 
-def test_compare_table_without_reported_figures(tmp_path: Path) -> None:
-    make_run(tmp_path, "a/one")
-    assert compare_table(find_runs([tmp_path]), reported=tmp_path / "none.yaml").row_count == 2
+def test_without_a_file_of_reported_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run(tmp_path, "runs/a/one")
+    monkeypatch.chdir(tmp_path)
+    assert main(["compare"]) == 0
+    assert "a/one" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
