@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from tvr_lightning.data.stores.files import written_atomically
 from tvr_lightning.errors import RunError
+from tvr_lightning.report.columns import figure
 from tvr_lightning.report.comparison import database_of
 from tvr_lightning.run.results import DIRECTIONS, HASH_BASELINES, Run
 
@@ -45,20 +46,17 @@ def bits_lines(runs: Sequence[Run], direction: str) -> list[BitsLine]:
     """
     lines: dict[tuple[bool, str], tuple[str, dict[int, list[float]]]] = {}
 
-    def add(learned: bool, key: str, name: str, bits: int, value: float) -> None:
-        lines.setdefault((learned, key), (name, {}))[1].setdefault(bits, []).append(value)
-
     for run in (r for r in runs if r.content.get("hashing")):
-        metrics, bits, database = run.content["metrics"], run.content["hashing"]["bits"], database_of(run)
+        bits, database = run.content["hashing"]["bits"], database_of(run)
         where = f", database {database[0]}" + (f" ({'; '.join(run.marks)})" if run.marks else "")
-        same = json.dumps([database, run.settings("experiment", "code_length")])
         name = str(run.content["experiment"]).removesuffix(f"_{bits}")
-        add(True, same, f"{name}{where}", bits, metrics[f"test/hash/{direction}/mAP"])
+        found = [(True, run.settings("experiment", "code_length"), name, f"hash/{direction}/mAP")]
         for kind in HASH_BASELINES:
-            value = metrics.get(f"test/hash/{kind}/{direction}/mAP")
-            if value is not None:
-                same = json.dumps([kind, run.test_set, database, run.marks])
-                add(False, same, f"{kind}, {run.test_set}{where}", bits, value)
+            found.append((False, f"{kind} {run.marks}", f"{kind}, {run.test_set}", f"hash/{kind}/{direction}/mAP"))
+        for learned, same, name, key in found:
+            if (value := figure(run, key)) is not None:
+                line = (learned, json.dumps([run.test_set, database, same]))
+                lines.setdefault(line, (name + where, {}))[1].setdefault(bits, []).append(value)
     ordered = sorted(lines.items(), key=lambda line: not line[0][0])
     return [BitsLine(name, dict(sorted(points.items())), learned) for (learned, _), (name, points) in ordered]
 

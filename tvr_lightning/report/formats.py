@@ -168,7 +168,8 @@ def _csv_rows(row: Row) -> Iterator[dict[str, Any]]:
     for run in row.group.runs:
         c = run.content
         found: dict[str, Any] = {"experiment": c["experiment"], "run": run.path.name, "path": str(run.path)}
-        found |= {"group": row.group.name, "ranked": not run.marks, "marks": "; ".join(run.marks)}
+        found |= {"group": row.group.name, "test_set": run.test_set}
+        found |= {"ranked": not run.marks, "marks": "; ".join(run.marks)}
         found |= {k: c.get(k) for k in FACTS} | {k: c.get(k) for k in TOOK}
         for name, value in c["metrics"].items():
             key = name.removeprefix("test/")
