@@ -9,10 +9,10 @@ import yaml
 from jsonargparse import ArgumentError
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
+from tvr_lightning.config.options import RunOptions
 from tvr_lightning.data.datamodule import VideoTextDataModule
 from tvr_lightning.errors import ConfigError, TVRError
 from tvr_lightning.methods.base import RetrievalModule
-from tvr_lightning.run.trackers import Tracker
 
 
 class ExperimentCLI(LightningCLI):
@@ -34,13 +34,7 @@ class ExperimentCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds what belongs to a run, and links what data and model share."""
-        parser.add_argument("--experiment", type=str, default="unnamed", help="Name; the configuration file's own.")
-        parser.add_argument("--runs_dir", type=str, default="runs", help="Where run folders are made.")
-        parser.add_argument("--run_id", type=str | None, default=None, help="The folder's name; the time when null.")
-        parser.add_argument("--tracker", type=Tracker, default="wandb", help="Where curves go.")
-        parser.add_argument("--ckpt_path", type=str | None, default=None, help="Weights to test, or to start from.")
-        parser.add_argument("--resume", type=str | None, default=None, help="Unfinished run: `last`, folder, last.ckpt")
-        parser.add_argument("--checkpoint_every", type=int, default=200, help="Steps between two savings of last.ckpt.")
+        parser.add_class_arguments(RunOptions, instantiate=False)
         parser.link_arguments("seed_everything", "data.seed")
         for name in ("encoder", "text_encoder", "text_hash_encoder"):  # those that the method has
             parser.link_arguments("data.max_words", f"model.init_args.{name}.init_args.context_length")
