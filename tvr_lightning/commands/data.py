@@ -7,7 +7,6 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,15 +100,14 @@ def reader_of(config: Path, settings: Sequence[str] = ()) -> Annotations:
         ConfigError: the file or a setting does not fit, or it names no reader.
     """
     from tvr_lightning.config.arguments import read_arguments
+    from tvr_lightning.config.objects import build_reader
 
     experiment, flags = read_arguments(["--config", str(config), *settings])
     if flags:
         raise ConfigError(f"{flags[0]} is no setting of an experiment")
-    named = (experiment.get("data") or {}).get("annotations") or {}
-    if "class_path" not in named:
+    reader = build_reader(experiment)
+    if reader is None:
         raise ConfigError(f"{config}: data.annotations names no reader (class_path)")
-    module, _, name = str(named["class_path"]).rpartition(".")
-    reader: Annotations = getattr(import_module(module), name)(**(named.get("init_args") or {}))
     return reader
 
 

@@ -116,9 +116,7 @@ def _set(config: dict[str, Any], option: str, text: str) -> None:
         here[name] = lay_value(old, value, slot)
 
 
-def _arguments_of(
-    here: dict[str, Any], known: Signature | None, name: str
-) -> tuple[dict[str, Any], Signature | None]:
+def _arguments_of(here: dict[str, Any], known: Signature | None, name: str) -> tuple[dict[str, Any], Signature | None]:
     """Where an argument lies, and what is known there: of an object under its `init_args`."""
     if "class_path" not in here:
         return here, known

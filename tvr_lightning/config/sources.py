@@ -11,7 +11,7 @@ import importlib.util
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -45,7 +45,10 @@ class Slot:
     def plain_type(self) -> Any:
         """The type, where it consists of plain ones and literals alone; else None."""
         try:
-            node = _Plain(self.module).visit(ast.parse(self.annotation, mode="eval").body)
+            node = ast.parse(self.annotation, mode="eval").body
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):  # a type in quotes
+                node = ast.parse(node.value, mode="eval").body
+            node = _Plain(self.module).visit(node)
         except (_NotPlainError, SyntaxError):
             return None
         code = compile(ast.fix_missing_locations(ast.Expression(node)), self.annotation, "eval")
@@ -103,8 +106,9 @@ def signature(class_path: str) -> Signature | None:
     if init:
         arguments = [*init.args.posonlyargs, *init.args.args][1:] + init.args.kwonlyargs
         types = {a.arg: a.annotation for a in arguments}
-        complete = not (init.args.kwarg or init.args.vararg)
-        inherited = {} if complete or parent is None else parent.slots
+        passed_on = [a.arg for a in (init.args.vararg, init.args.kwarg) if a]
+        complete = not passed_on or bool(parent and parent.complete and _only_for_parent(init, passed_on))
+        inherited = parent.slots if passed_on and parent else {}
     elif is_data:
         fields = [n for n in definition.body if isinstance(n, ast.AnnAssign)]
         types = {ast.unparse(n.target): n.annotation for n in fields}
@@ -134,7 +138,8 @@ def why_missing(class_path: str, slot: Slot) -> str | None:
         return f"no module '{module}'; {nearest(module, known)}"
     if name in names or "*" in names:
         return None
-    return f"no '{name}' in {module}; {nearest(name, (n for n, by in names.items() if isinstance(by[0], ast.ClassDef)))}"
+    classes = [other for other, bound in names.items() if isinstance(bound[0], ast.ClassDef)]
+    return f"no '{name}' in {module}; {nearest(name, classes)}"
 
 
 def reach(content: Any) -> None:
@@ -240,24 +245,41 @@ def _bindings(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
             yield from _bindings(child)
 
 
-def _find_class(class_path: str) -> tuple[str, ast.ClassDef] | None:
+def _find_class(class_path: str, seen: frozenset[str] = frozenset()) -> tuple[str, ast.ClassDef] | None:
     """Finds a class's definition, following `from x import y`; None where a name has several meanings."""
     module, _, name = class_path.rpartition(".")
-    bound = (_names(module) or {}).get(name, []) if module else []
-    if len(bound) != 1:
+    if not module or class_path in seen:
         return None
-    if isinstance(bound[0], ast.ImportFrom):
-        return _find_class(".".join(_imported(module, bound[0], name)))
-    return (module, bound[0]) if isinstance(bound[0], ast.ClassDef) else None
+    seen |= {class_path}
+    names = _names(module)
+    if names is None:  # a class inside a class
+        outer = _find_class(module, seen)
+        inner = [n for n in outer[1].body if isinstance(n, ast.ClassDef) and n.name == name] if outer else []
+        return (outer[0], inner[0]) if outer and len(inner) == 1 else None
+    match names.get(name, [n for n in names.get("*", ()) if isinstance(n, ast.ImportFrom)]):
+        case [ast.ClassDef() as definition]:
+            return module, definition
+        case [ast.ImportFrom() as node]:
+            return _find_class(".".join(_imported(module, node, name)), seen)
+        case [ast.Name() as node]:
+            return _find_class(f"{module}.{node.id}", seen)
+    return None
 
 
 def _imported(module: str, node: ast.ImportFrom, name: str) -> tuple[str, str]:
     """The module and the name there of what `from ... import ...` binds."""
-    original = next(a.name for a in node.names if (a.asname or a.name) == name)
+    original = next((a.name for a in node.names if (a.asname or a.name) == name), name)  # else of `import *`
     parts = module.split(".")
     up = node.level - ((_file(module) or Path()).name == "__init__.py")
     base = parts[: len(parts) - up] if node.level else []
     return ".".join([*base, *([node.module] if node.module else [])]), original
+
+
+def _only_for_parent(init: ast.FunctionDef, names: Sequence[str]) -> bool:
+    """Whether `*args` and `**kwargs` only go on to the parent's constructor."""
+    calls = [n for n in ast.walk(init) if isinstance(n, ast.Call) and ast.unparse(n.func) == "super().__init__"]
+    passed = [n for call in calls for n in ast.walk(call)]
+    return all(n in passed for n in ast.walk(init) if isinstance(n, ast.Name) and n.id in names)
 
 
 def _decorators(node: ast.ClassDef | ast.FunctionDef) -> set[str]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentError
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
+from tvr_lightning.config.objects import readable_errors
 from tvr_lightning.config.options import RunOptions
 from tvr_lightning.data.datamodule import VideoTextDataModule
-from tvr_lightning.errors import ConfigError, TVRError
 from tvr_lightning.methods.base import RetrievalModule
 
 
@@ -60,21 +60,22 @@ def build_cli(config: Mapping[str, Any], flags: Sequence[str] = ()) -> Experimen
     Raises:
         TVRError: a key or value does not fit, or the method or a part of it refuses its arguments.
     """
-    try:
-        return ExperimentCLI(["--config", yaml.safe_dump(dict(config)), *flags])
-    except ArgumentError as error:
-        raise ConfigError(_readable(error)) from None
-    except ValueError as error:  # the parser wraps what a constructor raises
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, TVRError):
-            cause = cause.__cause__
-        raise cause or error from None
+    with readable_errors():
+        return ExperimentCLI(["--config", dump_config(config), *flags])
 
 
-def _readable(error: ArgumentError) -> str:
-    """The parser's message without the configuration's text, which it repeats."""
-    lines = [line for line in str(error.message or error).splitlines() if not line.lstrip().startswith("Given value:")]
-    return "\n".join(lines)
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that other readers of YAML take for a number: `1e3`."""
+
+
+_Dumper.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d[\d_]*\.?\d*[eE][-+]?\d+"), list("-+0123456789")
+)
+
+
+def dump_config(config: Mapping[str, Any]) -> str:
+    """A configuration as YAML, in its own order."""
+    return yaml.dump(dict(config), Dumper=_Dumper, sort_keys=False)
 
 
 def resolved_config(cli: ExperimentCLI) -> dict[str, Any]:
