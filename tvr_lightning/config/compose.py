@@ -107,8 +107,10 @@ def _read_parent(folders: Sequence[Path], parent: str, child: Path) -> DictConfi
     if file is None:
         known = [p.relative_to(f).with_suffix("").as_posix() for f in folders for part in PARTS
                  for p in (f / part).glob("*.yaml")]  # fmt: skip
-        raise ConfigError(f"{child}: defaults name '{parent}', but there is no {parent}.yaml in {folders[0]} and none "
-                          f"among the suite's own parts; {nearest(parent, known)}")  # fmt: skip
+        raise ConfigError(
+            f"{child}: defaults name '{parent}', but neither {folders[0]} nor the suite has {parent}.yaml; "
+            f"{nearest(parent, known)}"
+        )
     config = _read(file)
     if "defaults" in config:
         raise ConfigError(f"{file}: a shared part has no `defaults` of its own; name its parents in {child.name}")
