@@ -58,7 +58,10 @@ def test_lists_replace(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("defaults: [trainer/aa]", "'trainer/aa', but neither .* nor the suite has trainer/aa.yaml; did you mean trainer/a"),
+        (
+            "defaults: [trainer/aa]",
+            "'trainer/aa', but neither .* nor the suite has .*; did you mean trainer/a",
+        ),
         ("defaults: [trainer/a]\ndata: {x: '${nothing.here}'}", "nothing"),
         ("data: [unclosed", "not valid YAML"),
         ("- a\n- b", "an experiment is a mapping"),
