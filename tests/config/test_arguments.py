@@ -59,7 +59,7 @@ def test_wrong_keys_and_values_are_named(change: dict[str, object], message: str
         ("data.fps=null", "data.fps", None),
         ("data.fps=2", "data.fps", 2),
         ("data.annotations.root=/x y", "data.annotations.init_args.root", "/x y"),
-        ("run_id=007", "run_id", 7),
+        ("run_id=007", "run_id", "007"),
         ("model.similarity=meanP", "model.init_args.similarity", "meanP"),
         ("model.encoder.from_pretrained=null", "model.init_args.encoder.init_args.from_pretrained", None),
         ("model.init_args.encoder.init_args.freeze_layers=3", "model.init_args.encoder.init_args.freeze_layers", 3),

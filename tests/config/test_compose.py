@@ -57,7 +57,10 @@ def test_lists_replace(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("defaults: [trainer/aa]", "defaults name 'trainer/aa', but there is no aa.yaml in .*; did you mean trainer/a"),
+        (
+            "defaults: [trainer/aa]",
+            "'trainer/aa', but neither .* nor the suite has .*; did you mean trainer/a",
+        ),
         ("defaults: [trainer/a]\ndata: {x: '${nothing.here}'}", "nothing"),
         ("data: [unclosed", "not valid YAML"),
         ("- a\n- b", "an experiment is a mapping"),

@@ -63,7 +63,7 @@ def run(tmp_path: Path, make_data: Callable[..., Any], monkeypatch: pytest.Monke
         data = make_data(eval_batch_size=5, cache_features=False)
         return Experiment("tiny", TinyHash().eval(), data, {}, {})
 
-    monkeypatch.setattr(module, "load_trained", load)
+    monkeypatch.setattr(module, "load_run", load)
     folder = tmp_path / "runs" / "tiny" / "a"
     folder.mkdir(parents=True)
     return folder
@@ -106,7 +106,7 @@ def test_the_file_goes_where_it_is_wanted(run: Path, tmp_path: Path, capsys: pyt
 
 def test_a_split_that_nothing_reads(run: Path, make_data: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     data = make_data(selection="test")
-    monkeypatch.setattr(module, "load_trained", lambda _: Experiment("tiny", TinyHash(), data, {}, {}))
+    monkeypatch.setattr(module, "load_run", lambda _: Experiment("tiny", TinyHash(), data, {}, {}))
     with pytest.raises(ConfigError, match=r"has no validation split under data\.selection=test"):
         module.encode_run(run, "validation")
 
@@ -114,9 +114,9 @@ def test_a_split_that_nothing_reads(run: Path, make_data: Callable[..., Any], mo
 def test_weights_of_another_vocabulary(
     run: Path, make_data: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = TinyHash()
-    model.trained = {"tokenizer": "words of another dataset"}
-    monkeypatch.setattr(module, "load_trained", lambda _: Experiment("tiny", model, make_data(), {}, {}))
+    data = make_data()
+    data.trained_tokenizer = "words of another dataset"
+    monkeypatch.setattr(module, "load_run", lambda _: Experiment("tiny", TinyHash(), data, {}, {}))
     with pytest.raises(CheckpointError, match="another vocabulary"):
         module.encode_run(run, "test")
 
@@ -125,7 +125,7 @@ def test_methods_without_codes_and_folders_without_a_run(
     tmp_path: Path, shapes_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["encode", str(tmp_path)]) == 1
-    assert "no config.yaml; give the folder of a run" in capsys.readouterr().err
+    assert "is no run: no config.yaml in" in capsys.readouterr().err
     experiment = ROOT / "experiments" / "clip4clip_shapes.yaml"
     words = [a for a in smoke_arguments(experiment, shapes_root, tmp_path) if "fast_dev_run" not in a]
     assert main(["fit", *words, "--trainer.max_epochs=1", "--tracker=none", "--run_id=a"]) == 0

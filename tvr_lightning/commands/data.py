@@ -93,16 +93,15 @@ def reader_of(config: Path, settings: Sequence[str] = ()) -> Annotations:
         ConfigError: the file or a setting does not fit, or it names no reader.
     """
     from tvr_lightning.config.arguments import read_arguments
-    from tvr_lightning.config.objects import class_of
+    from tvr_lightning.config.objects import build_reader
 
     experiment, flags = read_arguments(["--config", str(config), *settings])
     if flags:
         raise ConfigError(f"{flags[0]} is no setting of an experiment")
-    named = (experiment.get("data") or {}).get("annotations") or {}
-    kind = class_of(named)
-    if kind is None:
+    reader = build_reader(experiment)
+    if reader is None:
         raise ConfigError(f"{config}: data.annotations names no reader (class_path)")
-    return kind(**(named.get("init_args") or {}))  # type: ignore[no-any-return]
+    return reader
 
 
 def _folder(out: Path | None, kind: str, dataset: str) -> Path:

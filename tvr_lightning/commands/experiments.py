@@ -18,6 +18,7 @@ def main(words: Sequence[str]) -> int:
         words[1:]
     )
     from tvr_lightning.config.catalogue import experiments_table, list_experiments
+    from tvr_lightning.config.compose import known_experiments
 
-    print_wide(experiments_table(list_experiments()), TABLE_WIDTH)
+    print_wide(experiments_table(list_experiments(known_experiments())), TABLE_WIDTH)
     return 0

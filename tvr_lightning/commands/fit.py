@@ -11,6 +11,7 @@ OVERVIEW = """\
             go on with one that was killed        tvr fit --config experiments/X.yaml --resume=last
   validate  evaluate weights on the split that selects
   test      evaluate weights on the test split    tvr test --config experiments/X.yaml --ckpt_path=best
+            of a run, under its own settings      tvr test runs/X/RUN
   predict   write the ten best items of every test caption and video
 """
 
@@ -20,7 +21,16 @@ def main(words: Sequence[str]) -> int:
     from tvr_lightning.config.arguments import read_arguments
 
     command = words[0]
-    config, flags = read_arguments(words[1:])
+    settings = list(words[1:])
+    if command != "fit" and settings and not settings[0].startswith("-"):
+        settings[0] = f"--ckpt_path={settings[0]}"
+    config, flags = read_arguments(settings)
+    if command != "fit" and "model" not in config and config.get("ckpt_path") not in (None, "last", "best"):
+        from tvr_lightning.run.checkpoints import run_of
+        from tvr_lightning.run.results import CONFIG
+
+        own = {key: config.get(key) for key in ("run_id", "resume")}  # not those of the run that trained
+        config = read_arguments(["--config", str(run_of(config["ckpt_path"]) / CONFIG), *settings])[0] | own
     if "model" not in config and not flags:
         raise ConfigError(f"`tvr {command}` needs an experiment: --config experiments/NAME.yaml")
     from tvr_lightning.run.training import run

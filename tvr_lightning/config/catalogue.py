@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tvr_lightning.config.compose import compose, experiments_in
-from tvr_lightning.errors import ConfigError
+from tvr_lightning.config.compose import compose
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -30,18 +30,17 @@ class Entry:
     reproduces: str
 
 
-def list_experiments(folder: Path = Path("experiments")) -> list[Entry]:
-    """Reads every experiment file of a folder; nothing is built or imported.
+def list_experiments(files: Mapping[str, Path]) -> list[Entry]:
+    """Reads experiment files; nothing is built or imported.
+
+    Args:
+        files: by name, see `compose.known_experiments`.
 
     Raises:
-        ConfigError: there is no such folder, or a file cannot be composed.
+        ConfigError: a file cannot be composed.
     """
-    names = experiments_in(folder) if folder.is_dir() else []
-    if not names:
-        raise ConfigError(f"no experiments in {folder.absolute()}; run this where the folder lies")
     entries = []
-    for name in names:
-        path = folder / f"{name}.yaml"
+    for name, path in sorted(files.items()):
         config = compose(path)
         method = str((config.get("model") or {}).get("class_path") or "")
         reader = (config.get("data") or {}).get("annotations") or {}

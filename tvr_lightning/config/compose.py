@@ -1,20 +1,25 @@
-"""Experiment files: composing `defaults:`, and turning a file into a model and a data module.
+"""Experiment files: finding them, and composing them from the shared parts that their `defaults:` name.
 
-A file's `defaults: [trainer/x, data/y, method/z]` names its parents, relative to the `experiments` folder it lies
-in. Parents are merged in order, then the file on top; `${...}` is resolved over the merged whole.
+A file's `defaults: [trainer/x, data/y, method/z]` names its parents, relative to the `experiments` folder it lies in,
+else to the suite's own. Parents are merged in order, then the file on top; `${...}` is resolved over the merged whole.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tvr_lightning.config.layers import lay
+from tvr_lightning.config.options import ROOT
 from tvr_lightning.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
+FOLDER = "experiments"
+PACKAGED = Path(__file__).parents[1] / FOLDER  # in a checkout a link to the folder beside the package
 PARTS = ("trainer", "data", "method")
 GRIDS = "ablations"
 
@@ -28,8 +33,41 @@ def experiments_in(folder: Path) -> list[str]:
     )
 
 
-def compose(path: Path) -> dict[str, Any]:
-    """Reads an experiment file, merges its parents and resolves interpolation.
+def known_experiments() -> dict[str, Path]:
+    """Files of all experiments that go by a name: those in `experiments` here, and the suite's own."""
+    return {name: folder / f"{name}.yaml" for folder in reversed(_folders()) for name in experiments_in(folder)}
+
+
+def find_file(name: str) -> Path:
+    """The file that a name or path means: `x`, `experiments/x.yaml` and `x.yaml` in `experiments` here or the suite's.
+
+    Returns:
+        The path itself where there is no such file.
+    """
+    path = Path(name)
+    if path.is_file() or path.is_absolute():
+        return path
+    inside = path.relative_to(FOLDER) if path.parts[:1] == (FOLDER,) else path
+    if inside is path and path.suffix:
+        return path  # a file that is not there, and no name
+    files = (folder / inside.with_suffix(".yaml") for folder in _folders())
+    return next((file for file in files if file.is_file()), path)
+
+
+def _folders() -> list[Path]:
+    """Where names are looked up, in this order."""
+    here = Path(FOLDER)
+    return [here] if here.is_dir() and here.samefile(PACKAGED) else [here, PACKAGED] if here.is_dir() else [PACKAGED]
+
+
+def compose(source: str | Path) -> dict[str, Any]:
+    """Reads an experiment, merges its parents and resolves interpolation.
+
+    Args:
+        source: a file, the name of an experiment, or its YAML text in braces.
+
+    Returns:
+        The configuration; `experiment`, its name, is the file's stem where it gives none.
 
     Raises:
         ConfigError: the file or a parent is missing, is no mapping, or holds broken YAML or interpolation.
@@ -37,54 +75,74 @@ def compose(path: Path) -> dict[str, Any]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    if not path.is_file():
-        folder = path.parent
-        own = (p.stem for p in folder.glob("*.yaml"))  # not of the folders below: they may be a whole project's
-        near = nearest(path.stem, own) if folder.is_dir() else f"there is no folder {folder}"
-        raise ConfigError(f"no experiment file {path}: {near}")
-    config = _read(path)
-    parents = config.pop("defaults", None) or []
-    if isinstance(parents, str):
-        parents = [parents]
-    home = _home(path)
-    merged: DictConfig = OmegaConf.create({})
+    path = Path("--config") if is_text(source) else find_file(str(source))
+    own = _read(path, str(source) if is_text(source) else None)
+    parents = own.pop("defaults", None) or []
+    folders = [_home(path), PACKAGED]
+    merged: dict[str, Any] = {}
     try:
-        for parent in parents:
-            merged = OmegaConf.merge(merged, _read_parent(home, str(parent), path))  # type: ignore[assignment]
-        merged = OmegaConf.merge(merged, config)  # type: ignore[assignment]
-        resolved = OmegaConf.to_container(merged, resolve=True)
+        for name in [parents] if isinstance(parents, str) else parents:
+            merged = _lay(merged, _read_parent(folders, str(name), path))
+        resolved = OmegaConf.to_container(OmegaConf.create(_lay(merged, own)), resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{path}: {str(error).splitlines()[0]}") from None
     return resolved  # type: ignore[return-value]
 
 
+def is_text(source: str | Path) -> bool:
+    """Whether a source is the YAML text of an experiment itself and no file."""
+    return str(source).lstrip().startswith("{")
+
+
 def _home(path: Path) -> Path:
-    """The folder that parents are named from: the nearest ancestor that has the shared parts."""
+    """The folder that parents are named from: the nearest ancestor that has shared parts."""
     for folder in path.absolute().parents:
         if any((folder / part).is_dir() for part in PARTS):
             return folder
     return path.absolute().parent
 
 
-def _read_parent(home: Path, parent: str, child: Path) -> DictConfig:
-    file = home / f"{parent}.yaml"
-    if not file.is_file():
-        known = [p.relative_to(home).with_suffix("").as_posix() for part in PARTS for p in (home / part).glob("*.yaml")]
-        raise ConfigError(f"{child}: defaults name '{parent}', but there is no {file.name} in {file.parent}; "
-                          f"{nearest(parent, known)}")  # fmt: skip
+def _read_parent(folders: Sequence[Path], parent: str, child: Path) -> DictConfig:
+    file = next((file for folder in folders if (file := folder / f"{parent}.yaml").is_file()), None)
+    if file is None:
+        known = [p.relative_to(f).with_suffix("").as_posix() for f in folders for part in PARTS
+                 for p in (f / part).glob("*.yaml")]  # fmt: skip
+        raise ConfigError(
+            f"{child}: defaults name '{parent}', but neither {folders[0]} nor the suite has {parent}.yaml; "
+            f"{nearest(parent, known)}"
+        )
     config = _read(file)
     if "defaults" in config:
         raise ConfigError(f"{file}: a shared part has no `defaults` of its own; name its parents in {child.name}")
     return config
 
 
-def _read(path: Path) -> DictConfig:
+def _lay(under: Mapping[str, Any], over: DictConfig) -> dict[str, Any]:
+    """Lays a file over others, interpolation unresolved; `data.batch_size: 8` at its top is `data: {batch_size: 8}`."""
+    from omegaconf import OmegaConf
+
+    merged = dict(under)
+    for key, value in OmegaConf.to_container(over, resolve=False).items():  # type: ignore[union-attr]
+        first, *rest = str(key).split(".")
+        for part in reversed(rest):
+            value = {part: value}
+        merged = lay(merged, {first: value}, ROOT)
+    return merged
+
+
+def _read(path: Path, text: str | None = None) -> DictConfig:
     import yaml
     from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    if text is None and not path.is_file():
+        near = {p.stem for p in path.parent.glob("*.yaml")}  # not below: that may be a whole project
+        if not path.suffix or path.parts[0] == FOLDER:
+            near |= known_experiments().keys()
+        hint = nearest(path.stem, near) if near or path.parent.is_dir() else f"there is no folder {path.parent}"
+        raise ConfigError(f"no experiment file {path}: {hint}")
     try:
-        config = OmegaConf.load(path)
+        config = OmegaConf.load(path) if text is None else OmegaConf.create(text)
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     except UnicodeDecodeError as error:

@@ -34,7 +34,7 @@ from tvr_lightning.data.stores.store import Store
 from tvr_lightning.data.text import CLIPTokenizer, Tokenizer
 from tvr_lightning.data.video.sampling import FrameOptions, FrameSampling
 from tvr_lightning.distributed import share
-from tvr_lightning.errors import ConfigError, DataError, few
+from tvr_lightning.errors import CheckpointError, ConfigError, DataError, few
 from tvr_lightning.types import Probe, Record, TextInput, VideoInput, VideoTextBatch
 
 Selection = Literal["auto", "validation", "holdout", "last", "test"]
@@ -182,6 +182,7 @@ class VideoTextDataModule(LightningDataModule):
         self.seed = seed
         self.start = (0, 0)  # epoch, and batches of it that a resumed run has trained on
         self.splits: dict[str, Split] = {}
+        self.trained_tokenizer: str | None = None  # fingerprint of the one that loaded weights were trained with
 
     @property
     def dataset(self) -> str:
@@ -214,9 +215,11 @@ class VideoTextDataModule(LightningDataModule):
 
         Raises:
             DataError: annotation files are missing or broken, no training video exists, or a gallery is incomplete.
+            CheckpointError: loaded weights were trained with other tokens.
         """
         if not self.splits:
             self.tokenizer.learn([c for r in self.annotations.load(TRAIN) for c in r.captions])
+        self.check_tokens(self.trained_tokenizer)
         if stage == "fit":
             train = self.annotations.load(TRAIN)
             if self.selection == "holdout":
@@ -234,6 +237,22 @@ class VideoTextDataModule(LightningDataModule):
                 self._add(name, self.annotations.load(name))
         else:
             self._add(TEST, self.annotations.load(TEST))
+
+    def check_tokens(self, trained: str | None) -> None:
+        """Refuses weights that learned other tokens.
+
+        Args:
+            trained: the fingerprint of the tokeniser that they were trained with, where it is known.
+
+        Raises:
+            CheckpointError: the tokeniser is another here.
+        """
+        if trained not in (None, self.tokenizer.fingerprint()):
+            raise CheckpointError(
+                "the checkpoint was trained with another vocabulary than data.tokenizer gives here (it is learned from "
+                f"the training captions of {self.dataset}). Evaluate it on the captions and with the tokeniser "
+                "settings of its run folder's config.yaml."
+            )
 
     def _hold_out(self, records: Sequence[Record]) -> tuple[list[Record], list[Record]]:
         order = torch.randperm(len(records), generator=torch.Generator().manual_seed(self.seed)).tolist()

@@ -294,13 +294,7 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         self._check_tokens()
 
     def _check_tokens(self) -> None:
-        learned = (self.trained or {}).get("tokenizer")
-        if learned not in (None, self.datamodule.tokenizer.fingerprint()):
-            raise CheckpointError(
-                "the checkpoint was trained with another vocabulary than data.tokenizer gives here (it is learned from "
-                f"the training captions of {self.datamodule.dataset}). Evaluate it on the captions and with the "
-                "tokeniser settings of its run folder's config.yaml."
-            )
+        self.datamodule.check_tokens((self.trained or {}).get("tokenizer"))
 
     def _finish(self, stage: Stage, prefix: str | None) -> None:
         split = self.datamodule.split_of(stage)

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from tvr_lightning.data.annotations.base import TEST
 from tvr_lightning.data.stores.files import written_atomically
-from tvr_lightning.errors import ConfigError, DataError, DecodeError, RunError, nearest
+from tvr_lightning.errors import ConfigError, DataError, DecodeError, nearest
 from tvr_lightning.evaluation import encode_videos, score_all
 from tvr_lightning.run.attention import LooksAtFrames, Pair, draw_attention, look_at
-from tvr_lightning.run.results import CONFIG
+from tvr_lightning.run.load import load_run
 from tvr_lightning.types import TextInput
 
 if TYPE_CHECKING:
@@ -55,21 +55,11 @@ def open_run(path: Path) -> Inspected:
     Raises:
         RunError: no run folder. ConfigError: its method has nothing to draw. CheckpointError: no readable weights.
     """
-    from tvr_lightning.config.arguments import read_arguments
-    from tvr_lightning.run.checkpoints import find_checkpoint
-    from tvr_lightning.run.load import build
-
-    if not (path / CONFIG).is_file():
-        raise RunError(f"{path}: no {CONFIG}; give the folder of a run, such as runs/tc_mgc_shapes/NAME")
-    checkpoint = find_checkpoint(path.parent, str(path))
-    experiment = build(read_arguments(["--config", str(path / CONFIG)])[0])
-    if not isinstance(experiment.model, LooksAtFrames):
-        raise ConfigError(f"{path}: {type(experiment.model).__name__} has no attention over frames to draw")
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    experiment.model.on_load_checkpoint(content)
-    experiment.model.load_state_dict(content["state_dict"])
-    experiment.data.setup("test")
-    return Inspected(f"{path.parent.name}/{path.name}", experiment.model.eval(), experiment.data)
+    run = load_run(path)
+    if not isinstance(run.model, LooksAtFrames):
+        raise ConfigError(f"{path}: {type(run.model).__name__} has no attention over frames to draw")
+    run.data.setup("test")
+    return Inspected(f"{path.parent.name}/{path.name}", run.model, run.data)
 
 
 def find_pair(run: Inspected, query: str, video_id: str | None = None) -> tuple[TextInput, int]:

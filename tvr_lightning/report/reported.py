@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tvr_lightning.config.compose import find_file
 from tvr_lightning.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from tvr_lightning.run.results import Run
 
-REPORTED = Path("experiments/reported.yaml")
+REPORTED = find_file("experiments/reported.yaml")
 TABLE_KEYS = {"paper", "table", "dataset", "split", "encoder", "conditions", "columns", "rows"}
 OPTIONAL_KEYS = {"caution"}
 METHOD_KEYS = {"method", "settings"}

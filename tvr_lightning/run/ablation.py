@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tvr_lightning.config.arguments import read_arguments
+from tvr_lightning.config.compose import find_file
 from tvr_lightning.errors import INTERRUPTED, ConfigError, nearest
 from tvr_lightning.run.results import METRICS
 
@@ -70,6 +71,7 @@ def read_grid(file: Path, base: str | None = None, overrides: Sequence[str] = ()
     Raises:
         ConfigError: the file is no grid, a setting is unknown or does not fit, two points would have one name.
     """
+    file = find_file(str(file))
     content = _load(file)
     own_base, shared = _command(content.get("command"), file)
     axes = _parameters(content.get("parameters"), file)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from inspect import signature
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentError
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
-from tvr_lightning.config.objects import class_of
+from tvr_lightning.config.objects import class_of, readable_errors
+from tvr_lightning.config.options import RunOptions
 from tvr_lightning.data.datamodule import VideoTextDataModule
-from tvr_lightning.errors import ConfigError, TVRError
 from tvr_lightning.methods.base import RetrievalModule
-from tvr_lightning.run.trackers import Tracker
 
 
 class ExperimentCLI(LightningCLI):
@@ -29,7 +28,7 @@ class ExperimentCLI(LightningCLI):
             seed_everything_default=0,
             parser_kwargs={"exit_on_error": False},
             subclass_mode_model=True,
-            args=["--config", yaml.safe_dump(dict(config)), *flags],
+            args=["--config", dump_config(config), *flags],
             run=False,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
@@ -37,13 +36,7 @@ class ExperimentCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds what belongs to a run, and links what data and model share."""
-        parser.add_argument("--experiment", type=str, default="unnamed", help="Name; the configuration file's own.")
-        parser.add_argument("--runs_dir", type=str, default="runs", help="Where run folders are made.")
-        parser.add_argument("--run_id", type=str | None, default=None, help="The folder's name; the time when null.")
-        parser.add_argument("--tracker", type=Tracker, default="wandb", help="Where curves go.")
-        parser.add_argument("--ckpt_path", type=str | None, default=None, help="Weights to test, or to start from.")
-        parser.add_argument("--resume", type=str | None, default=None, help="Unfinished run: `last`, folder, last.ckpt")
-        parser.add_argument("--checkpoint_every", type=int, default=200, help="Steps between two savings of last.ckpt.")
+        parser.add_class_arguments(RunOptions, instantiate=False)
         parser.link_arguments("seed_everything", "data.seed")
         for name, value in self.model_settings.items():
             part = class_of(value)
@@ -71,21 +64,22 @@ def build_cli(config: Mapping[str, Any], flags: Sequence[str] = ()) -> Experimen
     Raises:
         TVRError: a key or value does not fit, or the method or a part of it refuses its arguments.
     """
-    try:
+    with readable_errors():
         return ExperimentCLI(config, flags)
-    except ArgumentError as error:
-        raise ConfigError(_readable(error)) from None
-    except ValueError as error:  # the parser wraps what a constructor raises
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, TVRError):
-            cause = cause.__cause__
-        raise cause or error from None
 
 
-def _readable(error: ArgumentError) -> str:
-    """The parser's message without the configuration's text, which it repeats."""
-    lines = [line for line in str(error.message or error).splitlines() if not line.lstrip().startswith("Given value:")]
-    return "\n".join(lines)
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that other readers of YAML take for a number: `1e3`."""
+
+
+_Dumper.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d[\d_]*\.?\d*[eE][-+]?\d+"), list("-+0123456789")
+)
+
+
+def dump_config(config: Mapping[str, Any]) -> str:
+    """A configuration as YAML, in its own order."""
+    return yaml.dump(dict(config), Dumper=_Dumper, sort_keys=False)
 
 
 def resolved_config(cli: ExperimentCLI) -> dict[str, Any]:

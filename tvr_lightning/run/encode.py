@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 
-from tvr_lightning.errors import CheckpointError, ConfigError, RunError
+from tvr_lightning.errors import ConfigError, RunError
 from tvr_lightning.evaluation.code_files import CODES, Codes, save_codes
 from tvr_lightning.evaluation.encoding import encode_split, feature_type
-from tvr_lightning.run.results import CONFIG, caption_id
+from tvr_lightning.run.load import load_run
+from tvr_lightning.run.results import caption_id
 from tvr_lightning.types import CodeFeatures
-
-if TYPE_CHECKING:
-    from tvr_lightning.run.load import Experiment
 
 SplitName = Literal["train", "validation", "test"]
 STAGES: dict[SplitName, str] = {"train": "fit", "validation": "validate", "test": "test"}
@@ -40,12 +38,9 @@ def encode_run(path: Path, split: SplitName, out: Path | None = None) -> tuple[P
     target = path / CODES if out is None else out
     if not target.parent.is_dir():  # said before the work, not after it
         raise RunError(f"cannot write {target}: there is no folder {target.parent}")
-    experiment = load_trained(path)
-    model, data = experiment.model, experiment.data
+    run = load_run(path)
+    model, data = run.model, run.data
     data.setup(STAGES[split])
-    learned = (model.trained or {}).get("tokenizer")
-    if learned not in (None, data.tokenizer.fingerprint()):
-        raise CheckpointError(f"{path} was trained with another vocabulary than its training captions give now")
     if split not in data.splits:
         raise ConfigError(f"{data.dataset} has no {split} split under data.selection={data.selection}")
     chosen = data.splits[split]
@@ -66,24 +61,3 @@ def encode_run(path: Path, split: SplitName, out: Path | None = None) -> tuple[P
     }
     save_codes(target, codes)
     return target, codes
-
-
-def load_trained(path: Path) -> Experiment:
-    """Builds a run's method and data from its folder and loads its weights; no split is set up.
-
-    Raises:
-        RunError: no run folder. CheckpointError: no readable weights.
-    """
-    from tvr_lightning.config.arguments import read_arguments
-    from tvr_lightning.run.checkpoints import find_checkpoint
-    from tvr_lightning.run.load import build
-
-    if not (path / CONFIG).is_file():
-        raise RunError(f"{path}: no {CONFIG}; give the folder of a run, such as runs/sptch_shapes_64/NAME")
-    checkpoint = find_checkpoint(path.parent, str(path))
-    experiment = build(read_arguments(["--config", str(path / CONFIG)])[0])
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    experiment.model.on_load_checkpoint(content)
-    experiment.model.load_state_dict(content["state_dict"])
-    experiment.model.eval()
-    return experiment

@@ -1,21 +1,27 @@
-"""An experiment or a finished run as objects: method, data module, configuration."""
+"""An experiment or a trained run as objects: method, data module, configuration."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import torch
 
 from tvr_lightning.config.arguments import read_arguments
 from tvr_lightning.data.datamodule import VideoTextDataModule
+from tvr_lightning.errors import ConfigError
 from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.run.build import build_cli, resolved_config
+from tvr_lightning.run.checkpoints import find_checkpoint, run_of
+from tvr_lightning.run.results import CONFIG
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """What an experiment file describes, built.
+    """What an experiment file or a run describes, built.
 
     Attributes:
         name: the experiment's name, the file's stem.
@@ -33,17 +39,59 @@ class Experiment:
 
 
 def load_experiment(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Experiment:
-    """Builds the model and the data module that an experiment file describes, exactly as `tvr fit` does.
+    """Builds the model and the data module that an experiment file describes, as `tvr fit` does before it trains.
 
     Args:
-        path: the YAML file.
+        path: the YAML file, or the experiment's name.
         overrides: command-line settings without the dashes, e.g. `["data.batch_size=8"]`.
 
     Raises:
-        ConfigError: the file, a parent, a key or a value does not fit.
+        ConfigError: the file, a parent, a key or a value does not fit, or it asks for trained weights.
+
+    >>> experiment = load_experiment("mean_pool_shapes", ["model.encoder.from_pretrained=null"])
+    >>> experiment.config["data"]["annotations"]["init_args"]["name"]
+    'shapes'
     """
     config, _ = read_arguments(["--config", str(path), *(f"--{o.removeprefix('--')}" for o in overrides)])
+    for key in ("ckpt_path", "resume"):
+        if config.get(key) is not None:
+            raise ConfigError(
+                f"{key} is {config[key]}, but load_experiment builds a model without trained weights; load_run(folder) "
+                f"returns a run's model with its weights. To build this experiment untrained, override {key}=null"
+            )
     return build(config)
+
+
+def load_run(path: str | os.PathLike[str], device: str | torch.device | None = None) -> Experiment:
+    """Builds a run's method and data module as its folder describes them, and loads the weights that it trained.
+
+    The data module refuses in `setup` captions that give another vocabulary than these weights were trained with.
+
+    Args:
+        path: the run's folder, for the weights that its result came from; or one of its checkpoints.
+        device: where the model goes; the CPU when None.
+
+    Returns:
+        The run, its model in eval mode. No split is set up: call `data.setup("test")`.
+
+    Raises:
+        RunError: the path is no run.
+        CheckpointError: there are no weights, or they cannot be read or do not fit the run's configuration.
+        ConfigError: the run's configuration no longer fits the suite.
+
+    >>> run = load_run("runs/clip4clip_shapes/a")  # doctest: +SKIP
+    >>> run.data.setup("test")  # doctest: +SKIP
+    """
+    folder = run_of(path)
+    checkpoint = find_checkpoint(folder.parent, str(Path(path).absolute()))
+    experiment = build(read_arguments(["--config", str(folder / CONFIG)])[0])
+    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    model = experiment.model
+    model.on_load_checkpoint(content)
+    model.load_state_dict(content["state_dict"])
+    model.to(device or "cpu").eval()
+    experiment.data.trained_tokenizer = (model.trained or {}).get("tokenizer")
+    return experiment
 
 
 def build(config: Mapping[str, Any]) -> Experiment:

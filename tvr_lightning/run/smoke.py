@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tvr_lightning.config.arguments import read_arguments
-from tvr_lightning.config.compose import experiments_in
+from tvr_lightning.config.compose import find_file, known_experiments
 from tvr_lightning.config.objects import smallest_parts
-from tvr_lightning.errors import ConfigError, TVRError, nearest
+from tvr_lightning.errors import TVRError
 from tvr_lightning.synthetic.export import export_shapes, layout_of
 
 NUM_VIDEOS = 24
@@ -56,25 +56,26 @@ def smoke_data(file: Path, folder: Path) -> Path:
     return folder / layout
 
 
-def smoke(names: Sequence[str], folder: Path = Path("experiments")) -> int:
-    """Runs experiments, all when none is named; returns 1 when one fails.
+def smoke(names: Sequence[str]) -> int:
+    """Runs experiments, all when none is given; returns 1 when one fails.
+
+    Args:
+        names: names or files.
 
     Raises:
-        ConfigError: there is no experiment of that name.
+        ConfigError: there is no such experiment.
     """
-    known = experiments_in(folder)
-    for name in names:
-        if name not in known:
-            raise ConfigError(f"no experiment '{name}' in {folder}; {nearest(name, known)}")
+    files = {name: find_file(name) for name in names} or known_experiments()
+    for file in files.values():
+        read_arguments(["--config", str(file)])  # all are said to be right before the first runs
     from tvr_lightning.run.training import run
 
     failed: list[str] = []
     with tempfile.TemporaryDirectory(prefix="tvr-smoke-") as temporary:
         root = Path(temporary)
-        for name in names or known:
+        for name, file in files.items():
             began = time.monotonic()
             try:
-                file = folder / f"{name}.yaml"
                 config, _ = read_arguments(smoke_arguments(file, smoke_data(file, root / "data"), root / "runs"))
                 if run("fit", config) != 0:
                     raise KeyboardInterrupt  # the only other end of a run that is no error
@@ -85,5 +86,5 @@ def smoke(names: Sequence[str], folder: Path = Path("experiments")) -> int:
                 print(f"smoke {name}: FAILED: {error}", file=sys.stderr)
             else:
                 print(f"smoke {name}: ok, {time.monotonic() - began:.0f} s")
-    print(f"smoke: {len(names or known) - len(failed)} passed, {len(failed)} failed")
+    print(f"smoke: {len(files) - len(failed)} passed, {len(failed)} failed")
     return 1 if failed else 0

@@ -7,13 +7,13 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 from urllib.parse import urlparse
 
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
-Tracker = Literal["wandb", "tensorboard", "csv", "none"]
+from tvr_lightning.config.options import Tracker
+
 WANDB_INIT_TIMEOUT_S = 30.0
 MAX_PARTS = 1000  # of a resumed run
 

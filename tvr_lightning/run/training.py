@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import logging
-import os
-import shutil
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.trainer.states import TrainerStatus
 
-from tvr_lightning.config.objects import class_of
-from tvr_lightning.data.annotations.base import TEST, Annotations
+from tvr_lightning.config.objects import build_reader
+from tvr_lightning.data.annotations.base import TEST
 from tvr_lightning.data.stores.files import written_atomically
-from tvr_lightning.errors import INTERRUPTED, ConfigError, RunError
-from tvr_lightning.run.build import ExperimentCLI, build_cli, resolved_config
+from tvr_lightning.errors import INTERRUPTED, ConfigError
+from tvr_lightning.run.build import ExperimentCLI, build_cli, dump_config, resolved_config
 from tvr_lightning.run.callbacks.attention import AttentionFigures
 from tvr_lightning.run.callbacks.curves import Curves
 from tvr_lightning.run.callbacks.faults import Siblings, explained
@@ -35,15 +31,12 @@ from tvr_lightning.run.callbacks.run_folder import RunFolder
 from tvr_lightning.run.checkpoints import (
     LAST,
     AtomicCheckpointIO,
-    check_settings,
     find_checkpoint,
-    find_unfinished,
     held,
 )
-from tvr_lightning.run.results import CHECKPOINTS, CONFIG, METRICS, PREDICTIONS
+from tvr_lightning.run.folders import make_run_folder, remove_without_result, resumed_folder, run_home
+from tvr_lightning.run.results import CHECKPOINTS, CONFIG
 from tvr_lightning.run.trackers import build_tracker, is_first_rank
-
-ATTEMPT = "TVR_RUN_ID"  # processes that Lightning starts for further devices write to the same run
 
 
 def run(command: str, arguments: Mapping[str, Any], flags: Sequence[str] = ()) -> int:
@@ -58,6 +51,45 @@ def run(command: str, arguments: Mapping[str, Any], flags: Sequence[str] = ()) -
     if not flags:
         check_annotations(arguments)
     cli = build_cli(arguments, flags)
+    check_options(cli, command)
+    folder = choose_weights(cli, command)
+    cli.datamodule.setup(command)  # what is missing is said before a run folder exists
+    is_new = folder is None
+    folder = folder or make_run_folder(cli.config)
+    try:
+        finished = _execute(cli, command, folder, is_new)
+    except Exception as error:
+        readable = explained(error)
+        if readable is None:
+            raise
+        raise readable from error
+    finally:
+        if is_first_rank():
+            remove_without_result(folder)
+    if not finished:
+        return INTERRUPTED
+    if is_first_rank() and folder.exists():
+        print(f"run folder: {folder}")
+    return 0
+
+
+def check_annotations(config: Mapping[str, Any]) -> None:
+    """Makes a dataset that can be made, and reads its test split before any weights are fetched: faults come first.
+
+    Raises:
+        DataError: annotation files are missing or broken.
+    """
+    if reader := build_reader(config):
+        reader.prepare()
+        reader.load(TEST)
+
+
+def check_options(cli: ExperimentCLI, command: str) -> None:
+    """Refuses options of a run that its command cannot follow.
+
+    Raises:
+        ConfigError: says which, and what to do.
+    """
     config = cli.config
     if command != "fit" and config.ckpt_path is None:
         raise ConfigError(
@@ -68,21 +100,33 @@ def run(command: str, arguments: Mapping[str, Any], flags: Sequence[str] = ()) -
         raise ConfigError("nothing to validate on: data.selection is `last`; set it to validation, holdout or test")
     if config.checkpoint_every < 1:
         raise ConfigError(f"checkpoint_every is {config.checkpoint_every}; it must be at least 1")
-    home = Path(config.runs_dir) / config.experiment
-    resumed = None if config.resume is None else resumed_folder(cli, command, home)
-    if resumed is not None:
-        config.ckpt_path = str(find_checkpoint(home, str(resumed), True))
-    elif config.ckpt_path is not None:
-        config.ckpt_path = str(find_checkpoint(home, config.ckpt_path, command == "fit"))
-    cli.datamodule.setup(command)  # what is missing is said before a run folder exists
-    folder = resumed or make_run_folder(home, config.run_id, config.seed_everything)
-    weights = {"ckpt_path": config.ckpt_path, "weights_only": True} if config.ckpt_path else {}
-    use = ExitStack()
-    try:
+
+
+def choose_weights(cli: ExperimentCLI, command: str) -> Path | None:
+    """Puts a checkpoint's path in the place of `last`, `best`, a run folder or `--resume`.
+
+    Returns:
+        The folder of the run that goes on; None for a new run.
+
+    Raises:
+        TVRError: there is no such checkpoint or run, or it cannot be used so.
+    """
+    config = cli.config
+    resumed = None if config.resume is None else resumed_folder(cli, command)
+    wanted = config.ckpt_path if resumed is None else str(resumed)
+    if wanted is not None:
+        config.ckpt_path = str(find_checkpoint(run_home(config), wanted, command == "fit"))
+    return resumed
+
+
+def _execute(cli: ExperimentCLI, command: str, folder: Path, is_new: bool) -> bool:
+    """Runs a command in its folder; returns whether it came to its end, False after Ctrl-C."""
+    weights = {"ckpt_path": cli.config.ckpt_path, "weights_only": True} if cli.config.ckpt_path else {}
+    with ExitStack() as use:
         if is_first_rank():
-            if not resumed:
+            if is_new:
                 with written_atomically(folder / CONFIG) as temporary:
-                    temporary.write_text(yaml.safe_dump(resolved_config(cli), sort_keys=False), encoding="utf-8")
+                    temporary.write_text(dump_config(resolved_config(cli)), encoding="utf-8")
             use.enter_context(held(folder))
         trainer = make_trainer(cli, command, folder)
         next(c for c in trainer.callbacks if isinstance(c, Siblings)).watch(trainer)  # type: ignore[attr-defined]
@@ -94,35 +138,9 @@ def run(command: str, arguments: Mapping[str, Any], flags: Sequence[str] = ()) -
                 getattr(trainer, command)(cli.model, datamodule=cli.datamodule, **weights)
         except SystemExit:  # Lightning's answer to Ctrl-C, after its own clean-up
             if trainer.state.status == TrainerStatus.INTERRUPTED:
-                return INTERRUPTED
+                return False
             raise
-    except Exception as error:
-        readable = explained(error)
-        if readable is None:
-            raise
-        raise readable from error
-    finally:
-        use.close()
-        kept = any((folder / name).exists() for name in (METRICS, PREDICTIONS, CHECKPOINTS))
-        if not kept and is_first_rank():
-            shutil.rmtree(folder, ignore_errors=True)  # it failed before it had anything to keep, or only validated
-    if trainer.is_global_zero and folder.exists():
-        print(f"run folder: {folder}")
-    return 0
-
-
-def check_annotations(config: Mapping[str, Any]) -> None:
-    """Makes a dataset that can be made, and reads its test split before any weights are fetched: faults come first.
-
-    Raises:
-        DataError: annotation files are missing or broken.
-    """
-    part = config.get("data", {}).get("annotations")
-    kind = class_of(part)
-    if kind is not None and issubclass(kind, Annotations):
-        reader = kind(**((part.get("init_args") or {}) if isinstance(part, Mapping) else {}))
-        reader.prepare()
-        reader.load(TEST)
+    return True
 
 
 def _quieten() -> None:
@@ -143,56 +161,6 @@ def _quieten() -> None:
     )
     for message in (f".*{words}.*" for words in noise):
         warnings.filterwarnings("ignore", message)
-
-
-def resumed_folder(cli: ExperimentCLI, command: str, home: Path) -> Path:
-    """The folder of the unfinished run that goes on, under the settings it began with.
-
-    Raises:
-        ConfigError: settings that contradict `--resume`.
-        RunError: there is no such run, it is finished, or it began with other settings.
-    """
-    config = cli.config
-    if command != "fit" or config.ckpt_path is not None:
-        raise ConfigError(
-            "--resume goes on with a run that did not finish: it is for `tvr fit`, and --ckpt_path is for new runs"
-        )
-    if "LOCAL_RANK" in os.environ and ATTEMPT in os.environ:
-        return Path(os.environ[ATTEMPT])
-    folder = find_unfinished(home, config.resume)
-    if config.run_id not in (None, folder.name):
-        raise ConfigError(f"--resume goes on in {folder}; --run_id={config.run_id} names another folder")
-    check_settings(folder, resolved_config(cli))
-    os.environ[ATTEMPT] = str(folder)
-    return folder
-
-
-def make_run_folder(home: Path, run_id: str | None, seed: int) -> Path:
-    """Makes `home/run_id`; processes of further devices get the folder that the first one made.
-
-    Raises:
-        RunError: the folder exists, or cannot be made.
-        ConfigError: the processes of a cluster need a common name.
-    """
-    if ATTEMPT in os.environ and "LOCAL_RANK" in os.environ:
-        return Path(os.environ[ATTEMPT])
-    rank = next((int(os.environ[name]) for name in ("RANK", "SLURM_PROCID") if name in os.environ), None)
-    if run_id is None:
-        if rank is not None and int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))) > 1:
-            raise ConfigError("several processes start this run, so they need a common name: set --run_id=NAME")
-        run_id = f"{datetime.now():%Y%m%d-%H%M%S}-s{seed}"
-    folder = home / run_id
-    if not rank:
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            raise RunError(
-                f"run folder {folder} exists; a run never writes over another. Choose another --run_id or remove it."
-            ) from None
-        except OSError as error:
-            raise RunError(f"cannot make the run folder {folder}: {error.strerror}; set --runs_dir") from None
-    os.environ[ATTEMPT] = str(folder)
-    return folder
 
 
 def make_trainer(cli: ExperimentCLI, command: str, folder: Path) -> Trainer:

@@ -1,0 +1,50 @@
+"""What an experiment consists of: the options of a run, its trainer, its data and its method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tvr_lightning.config.sources import Signature, Slot, signature
+
+Tracker = Literal["wandb", "tensorboard", "csv", "none"]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What belongs to a run and not to its trainer, data or method.
+
+    Attributes:
+        experiment: name; the configuration file's own.
+        runs_dir: where run folders are made.
+        run_id: the folder's name; the time when null.
+        tracker: where curves go.
+        ckpt_path: weights to test, or to start from.
+        resume: unfinished run: `last`, folder, last.ckpt.
+        checkpoint_every: steps between two savings of last.ckpt.
+    """
+
+    experiment: str = "unnamed"
+    runs_dir: str = "runs"
+    run_id: str | None = None
+    tracker: Tracker = "wandb"
+    ckpt_path: str | None = None
+    resume: str | None = None
+    checkpoint_every: int = 200
+
+
+def _root() -> Signature:
+    options = signature(f"{__name__}.{RunOptions.__name__}")
+    assert options
+    return Signature(
+        {
+            "seed_everything": Slot("", "int"),  # no bool: a seed that nobody knows repeats nothing
+            **options.slots,
+            "trainer": Slot("", "pytorch_lightning.trainer.trainer.Trainer", group=True),
+            "data": Slot("", "tvr_lightning.data.datamodule.VideoTextDataModule", group=True),
+            "model": Slot("", "tvr_lightning.methods.base.RetrievalModule"),
+        }
+    )
+
+
+ROOT = _root()
