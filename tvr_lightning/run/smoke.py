@@ -5,6 +5,8 @@ Each experiment finds the generated videos in the layout of its own dataset, so 
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sys
 import tempfile
 import time
@@ -15,7 +17,8 @@ from pathlib import Path
 from tvr_lightning.config.arguments import read_arguments
 from tvr_lightning.config.compose import experiments_in
 from tvr_lightning.errors import ConfigError, TVRError, nearest
-from tvr_lightning.synthetic.export import export_shapes, layout_of
+from tvr_lightning.run.reader import reader_of
+from tvr_lightning.synthetic.shapes import export_shapes
 
 NUM_VIDEOS = 24
 BATCHES = 2
@@ -44,19 +47,23 @@ def smoke_arguments(file: Path, data_root: Path, runs_dir: Path) -> list[str]:
 
 
 def smoke_data(file: Path, folder: Path) -> Path:
-    """Makes the generated dataset that an experiment can read, once for each layout, and returns its root.
+    """Makes the generated dataset that an experiment can read, once for a reader and its settings; returns its root.
 
     Args:
         file: the experiment.
-        folder: above the roots, one for each layout.
+        folder: above the roots.
 
     Raises:
-        ConfigError: the experiment cannot be composed, or its reader is none of those that datasets are made for.
+        ConfigError: the experiment cannot be composed, or its reader has no `write_layout`.
     """
     config, _ = read_arguments(["--config", str(file)])
-    layout = layout_of(str(config["data"]["annotations"]["class_path"]))
-    export_shapes(layout, folder / layout, NUM_VIDEOS)
-    return folder / layout
+    named = config["data"]["annotations"]
+    settings = {name: value for name, value in (named.get("init_args") or {}).items() if name not in ("root", "name")}
+    key = hashlib.sha256(json.dumps([named["class_path"], settings], sort_keys=True).encode()).hexdigest()
+    root = folder / key[:16]
+    if not root.exists():
+        export_shapes(reader_of(file, [f"--data.annotations.init_args.root={root}"]), NUM_VIDEOS)
+    return root
 
 
 def smoke(names: Sequence[str], folder: Path = Path("experiments")) -> int:

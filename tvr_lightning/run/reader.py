@@ -1,0 +1,62 @@
+"""The reader that an experiment names, alone: neither model nor data module is built."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from inspect import isabstract
+from pathlib import Path
+from pkgutil import iter_modules
+from typing import Any
+
+from tvr_lightning.config.arguments import read_arguments
+from tvr_lightning.data import annotations
+from tvr_lightning.data.annotations.base import Annotations
+from tvr_lightning.errors import ConfigError
+
+
+def reader_of(config: Path, settings: Sequence[str] = ()) -> Annotations:
+    """Builds the reader that an experiment names.
+
+    Args:
+        config: the experiment file.
+        settings: words that override it, e.g. `--data.annotations.root=elsewhere`.
+
+    Raises:
+        ConfigError: the file or a setting does not fit, or it names no reader.
+    """
+    experiment, flags = read_arguments(["--config", str(config), *settings])
+    if flags:
+        raise ConfigError(f"{flags[0]} is no setting of an experiment")
+    named = (experiment.get("data") or {}).get("annotations") or {}
+    if "class_path" not in named:
+        raise ConfigError(f"{config}: data.annotations names no reader (class_path)")
+    return build_reader(str(named["class_path"]), **(named.get("init_args") or {}))
+
+
+def build_reader(class_path: str, **arguments: Any) -> Annotations:
+    """Builds a reader of any importable class.
+
+    Raises:
+        ConfigError: there is no such class, or it is no reader.
+    """
+    module, _, name = class_path.rpartition(".")
+    try:
+        found = getattr(import_module(module), name, None)
+    except ImportError as error:
+        raise ConfigError(f"{class_path} cannot be imported: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, Annotations)):
+        raise ConfigError(f"{class_path} is no reader; a reader is a class on {Annotations.__module__}.Annotations")
+    return found(**arguments)
+
+
+def known_readers() -> list[str]:
+    """Class paths of the package's own readers that write layouts."""
+    modules = [import_module(f"{annotations.__name__}.{m.name}") for m in iter_modules(annotations.__path__)]
+    return [
+        f"{module.__name__}.{name}"
+        for module in modules
+        for name, found in vars(module).items()
+        if isinstance(found, type) and issubclass(found, Annotations) and found.__module__ == module.__name__
+        if not isabstract(found) and found.write_layout is not Annotations.write_layout
+    ]
