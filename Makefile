@@ -1,4 +1,4 @@
-# Every target is one line in `make help`. Settings: EXP, BASE, SEEDS, RESUME, CKPT, RUNS, ARGS, DATASET, PYTHON.
+# Every target is one line in `make help`. Settings: EXP, BASE, SEEDS, RESUME, CKPT, RUNS, ARGS, PYTHON.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 SHELL := /bin/bash
@@ -8,11 +8,10 @@ UV_VERSION := 0.13.8
 UV := .tools/bin/uv
 BIN := .venv/bin
 READY := .venv/.ready
-DATASET ?= shapes
 EXPERIMENTS := $(filter-out reported,$(patsubst experiments/%.yaml,%,$(wildcard experiments/*.yaml)))
 GRIDS := $(patsubst experiments/%.yaml,%,$(wildcard experiments/ablations/*/*.yaml))
 
-.PHONY: help setup data data-clip data-vgg data-check experiments train eval smoke ablate leakcheck compare dashboard test test-all check format bench lock clean need-exp
+.PHONY: help setup data data-check experiments train eval smoke ablate leakcheck compare dashboard test test-all check format bench lock clean need-exp
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,11 +31,8 @@ $(READY): requirements.lock pyproject.toml | $(UV)
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
-data: $(READY) ## make a dataset that can be made: DATASET=shapes; or shapes-clip, shapes-vgg: weights that stand in for downloads
-	@$(BIN)/tvr data $(DATASET)
-
-data-clip data-vgg: data-%: data
-	@$(BIN)/tvr data shapes-$*
+data: $(READY) ## make the embedded dataset, which training makes too where it is not there
+	@$(BIN)/tvr data shapes
 
 data-check: need-exp ## say what a dataset on disk lacks: EXP=clip4clip_msrvtt ARGS='--split test --full'
 	@$(BIN)/tvr data check --config experiments/$(EXP).yaml $(ARGS)
@@ -47,16 +43,11 @@ experiments: $(READY) ## list the experiments with what each reproduces
 need-exp: $(READY)
 	@[ -n "$(EXP)" ] || { echo "which experiment? EXP=NAME, one of: $(EXPERIMENTS)" >&2; exit 2; }
 
-# the embedded dataset is made when it is not there; the others are the user's to fetch
-# and so are the weights that its experiments start from
-STAND_IN_OF = $(if $(filter lean_% sptch_%,$(notdir $(1))),data-vgg,data-clip)
-DATA_OF = $(if $(findstring shapes,$(1)),data $(call STAND_IN_OF,$(1)))
-
 # runs of several seeds get names of their own, so that the table at the end holds these and no others
 COMMA := ,
 HOME_OF_RUNS = $(or $(patsubst --runs_dir=%,%,$(filter --runs_dir=%,$(ARGS))),runs)/$(notdir $(EXP))
 
-train: need-exp $(call DATA_OF,$(EXP)) ## train an experiment and test it: EXP=clip4clip_shapes SEEDS=0,1,2 RESUME=last ARGS='--trainer.max_epochs=1'
+train: need-exp ## train an experiment and test it: EXP=clip4clip_shapes SEEDS=0,1,2 RESUME=last ARGS='--trainer.max_epochs=1'
 ifneq ($(and $(SEEDS),$(RESUME)),)
 	@echo "RESUME goes on with one run: leave SEEDS out, give its seed as ARGS=--seed_everything=N" >&2; exit 2
 else ifeq ($(SEEDS),)
@@ -68,16 +59,13 @@ else
 	$(BIN)/tvr compare "$${folders[@]}"
 endif
 
-eval: need-exp $(call DATA_OF,$(EXP)) ## test weights: EXP=clip4clip_shapes CKPT=best (or last, a run folder, a file)
+eval: need-exp ## test weights: EXP=clip4clip_shapes CKPT=best (or last, a run folder, a file)
 	@$(BIN)/tvr test --config experiments/$(EXP).yaml --ckpt_path=$(or $(CKPT),best) $(ARGS)
 
 smoke: $(READY) ## run every experiment for two batches on tiny generated data, or one: EXP=clip4clip_msrvtt
 	@$(BIN)/tvr smoke $(EXP)
 
-# the grid names its experiment in `command`, unless BASE does
-GRID_BASE = $(or $(BASE),$(shell grep -s '^command:' experiments/$(EXP).yaml))
-
-ablate: $(READY) $(call DATA_OF,$(GRID_BASE)) ## run a grid, then compare: EXP=ablations/tc_mgc/heads BASE=tc_mgc_msrvtt
+ablate: $(READY) ## run a grid, then compare: EXP=ablations/tc_mgc/heads BASE=tc_mgc_msrvtt
 	@[ -n "$(EXP)" ] || { echo "which grid? EXP=NAME, one of: $(GRIDS)" >&2; exit 2; }
 	@$(BIN)/tvr ablate --config experiments/$(EXP).yaml $(if $(BASE),--base experiments/$(BASE).yaml) $(ARGS)
 

@@ -44,7 +44,7 @@ def test_help_lists_every_target_with_one_line() -> None:
 def test_phony_targets_are_the_listed_ones() -> None:
     phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert phony
-    assert set(phony[1].split()) == {*TARGETS, "need-exp", "data-clip", "data-vgg"}
+    assert set(phony[1].split()) == {*TARGETS, "need-exp"}
 
 
 @pytest.mark.skipif(not (ROOT / ".venv" / ".ready").exists(), reason="make setup has not run here")

@@ -46,9 +46,8 @@ def test_parser_turns_a_nested_null_into_text() -> None:
     """Why settings do not go through jsonargparse's command line; once this fails, they may."""
     from tvr_lightning.run.build import ExperimentCLI
 
-    text = yaml.safe_dump(compose(EXPERIMENTS / "clip4clip_shapes.yaml"))
     with pytest.raises(ValueError, match="tag 'None'"):
-        ExperimentCLI(["--config", text, "--model.encoder.from_pretrained=null"])
+        ExperimentCLI(compose(EXPERIMENTS / "clip4clip_shapes.yaml"), ["--model.encoder.from_pretrained=null"])
 
 
 def test_lists_replace(folder: Path) -> None:

@@ -342,8 +342,3 @@ def test_failed_download_names_the_local_way(monkeypatch):
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", offline)
     with pytest.raises(CheckpointError, match=r"vgg16-397923af\.pth \(URLError\).*set from_pretrained to it"):
         VGGEncoder("vgg16", "IMAGENET1K_V1")
-
-
-def test_a_missing_file_of_the_embedded_experiments_names_its_command(tmp_path) -> None:
-    with pytest.raises(CheckpointError, match="tvr data shapes-vgg"):
-        VGGEncoder("tiny", str(tmp_path / "none.safetensors"))

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from tvr_lightning.errors import DataError, ScoreError
-from tvr_lightning.evaluation import Evaluation, evaluate
-from tvr_lightning.evaluation.codes import CodeDatabase, encode_database
+from tvr_lightning.config.arguments import read_arguments
+from tvr_lightning.errors import ConfigError, DataError, ScoreError
+from tvr_lightning.evaluation import (
+    CodeOptions,
+    EncodedSplit,
+    Evaluation,
+    TrainingItems,
+    encode_split,
+    evaluate,
+)
+from tvr_lightning.evaluation.encoding import feature_type
 from tvr_lightning.metrics import hashing_metrics
 from tvr_lightning.types import CodeFeatures, TextInput, VideoInput
 
 BITS, CLASSES = 12, 4
+SPTCH = Path(__file__).parents[2] / "experiments" / "sptch_shapes_64.yaml"
 
 
 @dataclass(frozen=True)
@@ -68,7 +80,7 @@ def hot(labels: list[tuple[int, ...]]) -> Tensor:
 
 def test_codes_are_measured_in_both_directions_beside_ranks() -> None:
     texts, videos, owner, labels = split(40, 0, captions=2)
-    result = evaluate(Hasher(), texts, videos, owner, Evaluation(resamples=200), labels=labels)
+    result = evaluate(Hasher(), EncodedSplit(texts, videos, owner, labels=labels), Evaluation(resamples=200))
     plain = {k: v for k, v in result.metrics.items() if not k.startswith("hash/")}
     assert plain.keys() >= {"t2v/R@1", "SumR", "v2t/mAP"}
     t2v = hashing_metrics(texts.codes, videos.codes, hot([labels[v] for v in owner.tolist()]), hot(labels))
@@ -89,7 +101,7 @@ def test_codes_are_measured_in_both_directions_beside_ranks() -> None:
 
 def test_learned_codes_are_compared_with_baselines_of_as_many_bits() -> None:
     texts, videos, owner, labels = split(120, 0)
-    result = evaluate(Hasher(), texts, videos, owner, Evaluation(resamples=0), labels=labels)
+    result = evaluate(Hasher(), EncodedSplit(texts, videos, owner, labels=labels), Evaluation(resamples=0))
     m = result.metrics
     for direction in ("t2v", "v2t"):
         chance = m[f"hash/chance/{direction}/mAP"]
@@ -100,9 +112,9 @@ def test_learned_codes_are_compared_with_baselines_of_as_many_bits() -> None:
         assert m[f"hash/{direction}/mAP"] > chance + 5
         assert 0 < m[f"hash/pca/{direction}/mAP"] <= 100
     assert result.intervals == {}
-    again = evaluate(Hasher(), texts, videos, owner, Evaluation(resamples=0), labels=labels)
+    again = evaluate(Hasher(), EncodedSplit(texts, videos, owner, labels=labels), Evaluation(resamples=0))
     assert again.metrics == m
-    validated = evaluate(Hasher(), texts, videos, owner, Evaluation(), labels=labels, intervals=False)
+    validated = evaluate(Hasher(), EncodedSplit(texts, videos, owner, labels=labels), Evaluation(), final=False)
     assert not any(k.startswith(("hash/pca", "hash/random", "hash/chance")) for k in validated.metrics)
     assert validated.metrics["hash/t2v/mAP"] == m["hash/t2v/mAP"]
 
@@ -110,9 +122,11 @@ def test_learned_codes_are_compared_with_baselines_of_as_many_bits() -> None:
 def test_a_database_of_training_items() -> None:
     texts, videos, owner, labels = split(30, 0)
     known_texts, known_videos, known_owner, known = split(70, 5, captions=3)
-    database = CodeDatabase("train", known_texts, known_videos, [known[v] for v in known_owner.tolist()], known)
-    options = Evaluation(hashing_normalise="retrieved")
-    result = evaluate(Hasher(), texts, videos, owner, options, labels=labels, database=database)
+    training_items = TrainingItems(
+        database=EncodedSplit(known_texts, known_videos, known_owner, labels=known, name="train")
+    )
+    options = Evaluation(codes=CodeOptions(normalise="retrieved"))
+    result = evaluate(Hasher(), EncodedSplit(texts, videos, owner, labels=labels), options, training_items)
     expected = hashing_metrics(
         videos.codes, known_texts.codes, hot(labels), hot([known[v] for v in known_owner.tolist()]),
         normalise="retrieved",
@@ -127,19 +141,19 @@ def test_a_database_of_training_items() -> None:
 def test_videos_that_could_not_be_encoded_take_captions_and_labels_along() -> None:
     texts, videos, owner, labels = split(20, 0)
     kept = torch.tensor([0, 3, 4, 11, 19])
-    part = evaluate(
-        Hasher(), texts, videos[kept], owner, Evaluation(), video_ids=kept, num_videos=20, labels=labels
-    )  # fmt: skip
+    encoded = EncodedSplit(texts, videos[kept], owner, video_ids=kept, num_videos=20, labels=labels)
+    part = evaluate(Hasher(), encoded, Evaluation())
     own = [labels[i] for i in kept.tolist()]
-    whole = evaluate(Hasher(), texts[kept], videos[kept], torch.arange(5), Evaluation(), labels=own)
+    whole = evaluate(Hasher(), EncodedSplit(texts[kept], videos[kept], torch.arange(5), labels=own), Evaluation())
     assert part.metrics == whole.metrics
 
 
 def test_queries_of_classes_that_the_database_lacks_are_counted() -> None:
     texts, videos, owner, labels = split(16, 0)
     labels[2], labels[7] = (9,), ()
-    database = CodeDatabase("train", texts[:2], videos[:2], [(0, 1, 2, 3), (5,)], [(0, 1, 2, 3), (5,)])
-    result = evaluate(Hasher(), texts, videos, owner, Evaluation(), labels=labels, database=database)
+    database = EncodedSplit(texts[:2], videos[:2], owner[:2], labels=[(0, 1, 2, 3), (5,)], name="train")
+    encoded = EncodedSplit(texts, videos, owner, labels=labels)
+    result = evaluate(Hasher(), encoded, Evaluation(), TrainingItems(database=database))
     assert result.hashing is not None
     assert result.hashing.facts["queries_without_relevant"] == {"t2v": 2, "v2t": 2}
     assert result.metrics["hash/t2v/n_queries_without_relevant"] == 2
@@ -149,17 +163,17 @@ def test_without_labels_ranks_alone_are_reported_and_it_is_said() -> None:
     texts, videos, owner, labels = split(12, 0)
     for known in ((), [()] * 12):
         with pytest.warns(UserWarning, match="no hashing metrics"):
-            result = evaluate(Hasher(), texts, videos, owner, Evaluation(), labels=known)
+            result = evaluate(Hasher(), EncodedSplit(texts, videos, owner, labels=known), Evaluation())
         assert result.hashing is None
         assert not any(k.startswith("hash/") for k in result.metrics)
-    single = evaluate(Hasher(), texts, videos, owner, Evaluation(), labels=labels)
+    single = evaluate(Hasher(), EncodedSplit(texts, videos, owner, labels=labels), Evaluation())
     assert single.hashing is not None
 
 
 def test_features_without_a_source_have_no_projections() -> None:
     texts, videos, owner, labels = split(12, 0)
     bare = [MoreThanCodes(x.real, x.real[:, :0], x.real) for x in (texts, videos)]
-    result = evaluate(Hasher(), *bare, owner, Evaluation(), labels=labels)
+    result = evaluate(Hasher(), EncodedSplit(*bare, owner, labels=labels), Evaluation())
     assert "hash/chance/t2v/mAP" in result.metrics
     assert "hash/pca/t2v/mAP" not in result.metrics
 
@@ -167,26 +181,45 @@ def test_features_without_a_source_have_no_projections() -> None:
 def test_a_code_that_is_no_number_is_an_error() -> None:
     texts, videos, owner, labels = split(12, 0)
     texts.real[5, 3] = torch.nan
-    with pytest.raises(ScoreError, match=r"code of text of the evaluated split in row 5 is not finite.*1 of 12"):
-        evaluate(Hasher(), texts, videos, owner, Evaluation(), labels=labels)
+    with pytest.raises(ScoreError, match=r"code of text of the test split in row 5 is not finite.*1 of 12"):
+        evaluate(Hasher(), EncodedSplit(texts, videos, owner, labels=labels), Evaluation())
 
 
 def test_a_database_is_encoded_from_loaders() -> None:
     _, videos, owner, labels = split(8, 0, captions=2)
-    index = torch.arange(16)
     tokens = torch.randint(-9, 9, (16, BITS))
-    text = TextInput(tokens, torch.ones(16, BITS, dtype=torch.bool), index, owner)
+    text = TextInput(tokens, torch.ones(16, BITS, dtype=torch.bool), torch.arange(16), owner)
     rows = torch.tensor([0, 1, 2, 4, 7])
     video = VideoInput(
         torch.zeros(5, 1, 3, 0, 0, dtype=torch.uint8), torch.ones(5, 1, dtype=torch.bool), rows, videos.real[rows, None]
     )
+    train: Any = SimpleNamespace(
+        name="train", caption_video=owner, records=[SimpleNamespace(labels=own) for own in labels], probes=()
+    )
     model = Hasher()
-    database = encode_database(model, "train", ([text[:9], text[9:]], [video[:3], None, video[3:]]), owner, labels)
+    database = encode_split(model, train, ([text[:9], text[9:]], [video[:3], None, video[3:]]), shared=True)
     assert model.training
+    assert database.name == "train"
     assert torch.equal(database.texts.real, tokens.float())
     assert torch.equal(database.videos.real, videos.real[rows])
     assert database.text_labels == [labels[v] for v in owner.tolist()]
     assert database.video_labels == [labels[v] for v in rows.tolist()]
-    with pytest.raises(DataError, match="nothing to encode"):
-        encode_database(model, "train", ([text], [None]), owner, labels)
+    assert (database.num_videos, database.row_of.tolist()) == (8, [0, 1, 2, -1, 3, -1, -1, 4])
+    with pytest.raises(DataError, match="nothing to encode: none of the train videos could be read"):
+        encode_split(model, train, ([text], [None]))
     assert model.training
+
+
+def test_a_split_without_captions_is_named_before_anything_is_encoded() -> None:
+    empty: Any = SimpleNamespace(name="test", captions=[])
+    with pytest.raises(DataError, match="the test split has no captions"):
+        feature_type(Hasher(), empty)
+
+
+@pytest.mark.parametrize("name", ["database", "normalise"])
+def test_the_options_old_names_lead_to_their_place(name: str) -> None:
+    setting = f"--model.evaluation.hashing_{name}=test"
+    with pytest.raises(ConfigError, match=rf"unknown key '.*hashing_{name}'; did you mean codes\.{name}\?"):
+        read_arguments(["--config", str(SPTCH), setting])
+    config, _ = read_arguments(["--config", str(SPTCH), "--model.evaluation.codes.database=test"])
+    assert config["model"]["init_args"]["evaluation"] == {"codes": {"database": "test"}}

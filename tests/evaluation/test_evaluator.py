@@ -1,13 +1,21 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from torch import Tensor
 
 from tvr_lightning.errors import DataError, ScoreError
-from tvr_lightning.evaluation import Evaluation, encode_texts, encode_videos, evaluate, score_all
+from tvr_lightning.evaluation import (
+    EncodedSplit,
+    Evaluation,
+    TrainingItems,
+    encode_texts,
+    encode_videos,
+    evaluate,
+    score_all,
+)
 from tvr_lightning.metrics import ranking_metrics
 from tvr_lightning.types import TensorRows, TextInput, VideoInput
 
@@ -95,10 +103,10 @@ def test_videos_that_could_not_be_encoded_take_their_captions_along() -> None:
     texts, videos = vectors(8, 0), vectors(4, 1)
     owner = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])
     kept = torch.tensor([0, 3])
-    result = evaluate(Dot(), texts, videos[kept], owner, Evaluation(resamples=10), video_ids=kept, num_videos=4)
-    expected = evaluate(
-        Dot(), texts[torch.tensor([0, 1, 6, 7])], videos[kept], torch.tensor([0, 0, 1, 1]), Evaluation(resamples=10)
-    )
+    encoded = EncodedSplit(texts, videos[kept], owner, video_ids=kept, num_videos=4)
+    result = evaluate(Dot(), encoded, Evaluation(resamples=10))
+    part = EncodedSplit(texts[torch.tensor([0, 1, 6, 7])], videos[kept], torch.tensor([0, 0, 1, 1]))
+    expected = evaluate(Dot(), part, Evaluation(resamples=10))
     assert result.metrics == expected.metrics
     assert result.left_out == 2
     assert result.caption_ids.tolist() == [0, 1, 6, 7]
@@ -106,19 +114,22 @@ def test_videos_that_could_not_be_encoded_take_their_captions_along() -> None:
 
 
 def test_no_caption_left_is_an_error() -> None:
+    owner = torch.tensor([0, 0])
     with pytest.raises(DataError, match="none of the captions"):
         evaluate(
-            Dot(), vectors(2, 0), vectors(1, 1), torch.tensor([0, 0]), Evaluation(), video_ids=torch.tensor([1]),
-            num_videos=2,
-        )  # fmt: skip
+            Dot(),
+            EncodedSplit(vectors(2, 0), vectors(1, 1), owner, video_ids=owner[:1] + 1, num_videos=2),
+            Evaluation(),
+        )
 
 
 def test_post_processing_stands_beside_the_plain_figures() -> None:
     texts, videos = vectors(12, 0), vectors(12, 1)
     owner = torch.arange(12)
-    plain = evaluate(Dot(), texts, videos, owner, Evaluation())
+    encoded = EncodedSplit(texts, videos, owner)
+    plain = evaluate(Dot(), encoded, Evaluation())
     options = Evaluation(dual_softmax=1.0, qb_norm=2.0)
-    both = evaluate(Dot(), texts, videos, owner, options, bank=vectors(20, 3))
+    both = evaluate(Dot(), encoded, options, TrainingItems(bank=vectors(20, 3)))
     assert {k: v for k, v in both.metrics.items() if not k.startswith(("dsl/", "qb/"))} == plain.metrics
     assert {k.partition("/")[0] for k in both.metrics} == {"t2v", "v2t", "SumR", "dsl", "qb"}
     assert "qb/t2v/R@1" in both.metrics
@@ -128,17 +139,15 @@ def test_post_processing_stands_beside_the_plain_figures() -> None:
 
 def test_probes_follow_the_split_s_rows() -> None:
     videos = Vectors(torch.eye(3))
-    right = evaluate(Dot(), Vectors(torch.eye(3)), videos, torch.arange(3), Evaluation(), probes=[("order", 0, 2)])
-    assert right.metrics["probe/order"] == 100.0
-    wrong = evaluate(
-        Dot(), Vectors(torch.eye(3)[[2, 1, 0]]), videos, torch.arange(3), Evaluation(), probes=[("order", 0, 2)]
-    )
+    right = EncodedSplit(Vectors(torch.eye(3)), videos, torch.arange(3), probes=[("order", 0, 2)])
+    assert evaluate(Dot(), right, Evaluation()).metrics["probe/order"] == 100.0
+    wrong = evaluate(Dot(), replace(right, texts=Vectors(torch.eye(3)[[2, 1, 0]])), Evaluation())
     assert wrong.metrics["probe/order"] == 0.0
 
 
 def test_top_items_are_the_best_ones() -> None:
     texts, videos = vectors(15, 0), vectors(13, 1)
-    result = evaluate(Dot(), texts, videos, torch.arange(15) % 13, Evaluation())
+    result = evaluate(Dot(), EncodedSplit(texts, videos, torch.arange(15) % 13), Evaluation())
     scores = texts.vector @ videos.vector.T
     values, ids = result.top["t2v"]
     assert torch.equal(ids, scores.argsort(dim=1, descending=True)[:, :10])

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
+from inspect import isabstract, isclass
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 
+from tvr_lightning import methods
 from tvr_lightning.evaluation import score_all
 from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.methods.clip4clip import CLIP4Clip
@@ -69,7 +73,9 @@ METHODS: dict[str, Callable[[Encoders], RetrievalModule[Any, Any]]] = {
 
 
 def test_every_method_has_properties_and_experiments() -> None:
-    files = {p.stem for p in (ROOT / "tvr_lightning" / "methods").glob("*.py")} - {"__init__", "base"}
+    modules = [import_module(f"{methods.__name__}.{m.name}") for m in iter_modules(methods.__path__)]
+    found = [c for m in modules for c in vars(m).values() if isclass(c) and issubclass(c, RetrievalModule)]
+    files = {c.__module__.rpartition(".")[2] for c in found if not isabstract(c)}
     assert files == {name.partition("-")[0] for name in METHODS}
     assert files == {p.stem for p in (ROOT / "experiments" / "method").glob("*.yaml")}
     for name in files:

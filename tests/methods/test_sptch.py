@@ -139,7 +139,7 @@ def test_the_codes_that_f_learns_leave_g_as_it_is() -> None:
 def test_s1_takes_the_plain_graph() -> None:
     model, batch = build("s1"), batch_of(6)
     texts, videos = model.encode(batch)
-    graph = model._graph_of(videos.source, texts.source)
+    graph = model.graph_of(videos.source, texts.source)
     torch.testing.assert_close(graph.block(torch.arange(6)).diagonal(), torch.ones(6))
 
 

@@ -114,7 +114,7 @@ def test_the_graph_holds_what_frozen_encoders_say_of_the_training_set(monkeypatc
     assert model.graph is not None
     assert len(model.graph) == VIDEOS - 2
     places = [i for i in range(VIDEOS) if i not in (3, 11)]
-    assert model._place.tolist() == [places.index(i) if i in places else -1 for i in range(VIDEOS)]
+    assert model._row.tolist() == [places.index(i) if i in places else -1 for i in range(VIDEOS)]
     with torch.no_grad():
         text, video = model.encode_text(texts_of(VIDEOS)).source, model.encode_video(videos_of(VIDEOS)).source
     torch.testing.assert_close(model.graph.video_features, video[places])

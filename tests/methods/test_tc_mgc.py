@@ -44,7 +44,7 @@ def features(model: TCMGC, texts: int, videos: int) -> tuple[TextFeatures, Video
 
 
 def obvious_contrasts(model: TCMGC, texts: TextFeatures, videos: VideoFeatures, t: int, v: int) -> Tensor:
-    """The scaled scores of one pair's contrasts from Eqs. 12-30, without masks: only what exists is there."""
+    """The scaled scores of one pair's contrasts, without masks: only what exists is there."""
     words = texts.words[t][texts.word_mask[t]]
     frames = videos.frames[v][videos.frame_mask[v]]
     alone = torch.ones(1, len(frames), dtype=torch.bool)

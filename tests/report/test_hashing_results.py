@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from tvr_lightning.commands.main import main
 from tvr_lightning.data.stores.files import write_json
 from tvr_lightning.errors import RunError
-from tvr_lightning.evaluation import Evaluation, EvaluationResult, evaluate
+from tvr_lightning.evaluation import EncodedSplit, Evaluation, EvaluationResult, evaluate
 from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.optim import Optimizer
 from tvr_lightning.report.bits import bits_lines
@@ -56,7 +56,7 @@ def found(method: Hashes, bits: int = 16, labels: bool = True) -> EvaluationResu
     generator = torch.Generator().manual_seed(0)
     texts, videos = (CodeFeatures(*torch.randn(2, 30, bits, generator=generator)) for _ in range(2))
     known = [(i % 3,) for i in range(30)] if labels else ()
-    return evaluate(method, texts, videos, torch.arange(30), Evaluation(resamples=50), labels=known)
+    return evaluate(method, EncodedSplit(texts, videos, torch.arange(30), labels=known), Evaluation(resamples=50))
 
 
 def make_run(root: Path, name: str, bits: int, m_ap: float, database: str = "train", **changes: Any) -> Path:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tvr_lightning.commands.main import main
 from tvr_lightning.encoders import CLIPEncoder
 from tvr_lightning.errors import ConfigError, ScoreError
-from tvr_lightning.evaluation import Evaluation, encode_texts, encode_videos, evaluate
+from tvr_lightning.evaluation import EncodedSplit, Evaluation, encode_texts, encode_videos, evaluate
 from tvr_lightning.losses.contrastive import symmetric_cross_entropy
 from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.nn.masked import masked_mean
@@ -44,14 +44,6 @@ class Toy(RetrievalModule[SentenceFeatures, SentenceFeatures]):
         super().__init__(Optimizer(), Evaluation())
         self.encoder = encoder
         self.of_text, self.of_video = (nn.Linear(encoder.embed_dim, 64) for _ in range(2))
-
-    @property
-    def image_size(self) -> int:
-        return int(self.encoder.image_size)
-
-    @property
-    def encoders(self) -> Sequence[nn.Module]:
-        return (self.encoder,)
 
     def encode_video(self, video: VideoInput) -> SentenceFeatures:
         frames = self.encoder.encode_frames(video.frames, video.frame_mask)
@@ -334,8 +326,8 @@ def test_figures_of_a_leak_are_named_so() -> None:
         model = method(small_clip()).train()
         leakcheck.replace_encoders(model, 0)
         features = encode_texts(model, captions), encode_videos(model, clips)
-        options = Evaluation(resamples=50, dual_softmax=1.0)
-        found[method] = evaluate(model, *features, split.caption_video, options, probes=[("order", 0, 1)])
+        encoded = EncodedSplit(*features, split.caption_video, probes=[("order", 0, 1)])
+        found[method] = evaluate(model, encoded, Evaluation(resamples=50, dual_softmax=1.0))
         assert model.training
     told, plain = found[Told], found[Toy]
     assert set(told.metrics) == {f"leaky/{name}" for name in plain.metrics}

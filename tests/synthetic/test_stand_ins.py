@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
+import json
 import random
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from tvr_lightning.commands.main import main
+from tvr_lightning.data.text import CLIPTokenizer
 from tvr_lightning.encoders import CLIPEncoder, VGGEncoder
-from tvr_lightning.errors import ConfigError, RunError
-from tvr_lightning.synthetic import stand_ins as pretraining
+from tvr_lightning.encoders.weights import shipped_weights
+from tvr_lightning.errors import CheckpointError, ConfigError, RunError
+from tvr_lightning.synthetic.captions import ADJECTIVES, GENERIC, LONE, MOVES, NOUNS, VERBS, WAYS, write_caption
 from tvr_lightning.synthetic.rendering import PALETTE, Pose
-from tvr_lightning.synthetic.scenes import Thing
-from tvr_lightning.synthetic.stand_ins import CLIPSettings, VGGSettings, clip, pretrain_clip, pretrain_vgg, vgg
+from tvr_lightning.synthetic.scenes import Thing, draw_scene
+from tvr_lightning.synthetic.stand_ins import CLIPSettings, VGGSettings, __main__, clip, clip_recipe, vgg, vgg_recipe
+from tvr_lightning.synthetic.stand_ins.files import METADATA
 from tvr_lightning.synthetic.stand_ins.stills import Placed, draw_stills
 
 QUICK = {
-    "vgg": (pretrain_vgg, VGGSettings(steps=2, batch_size=4), vgg),
-    "clip": (pretrain_clip, CLIPSettings(steps=2, batch_size=4), clip),
+    "vgg": (vgg_recipe, VGGSettings(steps=2, batch_size=4)),
+    "clip": (clip_recipe, CLIPSettings(steps=2, batch_size=4)),
 }
 WEIGHT = {"vgg": "features.0.weight", "clip": "visual.conv1.weight"}
+ENCODERS = {"vgg": VGGEncoder, "clip": CLIPEncoder}
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def _few_held_out(monkeypatch):
     for module in (vgg, clip):
         monkeypatch.setattr(module, "HELD_OUT", 8)
+    monkeypatch.setattr(clip, "NUM_SPOKEN", 64)
 
 
 @pytest.fixture(params=sorted(QUICK))
@@ -40,40 +46,46 @@ def drawn(seed=0, count=40):
     return vgg._draw(random.Random(seed), count, VGGEncoder("tiny"))
 
 
+@pytest.mark.usefixtures("_few_held_out")
 def test_equal_settings_give_equal_weights_whatever_chance_did_before(tmp_path, name):
-    pretrain, quick, _ = QUICK[name]
+    recipe, quick = QUICK[name]
     torch.manual_seed(0)
-    first = pretrain(tmp_path / "a" / "weights.safetensors", quick)
+    first = recipe(quick).make(tmp_path / "a" / "weights.safetensors")
     state = torch.random.get_rng_state()
-    second = pretrain(tmp_path / "b.safetensors", quick)
+    second = recipe(quick).make(tmp_path / "b.safetensors")
     assert torch.equal(state, torch.random.get_rng_state())
-    one, two = load_file(first.file), load_file(second.file)
+    one, two = load_file(tmp_path / "a" / "weights.safetensors"), load_file(tmp_path / "b.safetensors")
     assert one.keys() == two.keys()
     assert all(torch.equal(one[key], two[key]) for key in one)
-    assert first.accuracy == second.accuracy
-    other = load_file(pretrain(tmp_path / "c.safetensors", replace(quick, seed=2)).file)
-    assert not torch.equal(one[WEIGHT[name]], other[WEIGHT[name]])
+    assert first == second
+    recipe(replace(quick, seed=2)).make(tmp_path / "c.safetensors")
+    assert not torch.equal(one[WEIGHT[name]], load_file(tmp_path / "c.safetensors")[WEIGHT[name]])
 
 
+@pytest.mark.usefixtures("_few_held_out")
 def test_the_vgg_encoder_reads_what_was_trained(tmp_path):
-    made = pretrain_vgg(tmp_path / "vgg.safetensors", VGGSettings(steps=2, batch_size=4))
-    assert set(made.accuracy) == {"shape", "size"}
-    assert all(0 <= share <= 1 for share in made.accuracy.values())
-    encoder = VGGEncoder("tiny", str(made.file))
+    file = tmp_path / "vgg.safetensors"
+    accuracy = vgg_recipe(VGGSettings(steps=2, batch_size=4)).make(file)
+    assert set(accuracy) == {"shape", "size"}
+    assert all(0 <= share <= 1 for share in accuracy.values())
+    encoder = VGGEncoder("tiny", str(file))
     assert encoder.pretrained
     assert not any(p.requires_grad for p in encoder.parameters())
-    assert torch.equal(encoder.features[0].weight, load_file(made.file)["features.0.weight"])
+    assert load_file(file)["features.0.weight"].dtype == torch.float16
+    assert torch.equal(encoder.features[0].weight, load_file(file)["features.0.weight"].float())
     with torch.no_grad():
         assert encoder.encode_frames(drawn().pixels, torch.ones(40, 1, dtype=torch.bool)).std() > 0
 
 
+@pytest.mark.usefixtures("_few_held_out")
 def test_the_clip_encoder_reads_what_was_trained(tmp_path):
-    made = pretrain_clip(tmp_path / "clip.safetensors", CLIPSettings(steps=2, batch_size=4))
-    assert set(made.accuracy) == {"caption"}
-    assert 0 <= made.accuracy["caption"] <= 1
-    encoder = CLIPEncoder("tiny", str(made.file), context_length=36)
+    file = tmp_path / "clip.safetensors"
+    accuracy = clip_recipe(CLIPSettings(steps=2, batch_size=4)).make(file)
+    assert set(accuracy) == {"caption"}
+    assert 0 <= accuracy["caption"] <= 1
+    encoder = CLIPEncoder("tiny", str(file), context_length=36)
     assert encoder.pretrained
-    assert torch.equal(encoder.clip.visual.conv1.weight, load_file(made.file)["visual.conv1.weight"])
+    assert torch.equal(encoder.clip.visual.conv1.weight, load_file(file)["visual.conv1.weight"].float())
     stills = draw_stills(random.Random(0), 40, 4, (8, 14), encoder.image_size)
     with torch.no_grad():
         features = encoder.encode_frames(stills.pixels, torch.ones(40, 1, dtype=torch.bool))
@@ -82,70 +94,110 @@ def test_the_clip_encoder_reads_what_was_trained(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("_few_held_out")
 def test_clip_learns_which_caption_is_which(tmp_path, monkeypatch):
     monkeypatch.setattr(clip, "HELD_OUT", 64)
-    made = pretrain_clip(tmp_path / "clip.safetensors", CLIPSettings(steps=200, batch_size=64))
-    assert made.accuracy["caption"] > 0.2  # untrained 1 in 64
+    accuracy = clip_recipe(CLIPSettings(steps=200, batch_size=64)).make(tmp_path / "clip.safetensors")
+    assert accuracy["caption"] > 0.2  # untrained 1 in 64
 
 
-def test_a_file_of_the_same_settings_is_kept_and_another_is_made_again(tmp_path, monkeypatch, name):
-    pretrain, quick, module = QUICK[name]
-    file = tmp_path / "weights.safetensors"
-    made = pretrain(file, quick)
-    before = file.stat().st_mtime_ns
-    again = pretrain(file, quick)
-    assert made.created
-    assert not again.created
-    assert again.accuracy == made.accuracy
-    assert file.stat().st_mtime_ns == before
-    assert pretrain(file, replace(quick, steps=1)).created
-    monkeypatch.setattr(module, "VERSION", module.VERSION + "x")
-    assert pretrain(file, replace(quick, steps=1)).created
+@torch.no_grad()
+def test_shared_rows_keep_the_words_of_the_grammar(tmp_path):
+    state = CLIPEncoder("tiny").clip.state_dict() | {"logit_scale": torch.tensor(2.0)}
+    table = state["token_embedding.weight"].clone()
+    file = tmp_path / "clip.safetensors"
+    shared = clip.share_rows(state, [0, 320, 49407])
+    assert torch.equal(state["token_embedding.weight"], table)
+    save_file(shared, file)
+    assert file.stat().st_size < state["token_embedding.weight"].numel() * 4 / 4
+    found = CLIPEncoder("tiny", str(file)).clip.token_embedding.weight
+    assert torch.equal(found[[0, 320, 49407]], table[[0, 320, 49407]])
+    others = torch.ones(len(table), dtype=torch.bool)
+    others[[0, 320, 49407]] = False
+    torch.testing.assert_close(found[others], table[others].mean(0).expand(len(table) - 3, -1))
 
 
-def test_interruption_leaves_nothing_behind_and_what_was_there_untouched(tmp_path, monkeypatch, name):
-    pretrain, quick, _ = QUICK[name]
+def test_a_token_table_that_is_cut_off_is_refused(tmp_path):
+    state = dict(clip.share_rows(CLIPEncoder("tiny").clip.state_dict() | {"logit_scale": torch.tensor(2.0)}, [0, 5]))
+    state["token_embedding.weight"] = state["token_embedding.weight"][:2]
+    save_file(state, tmp_path / "clip.safetensors")
+    with pytest.raises(CheckpointError, match=r"token_embedding\.rows names rows"):
+        CLIPEncoder("tiny", str(tmp_path / "clip.safetensors"))
 
+
+def test_grammar_tokens_are_those_of_all_captions():
+    tokens, rng = set(clip.grammar_tokens()), random.Random("others")
+    words = [w for group in (NOUNS, ADJECTIVES) for synonyms in group.values() for w in synonyms]
+    words += [*GENERIC, *LONE, *(w for pair in (*MOVES, *WAYS.values()) for w in pair)]
+    words += [part.format("") for verbs in VERBS.values() for verb in verbs for part in verb]
+    words += [write_caption(draw_scene(rng), rng) for _ in range(300)]
+    words += clip._draw(rng, 40, CLIPEncoder("tiny"))[1]
+    words += ["nothing", "a tilted giant", "at the middle center", "at the bottom", "at the top"]
+    assert set(CLIPTokenizer(77)([w for w in words if w.strip()]).tokens.unique().tolist()) <= tokens
+    assert len(tokens) < 150
+
+
+@pytest.mark.parametrize("name", sorted(ENCODERS))
+def test_shipped_weights_say_what_made_them_and_hold_it(name):
+    (file,) = shipped_weights(name, "tiny").values()
+    assert file.name == f"{name}-tiny-shapes.safetensors"
+    assert file.stat().st_size < 3e6
+    recipe, _ = QUICK[name]
+    with safe_open(file, framework="pt") as opened:
+        made = json.loads(opened.metadata()[METADATA])
+    assert made["settings"] == {"version": recipe().version, **asdict(recipe().settings)}
+    measured = recipe().measure(file)
+    assert measured == pytest.approx(made["accuracy"], abs=0.01)
+    assert min(measured.values()) > {"clip": 0.2, "vgg": 0.9}[name]  # a caption out of 256, a shape or size
+    encoder = ENCODERS[name]("tiny", "shapes")
+    assert encoder.pretrained
+    state = encoder.state_dict()
+    assert all(x.dtype == torch.float32 for x in state.values())
+
+
+@pytest.mark.parametrize("name", sorted(ENCODERS))
+def test_unknown_weights_list_the_known(name, tmp_path):
+    with pytest.raises(ConfigError, match=r"shape'.*: shapes|shape'.*takes shapes"):
+        ENCODERS[name]("tiny", "shape")
+    with pytest.raises(CheckpointError, match=r"none.safetensors.*shapes"):
+        ENCODERS[name]("tiny", str(tmp_path / "none.safetensors"))
+
+
+@pytest.mark.usefixtures("_few_held_out")
+def test_interruption_leaves_nothing_behind(tmp_path, monkeypatch, name):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    file = tmp_path / "weights.safetensors"
-    with monkeypatch.context() as patched:
-        patched.setattr("safetensors.torch.save_file", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            pretrain(file, quick)
-    assert list(tmp_path.iterdir()) == []
-    pretrain(file, quick)
-    content = file.read_bytes()
+    recipe, quick = QUICK[name]
     monkeypatch.setattr("safetensors.torch.save_file", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        pretrain(file, replace(quick, steps=1))
-    assert file.read_bytes() == content
-    assert list(tmp_path.iterdir()) == [file]
+        recipe(quick).make(tmp_path / "weights.safetensors")
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_other_weights_are_not_overwritten(tmp_path, name):
-    pretrain, quick, _ = QUICK[name]
+def test_nothing_is_written_over(tmp_path, name):
     file = tmp_path / "weights.safetensors"
-    save_file({"features.0.weight": torch.zeros(1)}, file)
-    with pytest.raises(RunError, match="other weights"):
-        pretrain(file, quick)
     file.write_bytes(b"no weights")
-    with pytest.raises(RunError, match="cannot be read"):
-        pretrain(file, quick)
+    with pytest.raises(RunError, match="never written over"):
+        QUICK[name][0]().make(file)
     assert file.read_bytes() == b"no weights"
 
 
-def test_the_weights_of_one_encoder_do_not_count_as_those_of_another(tmp_path):
-    file = pretrain_vgg(tmp_path / "weights.safetensors", VGGSettings(steps=1, batch_size=4)).file
-    same = CLIPSettings(**vars(VGGSettings(steps=1, batch_size=4)))
-    assert pretrain_clip(file, same).created
-
-
-def test_settings_that_train_nothing(tmp_path, name):
-    pretrain, quick, _ = QUICK[name]
+def test_settings_that_train_nothing(name):
     with pytest.raises(ConfigError, match="positive"):
-        pretrain(tmp_path / "weights.safetensors", replace(quick, steps=0))
+        replace(QUICK[name][1], steps=0)
+
+
+@pytest.mark.usefixtures("_few_held_out")
+def test_the_script_prints_the_accuracy(tmp_path, monkeypatch, capsys, name):
+    recipe, quick = QUICK[name]
+    monkeypatch.setitem(__main__.RECIPES, name, lambda: recipe(quick))
+    file = tmp_path / "weights.safetensors"
+    assert __main__.main([name, str(file)]) == 0
+    assert f"in {file}; right on held-out pictures: " in capsys.readouterr().out
+    assert file.is_file()
+    assert __main__.main([name, str(file)]) == 2
+    assert "never written over" in capsys.readouterr().err
 
 
 def test_targets_say_what_the_pictures_show():
@@ -184,16 +236,3 @@ def test_a_still_caption_says_what_is_to_be_seen_largest_first():
     assert " green star" in write(recoloured)
     grown = write(placed("star", "blue", "large", 80, 48, scale=1.6))
     assert "huge" in grown or "giant" in grown
-
-
-@pytest.mark.parametrize(("name", "said"), [("vgg", "pictures: shape"), ("clip", "pictures: caption")])
-def test_the_command_prints_the_accuracy(tmp_path, monkeypatch, capsys, name, said):
-    pretrain, quick, _ = QUICK[name]
-    monkeypatch.setattr(pretraining, f"pretrain_{name}", lambda file: pretrain(file, quick))
-    file = tmp_path / "weights.safetensors"
-    assert main(["data", f"shapes-{name}", "--file", str(file)]) == 0
-    printed = capsys.readouterr().out
-    assert "made in" in printed
-    assert said in printed
-    assert main(["data", f"shapes-{name}", "--file", str(file)]) == 0
-    assert "already there" in capsys.readouterr().out

@@ -25,7 +25,6 @@ OVERVIEW = """\
             compress videos, describe a dataset   tvr data compress SRC DST, tvr data stats --config experiments/X.yaml
 """
 SHOWN = 5  # how many entries of a list are printed before the rest is counted
-_STAND_INS = {"vgg": "ImageNet's VGG-16", "clip": "OpenAI's CLIP"}
 _OVERRIDES = "Settings may follow, e.g. --data.annotations.root=/videos/msvd."
 
 
@@ -45,12 +44,6 @@ def main(words: Sequence[str]) -> int:
     shapes.add_argument("--root", type=Path, default=Path("data/shapes"), help="where it goes (default: data/shapes)")
     shapes.add_argument("--num_videos", type=int, default=1500, help="videos of all splits (default: 1500)")
     shapes.add_argument("--seed", type=int, default=0)
-
-    for name, whose in _STAND_INS.items():
-        weights = add(f"shapes-{name}", _stand_in, f"pretrain the tiny {name.upper()} that stands in for {whose}")
-        weights.set_defaults(encoder=name)
-        file = f"data/shapes_{name}.safetensors"
-        weights.add_argument("--file", type=Path, default=file, help=f"where (default: {file}); kept when current")
 
     check = add("check", _check, "say what an experiment's dataset lacks before training does", epilog=_OVERRIDES,
                 allow_abbrev=False)  # fmt: skip
@@ -104,17 +97,6 @@ def _shapes(options: argparse.Namespace) -> int:
     counts = ", ".join(f"{count} {split}" for split, count in made.splits.items())
     how = f"made in {made.seconds:.0f} s, {made.megabytes:.0f} MB" if made.created else "already there"
     print(f"shapes in {made.root}: {counts} videos ({how})")
-    return 0
-
-
-def _stand_in(options: argparse.Namespace) -> int:
-    from tvr_lightning.synthetic import stand_ins as pretraining
-
-    train = pretraining.pretrain_vgg if options.encoder == "vgg" else pretraining.pretrain_clip
-    made = train(options.file)
-    right = ", ".join(f"{asked} {share:.1%}" for asked, share in made.accuracy.items())
-    how = f"made in {made.seconds:.0f} s" if made.created else "already there"
-    print(f"tiny {options.encoder.upper()} in {made.file} ({how}); right on held-out pictures: {right}")
     return 0
 
 

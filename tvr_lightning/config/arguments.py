@@ -71,7 +71,7 @@ def read_arguments(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]
     """Composes `--config` files and lays `--a.b=value` settings over them.
 
     Settings go into the configuration here and not through the parser's own command line, which turns a `null` inside
-    a nested class into the text `None` (pinned in tests/test_config.py).
+    a nested class into the text `None` (pinned in tests/config/test_arguments.py).
 
     Args:
         arguments: what follows the command, e.g. `--config experiments/x.yaml --data.batch_size=8`.
@@ -174,7 +174,8 @@ def _check_fields(values: Mapping[str, Any], signature: Signature | None, where:
     for key, value in values.items():
         place = f"{where}.{key}"
         if key not in signature.annotations:
-            raise ConfigError(f"{source}: unknown key '{place}'; {nearest(key, signature.annotations)}")
+            names = [*signature.annotations, *_moved(key, signature)]
+            raise ConfigError(f"{source}: unknown key '{place}'; {nearest(key, names)}")
         annotation = signature.annotations[key]
         if isinstance(value, Mapping):
             if "class_path" in value:
@@ -183,6 +184,14 @@ def _check_fields(values: Mapping[str, Any], signature: Signature | None, where:
                 _check_fields(value, _signature(options), place, source)
         else:
             _check_value(value, annotation, f"{source}: {place}")
+
+
+def _moved(key: str, signature: Signature) -> list[str]:
+    """Options one level further down that a key may mean: `codes.database` for `hashing_database`."""
+    nested = {name: _local_class(signature.module, text) for name, text in signature.annotations.items()}
+    found = {name: _signature(path) for name, path in nested.items() if path and _is_dataclass(path)}
+    return [f"{name}.{own}" for name, options in found.items() if options for own in options.annotations
+            if key.endswith(own)]  # fmt: skip
 
 
 def _check_value(value: Any, annotation: str, where: str) -> None:

@@ -204,6 +204,10 @@ class VideoTextDataModule(LightningDataModule):
             )
         return self.requested_selection
 
+    def prepare_data(self) -> None:
+        """Makes the dataset where it can be made; the trainer calls this in one process a machine."""
+        self.annotations.prepare()
+
     def setup(self, stage: str) -> None:
         """Reads the splits that a stage needs; `fit` reads the test split too, so that what is missing is known first.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -41,33 +41,6 @@ class Frozen(Generic[InputT]):
     module: nn.Module
     encode: Callable[[InputT], Tensor]
     fingerprint: str
-
-
-class FrameEncoder(Protocol):
-    """An encoder of frames that may be frozen."""
-
-    @property
-    def frames_frozen(self) -> bool:
-        """Whether nothing trains what `encode_frames` computes."""
-
-    def encode_frames(self, frames: Tensor, frame_mask: Tensor) -> Tensor:
-        """(V, n, 3, H, W) uint8 and (V, n) bool to (V, n, D)."""
-
-    def fingerprint(self) -> str:
-        """Names weights and computation of `encode_frames`."""
-
-
-def frozen_frames(encoder: FrameEncoder) -> Frozen[VideoInput] | None:
-    """Frame features of a frozen encoder, None where it trains."""
-    if not encoder.frames_frozen:
-        return None
-    assert isinstance(encoder, nn.Module)
-    return Frozen(encoder, lambda video: encoder.encode_frames(video.frames, video.frame_mask), encoder.fingerprint())
-
-
-def frame_features(encoder: FrameEncoder, video: VideoInput) -> Tensor:
-    """Frame features (V, n, D): those that the loader brought along, else of the pixels."""
-    return video.features if video.has_features else encoder.encode_frames(video.frames, video.frame_mask)
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,9 +34,11 @@ class Tokenizer(ABC):
     """Captions to tokens.
 
     Attributes:
+        smallest: constructor arguments with which nothing is downloaded, for trial runs.
         context_length: m, tokens per caption.
     """
 
+    smallest: ClassVar[Mapping[str, object]] = {}
     context_length: int
 
     @property

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import torch
 from torch import Tensor
@@ -62,6 +62,8 @@ class WordPieces(Tokenizer):
         ConfigError: settings that do not fit.
         CheckpointError: a vocabulary that cannot be fetched or read, or that is not BERT's kind.
     """
+
+    smallest: ClassVar = {"vocabulary": None}
 
     def __init__(
         self,

@@ -1,5 +1,6 @@
-"""Encoders: CLIP, BERT and VGG, each built from a size preset or from weights."""
+"""Encoders: what one offers, and CLIP, BERT and VGG, each built from a size preset or from weights."""
 
+from tvr_lightning.encoders.base import DualEncoder, Encoder, FrameEncoder, TextEncoder
 from tvr_lightning.encoders.bert import BERT_PRESETS, BERTEncoder, BERTSize, pool_words
 from tvr_lightning.encoders.clip import PRESETS, CLIPEncoder, CLIPSize
 from tvr_lightning.encoders.clip_weights import CLIPWeights, read_clip_weights
@@ -15,6 +16,10 @@ __all__ = [
     "CLIPEncoder",
     "CLIPSize",
     "CLIPWeights",
+    "DualEncoder",
+    "Encoder",
+    "FrameEncoder",
+    "TextEncoder",
     "VGGEncoder",
     "VGGSize",
     "pool_words",

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from tvr_lightning.data.stores.hub import fetch_from_hub, read_json
+from tvr_lightning.encoders.base import TextEncoder
 from tvr_lightning.encoders.weights import SUFFIXES, Fingerprint, differences, find_weight_file, misfit, read_state_dict
 from tvr_lightning.errors import CheckpointError, ConfigError, nearest
 
@@ -65,7 +66,7 @@ _TRAINED_WITH: dict[str, Any] = {
 }
 
 
-class BERTEncoder(nn.Module):
+class BERTEncoder(TextEncoder):
     """BERT's last layer for every token; nothing is normalised, and there is no pooler.
 
     A caption's features depend on that caption alone. Dropout acts in training mode, as in fine-tuning BERT.
@@ -93,6 +94,8 @@ class BERTEncoder(nn.Module):
         ConfigError: an unknown name, sizes that describe no model, or a context beyond the position table.
         CheckpointError: weights that cannot be fetched or read, or that belong to another model.
     """
+
+    smallest: ClassVar = {"model": "tiny", "size": None, "from_pretrained": None}
 
     def __init__(
         self,
@@ -163,14 +166,8 @@ class BERTEncoder(nn.Module):
         Raises:
             ValueError: shapes that do not fit.
         """
+        self.check_tokens(tokens, token_mask)
         width = tokens.shape[1]
-        if width > self.context_length:
-            raise ValueError(
-                f"captions of {width} tokens exceed context_length={self.context_length}; give the encoder and the "
-                "tokeniser the same context_length"
-            )
-        if token_mask.shape != tokens.shape:
-            raise ValueError(f"token_mask {tuple(token_mask.shape)} does not match tokens {tuple(tokens.shape)}")
         if not len(tokens):  # transformers cannot infer its shapes
             return torch.zeros(0, width, self.embed_dim, device=tokens.device)
         if tokens.device.type == "cpu":
@@ -185,10 +182,6 @@ class BERTEncoder(nn.Module):
     def fingerprint(self) -> str:
         """Names weights and computation: equal names, equal features. Hashed once where nothing is trained."""
         return self._fingerprint.of(self, self._computation)
-
-    def train(self, mode: bool = True) -> Self:
-        """Sets the mode; a frozen encoder stays in evaluation mode."""
-        return super().train(mode and not self.freeze)
 
     def _load(self, file: Path) -> None:
         state = _bert_names(read_state_dict(file))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
 
+from tvr_lightning.encoders.base import DualEncoder
 from tvr_lightning.encoders.clip_weights import (
     CLIPWeights,
     image_size_hint,
@@ -65,7 +66,7 @@ PRESETS = {
 }
 
 
-class CLIPEncoder(nn.Module):
+class CLIPEncoder(DualEncoder):
     """CLIP's two towers with word features; nothing is normalised.
 
     Random initialisation draws from torch's global generator only. A frame's or caption's features depend on that
@@ -99,6 +100,7 @@ class CLIPEncoder(nn.Module):
         CheckpointError: weights that cannot be fetched or read, or that belong to another model.
     """
 
+    smallest: ClassVar = {"model": "tiny", "size": None, "from_pretrained": None}
     pixel_mean: Tensor
     pixel_std: Tensor
 
@@ -135,11 +137,10 @@ class CLIPEncoder(nn.Module):
 
         self.embed_dim = int(config["embed_dim"])
         self.image_size = int(config["vision_cfg"].get("image_size", 224))
-        self.context_length = context_length
+        self.context_length, self.vocabulary_size = context_length, _VOCABULARY
         self.freeze, self.freeze_image = freeze, freeze_image
         self.pretrained = weights is not None
         self.text_heads = int(config["text_cfg"].get("heads", 8))
-        self.logit_scale_init = 1 / 0.07
         if weights is not None:
             self._load(weights, _image_heads(config["vision_cfg"]))
         mean, std = pixel_statistics(weights, tag, tags, (OPENAI_DATASET_MEAN, OPENAI_DATASET_STD))
@@ -147,7 +148,8 @@ class CLIPEncoder(nn.Module):
         self.register_buffer("pixel_mean", 255 * torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", 255 * torch.tensor(std).view(3, 1, 1), persistent=False)
         self._fingerprint = Fingerprint()
-        self._computation = ("pooled and projected", config["vision_cfg"], config.get("quick_gelu", False), mean, std)
+        frozen = [config[name] for name in ("vision_cfg", *(["text_cfg"] if freeze else []))]
+        self._computation = ("pooled and projected", *frozen, config.get("quick_gelu", False), mean, std)
 
         self._freeze_layers(freeze_layers)
         if freeze:
@@ -173,14 +175,8 @@ class CLIPEncoder(nn.Module):
         Raises:
             ValueError: shapes that do not fit.
         """
+        self.check_tokens(tokens, token_mask)
         length = tokens.shape[1]
-        if length > self.context_length:
-            raise ValueError(
-                f"captions of {length} tokens exceed context_length={self.context_length}; give the encoder and the "
-                "tokeniser the same context_length"
-            )
-        if token_mask.shape != tokens.shape:
-            raise ValueError(f"token_mask {tuple(token_mask.shape)} does not match tokens {tuple(tokens.shape)}")
         x = self._text.token_embedding(tokens) + self._text.positional_embedding[:length]
         x = self._text.ln_final(self._text.transformer(x, attn_mask=self._text.attn_mask[:length, :length]))
         projection = self._text.text_projection
@@ -205,15 +201,7 @@ class CLIPEncoder(nn.Module):
         Raises:
             ValueError: frames of another size or type, or a mask that does not fit.
         """
-        if frames.ndim != 5 or frames.shape[2] != 3 or frames.shape[3:] != (self.image_size, self.image_size):
-            raise ValueError(
-                f"{self.name} takes frames (V, n, 3, {self.image_size}, {self.image_size}), got {tuple(frames.shape)}; "
-                f"set the data's frame size to {self.image_size}"
-            )
-        if frames.dtype != torch.uint8:
-            raise ValueError(f"frames must be uint8 in 0..255, got {frames.dtype}; the encoder normalises them itself")
-        if frame_mask.shape != frames.shape[:2]:
-            raise ValueError(f"frame_mask {tuple(frame_mask.shape)} does not match frames {tuple(frames.shape)}")
+        self.check_frames(frames, frame_mask)
         pixels = frames.flatten(0, 1).to(self.pixel_mean.dtype)  # (V * n, 3, H, W)
         features = self.clip.visual((pixels - self.pixel_mean) / self.pixel_std)
         features = features.unflatten(0, frame_mask.shape)  # (V, n, D)
@@ -225,8 +213,8 @@ class CLIPEncoder(nn.Module):
         return self.freeze or self.freeze_image
 
     def fingerprint(self) -> str:
-        """Names the image tower's weights and computation: equal names, equal frame features."""
-        return self._fingerprint.of(self.clip.visual, self._computation)
+        """Names what is frozen, or the image tower: equal names, equal features."""
+        return self._fingerprint.of(self.clip if self.freeze else self.clip.visual, self._computation)
 
     @property
     def text_blocks(self) -> tuple[nn.Module, ...]:

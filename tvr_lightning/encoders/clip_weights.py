@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tvr_lightning.data.stores.hub import read_json
-from tvr_lightning.encoders.weights import SUFFIXES, find_weight_file, read_state_dict
+from tvr_lightning.encoders.weights import SUFFIXES, find_weight_file, read_state_dict, shipped_weights
 from tvr_lightning.errors import CheckpointError, ConfigError
 
 log = logging.getLogger(__name__)
@@ -61,6 +61,12 @@ def read_clip_weights(path: Path) -> CLIPWeights:
     if any(name.startswith(("vision_model.", "text_model.")) for name in state):
         return _from_hugging_face(file, state)
     state = {name.removeprefix("text."): value for name, value in state.items()}
+    rows = state.pop("token_embedding.rows", None)  # of files in which most tokens share one row
+    if rows is not None:
+        table = state["token_embedding.weight"]
+        if rows.numel() and not 0 <= rows.min() <= rows.max() < len(table):
+            raise CheckpointError(f"{file}: token_embedding.rows names rows that the table of {len(table)} has not.")
+        state["token_embedding.weight"] = table[rows.long()]
     # an archive's buffers: OpenAI's sizes mark the format, the causal mask is rebuilt
     sizes = [state.pop(name, None) for name in ("input_resolution", "context_length", "vocab_size")]
     state.pop("attn_mask", None)
@@ -190,22 +196,16 @@ def resolve_weights(model: str, source: str | None, tags: Tags) -> tuple[CLIPWei
     tag = tags.get(source.lower().replace("-", "_"))
     if tag is not None:
         return read_clip_weights(_download(model, source, tag)), tag
+    shipped = shipped_weights("clip", model)
+    if source in shipped:
+        return read_clip_weights(shipped[source]), None
     path = Path(source).expanduser()
     if path.exists():
         return read_clip_weights(path), None
+    known = ", ".join([*shipped, *tags]) or "none, give a file or folder"
     if path.suffix in SUFFIXES or len(path.parts) > 1:
-        if model == "tiny":
-            raise CheckpointError(
-                f"No weights at {path}. `tvr data shapes-clip` makes those of the embedded experiments."
-            )
-        raise CheckpointError(f"No weights at {path}. Check from_pretrained, or name a tag: {_listed(tags)}.")
-    raise ConfigError(
-        f"{model} has no pretrained tag '{source}' and no such path exists. Tags of {model}: {_listed(tags)}."
-    )
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(names) or "none, give a file or folder"
+        raise CheckpointError(f"No weights at {path}. Check from_pretrained, or name a tag: {known}.")
+    raise ConfigError(f"{model} has no pretrained tag '{source}' and no such path exists. Tags of {model}: {known}.")
 
 
 def _download(model: str, source: str, tag: dict[str, Any]) -> Path:

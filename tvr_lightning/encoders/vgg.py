@@ -6,13 +6,14 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self, cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 from torch.utils.checkpoint import checkpoint
 
+from tvr_lightning.encoders.base import FrameEncoder
 from tvr_lightning.encoders.weights import (
     SUFFIXES,
     Fingerprint,
@@ -20,6 +21,7 @@ from tvr_lightning.encoders.weights import (
     find_weight_file,
     misfit,
     read_state_dict,
+    shipped_weights,
 )
 from tvr_lightning.errors import CheckpointError, ConfigError, nearest
 
@@ -61,7 +63,7 @@ VGG_PRESETS = {
 }
 
 
-class VGGEncoder(nn.Module):
+class VGGEncoder(FrameEncoder):
     """VGG's second fully connected layer (fc7) of every frame; nothing is normalised.
 
     The features are those after the layer's ReLU. LEAN (Eq. 2) and SPTCH (Sec. 4.1.3) give their 4096 dimensions only;
@@ -91,6 +93,7 @@ class VGGEncoder(nn.Module):
         CheckpointError: weights that cannot be fetched or read, or that belong to another model.
     """
 
+    smallest: ClassVar = {"model": "tiny", "size": None, "from_pretrained": None}
     pixel_mean: Tensor
     pixel_std: Tensor
 
@@ -141,15 +144,7 @@ class VGGEncoder(nn.Module):
         Raises:
             ValueError: frames of another size or type, or a mask that does not fit.
         """
-        if frames.ndim != 5 or frames.shape[2:] != (3, self.image_size, self.image_size):
-            raise ValueError(
-                f"{self.name} takes frames (V, n, 3, {self.image_size}, {self.image_size}), got {tuple(frames.shape)}; "
-                f"set the data's frame size to {self.image_size}"
-            )
-        if frames.dtype != torch.uint8:
-            raise ValueError(f"frames must be uint8 in 0..255, got {frames.dtype}; the encoder normalises them itself")
-        if frame_mask.shape != frames.shape[:2]:
-            raise ValueError(f"frame_mask {tuple(frame_mask.shape)} does not match frames {tuple(frames.shape)}")
+        self.check_frames(frames, frame_mask)
         if frames.device.type != "cpu":  # gathering would have to wait for the device
             features = self._encode(frames.flatten(0, 1)).unflatten(0, frame_mask.shape)  # (V, n, D)
             return cast(Tensor, features.masked_fill(~frame_mask.unsqueeze(-1), 0.0))
@@ -158,18 +153,9 @@ class VGGEncoder(nn.Module):
         features[frame_mask] = valid
         return features
 
-    @property
-    def frames_frozen(self) -> bool:
-        """Whether nothing trains what `encode_frames` computes."""
-        return self.freeze
-
     def fingerprint(self) -> str:
         """Names weights and computation: equal names, equal features. Hashed once where nothing is trained."""
         return self._fingerprint.of(self, (asdict(self.size), "fc7 after ReLU", _MEAN, _STD))
-
-    def train(self, mode: bool = True) -> Self:
-        """Sets the mode; a frozen encoder stays in evaluation mode."""
-        return super().train(mode and not self.freeze)
 
     def _encode(self, frames: Tensor) -> Tensor:
         # a few at a time: the first block's activations are some 40 times the size of the pixels
@@ -239,14 +225,14 @@ def _read(name: str, source: str) -> tuple[str, Mapping[str, Tensor]]:
     """Returns where the weights come from, and the weights."""
     if source == _TAG and name == "vgg16":
         return f"torchvision's {_TAG}", _download()
-    path = Path(source).expanduser()
+    shipped = shipped_weights("vgg", name)
+    path = shipped.get(source, Path(source).expanduser())
     if path.exists():
         file = find_weight_file(path)
         return str(file), read_state_dict(file)
-    known = f"{_TAG}, or a local file" if name == "vgg16" else "a local file"
+    known = ", or ".join([*shipped, *([_TAG] if name == "vgg16" else []), "a local file"])
     if path.suffix in SUFFIXES or len(path.parts) > 1:
-        made = "; `tvr data shapes-vgg` makes the embedded experiments' file" if name == "tiny" else ""
-        raise CheckpointError(f"No weights at {path}. Check from_pretrained; {name} takes {known}{made}.")
+        raise CheckpointError(f"No weights at {path}. Check from_pretrained; {name} takes {known}.")
     raise ConfigError(f"{name} has no pretrained weights '{source}' and no such path exists. It takes {known}.")
 
 

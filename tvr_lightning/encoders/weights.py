@@ -79,6 +79,16 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     return {str(name).removeprefix("module."): value for name, value in content.items() if isinstance(value, Tensor)}
 
 
+def shipped_weights(architecture: str, model: str) -> dict[str, Path]:
+    """The weight files that the package carries for a model, by the name that `from_pretrained` calls them.
+
+    `synthetic/weights/clip-tiny-shapes.safetensors` is `shapes` of CLIP's `tiny`.
+    """
+    start = f"{architecture}-{model}-"
+    files = (Path(__file__).parents[1] / "synthetic" / "weights").glob(f"{start}*.safetensors")
+    return {file.stem.removeprefix(start): file for file in sorted(files)}
+
+
 def find_weight_file(path: Path) -> Path:
     """Returns the weight file of a folder, or the path itself when it is no folder.
 

@@ -8,16 +8,18 @@ components, signs of random hyperplanes, and codes without information, whose ex
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
 
-from tvr_lightning.distributed import gather_on_cpu, ranks
-from tvr_lightning.errors import DataError, ScoreError
+from tvr_lightning.distributed import ranks
+from tvr_lightning.errors import ScoreError
+from tvr_lightning.evaluation.encoding import EncodedSplit, Labels
+from tvr_lightning.evaluation.options import Evaluation
 from tvr_lightning.evaluation.projection_codes import ProjectionCodes, hyperplane_codes, pca_codes
 from tvr_lightning.metrics import (
     HammingCounts,
@@ -28,42 +30,9 @@ from tvr_lightning.metrics import (
     metrics_of_codes,
     query_precisions,
 )
-from tvr_lightning.types import CodeFeatures, Places, TensorRows, TextInput, VideoInput
+from tvr_lightning.types import CodeFeatures
 
-RowsT = TypeVar("RowsT", bound=TensorRows)
-InputT = TypeVar("InputT", TextInput, VideoInput)
-Labels = Sequence[tuple[int, ...]]
-
-
-class HashingOptions(Protocol):
-    """What of `Evaluation` concerns codes."""
-
-    @property
-    def hashing_normalise(self) -> Literal["relevant", "retrieved"]:
-        """What average precision at k is divided by."""
-
-    @property
-    def resamples(self) -> int:
-        """Bootstrap resamples."""
-
-
-@dataclass(frozen=True)
-class CodeDatabase:
-    """Codes that are searched in.
-
-    Attributes:
-        name: the split they are of.
-        texts: T codes; where `source` has F = 0, no baseline hashes it.
-        videos: V codes.
-        text_labels: class labels of each text's video.
-        video_labels: class labels of each video.
-    """
-
-    name: str
-    texts: CodeFeatures
-    videos: CodeFeatures
-    text_labels: Labels
-    video_labels: Labels
+EncodedCodes = EncodedSplit[CodeFeatures, CodeFeatures]
 
 
 @dataclass(frozen=True)
@@ -96,20 +65,23 @@ class _Relevance:
         return hamming_counts(query_codes, item_codes, self.queries, self.items)
 
 
+def has_codes(split: EncodedSplit[Any, Any]) -> TypeGuard[EncodedCodes]:
+    """Whether the features of captions and videos are codes."""
+    return isinstance(split.texts, CodeFeatures) and isinstance(split.videos, CodeFeatures)
+
+
 def evaluate_codes(
-    queries: CodeDatabase,
-    database: CodeDatabase | None,
-    text_video: Tensor,
-    options: HashingOptions,
+    queries: EncodedCodes,
+    database: EncodedCodes | None,
+    options: Evaluation,
     seed: int = 0,
     final: bool = True,
 ) -> HashingResult | None:
     """Computes hashing metrics in both directions.
 
     Args:
-        queries: codes of the split's texts and videos.
-        database: where they are looked up; among themselves when None.
-        text_video: (T,) int64, the row in `queries.videos` of each text's video.
+        queries: codes of the split's captions and videos; each caption's video is among them.
+        database: where they are looked up, among themselves when None; no baseline hashes a `source` with F = 0.
         options: of the evaluation.
         seed: of the bootstrap and of the random hyperplanes.
         final: whether intervals and baselines are wanted.
@@ -128,7 +100,9 @@ def evaluate_codes(
     labelled = [x for part in (queries, searched) for x in (*part.text_labels, *part.video_labels)]
     place = {c: i for i, c in enumerate(sorted({c for labels in labelled for c in labels}))}
     relevance = {
-        "t2v": _Relevance(multi_hot(queries.text_labels, place), multi_hot(searched.video_labels, place), text_video),
+        "t2v": _Relevance(
+            multi_hot(queries.text_labels, place), multi_hot(searched.video_labels, place), queries.caption_row
+        ),
         "v2t": _Relevance(
             multi_hot(queries.video_labels, place),
             multi_hot(searched.text_labels, place),
@@ -146,7 +120,7 @@ def evaluate_codes(
     metrics: dict[str, float] = {}
     intervals: dict[str, tuple[float, float]] = {}
     for name, direction in relevance.items():
-        precisions = query_precisions(counts[name], normalise=options.hashing_normalise)
+        precisions = query_precisions(counts[name], normalise=options.codes.normalise)
         metrics |= {f"hash/{name}/{k}": v for k, v in metrics_of_codes(counts[name], precisions).items()}
         if final and options.resamples:
             values = 100.0 * precisions["mAP"]
@@ -155,10 +129,10 @@ def evaluate_codes(
     if final:
         metrics |= _baselines(queries, searched, relevance, counts, seed)
     facts = {
-        "database": "test" if database is None else database.name,
+        "database": searched.name,
         "texts": len(searched.texts),
         "videos": len(searched.videos),
-        "normalise": options.hashing_normalise,
+        "normalise": options.codes.normalise,
         "bits": counts["t2v"].bits,
         "queries_without_relevant": {name: int((~c.answerable).sum()) for name, c in counts.items()},
     }
@@ -166,8 +140,8 @@ def evaluate_codes(
 
 
 def _baselines(
-    queries: CodeDatabase,
-    database: CodeDatabase,
+    queries: EncodedCodes,
+    database: EncodedCodes,
     relevance: Mapping[str, _Relevance],
     counts: Mapping[str, HammingCounts],
     seed: int,
@@ -197,72 +171,6 @@ def multi_hot(labels: Labels, place: Mapping[int, int]) -> Tensor:
     for row, own in enumerate(labels):
         hot[row, [place[c] for c in own]] = True
     return hot
-
-
-def encode_items(
-    encode: Callable[[InputT], RowsT], loader: Iterable[InputT | None], device: torch.device
-) -> tuple[RowsT, Tensor]:
-    """Encodes every item of a loader; under several ranks each encodes its share and all get all.
-
-    Args:
-        encode: a method's `encode_text` or `encode_video`, in evaluation mode.
-        loader: batches; None where nothing of one could be read.
-        device: where the method computes.
-
-    Returns:
-        Features on the CPU in float32, and (N,) int64, which items of the split they are of.
-
-    Raises:
-        DataError: no item could be encoded.
-    """
-    parts: list[RowsT] = []
-    index: list[Tensor] = []
-    with torch.inference_mode():
-        for batch in loader:
-            if batch is not None:
-                rows = encode(batch.to(device))
-                parts.append(rows.map(lambda x: x.to("cpu", torch.float32 if x.is_floating_point() else x.dtype)))
-                index.append(batch.index.cpu())
-    features = gather_on_cpu(type(parts[0]).cat(parts) if parts else None)
-    places = gather_on_cpu(Places(torch.cat(index)) if index else None)
-    if features is None or places is None:
-        raise DataError("nothing to encode: the loader gave no batch")
-    return features, places.index
-
-
-def encode_database(
-    model: Any,
-    name: str,
-    loaders: tuple[Iterable[TextInput], Iterable[VideoInput | None]],
-    caption_video: Tensor,
-    labels: Labels,
-) -> CodeDatabase:
-    """Codes of a split with their labels; every rank calls this with loaders of its share.
-
-    Args:
-        model: a method whose features are `CodeFeatures`.
-        name: the split's.
-        loaders: captions, videos.
-        caption_video: (T,) int64, the row of each caption's video among all of the split.
-        labels: class labels of each video of the split.
-
-    Raises:
-        DataError: no caption or no video could be encoded.
-    """
-    training = model.training
-    model.train(False)
-    try:
-        texts, text_index = encode_items(model.encode_text, loaders[0], model.device)
-        videos, video_index = encode_items(model.encode_video, loaders[1], model.device)
-    finally:
-        model.train(training)
-    return CodeDatabase(
-        name,
-        texts,
-        videos,
-        [labels[v] for v in caption_video[text_index].tolist()],
-        [labels[v] for v in video_index.tolist()],
-    )
 
 
 def _require_finite(codes: CodeFeatures, what: str) -> None:

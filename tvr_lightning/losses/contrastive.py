@@ -17,31 +17,42 @@ def directional_cross_entropy(scores: Tensor, video_index: Tensor | None = None)
 
     Returns:
         Two scalars.
+
+    >>> directional_cross_entropy(torch.zeros(2, 2))  # chance: log 2
+    (tensor(0.6931), tensor(0.6931))
+    >>> directional_cross_entropy(torch.zeros(2, 2), torch.tensor([7, 7]))  # two captions of one video
+    (tensor(0.), tensor(0.))
     """
     if video_index is not None:
         same = video_index[:, None] == video_index[None, :]
         same.fill_diagonal_(False)
         scores = scores.masked_fill(same, -torch.inf)
     target = torch.arange(len(scores), device=scores.device)
-    return F.cross_entropy(scores, target), F.cross_entropy(scores.T, target)
+    by_text = F.cross_entropy(scores, target)  # LEAN Eq. 18, GHAN Eq. 10, TC-MGC Eq. 33
+    by_video = F.cross_entropy(scores.T, target)  # LEAN Eq. 17, GHAN Eq. 11, TC-MGC Eq. 34
+    return by_text, by_video
 
 
 def symmetric_cross_entropy(scores: Tensor, video_index: Tensor | None = None) -> Tensor:
-    """Cross-entropy of both directions, averaged (CLIP4Clip, Luo et al. 2022, Eqs. 9-11).
+    """Cross-entropy of both directions, averaged.
 
-    Arguments as of `directional_cross_entropy`; returns a scalar.
+    TC-MGC prints the sum, its released code takes the mean. Arguments as of `directional_cross_entropy`; returns a
+    scalar.
     """
     by_text, by_video = directional_cross_entropy(scores, video_index)
-    return (by_text + by_video) / 2
+    return (by_text + by_video) / 2  # GHAN Eq. 12, TC-MGC Eq. 35
 
 
 def similarity_decorrelation(scores: Tensor) -> Tensor:
-    """SDR: how much the contrasts' scores of a matching pair differ (TC-MGC, Jing et al. 2025, Eqs. 36-37).
+    """SDR: how much the contrasts' scores of a matching pair differ (TC-MGC, Jing et al. 2025).
 
     Args:
         scores: (B, B, C) scaled scores of C >= 2 contrasts; the diagonal holds the pairs.
 
     Returns:
         The unbiased variance over contrasts, averaged over the pairs: a scalar.
+
+    >>> similarity_decorrelation(torch.tensor([[[1.0, 3.0]]]))
+    tensor(2.)
     """
-    return scores.diagonal(dim1=0, dim2=1).var(0).mean()
+    return scores.diagonal(dim1=0, dim2=1).var(0).mean()  # TC-MGC Eq. 36

@@ -1,4 +1,4 @@
-"""Loss terms of hashing methods as free functions; equation numbers are SPTCH's (ACM MM 2024).
+"""Loss terms of hashing methods as free functions, after SPTCH (ACM MM 2024).
 
 Squared Frobenius norms are means here, so that the terms' weights do not depend on the batch.
 """
@@ -15,40 +15,41 @@ from tvr_lightning.nn.similarity import cosine_matrix
 
 
 def semantic_reconstruction(decoded: tuple[Tensor, Tensor], features: tuple[Tensor, Tensor]) -> Tensor:
-    """L_rc (Eq. 6): mean squared error of the decoded features of videos and of texts, added.
+    """L_rc: mean squared error of the decoded features of videos and of texts, added.
 
     Args:
         decoded: (B, F) of videos and (B, F') of texts.
         features: X^v and X^t, of the same shapes.
     """
-    return F.mse_loss(decoded[0], features[0]) + F.mse_loss(decoded[1], features[1])
+    return F.mse_loss(decoded[0], features[0]) + F.mse_loss(decoded[1], features[1])  # SPTCH Eq. 6
 
 
 def neighbourhood_reconstruction(similarity: Tensor, video: Tensor, text: Tensor, joint: Tensor) -> Tensor:
-    """L_sc (Eq. 7): do cosines among each of H^v, H^t and H, all (B, K), repeat S (B, B)?"""
-    return _sum(F.mse_loss(cosine_matrix(x, x), similarity) for x in (video, text, joint))
+    """L_sc: do cosines among each of H^v, H^t and H, all (B, K), repeat S (B, B)?"""
+    return _sum(F.mse_loss(cosine_matrix(x, x), similarity) for x in (video, text, joint))  # SPTCH Eq. 7
 
 
 def quantisation(codes: Tensor, relaxed: Tensor) -> Tensor:
-    """L_bc (Eq. 8): mean squared distance of relaxed codes (B, K) from binary ones (B, K)."""
-    return F.mse_loss(relaxed, codes)
+    """L_bc: mean squared distance of relaxed codes (B, K) from binary ones (B, K)."""
+    return F.mse_loss(relaxed, codes)  # SPTCH Eq. 8
 
 
 def code_regression(codes: Tensor, video: Tensor, text: Tensor) -> Tensor:
-    """L_bf (Eq. 14): do both modalities' relaxed codes (B, K), after tanh, meet the learned codes (B, K)?"""
-    return F.mse_loss(video, codes) + F.mse_loss(text, codes)
+    """L_bf: do both modalities' relaxed codes (B, K), after tanh, meet the learned codes (B, K)?"""
+    return F.mse_loss(video, codes) + F.mse_loss(text, codes)  # SPTCH Eq. 14
 
 
 def neighbourhood_preservation(similarity: Tensor, video: Tensor, text: Tensor) -> Tensor:
-    """L_sf (Eq. 15): do cosines between and inside Z^v and Z^t, both (B, K), repeat S (B, B)?"""
-    return _sum(F.mse_loss(cosine_matrix(x, y), similarity) for x, y in ((video, text), (video, video), (text, text)))
+    """L_sf: do cosines between and inside Z^v and Z^t, both (B, K), repeat S (B, B)?"""
+    pairs = ((video, text), (video, video), (text, text))
+    return _sum(F.mse_loss(cosine_matrix(x, y), similarity) for x, y in pairs)  # SPTCH Eq. 15
 
 
 def instance_contrast(anchors: Tensor, others: Tensor, temperature: float, video_index: Tensor) -> Tensor:
-    """-log softmax of each anchor's own partner among all partners (the terms of Eqs. 11-12), averaged.
+    """-log softmax of each anchor's own partner among all partners, averaged.
 
     On vectors of unit length; the paper prints a bare dot product. The partner itself is in the denominator, as in
-    Eq. 10 and SimCLR.
+    SimCLR, whose loss the paper quotes (Eq. 10).
 
     Args:
         anchors: (B, K).
@@ -65,7 +66,7 @@ def instance_contrast(anchors: Tensor, others: Tensor, temperature: float, video
 def inter_modal_contrast(
     video: Tensor, text: Tensor, other_video: Tensor, other_text: Tensor, temperature: float, video_index: Tensor
 ) -> Tensor:
-    """L_m^ve + L_m^te (Eq. 11): videos find their texts and texts their videos, in each of two views.
+    """L_m^ve + L_m^te: videos find their texts and texts their videos, in each of two views.
 
     Args:
         video: z^v (B, K).
@@ -76,15 +77,15 @@ def inter_modal_contrast(
         video_index: (B,) int64.
     """
     pairs = ((video, text), (other_video, other_text), (text, video), (other_text, other_video))
-    return _sum(instance_contrast(a, b, temperature, video_index) for a, b in pairs)
+    return _sum(instance_contrast(a, b, temperature, video_index) for a, b in pairs)  # SPTCH Eq. 11
 
 
 def intra_modal_contrast(
     video: Tensor, text: Tensor, other_video: Tensor, other_text: Tensor, temperature: float, video_index: Tensor
 ) -> Tensor:
-    """L_m^va + L_m^ta (Eq. 12): a video finds its augmented view, and so does a text; arguments as in Eq. 11's."""
+    """L_m^va + L_m^ta: a video finds its augmented view, and so does a text; arguments as `inter_modal_contrast`."""
     pairs = ((video, other_video), (text, other_text))
-    return _sum(instance_contrast(a, b, temperature, video_index) for a, b in pairs)
+    return _sum(instance_contrast(a, b, temperature, video_index) for a, b in pairs)  # SPTCH Eq. 12
 
 
 def _sum(terms: Iterable[Tensor]) -> Tensor:

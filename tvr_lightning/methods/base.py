@@ -15,13 +15,24 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tvr_lightning.distributed import gather, gather_on_cpu, merge_flags, row_counts
+from tvr_lightning.distributed import gather, merge_flags, row_counts
+from tvr_lightning.encoders.base import Encoder, FrameEncoder, TextEncoder, encoders_in, frozen_frames
 from tvr_lightning.errors import CheckpointError, ConfigError, DataError
-from tvr_lightning.evaluation import LEAKY, Evaluation, EvaluationResult, encode_texts, evaluate, on_cpu
-from tvr_lightning.evaluation.codes import CodeDatabase, encode_database
+from tvr_lightning.evaluation import (
+    LEAKY,
+    EncodedSplit,
+    Evaluation,
+    EvaluationResult,
+    TrainingItems,
+    encode_split,
+    encode_texts,
+    evaluate,
+)
+from tvr_lightning.evaluation.codes import has_codes
+from tvr_lightning.evaluation.encoding import encode_batch, feature_type, join_batches
 from tvr_lightning.nn.similarity import LogitScale
 from tvr_lightning.optim import Optimizer, build_optimizer, build_schedule
-from tvr_lightning.types import Places, TensorRows, TextInput, VideoInput, VideoTextBatch
+from tvr_lightning.types import CodeFeatures, Places, TensorRows, TextInput, VideoInput, VideoTextBatch
 
 if TYPE_CHECKING:
     from tvr_lightning.data.datamodule import VideoTextDataModule
@@ -47,10 +58,7 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         result: what the last evaluation found; None before the first.
         trained: how the loaded weights came about: `selection`, `seed`, `subset`, `epochs`, `steps`; None before any
             are loaded.
-        makes_codes: whether features are `CodeFeatures`, so that the test looks codes up.
     """
-
-    makes_codes = False
 
     def __init__(self, optimizer: Optimizer, evaluation: Evaluation) -> None:
         super().__init__()
@@ -64,14 +72,30 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         self._videos: list[tuple[VideoT, Places]] = []
 
     @property
-    @abstractmethod
-    def image_size(self) -> int:
-        """Height and width of the frames that the video encoder takes."""
+    def encoders(self) -> Sequence[Encoder]:
+        """The encoders that the method holds, in their order; their weights train at `optimizer.encoder_lr`."""
+        return [encoder for _, _, encoder in encoders_in(self)]
 
     @property
-    @abstractmethod
-    def encoders(self) -> Sequence[nn.Module]:
-        """The pretrained parts, which train at `optimizer.encoder_lr`."""
+    def image_size(self) -> int:
+        """Height and width of the frames that the method takes.
+
+        Raises:
+            ConfigError: it holds no encoder of frames, or several that differ; such a method says itself.
+        """
+        sizes = {encoder.image_size for encoder in self._frame_encoders}
+        if len(sizes) != 1:
+            found = ", ".join(map(str, sorted(sizes))) or "no encoder of frames"
+            raise ConfigError(
+                f"{type(self).__name__} has no single frame size (found: {found}): choose encoders of one size"
+            )
+        return sizes.pop()
+
+    @property
+    def _frame_encoders(self) -> Sequence[FrameEncoder]:
+        """Those that take frames; a dual encoder beside another is there for its texts."""
+        found = [encoder for encoder in self.encoders if isinstance(encoder, FrameEncoder)]
+        return [encoder for encoder in found if not isinstance(encoder, TextEncoder)] or found
 
     @abstractmethod
     def encode_video(self, video: VideoInput) -> VideoT:
@@ -116,8 +140,12 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         return texts, videos
 
     def frozen_video(self) -> Frozen[VideoInput] | None:
-        """What of `encode_video` nothing trains: its outputs then come as `VideoInput.features`, computed once."""
-        return None
+        """What of `encode_video` nothing trains: its outputs then come as `VideoInput.features`, computed once.
+
+        The frames of the one encoder that takes any, where it is frozen.
+        """
+        found = self._frame_encoders
+        return frozen_frames(found[0]) if len(found) == 1 else None
 
     def frozen_text(self) -> Frozen[TextInput] | None:
         """What of `encode_text` nothing trains: its outputs then come as `TextInput.features`, computed once."""
@@ -132,14 +160,15 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         """
         tokenizer = self.datamodule.tokenizer
         for encoder in self.encoders:
-            known = getattr(encoder, "vocabulary_size", None)
-            if known is not None and known < tokenizer.vocabulary_size:
+            if isinstance(encoder, TextEncoder) and encoder.vocabulary_size < tokenizer.vocabulary_size:
                 raise ConfigError(
-                    f"the tokeniser has {tokenizer.vocabulary_size} tokens, the text encoder knows {known}: set "
+                    f"the tokeniser has {tokenizer.vocabulary_size} tokens, the text encoder knows "
+                    f"{encoder.vocabulary_size}: set "
                     "data.tokenizer and the text encoder to the same vocabulary"
                 )
-        if stage == "test" and self.makes_codes and self.evaluation.hashing_database == "train":
-            self.datamodule.database_split()
+        searched = stage == "test" and self.evaluation.codes.database == "train"
+        if searched and issubclass(feature_type(self, self.datamodule.split_of("test")), CodeFeatures):
+            self.datamodule.database_split()  # what is missing of it is said first
         video, text = self.frozen_video(), self.frozen_text()
         if stage == "fit" and (video is not None or text is not None):
             self.datamodule.train_dataloader()  # a batch that cannot be filled is said before hours of encoding
@@ -204,21 +233,28 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
 
     def configure_optimizers(self) -> Any:
         """AdamW over the parameter groups, with the schedule stepped after each optimiser step."""
-        fused = self.trainer.precision == "32-true"
-        optimizer = build_optimizer(self, self.encoders, self.optimizer_options, fused)
+        return self.optimizer_for(self, self.optimizer_options)
+
+    def optimizer_for(self, network: nn.Module, options: Optimizer, share: float = 1.0) -> Any:
+        """An optimiser of a network, and its schedule over the `share` of training's steps that it takes.
+
+        Raises:
+            ConfigError: training has no end.
+        """
+        optimizer = build_optimizer(network, self.encoders, options, fused=self.trainer.precision == "32-true")
         steps = self.trainer.estimated_stepping_batches
         if math.isinf(steps):
             raise ConfigError(
                 "the learning rate follows the number of steps: set trainer.max_epochs or trainer.max_steps"
             )
-        schedule = build_schedule(optimizer, int(steps), self.optimizer_options)
+        schedule = build_schedule(optimizer, math.ceil(share * steps), options)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _collect(self, batch: TextInput | VideoInput | None) -> None:
         if isinstance(batch, TextInput):
-            self._texts.append((on_cpu(self.encode_text(batch)), Places(batch.index.cpu())))
+            self._texts.append(encode_batch(self.encode_text, batch))
         elif batch is not None:
-            self._videos.append((on_cpu(self.encode_video(batch)), Places(batch.index.cpu())))
+            self._videos.append(encode_batch(self.encode_video, batch))
 
     def validation_step(self, batch: TextInput | VideoInput | None, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Encodes a batch of captions or of videos."""
@@ -272,19 +308,16 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         split = self.datamodule.split_of(stage)
         for each in self.datamodule.splits.values():
             merge_flags(each.reader.failed)
-        texts, text_index = _join(self._texts)
+        what = f"{self.datamodule.dataset} {split.name}"
+        texts = join_batches(self._texts, f"{what} captions", shared=True)
         self._texts = []
-        videos, video_index = _join(self._videos)
+        videos = join_batches(self._videos, f"{what} videos", shared=True)
         self._videos = []
-        if texts is None or videos is None:
-            raise DataError(f"{self.datamodule.dataset} {split.name}: no caption or no video could be encoded")
+        encoded, final = EncodedSplit.of(split, texts, videos), stage == "test"
+        training_items = self._training_items(encoded) if final else None
         self.result = evaluate(
-            self, texts, videos, split.caption_video[text_index], self.evaluation,
-            caption_ids=text_index, video_ids=video_index, num_videos=len(split.records), probes=split.probes,
-            bank=self._query_bank() if stage == "test" else None, seed=self.datamodule.seed,
-            intervals=stage == "test", shared=True, labels=[r.labels for r in split.records],
-            database=self._code_database() if stage == "test" and self.makes_codes else None,
-        )  # fmt: skip
+            self, encoded, self.evaluation, training_items, seed=self.datamodule.seed, final=final, shared=True
+        )
         if split.undecodable and not self.datamodule.allow_missing:
             raise DataError(
                 f"{self.datamodule.dataset} {split.name}: {len(split.undecodable)} videos cannot be decoded "
@@ -299,19 +332,15 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         if prefix is not None:
             self.log_dict({f"{prefix}/{k}": float(v) for k, v in self.result.metrics.items()}, rank_zero_only=False)
 
-    def _code_database(self) -> CodeDatabase | None:
-        if self.evaluation.hashing_database == "test":
-            return None
-        split = self.datamodule.database_split()
-        loaders, labels = self.datamodule.evaluation_loaders(split), [r.labels for r in split.records]
-        database = encode_database(self, split.name, loaders, split.caption_video, labels)
-        merge_flags(split.reader.failed)
-        return database
-
-    def _query_bank(self) -> TextT | None:
-        if self.evaluation.qb_norm is None:
-            return None
-        return encode_texts(self, self.datamodule.query_bank(self.evaluation.qb_bank))
+    def _training_items(self, encoded: EncodedSplit[TextT, VideoT]) -> TrainingItems[TextT]:
+        bank = database = None
+        if self.evaluation.qb_norm is not None:
+            bank = encode_texts(self, self.datamodule.query_bank(self.evaluation.qb_bank))
+        if has_codes(encoded) and self.evaluation.codes.database == "train":
+            split = self.datamodule.database_split()
+            database = encode_split(self, split, self.datamodule.evaluation_loaders(split), shared=True)
+            merge_flags(split.reader.failed)
+        return TrainingItems(bank, database)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Notes which method the weights belong to, and how they came about."""
@@ -352,13 +381,6 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
                 f"the checkpoint is of another size: {'; '.join(wrong[:SHOWN])}{more}. Evaluate it with the experiment "
                 "that trained it: its run folder's config.yaml."
             )
-
-
-def _join(parts: Sequence[tuple[RowsT, Places]]) -> tuple[RowsT | None, Tensor]:
-    """Features and places of all parts of all ranks; every rank calls this, None when nobody has a part."""
-    features = gather_on_cpu(type(parts[0][0]).cat([p[0] for p in parts]) if parts else None)
-    places = gather_on_cpu(Places.cat([p[1] for p in parts]) if parts else None)
-    return features, places.index if places else torch.empty(0, dtype=torch.int64)
 
 
 def _blank(rows: InputT) -> InputT:

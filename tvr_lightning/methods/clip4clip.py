@@ -5,19 +5,18 @@ seqLSTM      LSTM over frames, mean (sequential type)        -> nn.temporal.Temp
 seqTransf    transformer over frames, mean (sequential type) -> nn.temporal.TemporalTransformer
 tightTransf  transformer over sentence and frames of a pair, a linear layer to the score (tight type)
 The transformers start as copies of CLIP's first text layers where CLIP is pretrained and widths agree.
-Departures: captions of the same video are no negatives of each other's video (losses.symmetric_cross_entropy).
+Departures: captions of the same video are no negatives of each other's video (losses.contrastive).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from tvr_lightning.data.frozen import Frozen, frame_features, frozen_frames
-from tvr_lightning.encoders import CLIPEncoder
+from tvr_lightning.encoders.base import DualEncoder, frame_features
 from tvr_lightning.evaluation import Evaluation
 from tvr_lightning.losses.contrastive import symmetric_cross_entropy
 from tvr_lightning.methods.base import RetrievalModule
@@ -50,7 +49,7 @@ class CLIP4Clip(RetrievalModule[SentenceFeatures, VideoFeatures]):
 
     def __init__(
         self,
-        encoder: CLIPEncoder,
+        encoder: DualEncoder,
         similarity: Similarity = "seqTransf",
         num_layers: int = 4,
         max_frames: int = 77,
@@ -73,20 +72,6 @@ class CLIP4Clip(RetrievalModule[SentenceFeatures, VideoFeatures]):
             self.temporal = transformer = TemporalTransformer(width, heads, num_layers, max_frames)
         if transformer is not None and encoder.pretrained:
             copy_clip_layers(transformer.layers, transformer.positions, encoder.text_blocks, encoder.text_positions)
-
-    @property
-    def image_size(self) -> int:
-        """Height and width of the frames that CLIP takes."""
-        return self.encoder.image_size
-
-    @property
-    def encoders(self) -> Sequence[nn.Module]:
-        """CLIP."""
-        return (self.encoder,)
-
-    def frozen_video(self) -> Frozen[VideoInput] | None:
-        """CLIP's frames, when its image tower is frozen."""
-        return frozen_frames(self.encoder)
 
     def encode_video(self, video: VideoInput) -> VideoFeatures:
         """Frame features, after the temporal layers where there are any."""

@@ -1,9 +1,12 @@
 """GHAN: graph-based hierarchical aggregation (Yu, Hu, Li 2022).
 
-encoding     CLIP's tokens and frames, positions, Eqs. 1-2     -> GHAN.encode_text, encode_video
-refining     words to phrases, frames to clips, Eqs. 3-5       -> nn.refining.TokenRefining
-interaction  text with clips, video with phrases, Eqs. 6-9     -> nn.mpaa.MPAA, nn.alignment
-matching     cosine and symmetric cross-entropy, Eqs. 10-12    -> GHAN.score, losses
+encoding     CLIP's tokens and frames, positions       -> GHAN                            1 2
+refining     words to phrases, frames to clips         -> nn.ghan.refining.TokenRefining  3 4 5
+interaction  text with clips, video with phrases       -> nn.ghan.mpaa.MPAA               6 7 8 9
+matching     symmetric cross-entropy of cosines        -> losses.contrastive              10 11 12
+What trains and scores is `nn.ghan.alignment.DenseAlignment` with `MPAA.read_pairs`: all pairs, dense. What reads like
+the paper is `MPAA.forward` on any graph, with PyG's GATConv. Both use the same parameters, and
+tests/nn/ghan/test_mpaa.py ties them, values and gradients.
 The pair is the unit: a text's vector depends on the video that it is compared with and a video's on the text, so
 scores are computed for all pairs, in training and in evaluation. The paper's d(e_i^t, e_j^v) can also be read as one
 vector for each item, its graph holding the parts of its own ground-truth counterpart; `pairing: matched` computes that,
@@ -14,14 +17,13 @@ Departures: one ReLU between the linear layers of refining, no bias in its softm
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from tvr_lightning.data.frozen import Frozen, frame_features, frozen_frames
-from tvr_lightning.encoders import CLIPEncoder
+from tvr_lightning.encoders.base import DualEncoder, frame_features
 from tvr_lightning.errors import ConfigError, DataError
 from tvr_lightning.evaluation import Evaluation
 from tvr_lightning.losses.contrastive import symmetric_cross_entropy
@@ -67,7 +69,7 @@ class GHAN(RetrievalModule[Hierarchy, Hierarchy]):
 
     def __init__(
         self,
-        encoder: CLIPEncoder,
+        encoder: DualEncoder,
         num_phrases: int = 6,
         num_clips: int = 6,
         hidden_width: int = 1024,
@@ -112,27 +114,13 @@ class GHAN(RetrievalModule[Hierarchy, Hierarchy]):
                 self.align = GraphAlignment(graph, width, heads, head_width, dropout, readout)
 
     @property
-    def image_size(self) -> int:
-        """Height and width of the frames that CLIP takes."""
-        return self.encoder.image_size
-
-    @property
-    def encoders(self) -> Sequence[nn.Module]:
-        """CLIP."""
-        return (self.encoder,)
-
-    @property
     def reads_ground_truth(self) -> bool:
         """Whether an item's vector is made with its ground-truth counterpart: features must go through `match`."""
         return self.pairing == "matched"
 
-    def frozen_video(self) -> Frozen[VideoInput] | None:
-        """CLIP's frames, when its image tower is frozen."""
-        return frozen_frames(self.encoder)
-
     def encode_video(self, video: VideoInput) -> Hierarchy:
         """Clips, or frames without refining, and their mean."""
-        frames, mask = frame_features(self.encoder, video), video.frame_mask
+        frames, mask = frame_features(self.encoder, video), video.frame_mask  # Eq. 2
         if self.positions is not None:
             count = frames.shape[1]
             if count > self.positions.num_embeddings:
@@ -145,7 +133,7 @@ class GHAN(RetrievalModule[Hierarchy, Hierarchy]):
 
     def encode_text(self, text: TextInput) -> Hierarchy:
         """Phrases, or words without refining, and their mean."""
-        words = self.encoder.encode_text(text.tokens, text.token_mask)[1]
+        words = self.encoder.encode_text(text.tokens, text.token_mask)[1]  # Eq. 1
         return self._hierarchy(words, text.token_mask, self.phrases)
 
     def score(self, texts: Hierarchy, videos: Hierarchy) -> Tensor:

@@ -1,12 +1,15 @@
 """LEAN: multi-modal hypergraph networks with variational inference (Li et al. 2024).
 
-nodes         key frames and their mean; words of the query's triples, Eqs. 2-3 -> encode_video, encode_text
-hyperedges    global, textual, visual, cross, Eqs. 4-7                          -> nn.hypergraph
-network       node encoder, hyperedge vectors, attention, refresh, Eqs. 8-13    -> nn.hypergraph.LEANConv
-              the same for all pairs of a batch or a test set                   -> nn.hypergraph_pairs
-states        variational inference on the hypergraph's Laplacian, Eqs. 14-15   -> nn.variational.HypergraphGaussian
-score         readout, Eq. 16                                                   -> nn.variational.Readout
-loss          cross-entropy of both directions, divergence, Eqs. 17-20          -> losses
+nodes       key frames, their mean; words of triples   -> LEAN                         2 3
+hyperedges  incidence; global, textual, visual, cross  -> nn.lean.hypergraph           1 4 5 6 7
+network     encoder, hyperedges, attention, refresh    -> nn.lean.hypergraph.LEANConv  8 9 10 11 12 13
+states      variational inference on the Laplacian     -> nn.lean.variational          14 15 19
+score       readout                                    -> nn.lean.variational.Readout  16
+all pairs   all of it, dense                           -> nn.lean.hypergraph_pairs     4 5 6 7 8 9 10 11 12 13 14 15 16
+loss        both directions; weighted sum              -> losses.contrastive, LEAN     17 18 20
+What trains and scores is `nn.lean.hypergraph_pairs`: all pairs at once, dense. What reads like the paper is
+`nn.lean.hypergraph.LEANConv`: one iteration on any hypergraph, in PyG's form. Both use the same parameters, and
+tests/nn/lean/test_hypergraph_pairs.py ties them, values and gradients.
 Departures: the paper never says how 4096 and 768 dimensions meet, here two linear layers do; captions of one video in
 a batch are no negatives of each other; what the layers decide where the paper is open stands with them.
 """
@@ -19,9 +22,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tvr_lightning.data.frozen import Frozen, frame_features, frozen_frames
-from tvr_lightning.encoders.bert import BERTEncoder, pool_words
-from tvr_lightning.encoders.vgg import VGGEncoder
+from tvr_lightning.data.frozen import Frozen
+from tvr_lightning.encoders.base import FrameEncoder, TextEncoder, frame_features
+from tvr_lightning.encoders.bert import pool_words
 from tvr_lightning.errors import ConfigError, nearest
 from tvr_lightning.evaluation import Evaluation
 from tvr_lightning.losses.contrastive import directional_cross_entropy
@@ -56,7 +59,7 @@ class LEAN(RetrievalModule[WordFeatures, VideoFeatures]):
         iterations: L, of the network.
         hypergraph: the network over a pair's nodes; all but `lean` are the replacements of Table 2.
         hyperedges: which kinds there are, in any combination (Table 2).
-        variational: whether node states are distributions (Eq. 14); without, there is no divergence (Table 2).
+        variational: whether node states are distributions; without, there is no divergence (Table 2).
         text_weight: lambda_t2v, weight of the cross-entropy of texts over videos (Fig. 5).
         video_weight: lambda_v2t, of videos over texts.
         kl_weight: lambda_v, of the divergence from the prior.
@@ -70,8 +73,8 @@ class LEAN(RetrievalModule[WordFeatures, VideoFeatures]):
 
     def __init__(
         self,
-        video_encoder: VGGEncoder,
-        text_encoder: BERTEncoder,
+        video_encoder: FrameEncoder,
+        text_encoder: TextEncoder,
         width: int = 512,
         max_text_nodes: int = 12,
         iterations: int = 2,
@@ -108,20 +111,6 @@ class LEAN(RetrievalModule[WordFeatures, VideoFeatures]):
         except ValueError as error:
             raise ConfigError(f"model.hyperedges: {error}") from None
 
-    @property
-    def image_size(self) -> int:
-        """Height and width of the frames that VGG takes."""
-        return self.video_encoder.image_size
-
-    @property
-    def encoders(self) -> Sequence[nn.Module]:
-        """VGG and BERT."""
-        return (self.video_encoder, self.text_encoder)
-
-    def frozen_video(self) -> Frozen[VideoInput] | None:
-        """VGG's frames, when it is frozen."""
-        return frozen_frames(self.video_encoder)
-
     def frozen_text(self) -> Frozen[TextInput] | None:
         """BERT's words, when it is frozen."""
         if not self.text_encoder.freeze:
@@ -131,8 +120,8 @@ class LEAN(RetrievalModule[WordFeatures, VideoFeatures]):
 
     def encode_video(self, video: VideoInput) -> VideoFeatures:
         """Nodes of the key frames; the video's own is their mean, so it needs no place here."""
-        nodes = self.visual(frame_features(self.video_encoder, video)).masked_fill(~video.frame_mask[..., None], 0)
-        return VideoFeatures(nodes, video.frame_mask)
+        frames = frame_features(self.video_encoder, video)  # Eq. 2
+        return VideoFeatures(self.visual(frames).masked_fill(~video.frame_mask[..., None], 0), video.frame_mask)
 
     def encode_text(self, text: TextInput) -> WordFeatures:
         """Nodes of the words that the tokeniser chose."""
@@ -159,16 +148,16 @@ class LEAN(RetrievalModule[WordFeatures, VideoFeatures]):
         by_text, by_video = directional_cross_entropy(scores, video_index)
         losses: dict[str, Tensor] = {}
         if self.text_weight:
-            losses["text_to_video"] = self.text_weight * by_text
+            losses["text_to_video"] = self.text_weight * by_text  # Eq. 20
         if self.video_weight:
-            losses["video_to_text"] = self.video_weight * by_video
+            losses["video_to_text"] = self.video_weight * by_video  # Eq. 20
         if divergence is not None:
-            losses["divergence"] = self.kl_weight * divergence.mean()
+            losses["divergence"] = self.kl_weight * divergence.mean()  # Eq. 20
         return losses
 
     def _words(self, text: TextInput) -> tuple[Tensor, Tensor]:
         tokens = self.text_encoder.encode_tokens(text.tokens, text.token_mask)
-        return pool_words(tokens, text.word, self.max_text_nodes)
+        return pool_words(tokens, text.word, self.max_text_nodes)  # Eq. 3
 
 
 def _word_mask(word: Tensor, count: int) -> Tensor:

@@ -6,12 +6,11 @@ token, each through a linear layer, compared by their cosine.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from tvr_lightning.data.frozen import Frozen, frame_features, frozen_frames
-from tvr_lightning.encoders import BERTEncoder, VGGEncoder
+from tvr_lightning.encoders.base import FrameEncoder, TextEncoder, frame_features
 from tvr_lightning.errors import ConfigError
 from tvr_lightning.evaluation import Evaluation
 from tvr_lightning.losses.contrastive import symmetric_cross_entropy
@@ -39,8 +38,8 @@ class MeanPool(RetrievalModule[SentenceFeatures, VideoFeatures]):
 
     def __init__(
         self,
-        video_encoder: VGGEncoder,
-        text_encoder: BERTEncoder,
+        video_encoder: FrameEncoder,
+        text_encoder: TextEncoder,
         width: int = 512,
         logit_scale: float = 1 / 0.07,
         optimizer: Optimizer = Optimizer(),
@@ -54,20 +53,6 @@ class MeanPool(RetrievalModule[SentenceFeatures, VideoFeatures]):
         self.visual = nn.Linear(video_encoder.embed_dim, width)
         self.textual = nn.Linear(text_encoder.embed_dim, width)
         self.logit_scale = LogitScale(logit_scale)
-
-    @property
-    def image_size(self) -> int:
-        """Height and width of the frames that VGG takes."""
-        return self.video_encoder.image_size
-
-    @property
-    def encoders(self) -> Sequence[nn.Module]:
-        """VGG and BERT."""
-        return (self.video_encoder, self.text_encoder)
-
-    def frozen_video(self) -> Frozen[VideoInput] | None:
-        """VGG's frames, when it is frozen."""
-        return frozen_frames(self.video_encoder)
 
     def encode_video(self, video: VideoInput) -> VideoFeatures:
         """Frame features in the shared space."""

@@ -1,10 +1,11 @@
 """SPTCH: similarity-preserving transformer cross-modal hashing, without labels (ACM MM 2024).
 
-hash functions F, Sec. 3.1.2         -> nn.hashing.VideoHash; SPTCH.text_hash_encoder and nn.hashing.HashLayer
-collaborative graph, Eqs. 1-2        -> nn.collaborative_graph.CollaborativeGraph
-graph network G, Eqs. 3-5            -> nn.hashing.GraphNetwork
-losses of G, Eqs. 6-9                -> SPTCH.graph_losses, losses_hashing
-losses of F, Eqs. 10-16              -> SPTCH.hash_losses, losses_hashing
+hash functions F, Sec. 3.1.2  -> nn.sptch.hashing: VideoHash, and HashLayer on SPTCH.text_hash_encoder
+collaborative graph           -> nn.sptch.collaborative_graph.CollaborativeGraph  1 2
+graph network G               -> nn.sptch.hashing.GraphNetwork                    3 4 5
+losses of G                   -> losses.hashing, SPTCH                            6 7 8 9
+losses of F                   -> losses.hashing, SPTCH                            11 12 13 14 15 16
+not computed: 10 (SimCLR's loss, quoted; 11 and 12 are its terms here)
 Algorithm 1                          -> SPTCH.training_step: even epochs of the trainer train G, odd ones F
 Departures: means for squared norms, so that weights hold for every batch size; degrees of |S| in the graph
 convolutions, whose printed form is undefined for negative row sums; unit vectors in the contrasts; several captions of
@@ -16,21 +17,17 @@ exist), and not the frozen one that X^t comes from.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from tvr_lightning.data.annotations.base import TRAIN
-from tvr_lightning.data.frozen import Frozen, frame_features, frozen_frames
-from tvr_lightning.distributed import gather, ranks, row_counts
-from tvr_lightning.encoders import BERTEncoder, VGGEncoder
+from tvr_lightning.data.frozen import Frozen
+from tvr_lightning.encoders.base import FrameEncoder, TextEncoder, frame_features
 from tvr_lightning.errors import ConfigError, nearest
 from tvr_lightning.evaluation import Evaluation
-from tvr_lightning.evaluation.codes import encode_items
 from tvr_lightning.losses.hashing import (
     code_regression,
     inter_modal_contrast,
@@ -40,12 +37,12 @@ from tvr_lightning.losses.hashing import (
     quantisation,
     semantic_reconstruction,
 )
-from tvr_lightning.methods.base import RetrievalModule
+from tvr_lightning.methods.alternating import AlternatingPasses
 from tvr_lightning.nn.masked import masked_mean
 from tvr_lightning.nn.sptch.collaborative_graph import CollaborativeGraph
 from tvr_lightning.nn.sptch.hashing import Aggregation, GraphNetwork, HashLayer, VideoHash
-from tvr_lightning.optim import Optimizer, build_optimizer, build_schedule
-from tvr_lightning.types import CodeFeatures, Places, TensorRows, TextInput, VideoInput, VideoTextBatch
+from tvr_lightning.optim import Optimizer
+from tvr_lightning.types import CodeFeatures, TextInput, VideoInput, VideoTextBatch
 
 Variant = Literal["full", "cont", "sim", "bin", "s1", "b1", "b2"]
 AGGREGATION: Mapping[Variant, Aggregation] = {"b1": "concatenation", "b2": "none"}
@@ -64,19 +61,8 @@ class HashFeatures(CodeFeatures):
     augmented: Tensor
 
 
-@dataclass(frozen=True)
-class _Mean(TensorRows):
-    """(N, F), mean frozen features."""
-
-    features: Tensor
-
-
-class SPTCH(RetrievalModule[HashFeatures, HashFeatures]):
+class SPTCH(AlternatingPasses[HashFeatures, CollaborativeGraph]):
     """SPTCH.
-
-    An epoch of the paper is two of the trainer: a pass over the training set that updates G, then one that updates F.
-    `trainer.max_epochs` is even, and a variant without G trains in every second epoch only, so that F sees as much
-    data in all of them.
 
     Args:
         video_encoder: frozen; its frames are what videos are hashed from, their mean is X^v.
@@ -104,21 +90,16 @@ class SPTCH(RetrievalModule[HashFeatures, HashFeatures]):
         optimizer: rates of F, decay, schedule.
         evaluation: how scores become numbers.
 
-    Attributes:
-        graph: of the training set, from the start of training on.
-
     Raises:
         ConfigError: a number outside of its range, an unknown variant, a frozen part that trains or the other way
             round.
     """
 
-    makes_codes = True
-
     def __init__(
         self,
-        video_encoder: VGGEncoder,
-        text_encoder: BERTEncoder,
-        text_hash_encoder: BERTEncoder,
+        video_encoder: FrameEncoder,
+        text_encoder: TextEncoder,
+        text_hash_encoder: TextEncoder,
         code_length: int = 64,
         variant: Variant = "full",
         video_share: float = 0.6,
@@ -139,7 +120,7 @@ class SPTCH(RetrievalModule[HashFeatures, HashFeatures]):
         optimizer: Optimizer = Optimizer(),
         evaluation: Evaluation = Evaluation(),
     ) -> None:
-        super().__init__(optimizer, evaluation)
+        super().__init__(optimizer, evaluation, graph_lr, clip_norm)
         if variant not in get_args(Variant):
             raise ConfigError(f"model.variant is '{variant}'; {nearest(variant, get_args(Variant))}")
         if code_length < 1:
@@ -161,13 +142,11 @@ class SPTCH(RetrievalModule[HashFeatures, HashFeatures]):
                     f"model.{name}.freeze is {frozen}; the graph is computed once from the frozen encoders, and the "
                     f"hash functions train: set it to {str(wanted).lower()}"
                 )
-        self.automatic_optimization = False
         self.video_encoder, self.text_encoder, self.text_hash_encoder = video_encoder, text_encoder, text_hash_encoder
         self.code_length, self.variant = code_length, variant
         self.video_share, self.dropped = video_share, dropped
         self.neighbour_weight, self.quantisation_weight = neighbour_weight, quantisation_weight
         self.code_weight, self.similarity_weight, self.temperature = code_weight, similarity_weight, temperature
-        self.graph_lr, self.clip_norm = graph_lr, clip_norm
         self.video_hash = VideoHash(video_encoder.embed_dim, code_length, width, num_layers, heads, max_frames, dropout)
         self.text_hash = HashLayer(text_hash_encoder.embed_dim, code_length)
         self.graph_network: GraphNetwork | None = None
@@ -176,30 +155,8 @@ class SPTCH(RetrievalModule[HashFeatures, HashFeatures]):
                 video_encoder.embed_dim, text_encoder.embed_dim, code_length, graph_width,
                 AGGREGATION.get(variant, "joint"),
             )  # fmt: skip
-        self.graph: CollaborativeGraph | None = None
-        self._place = torch.empty(0, dtype=torch.int64)  # item of the graph that each training video is, -1 for none
 
     @property
-    def image_size(self) -> int:
-        """Height and width of the frames that the video encoder takes."""
-        return self.video_encoder.image_size
-
-    @property
-    def encoders(self) -> Sequence[nn.Module]:
-        """Both frozen encoders, and the text transformer."""
-        return (self.video_encoder, self.text_encoder, self.text_hash_encoder)
-
-    @property
-    def monitor(self) -> str:
-        """Mean average precision of the codes, both directions."""
-        return "val/hash/mAP"
-
-    def frozen_video(self) -> Frozen[VideoInput]:
-        """Frame features."""
-        frozen = frozen_frames(self.video_encoder)
-        assert frozen is not None  # see the constructor
-        return frozen
-
     def frozen_text(self) -> Frozen[TextInput]:
         """X^t, a text's mean token feature as its only row."""
         return Frozen(self.text_encoder, self._mean_token, f"mean of tokens, {self.text_encoder.fingerprint()}")
@@ -212,11 +169,13 @@ class SPTCH(RetrievalModule[HashFeatures, HashFeatures]):
     def _frame_features(self, video: VideoInput) -> Tensor:
         return frame_features(self.video_encoder, video)
 
-    def _video_source(self, video: VideoInput) -> Tensor:
+    def video_source(self, video: VideoInput) -> Tensor:
+        """X^v, a video's mean frame feature."""
         return masked_mean(self._frame_features(video), video.frame_mask)
 
     @torch.no_grad()
-    def _text_source(self, text: TextInput) -> Tensor:
+    def text_source(self, text: TextInput) -> Tensor:
+        """X^t, a text's mean token feature."""
         return (text.features if text.has_features else self._mean_token(text))[:, 0]
 
     def encode_video(self, video: VideoInput) -> HashFeatures:
@@ -226,7 +185,7 @@ class SPTCH(RetrievalModule[HashFeatures, HashFeatures]):
 
     def encode_text(self, text: TextInput) -> HashFeatures:
         """Codes of texts, and X^t."""
-        return replace(self._text_codes(text), source=self._text_source(text))
+        return replace(self._text_codes(text), source=self.text_source(text))
 
     def _text_codes(self, text: TextInput) -> HashFeatures:
         """Without X^t, for which the frozen encoder would have to read the second view too."""
@@ -257,22 +216,18 @@ class SPTCH(RetrievalModule[HashFeatures, HashFeatures]):
         """Inner products of the codes, K - 2 x Hamming distance; (T, V)."""
         return texts.codes.float() @ videos.codes.float().T
 
-    def compute_losses(self, texts: HashFeatures, videos: HashFeatures, video_index: Tensor) -> Mapping[str, Tensor]:
-        """The terms of both passes; the gradient of each reaches its own network only.
+    def networks(self) -> tuple[GraphNetwork | None, nn.Module]:
+        """G and F; the variant `bin` has no G."""
+        return self.graph_network, nn.ModuleList([self.video_hash, self.text_hash, self.text_hash_encoder])
 
-        A training step computes those of its pass. Without a training set's graph, in tests and notebooks, the batch is
-        taken for the whole set.
-        """
-        graph, rows = self.graph, video_index
-        if graph is None:
-            graph, rows = (
-                self._graph_of(videos.source, texts.source),
-                torch.arange(len(texts), device=texts.real.device),
-            )
-        return {**self.graph_losses(graph, rows), **self.hash_losses(graph, rows, texts, videos, video_index)}
+    def graph_of(self, video_features: Tensor, text_features: Tensor) -> CollaborativeGraph:
+        """S over the items."""
+        return CollaborativeGraph(
+            video_features, text_features, self.video_share, self.dropped, processed=self.variant != "s1"
+        )
 
     def graph_losses(self, graph: CollaborativeGraph, rows: Tensor) -> Mapping[str, Tensor]:
-        """L_c (Eq. 9) of items of the graph, rows (B,) int64; nothing for the variant without G."""
+        """L_c of items of the graph, rows (B,) int64; nothing for the variant without G."""
         if self.graph_network is None:
             return {}
         video, text, similarity = graph.video_features[rows], graph.text_features[rows], graph.block(rows)
@@ -280,14 +235,14 @@ class SPTCH(RetrievalModule[HashFeatures, HashFeatures]):
         neighbours = neighbourhood_reconstruction(similarity, h.video, h.text, h.relaxed)
         return {
             "reconstruction": semantic_reconstruction((h.video_features, h.text_features), (video, text)),
-            "neighbourhood": self.neighbour_weight * neighbours,
-            "quantisation": self.quantisation_weight * quantisation(h.codes, h.relaxed),
+            "neighbourhood": self.neighbour_weight * neighbours,  # Eq. 9
+            "quantisation": self.quantisation_weight * quantisation(h.codes, h.relaxed),  # Eq. 9
         }
 
     def hash_losses(
         self, graph: CollaborativeGraph, rows: Tensor, texts: HashFeatures, videos: HashFeatures, video_index: Tensor
     ) -> Mapping[str, Tensor]:
-        """L_f (Eq. 16), as far as the variant has it.
+        """L_f, as far as the variant has it.
 
         Raises:
             ConfigError: the features have no second view, and the variant contrasts views.
@@ -298,14 +253,14 @@ class SPTCH(RetrievalModule[HashFeatures, HashFeatures]):
             if not videos.augmented.shape[1] or not texts.augmented.shape[1]:
                 raise ConfigError(_NO_VIEW)
             views = (videos.logits, texts.logits, videos.augmented, texts.augmented)
-            losses["inter_modal"] = inter_modal_contrast(*views, self.temperature, video_index)
-            losses["intra_modal"] = intra_modal_contrast(*views, self.temperature, video_index)
+            losses["inter_modal"] = inter_modal_contrast(*views, self.temperature, video_index)  # Eq. 13
+            losses["intra_modal"] = intra_modal_contrast(*views, self.temperature, video_index)  # Eq. 13
         if self.graph_network is not None:
             codes = self._learned_codes(graph, rows, similarity)
-            losses["code"] = self.code_weight * code_regression(codes, videos.real, texts.real)
+            losses["code"] = self.code_weight * code_regression(codes, videos.real, texts.real)  # Eq. 16
         if self.variant != "sim":
             preserved = neighbourhood_preservation(similarity, videos.logits, texts.logits)
-            losses["similarity"] = self.similarity_weight * preserved
+            losses["similarity"] = self.similarity_weight * preserved  # Eq. 16
         return losses
 
     @torch.no_grad()
@@ -319,116 +274,6 @@ class SPTCH(RetrievalModule[HashFeatures, HashFeatures]):
         network.train(training)
         return codes  # type: ignore[no-any-return]
 
-    def build_graph(self, video_features: Tensor, text_features: Tensor, place: Tensor | None = None) -> None:
-        """Takes the training set's graph from its mean features.
-
-        Args:
-            video_features: X^v (N, F).
-            text_features: X^t (N, F').
-            place: (V,) int64, which of the N items each training video is, -1 for none; null when V = N.
-        """
-        # in the precision of the weights: loaders give float32
-        dtype = self.text_hash.project.weight.dtype
-        features = (x.to(self.device, dtype) for x in (video_features, text_features))
-        self.graph = self._graph_of(*features)
-        place = torch.arange(len(self.graph)) if place is None else place
-        self._place = place.to(self.device)
-
-    def _graph_of(self, video_features: Tensor, text_features: Tensor) -> CollaborativeGraph:
-        return CollaborativeGraph(
-            video_features, text_features, self.video_share, self.dropped, processed=self.variant != "s1"
-        )
-
-    def setup(self, stage: str) -> None:
-        """Keeps what the frozen encoders make of the splits.
-
-        Raises:
-            ConfigError: an odd number of epochs, which would leave a pass of G without one of F; see also the base.
-        """
-        epochs = self.trainer.max_epochs
-        if stage == "fit" and epochs is not None and epochs > 0 and epochs % 2 and not self._trial:
-            raise ConfigError(
-                f"trainer.max_epochs is {epochs}: epochs train the graph network and the hash functions in turn, two "
-                "for one of the paper's; set an even number"
-            )
-        super().setup(stage)
-
-    def on_fit_start(self) -> None:
-        """Computes the graph of the training set: the same in a run that goes on, because the encoders are frozen.
-
-        Raises:
-            DataError: no video or no caption of the training set can be encoded.
-        """
-        split = self.datamodule.splits[TRAIN]
-        captions, clips = self.datamodule.evaluation_loaders(split)
-        video = encode_items(lambda x: _Mean(self._video_source(x)), clips, self.device)
-        text = encode_items(lambda x: _Mean(self._text_source(x)), captions, self.device)
-        videos, has_video = _per_video(video[0].features, video[1], len(split.records))
-        texts, has_text = _per_video(text[0].features, split.caption_video[text[1]], len(split.records))
-        known = has_video & has_text
-        self.build_graph(videos[known], texts[known], torch.where(known, known.cumsum(0) - 1, -1))
-
-    @property
-    def _trial(self) -> bool:
-        return bool(getattr(self.trainer, "fast_dev_run", False))
-
-    def training_step(self, batch: VideoTextBatch, batch_idx: int) -> Tensor | None:  # type: ignore[override]
-        """One step of G (even epochs) or of F (odd epochs); in a trial run of a few batches they take turns."""
-        counts = row_counts(len(batch))
-        if sum(counts) < 2:
-            return None  # neither batch norm nor a contrast can be computed of one item
-        assert self.graph is not None
-        index = gather(Places(batch.text.video_index), counts).index
-        rows = self._place[index]
-        train_graph = (self.current_epoch + (batch_idx if self._trial else 0)) % 2 == 0
-        if train_graph:
-            losses = self.graph_losses(self.graph, rows)
-        else:
-            texts, videos = self.encode(batch)
-            losses = self.hash_losses(self.graph, rows, gather(texts, counts), gather(videos, counts), index)
-        if not losses:
-            return None
-        total = torch.stack(list(losses.values())).sum()
-        self._step(total, train_graph)
-        self.log_losses(losses, total, sum(counts), "graph_loss" if train_graph else "loss")
-        return total.detach()
-
-    def _step(self, loss: Tensor, train_graph: bool) -> None:
-        """Steps the optimiser of the pass, and its schedule."""
-        number = 0 if train_graph or self.graph_network is None else 1
-        optimizers, schedules = self.optimizers(), self.lr_schedulers()
-        optimizer = optimizers[number] if isinstance(optimizers, list) else optimizers
-        schedule = schedules[number] if isinstance(schedules, list) else schedules
-        if ranks()[1] > 1:  # DDP waits for a gradient of every parameter: zero for the network that rests
-            loss = loss + 0.0 * torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum()
-        optimizer.zero_grad()
-        self.manual_backward(loss)
-        if self.clip_norm is not None:
-            self.clip_gradients(optimizer, self.clip_norm, "norm")  # type: ignore[arg-type]
-        optimizer.step()
-        schedule.step()  # type: ignore[union-attr]
-
-    def configure_optimizers(self) -> Any:
-        """An optimiser for each network, and its schedule over the steps of its passes."""
-        steps = self.trainer.estimated_stepping_batches
-        if math.isinf(steps):
-            raise ConfigError(
-                "the learning rate follows the number of steps: set trainer.max_epochs or trainer.max_steps"
-            )
-        options = self.optimizer_options
-        fused = self.trainer.precision == "32-true"
-        parts: list[tuple[nn.Module, Optimizer]] = [
-            (nn.ModuleList([self.video_hash, self.text_hash, self.text_hash_encoder]), options)
-        ]
-        if self.graph_network is not None:
-            parts.insert(0, (self.graph_network, replace(options, lr=self.graph_lr)))
-        configured = []
-        for network, own in parts:
-            optimizer = build_optimizer(network, self.encoders, own, fused)
-            schedule = build_schedule(optimizer, math.ceil(steps / 2), own)
-            configured.append({"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}})
-        return configured
-
 
 _NO_VIEW = (
     "a training batch has no second, augmented view, which the contrasts compare with: set data.augment.every=2; "
@@ -438,10 +283,3 @@ _NO_VIEW = (
 
 def _features(logits: Tensor, source: Tensor) -> HashFeatures:
     return HashFeatures(logits.tanh(), source, logits, logits.new_empty(len(logits), 0))
-
-
-def _per_video(features: Tensor, place: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Mean of the features (N, F) of each of `count` videos, (V, F), and which have any, (V,) bool."""
-    total = torch.zeros(count, features.shape[1]).index_add_(0, place, features)
-    seen = torch.bincount(place, minlength=count)
-    return total / seen.clamp(min=1)[:, None], seen > 0

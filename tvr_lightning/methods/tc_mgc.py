@@ -1,14 +1,18 @@
 """TC-MGC: text-conditioned multi-grained contrast (Jing, Yang, Chu 2025).
 
-frames        temporal encoder, Eq. 1                       -> nn.temporal.TemporalTransformer
-conditioning  language-video attention, Eqs. 2-11           -> nn.language_video_attention.LanguageVideoAttention
-contrasts     four cosines, Eqs. 12-15                      -> TCMGC._similarities
-one score of each, Eqs. 16-30                               -> nn.similarity_reorganisation
-one score of all (LSA), Eqs. 31-32                          -> nn.similarity_reorganisation.ScoreAggregation
-loss          symmetric InfoNCE and SDR, Eqs. 33-37         -> losses
+frames        temporal encoder            -> nn.temporal.TemporalTransformer            1
+conditioning  language-video attention    -> nn.tc_mgc.language_video_attention         2 3 4 5 6 7 8 9 10 11
+contrasts     four cosines                -> TCMGC, nn.tc_mgc.language_video_attention  12 13 14 15
+reorganising  the frame-word matrix       -> TCMGC                                      16 17
+one score     of a vector (ISA)           -> nn.tc_mgc.similarity_reorganisation        18 19 20 21
+of each       of a matrix (Bi-ISA)        -> nn.tc_mgc.similarity_reorganisation        22 23 24 25 26 27 28 29 30
+one of all    linear softmax aggregation  -> nn.tc_mgc.similarity_reorganisation        31 32
+loss          symmetric InfoNCE, SDR      -> losses.contrastive, TCMGC                  33 34 35 36 37
+What trains (without dropout) and scores is `LanguageVideoAttention.cosines`: no pair has a vector of width D. What
+reads like the paper is `LanguageVideoAttention.attend`. tests/nn/tc_mgc/test_language_video_attention.py ties them.
 Departures: cosines where the paper says dot product, as its released code has; frames and words that do not exist are
 masked everywhere (the released code does not); lambda is 100 inside both softmaxes of ISA (Table 13), which the
-equations do not print; scores come from the exact low-rank form, see nn.language_video_attention.
+equations do not print; the two directions of the loss are averaged, where Eq. 35 adds them (released code: mean).
 """
 
 from __future__ import annotations
@@ -20,8 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tvr_lightning.data.frozen import Frozen, frame_features, frozen_frames
-from tvr_lightning.encoders import CLIPEncoder
+from tvr_lightning.encoders.base import DualEncoder, frame_features
 from tvr_lightning.errors import ConfigError, nearest
 from tvr_lightning.evaluation import Evaluation
 from tvr_lightning.losses.contrastive import similarity_decorrelation, symmetric_cross_entropy
@@ -80,7 +83,7 @@ class TCMGC(RetrievalModule[TextFeatures, VideoFeatures]):
 
     def __init__(
         self,
-        encoder: CLIPEncoder,
+        encoder: DualEncoder,
         contrasts: Sequence[Contrast] = CONTRASTS,
         conditioned: Sequence[Contrast] = CONTRASTS,
         keep_rate: float = 0.1,
@@ -145,20 +148,6 @@ class TCMGC(RetrievalModule[TextFeatures, VideoFeatures]):
                 self.weigh[contrast] = InteractiveAggregation(size, softmax_scale, linear)
         self.aggregate = ScoreAggregation(len(self.contrasts), aggregation)
 
-    @property
-    def image_size(self) -> int:
-        """Height and width of the frames that CLIP takes."""
-        return self.encoder.image_size
-
-    @property
-    def encoders(self) -> Sequence[nn.Module]:
-        """CLIP."""
-        return (self.encoder,)
-
-    def frozen_video(self) -> Frozen[VideoInput] | None:
-        """CLIP's frames, when its image tower is frozen."""
-        return frozen_frames(self.encoder)
-
     def encode_video(self, video: VideoInput) -> VideoFeatures:
         """Frame features after the temporal encoder."""
         frames = frame_features(self.encoder, video)
@@ -184,7 +173,7 @@ class TCMGC(RetrievalModule[TextFeatures, VideoFeatures]):
         scores = self.contrast_scores(texts, videos)
         losses = {"contrast": symmetric_cross_entropy(self.aggregate(scores), video_index)}
         if self.sdr_weight and len(self.contrasts) > 1:
-            losses["decorrelation"] = self.sdr_weight * similarity_decorrelation(scores)
+            losses["decorrelation"] = self.sdr_weight * similarity_decorrelation(scores)  # Eq. 37
         return losses
 
     def contrast_scores(self, texts: TextFeatures, videos: VideoFeatures, basis: VideoBasis | None = None) -> Tensor:
@@ -235,10 +224,10 @@ class TCMGC(RetrievalModule[TextFeatures, VideoFeatures]):
         words = texts.word_mask
         by_sentence, by_word = cosines[:, :, 0], cosines[:, :, int(coarse) :]
         return {
-            "video_sentence": (by_sentence[..., :1], words[:, :1]),
-            "video_word": (by_sentence[..., 1:], words),
-            "sentence_frame": (by_word[..., 0], words),
-            "frame_word": (by_word[..., 1:], words[:, :, None] & words[:, None, :]),
+            "video_sentence": (by_sentence[..., :1], words[:, :1]),  # Eq. 12
+            "video_word": (by_sentence[..., 1:], words),  # Eq. 13
+            "sentence_frame": (by_word[..., 0], words),  # Eq. 14
+            "frame_word": (by_word[..., 1:], words[:, :, None] & words[:, None, :]),  # Eq. 15
         }
 
     def _plain(self, texts: TextFeatures, videos: VideoFeatures) -> dict[Contrast, tuple[Tensor, Tensor]]:
@@ -269,8 +258,8 @@ class TCMGC(RetrievalModule[TextFeatures, VideoFeatures]):
         frames = self.max_words if contrast in self.conditioned else self.max_frames
         rate = self.keep_rate
         if contrast == "frame_word":
-            s, mask = reorganise(similarities, mask, self.max_words, rate, self.kinds["words"])
-            s, mask = reorganise(s.mT, mask.mT, frames, rate, self.kinds["frames"])
+            s, mask = reorganise(similarities, mask, self.max_words, rate, self.kinds["words"])  # Eq. 16
+            s, mask = reorganise(s.mT, mask.mT, frames, rate, self.kinds["frames"])  # Eq. 17
             return self.weigh[contrast](s.mT, mask.mT)  # type: ignore[no-any-return]
         length = frames if contrast == "sentence_frame" else self.max_words
         return self.weigh[contrast](*reorganise(similarities, mask, length, rate, self.kinds[contrast]))  # type: ignore[no-any-return]

@@ -176,6 +176,11 @@ def hashing_metrics(
 
     Raises:
         ValueError: arguments do not fit, or no query has a relevant item.
+
+    >>> queries, database = torch.tensor([[1, 1]]), torch.tensor([[1, -1], [1, 1], [-1, -1]])
+    >>> labels = torch.eye(2, dtype=torch.bool)  # one row an item, one column a class
+    >>> hashing_metrics(queries, database, labels[[0]], labels[[0, 1, 0]], ks=(2,))["P@2"]
+    50.0
     """
     counts = hamming_counts(query_codes, database_codes, query_labels, database_labels)
     return metrics_of_codes(counts, query_precisions(counts, ks, normalise))

@@ -106,7 +106,12 @@ def query_ranks(scores: ArrayLike, caption_video: ArrayLike, v2t: V2T = "sets", 
 
 
 def ranking_metrics(scores: ArrayLike, caption_video: ArrayLike, v2t: V2T = "sets") -> dict[str, float]:
-    """Computes the ranking metrics of a score matrix; see `query_ranks` and `metrics_of`."""
+    """Computes the ranking metrics of a score matrix; see `query_ranks` and `metrics_of`.
+
+    >>> metrics = ranking_metrics(torch.tensor([[0.9, 0.1], [0.8, 0.2]]), caption_video=[0, 1])
+    >>> metrics["t2v/R@1"], metrics["v2t/R@1"], metrics["t2v/MnR"]
+    (50.0, 100.0, 1.5)
+    """
     return metrics_of(query_ranks(scores, caption_video, v2t))
 
 

@@ -10,6 +10,9 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     """Mean over the second-last dimension where the mask is True.
 
     Shapes: x (..., n, D); mask (..., n) bool; returns (..., D). Rows with nothing valid give zeros.
+
+    >>> masked_mean(torch.tensor([[1.0], [3.0], [9.0]]), torch.tensor([True, True, False]))
+    tensor([2.])
     """
     weight = mask.unsqueeze(-1).to(x.dtype)
     return (x * weight).sum(-2) / weight.sum(-2).clamp(min=1)
@@ -19,6 +22,9 @@ def masked_softmax(x: Tensor, mask: Tensor, dim: int = -1) -> Tensor:
     """Softmax over the places where the mask is True; the others get exactly 0, and so does a row with nothing valid.
 
     Shapes: mask broadcasts against x.
+
+    >>> masked_softmax(torch.tensor([1.0, 1.0, 9.0]), torch.tensor([True, True, False]))
+    tensor([0.5000, 0.5000, 0.0000])
     """
     if nothing_masked(mask):
         return x.softmax(dim)

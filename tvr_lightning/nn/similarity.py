@@ -18,6 +18,9 @@ class LogitScale(nn.Module):
 
     The clamp acts on the parameter after each optimiser step (`clamp_`), not in the forward pass: there its gradient
     would vanish above the limit and the scale could never come down again.
+
+    >>> LogitScale(20.0)(torch.tensor([0.5, 1.0])).round().tolist()
+    [10.0, 20.0]
     """
 
     def __init__(self, init: float) -> None:
@@ -35,7 +38,11 @@ class LogitScale(nn.Module):
 
 
 def cosine_matrix(texts: Tensor, videos: Tensor) -> Tensor:
-    """Cosines of all pairs: (T, D), (V, D) -> (T, V)."""
+    """Cosines of all pairs: (T, D), (V, D) -> (T, V).
+
+    >>> cosine_matrix(torch.tensor([[1.0, 0.0]]), torch.tensor([[2.0, 0.0], [0.0, 3.0]]))
+    tensor([[1., 0.]])
+    """
     return F.normalize(texts, dim=-1) @ F.normalize(videos, dim=-1).T
 
 

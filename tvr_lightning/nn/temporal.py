@@ -50,13 +50,17 @@ def copy_clip_layers(layers: nn.ModuleList, positions: nn.Embedding, blocks: Seq
 
 
 class TemporalTransformer(nn.Module):
-    """Frames with learned positions through transformer layers, plus the frames themselves.
+    """Frames with learned positions through transformer layers, plus the frames themselves: T(v + P) + v.
 
     CLIP4Clip's seqTransf (Luo et al. 2022, Sec. 3.3). The residual keeps a pretrained alignment at step 0. Positions
     that are not copied start at a third of the scale of CLIP's frame features (about 1 a channel before training): at
     the 0.01 of CLIP's own positions, made for tokens of scale 0.02, frames at different times would look alike.
     Shapes: frames (V, n, D); frame_mask (V, n) bool, True = exists; returns (V, n, D), padded frames zero.
     Raises ValueError for more frames than positions.
+
+    >>> encode = TemporalTransformer(width=8, heads=2, num_layers=1, max_frames=4)
+    >>> encode(torch.randn(3, 4, 8), torch.ones(3, 4).bool()).shape
+    torch.Size([3, 4, 8])
     """
 
     def __init__(self, width: int, heads: int, num_layers: int, max_frames: int) -> None:
@@ -73,16 +77,19 @@ class TemporalTransformer(nn.Module):
                 f"{count} frames, but only {self.positions.num_embeddings} positions: raise max_frames or lower "
                 "data.num_frames"
             )
-        x = frames + self.positions.weight[:count]
+        x = frames + self.positions.weight[:count]  # TC-MGC Eq. 1, to the last layer
         for layer in self.layers:
             x = layer(x, src_key_padding_mask=~frame_mask)
         return (x + frames) * frame_mask.unsqueeze(-1)
 
 
 class TemporalLSTM(nn.Module):
-    """Frames through a one-layer LSTM, plus the frames themselves (CLIP4Clip's seqLSTM).
+    """Frames through a one-layer LSTM, plus the frames themselves (CLIP4Clip's seqLSTM): LSTM(v) + v.
 
     Shapes as `TemporalTransformer`. Valid frames must come first, as `read_frames` gives them.
+
+    >>> TemporalLSTM(8)(torch.randn(3, 4, 8), torch.ones(3, 4).bool()).shape
+    torch.Size([3, 4, 8])
     """
 
     def __init__(self, width: int) -> None:

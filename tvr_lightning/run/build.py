@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from typing import Any
 
 import yaml
 from jsonargparse import ArgumentError
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
+from tvr_lightning.config.objects import class_of
 from tvr_lightning.data.datamodule import VideoTextDataModule
 from tvr_lightning.errors import ConfigError, TVRError
 from tvr_lightning.methods.base import RetrievalModule
@@ -18,7 +20,8 @@ from tvr_lightning.run.trackers import Tracker
 class ExperimentCLI(LightningCLI):
     """LightningCLI over `VideoTextDataModule` and any `RetrievalModule`; the trainer is built when a run starts."""
 
-    def __init__(self, arguments: Sequence[str]) -> None:
+    def __init__(self, config: Mapping[str, Any], flags: Sequence[str] = ()) -> None:
+        self.model_settings: Mapping[str, Any] = (config.get("model") or {}).get("init_args") or {}
         super().__init__(
             RetrievalModule,
             VideoTextDataModule,
@@ -26,7 +29,7 @@ class ExperimentCLI(LightningCLI):
             seed_everything_default=0,
             parser_kwargs={"exit_on_error": False},
             subclass_mode_model=True,
-            args=list(arguments),
+            args=["--config", yaml.safe_dump(dict(config)), *flags],
             run=False,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
@@ -42,8 +45,10 @@ class ExperimentCLI(LightningCLI):
         parser.add_argument("--resume", type=str | None, default=None, help="Unfinished run: `last`, folder, last.ckpt")
         parser.add_argument("--checkpoint_every", type=int, default=200, help="Steps between two savings of last.ckpt.")
         parser.link_arguments("seed_everything", "data.seed")
-        for name in ("encoder", "text_encoder", "text_hash_encoder"):  # those that the method has
-            parser.link_arguments("data.max_words", f"model.init_args.{name}.init_args.context_length")
+        for name, value in self.model_settings.items():
+            part = class_of(value)
+            if part is not None and "context_length" in signature(part).parameters:
+                parser.link_arguments("data.max_words", f"model.init_args.{name}.init_args.context_length")
         parser.link_arguments("data.max_words", "data.tokenizer.init_args.context_length")
         parser.link_arguments("model.image_size", "data.size", apply_on="instantiate")
 
@@ -67,7 +72,7 @@ def build_cli(config: Mapping[str, Any], flags: Sequence[str] = ()) -> Experimen
         TVRError: a key or value does not fit, or the method or a part of it refuses its arguments.
     """
     try:
-        return ExperimentCLI(["--config", yaml.safe_dump(dict(config)), *flags])
+        return ExperimentCLI(config, flags)
     except ArgumentError as error:
         raise ConfigError(_readable(error)) from None
     except ValueError as error:  # the parser wraps what a constructor raises

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from tvr_lightning.errors import CheckpointError, ConfigError, RunError
 from tvr_lightning.evaluation.code_files import CODES, Codes, save_codes
-from tvr_lightning.evaluation.codes import encode_items
+from tvr_lightning.evaluation.encoding import encode_split, feature_type
 from tvr_lightning.run.results import CONFIG, caption_id
 from tvr_lightning.types import CodeFeatures
 
@@ -21,7 +21,7 @@ STAGES: dict[SplitName, str] = {"train": "fit", "validation": "validate", "test"
 
 
 def encode_run(path: Path, split: SplitName, out: Path | None = None) -> tuple[Path, dict[str, Codes]]:
-    """Writes the codes of a split as an .npz file; see `codes.save_codes` for what it holds.
+    """Writes the codes of a split as an .npz file; see `code_files.save_codes` for what it holds.
 
     Args:
         path: the run's folder.
@@ -51,15 +51,18 @@ def encode_run(path: Path, split: SplitName, out: Path | None = None) -> tuple[P
     chosen = data.splits[split]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
-    texts, videos = data.evaluation_loaders(chosen)
-    _require_codes(model, texts, path, device)
+    features = feature_type(model, chosen)  # a method without codes is found out before every video is read
+    if not issubclass(features, CodeFeatures):
+        raise ConfigError(
+            f"{path}: {type(model).__name__} makes no codes (its features are {features.__name__}); `tvr encode` "
+            "is for hashing methods"
+        )
     data.splits = {split: chosen}  # frozen encoders run over no other; what a run kept of them is read
     data.keep_features(model.frozen_video(), model.frozen_text(), device)
-    text, text_index = encode_items(model.encode_text, texts, device)
-    video, video_index = encode_items(model.encode_video, videos, device)
+    encoded = encode_split(model, chosen, data.evaluation_loaders(chosen))
     codes = {
-        "text": Codes.pack(text.real, [caption_id(chosen, i) for i in text_index.tolist()]),
-        "video": Codes.pack(video.real, [chosen.records[i].video_id for i in video_index.tolist()]),
+        "text": Codes.pack(encoded.texts.real, [caption_id(chosen, i) for i in encoded.caption_ids.tolist()]),
+        "video": Codes.pack(encoded.videos.real, [chosen.records[i].video_id for i in encoded.video_ids.tolist()]),
     }
     save_codes(target, codes)
     return target, codes
@@ -84,14 +87,3 @@ def load_trained(path: Path) -> Experiment:
     experiment.model.load_state_dict(content["state_dict"])
     experiment.model.eval()
     return experiment
-
-
-def _require_codes(model: Any, texts: Any, path: Path, device: torch.device) -> None:
-    """Encodes one batch of captions: a method without codes is found out before every video is read."""
-    with torch.inference_mode():
-        features = model.encode_text(next(iter(texts)).to(device))
-    if not isinstance(features, CodeFeatures):
-        raise ConfigError(
-            f"{path}: {type(model).__name__} makes no codes (its features are {type(features).__name__}); `tvr encode` "
-            "is for hashing methods"
-        )

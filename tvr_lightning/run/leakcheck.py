@@ -20,10 +20,11 @@ from typing import Any
 
 import torch
 
+from tvr_lightning.config.objects import smallest_parts
 from tvr_lightning.data.annotations.base import TEST, TRAIN
-from tvr_lightning.encoders import BERTEncoder, CLIPEncoder, VGGEncoder
+from tvr_lightning.encoders.base import encoders_in
 from tvr_lightning.errors import ConfigError, ScoreError
-from tvr_lightning.evaluation import EvaluationResult, encode_texts, encode_videos, evaluate
+from tvr_lightning.evaluation import EncodedSplit, EvaluationResult, encode_texts, encode_videos, evaluate
 from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.metrics.ranking import DirectionRanks
 from tvr_lightning.synthetic.noise import LeakProbe, NoiseData, NoiseEncoder
@@ -143,28 +144,14 @@ def probe_arguments(words: Sequence[str], probe: LeakProbe) -> dict[str, Any]:
     config, flags = read_arguments(words)
     if flags or "model" not in config:
         raise ConfigError("`tvr leakcheck` needs an experiment: --config experiments/NAME.yaml, then settings")
-    parts = config["model"].get("init_args", {})
-    encoders = [f"--model.init_args.{name}.init_args" for name in parts if name.endswith("encoder")]
-    config, _ = read_arguments(
-        [
-            *words,
-            *(f"{encoder}.model=tiny" for encoder in encoders),
-            *(f"{encoder}.from_pretrained=null" for encoder in encoders),
-            f"--data.max_words={probe.max_words}",
-        ]
-    )
+    config, _ = read_arguments([*words, *smallest_parts(config), f"--data.max_words={probe.max_words}"])
     config.setdefault("data", {})["tokenizer"] = None
     return config
 
 
 def replace_encoders(model: RetrievalModule[Any, Any], seed: int) -> int:
     """Puts noise in the place of every encoder of a method; returns how many there were."""
-    found = [
-        (parent, name, child)
-        for parent in model.modules()
-        for name, child in parent.named_children()
-        if isinstance(child, CLIPEncoder | VGGEncoder | BERTEncoder)
-    ]
+    found = encoders_in(model)
     for number, (parent, name, child) in enumerate(found):
         setattr(parent, name, NoiseEncoder(child, seed + number))
     return len(found)
@@ -244,7 +231,7 @@ def _retrieve(
                 shape = tuple(model.score(texts[:FEW].to(model.device), videos.to(model.device)).shape)
             if shape != (min(FEW, len(texts)), len(videos)):
                 raise ValueError(f"the scores of {FEW} texts and {len(videos)} videos have the shape {shape}")
-        return evaluate(model, texts, videos, split.caption_video[:count], model.evaluation, intervals=False)
+        return evaluate(model, EncodedSplit(texts, videos, split.caption_video[:count]), model.evaluation, final=False)
     except (RuntimeError, ValueError, IndexError) as error:
         raise ScoreError(
             f"{type(model).__name__} cannot score other numbers of texts than of videos: {error}. Code that needs as "

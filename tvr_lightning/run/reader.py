@@ -10,6 +10,7 @@ from pkgutil import iter_modules
 from typing import Any
 
 from tvr_lightning.config.arguments import read_arguments
+from tvr_lightning.config.objects import class_of
 from tvr_lightning.data import annotations
 from tvr_lightning.data.annotations.base import Annotations
 from tvr_lightning.errors import ConfigError
@@ -40,13 +41,11 @@ def build_reader(class_path: str, **arguments: Any) -> Annotations:
     Raises:
         ConfigError: there is no such class, or it is no reader.
     """
-    module, _, name = class_path.rpartition(".")
-    try:
-        found = getattr(import_module(module), name, None)
-    except ImportError as error:
-        raise ConfigError(f"{class_path} cannot be imported: {error}") from error
-    if not (isinstance(found, type) and issubclass(found, Annotations)):
-        raise ConfigError(f"{class_path} is no reader; a reader is a class on {Annotations.__module__}.Annotations")
+    found = class_of(class_path)
+    if found is None or not issubclass(found, Annotations):
+        raise ConfigError(
+            f"{class_path} is no importable class on {Annotations.__module__}.Annotations, so no reader"
+        )
     return found(**arguments)
 
 

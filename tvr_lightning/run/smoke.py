@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tvr_lightning.config.arguments import read_arguments
 from tvr_lightning.config.compose import experiments_in
+from tvr_lightning.config.objects import smallest_parts
 from tvr_lightning.errors import ConfigError, TVRError, nearest
 from tvr_lightning.run.reader import reader_of
 from tvr_lightning.synthetic.shapes import export_shapes
@@ -27,7 +28,6 @@ BATCHES = 2
 def smoke_arguments(file: Path, data_root: Path, runs_dir: Path) -> list[str]:
     """The arguments that shrink an experiment: generated videos, tiny encoders, two batches, CPU."""
     config, _ = read_arguments(["--config", str(file)])
-    encoders = [f"--model.init_args.{name}.init_args" for name in config["model"]["init_args"] if "encoder" in name]
     return [
         *("--config", str(file)),
         f"--data.annotations.init_args.root={data_root}",
@@ -36,10 +36,7 @@ def smoke_arguments(file: Path, data_root: Path, runs_dir: Path) -> list[str]:
         f"--trainer.fast_dev_run={BATCHES}",
         "--trainer.accelerator=cpu",
         "--trainer.devices=1",
-        *(f"{encoder}.size=null" for encoder in encoders),
-        *(f"{encoder}.model=tiny" for encoder in encoders),
-        *(f"{encoder}.from_pretrained=null" for encoder in encoders),
-        *(["--data.tokenizer.init_args.vocabulary=null"] if config["data"].get("tokenizer") else []),
+        *smallest_parts(config),
         *(["--data.augment.every=1"] if config["data"].get("augment") else []),  # either batch may need the second view
         "--data.batch_size=4",
         "--data.num_workers=0",

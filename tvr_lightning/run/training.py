@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,8 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.trainer.states import TrainerStatus
 
-from tvr_lightning.data.annotations.base import TEST
+from tvr_lightning.config.objects import class_of
+from tvr_lightning.data.annotations.base import TEST, Annotations
 from tvr_lightning.data.stores.files import written_atomically
 from tvr_lightning.errors import INTERRUPTED, ConfigError, RunError
 from tvr_lightning.run.build import ExperimentCLI, build_cli, resolved_config
@@ -112,15 +112,17 @@ def run(command: str, arguments: Mapping[str, Any], flags: Sequence[str] = ()) -
 
 
 def check_annotations(config: Mapping[str, Any]) -> None:
-    """Reads the test split's annotations before any weights are fetched: what is missing there is said first.
+    """Makes a dataset that can be made, and reads its test split before any weights are fetched: faults come first.
 
     Raises:
         DataError: annotation files are missing or broken.
     """
     part = config.get("data", {}).get("annotations")
-    if isinstance(part, Mapping) and "class_path" in part:
-        module, _, name = str(part["class_path"]).rpartition(".")
-        getattr(import_module(module), name)(**(part.get("init_args") or {})).load(TEST)
+    kind = class_of(part)
+    if kind is not None and issubclass(kind, Annotations):
+        reader = kind(**((part.get("init_args") or {}) if isinstance(part, Mapping) else {}))
+        reader.prepare()
+        reader.load(TEST)
 
 
 def _quieten() -> None:
@@ -198,7 +200,7 @@ def make_trainer(cli: ExperimentCLI, command: str, folder: Path) -> Trainer:
     config, data, model = cli.config, cli.datamodule, cli.model
     settings: dict[str, Any] = cli.config_init.trainer.as_dict()
     check_strategy(settings["strategy"])
-    encoder = encoder_name(config)
+    encoder = " + ".join(encoder.name for encoder in model.encoders)
     smoke = bool(settings["fast_dev_run"])
     if command == "validate" or smoke:
         settings["logger"] = False
@@ -256,12 +258,6 @@ def check_strategy(strategy: Any) -> None:
 
 def _listed(plugins: Any) -> list[Any]:
     return list(plugins) if isinstance(plugins, list) else [plugins] if plugins else []
-
-
-def encoder_name(config: Any) -> str:
-    """The encoders' model names, from the configuration; the class name where one has none."""
-    parts = [value for name, value in vars(config.model.init_args).items() if name.endswith("encoder")]
-    return " + ".join(str(p.init_args.get("model", p.class_path.rpartition(".")[2])) for p in parts)
 
 
 def trained_weights(trainer: Trainer, folder: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from zlib import crc32
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tvr_lightning.data.annotations.base import TEST, TRAIN, Annotations
 from tvr_lightning.data.datamodule import VideoTextDataModule
@@ -18,7 +18,7 @@ from tvr_lightning.data.dataset import Augmentation, VideoReader
 from tvr_lightning.data.text import TokenizedText, Tokenizer
 from tvr_lightning.data.video.frames import VideoFrames
 from tvr_lightning.data.video.sampling import FrameOptions
-from tvr_lightning.encoders import BERTEncoder, CLIPEncoder, VGGEncoder
+from tvr_lightning.encoders.base import DualEncoder, Encoder, TextEncoder
 from tvr_lightning.errors import ConfigError
 from tvr_lightning.nn.masked import masked_mean
 from tvr_lightning.types import Record
@@ -69,7 +69,7 @@ class LeakProbe:
             raise ConfigError(f"leakcheck: batch_size is {self.batch_size}; from 2 to {self.pairs}, the training pairs")
 
 
-class NoiseEncoder(nn.Module):
+class NoiseEncoder(DualEncoder):
     """Takes the place of an encoder: noise pixels or noise tokens to noise features, by a random map that never trains.
 
     A frame, a word or a caption has unit variance in each of D dimensions; different ones are independent.
@@ -82,13 +82,11 @@ class NoiseEncoder(nn.Module):
     pixels: Tensor
     words: Tensor
 
-    def __init__(self, like: CLIPEncoder | VGGEncoder | BERTEncoder, seed: int) -> None:
+    def __init__(self, like: Encoder, seed: int) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
-        self.embed_dim, self.image_size, self.pretrained = like.embed_dim, SIZE, False
-        self.freeze = like.freeze
-        self.frames_frozen = getattr(like, "frames_frozen", False)
-        self.context_length = getattr(like, "context_length", 0)
+        self.embed_dim, self.image_size, self.freeze = like.embed_dim, SIZE, like.freeze
+        self.context_length = like.context_length if isinstance(like, TextEncoder) else 0
         self.vocabulary_size = VOCABULARY
         inputs = 3 * SIZE * SIZE
         self.register_buffer("pixels", torch.randn(inputs, self.embed_dim, generator=generator) / math.sqrt(inputs))

@@ -1,4 +1,4 @@
-"""MPAA: edges against loops over Eqs. 6-9, and the dense form for all pairs against edges."""
+"""MPAA: edges against loops over its equations, and the dense form for all pairs against edges."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def build(heads: int = 2, head_width: int = 3, readout: Any = "identity", dropou
 
 
 def obvious(layer: MPAA, nodes: Tensor, edges: list[tuple[int, int]], root: int) -> Tensor:
-    """Eqs. 6-9 node by node and head by head; (source, target) edges."""
+    """The readout (Eq. 9), node by node and head by head; (source, target) edges."""
     heads, width = layer.aggregate.att_src.shape[1:]
     w_a = layer.aggregate.lin.weight.view(heads, width, -1)
     w_c = layer.combine.weight.view(heads, width, -1)

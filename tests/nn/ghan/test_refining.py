@@ -1,4 +1,4 @@
-"""Token-level weighted refining against Eqs. 3-5 written out."""
+"""Token-level weighted refining against its equations written out."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def test_clique_expansion_against_sets() -> None:
 
 
 def obvious_conv(conv: LEANConv, x: Tensor, textual: Tensor, edges: dict[str, list[set[int]]]) -> tuple[Tensor, Tensor]:
-    """Eqs. 8-13, one node and one hyperedge at a time."""
+    """An iteration, Eq. 8 to its hyperedges of Eq. 13, one node and one hyperedge at a time."""
     every = [(kind, sorted(members)) for kind, sets in edges.items() for members in sets]
     around = [{j for _, members in every if i in members for j in members} - {i} for i in range(len(x))]
     rows = []

@@ -17,7 +17,7 @@ def draw(count: int, width: int, seed: int) -> Tensor:
 
 
 def dense(video: Tensor, text: Tensor, weight: float, dropped: float) -> tuple[list[list[float]], list[list[bool]]]:
-    """Eqs. 1-2 with loops: S before it is made symmetric and after tanh, and what was dropped."""
+    """Eq. 1 and Eq. 2 with loops: S before it is made symmetric and after tanh, and what was dropped."""
     count = len(video)
 
     def cos(a: Tensor, b: Tensor) -> float:

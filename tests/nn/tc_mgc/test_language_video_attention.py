@@ -13,7 +13,7 @@ from tvr_lightning.nn.tc_mgc.language_video_attention import LanguageVideoAttent
 
 
 def literal(block: LanguageVideoAttention, query: Tensor, frames: Tensor, mask: Tensor) -> Tensor:
-    """Eqs. 2-11 for one query (D,) and one video (n, D), frame by frame."""
+    """What one query sees (Eq. 7, Eq. 11), of one query (D,) and one video (n, D), frame by frame."""
     size = block.width // block.heads
     normed = [F.layer_norm(f, (block.width,), block.norm_inputs.weight, block.norm_inputs.bias) for f in frames[mask]]
     q = block.query(F.layer_norm(query, (block.width,), block.norm_inputs.weight, block.norm_inputs.bias))

@@ -14,7 +14,7 @@ import torch
 
 from tvr_lightning.commands.main import main
 from tvr_lightning.errors import RunError
-from tvr_lightning.evaluation import Evaluation, EvaluationResult, evaluate
+from tvr_lightning.evaluation import EncodedSplit, Evaluation, EvaluationResult, evaluate
 from tvr_lightning.run import gallery as module
 from tvr_lightning.run.callbacks.curves import Curves
 from tvr_lightning.run.callbacks.galleries import BORDER, GREEN, GREY, label, picture
@@ -178,7 +178,7 @@ def result_of(scores: torch.Tensor, caption_video: torch.Tensor) -> EvaluationRe
             return scores[texts.number][:, videos.number]
 
     texts, videos = (Numbers(torch.arange(n)) for n in scores.shape)
-    return evaluate(Lookup(), texts, videos, caption_video, Evaluation(resamples=0))
+    return evaluate(Lookup(), EncodedSplit(texts, videos, caption_video), Evaluation(resamples=0))
 
 
 def test_queries_are_the_same_for_every_run_and_failures_the_worst(make_data: Any) -> None:

@@ -47,6 +47,10 @@ class Annotations(ABC):
             DataError: a file is missing or broken, or the split does not exist.
         """
 
+    def prepare(self) -> None:
+        """Makes what is missing, where a program can make it: nothing, but for generated datasets."""
+        return
+
     def probes(self, split: str) -> list[Probe]:
         """Minimal pairs among the videos of a split; none unless the dataset brings them."""
         self.check_split(split)

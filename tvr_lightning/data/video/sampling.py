@@ -91,7 +91,7 @@ FrameSampling = Literal["uniform", "head", "tail", "key"]
 
 @dataclass(frozen=True)
 class FrameOptions:
-    """How frames are taken from a video; see `data.video.read_frames`.
+    """How frames are taken from a video; see `data.video.frames.read_frames`.
 
     Attributes:
         num_frames: n, frames of a video; fewer are padded and masked.

@@ -92,12 +92,20 @@ class Alignment(nn.Module, ABC):
 class DenseAlignment(Alignment):
     """Two homogeneous graphs a pair, text with clips and video with phrases, each with an MPAA of its own.
 
+        d(i, j) = cos(r(text i, clips of j), r(video j, phrases of i))
+
     Args:
         width: D.
         heads: of each MPAA.
         head_width: of each MPAA.
         dropout: of each MPAA.
         readout: of each MPAA.
+
+    >>> align = DenseAlignment(width=8, heads=2, head_width=4, dropout=0.2, readout="softmax")
+    >>> texts = Hierarchy(torch.randn(3, 8), torch.randn(3, 6, 8), torch.ones(3, 6).bool())
+    >>> videos = Hierarchy(torch.randn(5, 8), torch.randn(5, 4, 8), torch.ones(5, 4).bool())
+    >>> align.cosines(texts, videos).shape
+    torch.Size([3, 5])
     """
 
     def __init__(self, width: int, heads: int, head_width: int, dropout: float, readout: Readout) -> None:
@@ -147,6 +155,11 @@ class GraphAlignment(Alignment):
         head_width: of the MPAA, and hidden width under typed edges.
         dropout: see `MPAA`.
         readout: see `MPAA`.
+
+    >>> align = GraphAlignment("he_2graph", width=8, heads=1, head_width=4, dropout=0.2, readout="softmax")
+    >>> items = Hierarchy(torch.randn(3, 8), torch.randn(3, 6, 8), torch.ones(3, 6).bool())
+    >>> align.cosines(items, items).shape
+    torch.Size([3, 3])
     """
 
     def __init__(

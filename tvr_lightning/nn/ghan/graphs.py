@@ -31,7 +31,9 @@ class RelationalMessagePassing(nn.Module):
 
     The heterogeneous graphs of GHAN (Yu, Hu, Li 2022, Sec. 4.5), which names R-GCN (Schlichtkrull et al. 2018) and no
     more. Here: two layers with an ELU each, hidden width 256 as MPAA's heads; the second is read at the roots, with
-    relations for the edges that end there only; self-loops are R-GCN's own W_0 (its Eq. 2).
+    relations for the edges that end there only; self-loops are R-GCN's own W_0.
+
+        h'_i = ELU(W_0 h_i + sum_r mean_{j in N_r(i)} W_r h_j)
 
     Args:
         width: D, of nodes and readout.
@@ -40,6 +42,10 @@ class RelationalMessagePassing(nn.Module):
         roots: the kinds of which a graph has one node, which is read.
         dropout: on the input nodes.
         readout: as `MPAA`.
+
+    >>> layer, edges = RelationalMessagePassing(8, 4, num_kinds=2, roots=[0]), complete_edges(torch.ones(1, 3).bool())
+    >>> layer(torch.randn(3, 8), edges, kinds=torch.tensor([0, 1, 1]), roots=torch.tensor([0])).shape
+    torch.Size([1, 8])
     """
 
     relation: Tensor

@@ -1,8 +1,9 @@
-"""Message passing attention (GHAN's MPAA, Yu, Hu, Li 2022, Eqs. 6-9): on any graph, and densely for all pairs.
+"""Message passing attention (GHAN's MPAA, Yu, Hu, Li 2022): on any graph, and densely for all pairs.
 
-    m_i   = sum_j alpha_ij W_a h_j       alpha_ij = softmax_j LeakyReLU(a . [W_a h_i ; W_a h_j])    (6) (7), each head
-    h'_i  = concat_heads ELU(m_i + W_c h_i)                                                         (8)
-    r     = sigma(ELU(sum_p alpha_p W_r1 h'_p + W_r2 h'_0))                                         (9), at a root
+    m_i       = sum_j alpha_ij W_a h_j                                    each head      Eq. 6
+    alpha_ij  = softmax_j LeakyReLU(a . [W_a h_i ; W_a h_j])                             Eq. 7
+    h'_i      = concat_heads ELU(m_i + W_c h_i)                                          Eq. 8
+    r         = sigma(ELU(sum_p alpha_p W_r1 h'_p + W_r2 h'_0))           at a root      Eq. 9
 
 `MPAA.forward` runs on graphs given by their edges and is built on `torch_geometric.nn.GATConv`. Retrieval needs one
 graph for every pair: a root (a text) fully connected with the leaves of something else (a video's clips). `all_pairs`
@@ -76,7 +77,7 @@ def activated_readout(x: Tensor, readout: Readout) -> Tensor:
 
 
 class MPAA(nn.Module):
-    """One step of message passing with attention and a readout at roots.
+    """One step of message passing with attention and a readout at roots; the formulas open this module.
 
     W_c has a block for each head, as W_a has. Dropout acts on input nodes and on both attentions. In the all-pairs form
     it is drawn once for what is computed once: a node's input and the edges between leaves share their draw over the
@@ -88,6 +89,11 @@ class MPAA(nn.Module):
         head_width: C, of each head; the hidden nodes have H C.
         dropout: see above.
         readout: `softmax` over the width as Eq. 9 prints it, or `identity`.
+
+    >>> layer = MPAA(width=8, heads=2, head_width=4)
+    >>> texts, clips = torch.randn(3, 8), torch.randn(5, 6, 8)
+    >>> layer.all_pairs(texts, clips, torch.ones(5, 6).bool()).shape
+    torch.Size([5, 3, 8])
     """
 
     def __init__(
@@ -121,12 +127,13 @@ class MPAA(nn.Module):
             (G, D).
         """
         nodes = self.dropout(nodes)
-        hidden = F.elu(self.aggregate(nodes, edge_index) + self.combine(nodes))
+        message = self.aggregate(nodes, edge_index)  # Eq. 6 with the weights of Eq. 7
+        hidden = F.elu(message + self.combine(nodes))  # Eq. 8
         is_root = torch.zeros(len(nodes), dtype=torch.bool, device=nodes.device)
         is_root[roots] = True
         into_roots = edge_index[:, is_root[edge_index[1]]]
         read = self.read(hidden, into_roots)[roots] + self.read_root(hidden[roots])
-        return activated_readout(read, self.readout)
+        return activated_readout(read, self.readout)  # Eq. 9
 
     def prepare_roots(self, roots: Tensor) -> Roots:
         """What the pairs of a root share: (A, R, D); A = 1 for all pairs, R = 1 for row by row."""
@@ -145,6 +152,7 @@ class MPAA(nn.Module):
         if not nothing_masked(mask):
             logits = logits.masked_fill(~exists, torch.finfo(logits.dtype).min)
         by_head = values.transpose(1, 2).contiguous()  # (L, H, N, C)
+        # Eq. 6 and Eq. 7 as far as no root is needed
         alone = (weights.transpose(1, 2) @ by_head).transpose(1, 2).contiguous()  # (L, N, H, C)
         base = alone + self.combine(leaves).view_as(alone)
         return Leaves(
@@ -164,37 +172,36 @@ class MPAA(nn.Module):
         Returns:
             (L, R, D).
         """
-        # Eqs. 6-8 at the root; heads before roots: the product runs over leaves
+        # at the root; heads before roots: the product runs over leaves
         target, own = roots.target.mT, self._activate(roots.target + roots.source).mT  # (A, H, R)
         logits = self._activate(target[..., None] + leaves.source)  # (L, H, R, N)
-        weights = self.dropout(_softmax_with_root(own[..., None], logits, leaves.mask[:, None, None]))
+        weights = self.dropout(_softmax_with_root(own[..., None], logits, leaves.mask[:, None, None]))  # Eq. 7
         weights = weights.to(roots.values.dtype)
         message = (weights[..., 1:] @ leaves.values).transpose(1, 2)  # (L, R, H, C)
-        root = (weights[..., :1].transpose(1, 2) * roots.values).add_(roots.skip).add_(message)
-        root = F.elu_(root).flatten(2)  # (L, R, H C)
+        root = (weights[..., :1].transpose(1, 2) * roots.values).add_(roots.skip).add_(message)  # Eq. 6
+        root = F.elu_(root).flatten(2)  # Eq. 8, (L, R, H C)
 
-        # Eqs. 6-8 at the leaves
+        # at the leaves
         values = roots.values[:, :, None]  # (A, R, 1, H, C)
         to_leaf = self._activate(leaves.target + roots.source[:, :, None])  # (L, R, N, H)
-        share = (to_leaf - leaves.total).sigmoid().to(values.dtype)[..., None]
+        share = (to_leaf - leaves.total).sigmoid().to(values.dtype)[..., None]  # Eq. 7, of the root
         if self.training and self.dropout.p > 0:
-            hidden = (self.dropout(share) * values).add_(leaves.base).sub_(share * leaves.alone)
+            hidden = (self.dropout(share) * values).add_(leaves.base).sub_(share * leaves.alone)  # Eq. 6
         elif buffer is None:
-            hidden = ((values - leaves.alone) * share).add_(leaves.base)  # (L, R, N, H, C)
+            hidden = ((values - leaves.alone) * share).add_(leaves.base)  # Eq. 6, (L, R, N, H, C)
         else:
             shape = (*share.shape[:-1], values.shape[-1])
             hidden = torch.sub(values, leaves.alone, out=buffer[: math.prod(shape)].view(shape))
-            hidden = hidden.mul_(share).add_(leaves.base)
-        hidden = F.elu_(hidden).flatten(3)  # (L, R, N, H C)
+            hidden = hidden.mul_(share).add_(leaves.base)  # Eq. 6
+        hidden = F.elu_(hidden).flatten(3)  # Eq. 8, (L, R, N, H C)
 
-        # Eq. 9
         weight = self.read.lin.weight
         of_source, of_target = self.read.att_src[0, 0] @ weight, self.read.att_dst[0, 0] @ weight  # (H C)
         into = root @ of_target
         own, logits = self._activate(into + root @ of_source), self._activate(into[..., None] + hidden @ of_source)
         weights = self.dropout(_softmax_with_root(own[..., None], logits, leaves.mask[:, None])).to(root.dtype)
         pooled = (weights[..., :1] * root).add_((weights[..., None, 1:] @ hidden).squeeze(-2))  # (L, R, H C)
-        return activated_readout(F.linear(pooled, weight) + self.read_root(root), self.readout)
+        return activated_readout(F.linear(pooled, weight) + self.read_root(root), self.readout)  # Eq. 9
 
     def all_pairs(self, roots: Tensor, leaves: Tensor, mask: Tensor) -> Tensor:
         """Readouts of the graphs of all pairs, a root fully connected with an item's leaves, as `forward` gives them.

@@ -1,4 +1,4 @@
-"""Token-level weighted network: words to phrases, frames to clips (GHAN, Yu, Hu, Li 2022, Eqs. 3-5)."""
+"""Token-level weighted network: words to phrases, frames to clips (GHAN, Yu, Hu, Li 2022)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,19 @@ from tvr_lightning.nn.masked import masked_softmax
 class TokenRefining(nn.Module):
     """Weighted sums of transformed tokens, a fixed number of them: Att(e) m(e).
 
-    Att is a softmax over tokens of one linear layer (Eq. 5); m is "a stack of linear layers" (Eqs. 3, 4), here with one
-    ReLU between the two, without which they would be one. Eq. 5's bias is left out: it adds the same to all tokens of a
-    part, which a softmax over tokens cannot see.
+    Att is a softmax over tokens of one linear layer; m is "a stack of linear layers", here with one ReLU between the
+    two, without which they would be one. Eq. 5's bias is left out: it adds the same to all tokens of a part, which a
+    softmax over tokens cannot see.
 
     Args:
         width: D.
         num_parts: phrases or clips.
         hidden_width: of m.
+
+    >>> import torch
+    >>> refine = TokenRefining(width=8, num_parts=6)
+    >>> refine(torch.randn(3, 10, 8), torch.ones(3, 10).bool()).shape
+    torch.Size([3, 6, 8])
     """
 
     def __init__(self, width: int, num_parts: int, hidden_width: int = 1024) -> None:
@@ -30,9 +35,9 @@ class TokenRefining(nn.Module):
 
         Sums to 1 over m; 0 where the mask is False, everywhere for an item without a token.
         """
-        return masked_softmax(self.attend(tokens), mask.unsqueeze(-1), dim=1).mT
+        return masked_softmax(self.attend(tokens), mask.unsqueeze(-1), dim=1).mT  # Eq. 5
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """(N, m, D), (N, m) bool -> (N, num_parts, D)."""
-        refined: Tensor = self.weights(tokens, mask) @ self.transform(tokens)
+        refined: Tensor = self.weights(tokens, mask) @ self.transform(tokens)  # of words Eq. 3, of frames Eq. 4
         return refined

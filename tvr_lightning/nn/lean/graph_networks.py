@@ -32,6 +32,10 @@ class UncertainGCNConv(nn.Module):
 
     Args:
         width: D.
+
+    >>> mean, variance, edges = torch.randn(3, 8), torch.rand(3, 8), torch.tensor([[0, 1, 2], [1, 2, 0]])
+    >>> [x.shape for x in UncertainGCNConv(8)(mean, variance, edges, torch.ones(3))]
+    [torch.Size([3, 8]), torch.Size([3, 8])]
     """
 
     def __init__(self, width: int) -> None:
@@ -52,12 +56,17 @@ class UncertainGCNConv(nn.Module):
 
 
 class ReplacementNetwork(nn.Module):
-    """A stack of one kind of graph layer over hypergraphs, each followed by LeakyReLU.
+    """A stack of one kind of graph layer over hypergraphs, each followed by LeakyReLU: x <- LeakyReLU(conv(x)).
 
     Args:
         kind: which layer.
         width: D.
         iterations: how many.
+
+    >>> from tvr_lightning.nn.lean.hypergraph import pair_hypergraphs
+    >>> graphs, _ = pair_hypergraphs(*[torch.randn(1, 3, 8), torch.ones(1, 3).bool()] * 2)
+    >>> ReplacementNetwork("gcn", width=8, iterations=2)(graphs).shape
+    torch.Size([6, 8])
     """
 
     def __init__(self, kind: Replacement, width: int, iterations: int) -> None:

@@ -1,10 +1,10 @@
 """Multi-modal hypergraphs and LEAN's attention network over them (Li et al. 2024), in index form.
 
-Nodes of a text-video pair: its words, one node for the whole video, its frames. Hyperedges (Eqs. 4-7):
+Nodes of a text-video pair: its words, one node for the whole video, its frames. Hyperedges:
 
     global   all nodes
     text     all words
-    visual   the video and all its frames (Eq. 6; the sentence below it says the top three)
+    visual   the video and all its frames, as Eq. 6 has it (the sentence below it says the top three)
     cross    one for each word: the word, the video and all its frames
 
 This form takes any hypergraph; `hypergraph_pairs` computes the same for all pairs of texts and videos at once.
@@ -83,15 +83,19 @@ def pair_hypergraphs(
     nodes = torch.cat([words[:, None].expand(*size, -1, -1), visual.expand(*size, -1, -1)], dim=2)
 
     is_word = torch.arange(num_words + num_visual, device=words.device) < num_words
-    whole = {"global": torch.ones_like(is_word), "text": is_word, "visual": ~is_word}
+    whole = {
+        "global": torch.ones_like(is_word),  # Eq. 4
+        "text": is_word,  # Eq. 5
+        "visual": ~is_word,  # Eq. 6
+    }
     ordered = [kind for kind in check_kinds(kinds) if kind != "cross"]
     columns = [whole[kind][:, None] for kind in ordered]
     kind_of = [KINDS.index(kind) for kind in ordered]
     if "cross" in kinds:
         own = torch.eye(num_words + num_visual, num_words, dtype=torch.bool, device=words.device)
-        columns.append(own | ~is_word[:, None])
+        columns.append(own | ~is_word[:, None])  # Eq. 7
         kind_of += [CROSS] * num_words
-    members = exists[..., None] & torch.cat(columns, dim=1)  # (T, V, N, E)
+    members = exists[..., None] & torch.cat(columns, dim=1)  # Eq. 1, (T, V, N, E)
     present = members.any(2)  # a hyperedge that lacks its word is not there, although it has visual members
     if "cross" in kinds:
         present[..., len(kind_of) - num_words :] &= word_mask[:, None]
@@ -118,7 +122,11 @@ def _numbers(mask: Tensor) -> Tensor:
 
 
 def clique_expansion(hyperedge_index: Tensor, num_nodes: int) -> Tensor:
-    """Edges between different nodes that share a hyperedge, each once, in both directions: (2, M) -> (2, edges)."""
+    """Edges between different nodes that share a hyperedge, each once, in both directions: (2, M) -> (2, edges).
+
+    >>> clique_expansion(torch.tensor([[0, 1, 1, 2], [0, 0, 1, 1]]), num_nodes=3).tolist()
+    [[0, 1, 1, 2], [1, 0, 2, 1]]
+    """
     node, edge = hyperedge_index[:, hyperedge_index[1].argsort(stable=True)]
     size = edge.bincount()
     first = size.cumsum(0) - size
@@ -132,23 +140,30 @@ def clique_expansion(hyperedge_index: Tensor, num_nodes: int) -> Tensor:
 
 
 class LEANConv(MessagePassing):  # type: ignore[misc]  # PyG's annotations are not strict
-    """One iteration of LEAN's hypergraph attention network (Eqs. 8-13) on any hypergraph.
+    """One iteration of LEAN's hypergraph attention network on any hypergraph.
 
-        x_i <- LeakyReLU(W_N sum_{j in N(i)} x_j / |N(j)| + W_x x_i)                               Eq. 8
-        e   =  LeakyReLU(W_kind mean of members)        of a global, textual or visual hyperedge   Eq. 9
-        e_j =  LayerNorm(sum_p softmax_p(x_j . x_p / sqrt(D)) x_p)       of the one of word j      Eq. 10
-        x_i <- x_i + sum_k softmax_k(MLP([x_i ; e_k])) e_k          over the hyperedges of i       Eqs. 11-12
-        e_k <- LeakyReLU(W_r mean over members of x exp(-gamma x))                                 Eq. 13
+        x_i  <- LeakyReLU(W_N sum_{j in N(i)} x_j / |N(j)| + W_x x_i)                               Eq. 8
+        e    =  LeakyReLU(W_kind mean of members)        of a global, textual or visual hyperedge   Eq. 9
+        e_j  =  LayerNorm(sum_p softmax_p(x_j . x_p / sqrt(D)) x_p)       of the one of word j      Eq. 10
+        a_ik =  softmax_k MLP([x_i ; e_k])                           over the hyperedges of i       Eq. 11
+        x_i  <- x_i + sum_k a_ik e_k                                                                Eq. 12
+        e_k  <- LeakyReLU(W_r mean over members of x exp(-gamma x))                                 Eq. 13
 
     N(i) are the other nodes that share a hyperedge with i; p runs over the nodes of the hyperedge that are no words.
     The paper concatenates members in Eq. 9, which fits no varying number of them, and leaves open what N, the MLP and
-    the factors of Eqs. 8, 10, 13 are. The MLP is D -> 1 after a hidden layer of D with LeakyReLU.
+    the factors of Eq. 8, Eq. 10 and Eq. 13 are. The MLP is D -> 1 after a hidden layer of D with LeakyReLU.
 
     Args:
         width: D.
         kinds: which hyperedges the hypergraphs have.
-        refresh: whether hyperedges come back refreshed (Eq. 13) or as Eqs. 9-10 made them: between two iterations
-            nothing reads the refreshed ones.
+        refresh: whether hyperedges come back refreshed (Eq. 13) or as Eq. 9 and Eq. 10 made them: between two
+            iterations nothing reads the refreshed ones.
+
+    >>> words, visual = torch.randn(1, 3, 8), torch.randn(1, 4, 8)
+    >>> graphs, _ = pair_hypergraphs(words, torch.ones(1, 3).bool(), visual, torch.ones(1, 4).bool())
+    >>> x, e = LEANConv(8)(graphs.x, graphs.hyperedge_index, graphs.hyperedge_kind, graphs.textual)
+    >>> x.shape, e.shape  # 3 + 4 nodes; global, textual, visual and 3 cross hyperedges
+    (torch.Size([7, 8]), torch.Size([6, 8]))
     """
 
     def __init__(self, width: int, kinds: Sequence[Kind] = KINDS, refresh: bool = True) -> None:
@@ -200,26 +215,26 @@ class LEANConv(MessagePassing):  # type: ignore[misc]  # PyG's annotations are n
         edge_index = clique_expansion(hyperedge_index, len(x)) if edge_index is None else edge_index
         degree = x.new_zeros(len(x)).index_add_(0, edge_index[0], torch.ones_like(edge_index[0], dtype=x.dtype))
         around = self.propagate(edge_index, x=x, weight=(1 / degree)[edge_index[0]], size=(len(x), len(x)))
-        x = F.leaky_relu(self.neighbour(around) + self.own(x), SLOPE)
+        x = F.leaky_relu(self.neighbour(around) + self.own(x), SLOPE)  # Eq. 8
 
         e = self._hyperedges(x, hyperedge_index, hyperedge_kind, textual, share)
         hidden = F.leaky_relu(self.node_part(x)[node] + self.edge_part(e)[edge], SLOPE)
-        weight = softmax(self.logit(hidden)[:, 0], node, num_nodes=len(x))
-        x = x + self.propagate(hyperedge_index.flip(0), x=e, weight=weight, size=size[::-1])
+        weight = softmax(self.logit(hidden)[:, 0], node, num_nodes=len(x))  # Eq. 11
+        x = x + self.propagate(hyperedge_index.flip(0), x=e, weight=weight, size=size[::-1])  # Eq. 12
         if self.refresh is None:
             return x, e
         mean = self.propagate(hyperedge_index, x=self.damp(x), weight=share, size=size)
-        return x, F.leaky_relu(self.refresh(mean), SLOPE)
+        return x, F.leaky_relu(self.refresh(mean), SLOPE)  # Eq. 13
 
     def _hyperedges(self, x: Tensor, index: Tensor, kind: Tensor, textual: Tensor, share: Tensor) -> Tensor:
-        """Eqs. 9-10."""
+        """Hyperedges (E, D) of nodes (N, D)."""
         node, edge = index
         size = (len(x), len(kind))
         e = x.new_zeros(len(kind), self.width)
         mean = self.propagate(index, x=x, weight=share, size=size)
         for name, layer in self.encode.items():
             of_kind = (kind == KINDS.index(name))[:, None]
-            e = torch.where(of_kind, F.leaky_relu(layer(mean), SLOPE), e)
+            e = torch.where(of_kind, F.leaky_relu(layer(mean), SLOPE), e)  # Eq. 9
         if self.norm is None:
             return e
         cross = kind[edge] == CROSS
@@ -227,7 +242,7 @@ class LEANConv(MessagePassing):  # type: ignore[misc]  # PyG's annotations are n
         query = self.propagate(words, x=x, weight=x.new_ones(words.shape[1]), size=size)
         logits = (query[seen[1]] * x[seen[0]]).sum(-1) / math.sqrt(self.width)
         weight = softmax(logits, seen[1], num_nodes=size[1])
-        looked = self.norm(self.propagate(seen, x=x, weight=weight, size=size))
+        looked = self.norm(self.propagate(seen, x=x, weight=weight, size=size))  # Eq. 10
         return torch.where((kind == CROSS)[:, None], looked, e)
 
     def damp(self, x: Tensor) -> Tensor:

@@ -130,8 +130,8 @@ def _encoded(
     around_words = shares.word_to_word * word_sum + shares.visual_to_word * visual_sum
     around_visual = shares.visual_to_visual * visual_sum + shares.word_to_visual * word_sum
     return PairNodes(
-        F.leaky_relu(to_words + around_words[..., None, :], SLOPE),
-        F.leaky_relu(to_visual + around_visual[..., None, :], SLOPE),
+        F.leaky_relu(to_words + around_words[..., None, :], SLOPE),  # Eq. 8
+        F.leaky_relu(to_visual + around_visual[..., None, :], SLOPE),  # Eq. 8
         word_mask,
         visual_mask,
     )
@@ -170,29 +170,29 @@ def _less_itself(conv: LEANConv, x: Tensor, share: Tensor) -> Tensor:
 
 
 def conv_pairs(conv: LEANConv, x: PairNodes) -> tuple[PairNodes, PairHyperedges]:
-    """What follows Eq. 8 in an iteration (Eqs. 9-13), over all pairs of t texts and v videos."""
+    """What follows Eq. 8 in an iteration, over all pairs of t texts and v videos."""
     edges = _hyperedges(conv, x)
     x = _attend(conv, x, edges)
     return x, edges if conv.refresh is None else _refresh(conv, x, edges)
 
 
 def _hyperedges(conv: LEANConv, x: PairNodes) -> PairHyperedges:
-    """Eqs. 9-10."""
+    """Hyperedges from encoded nodes."""
     kinds = tuple(kind for kind in WHOLE if kind in conv.kinds)
     whole = x.words.new_empty(*x.words.shape[:2], 0, conv.width)
     if kinds:
         means = _means(kinds, x, _sum(x.words, x.word_mask), _sum(x.visual, x.visual_mask))
         whole = torch.stack([conv.encode[kind](mean) for kind, mean in zip(kinds, means, strict=True)], dim=2)
-        whole = F.leaky_relu(whole, SLOPE)
+        whole = F.leaky_relu(whole, SLOPE)  # Eq. 9
     if conv.norm is None:
         return PairHyperedges(kinds, whole, None)
     logits = x.words @ (x.visual / math.sqrt(conv.width)).mT  # (t, v, W, n)
     weight = masked_softmax(logits, x.visual_mask[:, :, None])
-    return PairHyperedges(kinds, whole, conv.norm(weight.to(x.visual.dtype) @ x.visual))
+    return PairHyperedges(kinds, whole, conv.norm(weight.to(x.visual.dtype) @ x.visual))  # Eq. 10
 
 
 def _attend(conv: LEANConv, x: PairNodes, edges: PairHyperedges) -> PairNodes:
-    """Eqs. 11-12."""
+    """Nodes after attention over their hyperedges."""
     kinds = edges.kinds
     first, count = int("text" in kinds), len(kinds)  # visual nodes are in all but the first, words in all but the last
     shared = count - ("visual" in kinds)
@@ -201,17 +201,18 @@ def _attend(conv: LEANConv, x: PairNodes, edges: PairHyperedges) -> PairNodes:
 
     words = x.words
     if edges.cross is not None:
-        share = torch.cat([of_words, own[..., None]], dim=-1).softmax(-1).to(words.dtype)
-        words = words + share[..., :shared] @ edges.whole[:, :, :shared] + share[..., shared:] * edges.cross
+        share = torch.cat([of_words, own[..., None]], dim=-1).softmax(-1).to(words.dtype)  # Eq. 11
+        words = words + share[..., :shared] @ edges.whole[:, :, :shared] + share[..., shared:] * edges.cross  # Eq. 12
     elif shared:
-        words = words + of_words.softmax(-1).to(words.dtype) @ edges.whole[:, :, :shared]
+        words = words + of_words.softmax(-1).to(words.dtype) @ edges.whole[:, :, :shared]  # Eq. 11, Eq. 12
 
     visual = x.visual
     if edges.cross is not None:  # a word's hyperedge exists where the word does
-        share = masked_softmax(of_visual, F.pad(x.word_mask[:, :, None], (count - first, 0), value=True))
-        visual = visual + share.to(visual.dtype) @ every[:, :, first:]
+        present = F.pad(x.word_mask[:, :, None], (count - first, 0), value=True)
+        share = masked_softmax(of_visual, present)  # Eq. 11
+        visual = visual + share.to(visual.dtype) @ every[:, :, first:]  # Eq. 12
     elif count > first:
-        visual = visual + of_visual.softmax(-1).to(visual.dtype) @ every[:, :, first:]
+        visual = visual + of_visual.softmax(-1).to(visual.dtype) @ every[:, :, first:]  # Eq. 11, Eq. 12
     return x._replace(words=words, visual=visual)
 
 
@@ -273,22 +274,20 @@ def _refresh(conv: LEANConv, x: PairNodes, edges: PairHyperedges) -> PairHypered
     words = conv.refresh(conv.damp(x.words))  # (t, v, W, D)
     visual_sum = conv.refresh(_sum(conv.damp(x.visual), x.visual_mask))  # (t, v, D)
     means = _means(edges.kinds, x, _sum(words, x.word_mask), visual_sum)
-    whole = F.leaky_relu(torch.stack(means, dim=2), SLOPE) if means else edges.whole
+    whole = F.leaky_relu(torch.stack(means, dim=2), SLOPE) if means else edges.whole  # Eq. 13
     if edges.cross is None:
         return PairHyperedges(edges.kinds, whole, None)
-    num_visual = x.counts()[1][..., None]
-    return PairHyperedges(
-        edges.kinds, whole, F.leaky_relu((words + visual_sum[..., None, :]) / (num_visual + 1), SLOPE)
-    )
+    mean = (words + visual_sum[..., None, :]) / (x.counts()[1][..., None] + 1)  # members as in Eq. 7
+    return PairHyperedges(edges.kinds, whole, F.leaky_relu(mean, SLOPE))  # Eq. 13
 
 
 def _means(kinds: Sequence[Kind], x: PairNodes, word_sum: Tensor, visual_sum: Tensor) -> list[Tensor]:
     """Means over members from sums (t, v, D) over words and over visual nodes; zeros where there is no member."""
     num_words, num_visual = x.counts()
     means = {
-        "global": lambda: (word_sum + visual_sum) / (num_words + num_visual),
-        "text": lambda: word_sum / num_words.clamp(min=1),
-        "visual": lambda: visual_sum / num_visual,
+        "global": lambda: (word_sum + visual_sum) / (num_words + num_visual),  # members as in Eq. 4
+        "text": lambda: word_sum / num_words.clamp(min=1),  # Eq. 5
+        "visual": lambda: visual_sum / num_visual,  # Eq. 6
     }
     return [means[kind]() for kind in kinds]
 
@@ -301,7 +300,7 @@ def _sum(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def gaussian_pairs(layer: HypergraphGaussian, x: PairNodes, with_sigma: bool) -> tuple[Gaussian, Gaussian]:
-    """States of the words (t, v, W, D) and of the visual nodes (t, v, 1, D), which all have the same (Eqs. 14-15).
+    """States of the words (t, v, W, D) and of the visual nodes (t, v, 1, D), which all have the same.
 
     Args:
         layer: the Laplacian's weights and the two heads.
@@ -336,7 +335,7 @@ def gaussian_pairs(layer: HypergraphGaussian, x: PairNodes, with_sigma: bool) ->
     spread, visual = laplacian(words, _sum(words, x.word_mask), layer.shared(_sum(x.visual, x.visual_mask)))
     words, visual = F.relu(spread), F.relu(visual)
     spread, visual = laplacian(words, _sum(words, x.word_mask), num_visual * visual)
-    return layer.heads(spread, with_sigma), layer.heads(visual[:, :, None], with_sigma)
+    return layer.heads(spread, with_sigma), layer.heads(visual[:, :, None], with_sigma)  # Eq. 15
 
 
 def read_pairs(
@@ -346,7 +345,7 @@ def read_pairs(
     edges: PairHyperedges | None,
     sample: bool,
 ) -> Tensor:
-    """Scores (t, v) from states, drawn or their means, and hyperedges (Eqs. 14, 16)."""
+    """Scores (t, v) from states, drawn or their means, and hyperedges."""
     of_words, of_visual = states
     num_words, num_visual = x.word_mask.shape[2], x.visual_mask.shape[2]
     width = of_words.mean.shape[-1]
@@ -354,8 +353,8 @@ def read_pairs(
     copies = x.visual_mask
     if sample and of_words.log_sigma is not None:
         noise = standard_normal(of_words.mean, *size, num_words + num_visual, width)
-        words = of_words.draw(noise[:, :, :num_words])
-        visual = of_visual.draw(noise[:, :, num_words:])
+        words = of_words.draw(noise[:, :, :num_words])  # Eq. 14
+        visual = of_visual.draw(noise[:, :, num_words:])  # Eq. 14
     else:  # one visual node stands for all
         words, visual = of_words.mean, of_visual.mean
     parts, masks = [words, visual], [x.word_mask, copies]
@@ -377,4 +376,4 @@ def read_pairs(
         if part.shape[2] != weight.shape[2]:
             weight = weight.sum(-1, keepdim=True)
         pooled = pooled + (weight[:, :, None] @ part)[:, :, 0]
-    return readout.scores(pooled)
+    return readout.scores(pooled)  # Eq. 16

@@ -52,7 +52,7 @@ class PairScores(NamedTuple):
 
 
 class HypergraphScorer(nn.Module):
-    """A score for each text-video pair from the hypergraph of its words and frames (Eqs. 4-16, 19).
+    """A score for each text-video pair from the hypergraph of its words and frames: Readout(Gaussian(LEANConv^L(x))).
 
     `forward` gives all pairs of texts and videos, chunk by chunk, `score_graphs` those of any batch of hypergraphs in
     index form; both have the same parameters and give the same numbers.
@@ -67,6 +67,10 @@ class HypergraphScorer(nn.Module):
 
     Raises:
         ValueError: kinds that do not exist, or no iteration.
+
+    >>> words, frames = torch.randn(3, 5, 8), torch.randn(2, 4, 8)
+    >>> HypergraphScorer(8)(words, torch.ones(3, 5).bool(), frames, torch.ones(2, 4).bool()).scores.shape
+    torch.Size([3, 2])
     """
 
     def __init__(

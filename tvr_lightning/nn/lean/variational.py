@@ -1,4 +1,4 @@
-"""LEAN's variational inference and readout over hypergraphs (Li et al. 2024, Eqs. 14-16), in index form."""
+"""LEAN's variational inference and readout over hypergraphs (Li et al. 2024), in index form."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Gaussian(NamedTuple):
     log_sigma: Tensor | None
 
     def draw(self, noise: Tensor) -> Tensor:
-        """States for standard normal noise that broadcasts against the mean (Eq. 14)."""
-        return self.mean if self.log_sigma is None else self.mean + noise * self.log_sigma.exp()
+        """States for standard normal noise that broadcasts against the mean."""
+        return self.mean if self.log_sigma is None else self.mean + noise * self.log_sigma.exp()  # Eq. 14
 
 
 def standard_normal(like: Tensor, *shape: int) -> Tensor:
@@ -36,7 +36,7 @@ def standard_normal(like: Tensor, *shape: int) -> Tensor:
 
 
 class HypergraphGaussian(nn.Module):
-    """Gaussian node states from a hypergraph's Laplacian (Eqs. 14-15).
+    """Gaussian node states from a hypergraph's Laplacian.
 
         A = D_v^-1/2 H W D_e^-1 H^T D_v^-1/2,   mean = A ReLU(A X W_0) W_mean,   log sigma = A ReLU(A X W_0) W_sigma
 
@@ -48,6 +48,10 @@ class HypergraphGaussian(nn.Module):
         width: D.
         kinds: which hyperedges the hypergraphs have.
         spread: whether states have a variance; without, they are their means.
+
+    >>> index, kind = torch.tensor([[0, 1, 2], [0, 0, 0]]), torch.tensor([0])  # one global hyperedge of three nodes
+    >>> HypergraphGaussian(8)(torch.randn(3, 8), index, kind).mean.shape
+    torch.Size([3, 8])
     """
 
     def __init__(self, width: int, kinds: Sequence[Kind] = KINDS, spread: bool = True) -> None:
@@ -84,14 +88,19 @@ class HypergraphGaussian(nn.Module):
             spread: Tensor = root * scatter(e[edge], node, dim=0, dim_size=len(x))
             return spread
 
-        return self.heads(laplacian(F.relu(laplacian(self.shared(x)))), with_sigma)
+        return self.heads(laplacian(F.relu(laplacian(self.shared(x)))), with_sigma)  # Eq. 15
 
 
 class Readout(nn.Module):
-    """A number for each hypergraph (Eq. 16): score = LeakyReLU(w . z), z = tanh(sum_i softmax_i(a . h_i) h_i).
+    """A number for each hypergraph: score = LeakyReLU(w . z), z = tanh(sum_i softmax_i(a . h_i) h_i).
+
+    The softmax around it in Eq. 16 belongs to the cross-entropy of the losses.
 
     Args:
         width: D.
+
+    >>> Readout(8)(torch.randn(5, 8), graph=torch.tensor([0, 0, 1, 1, 1]), count=2).shape
+    torch.Size([2])
     """
 
     def __init__(self, width: int) -> None:
@@ -102,7 +111,7 @@ class Readout(nn.Module):
     def scores(self, pooled: Tensor) -> Tensor:
         """(..., D) attended sums to (...) scores."""
         logits: Tensor = self.score(torch.tanh(pooled))[..., 0]
-        return F.leaky_relu(logits, SLOPE)
+        return F.leaky_relu(logits, SLOPE)  # Eq. 16
 
     def forward(self, h: Tensor, graph: Tensor, count: int) -> Tensor:
         """Scores of P hypergraphs: h (X, D) their nodes and hyperedges, graph (X,) whose each is; returns (P,)."""
@@ -111,7 +120,7 @@ class Readout(nn.Module):
 
 
 def gaussian_divergence(mean: Tensor, log_sigma: Tensor) -> Tensor:
-    """Kullback-Leibler divergence of N(mean, sigma^2) from N(0, 1), averaged over dimensions (LEAN, Eq. 19).
+    """Kullback-Leibler divergence of N(mean, sigma^2) from N(0, 1), averaged over dimensions.
 
     Eq. 19 as printed has the opposite sign, which would push the distributions away from the prior.
 
@@ -121,7 +130,10 @@ def gaussian_divergence(mean: Tensor, log_sigma: Tensor) -> Tensor:
 
     Returns:
         (...): -1/2 mean(1 + log sigma^2 - mean^2 - sigma^2), at least in float32.
+
+    >>> gaussian_divergence(torch.ones(1, 8), torch.zeros(1, 8))
+    tensor([0.5000])
     """
     dtype = torch.promote_types(mean.dtype, torch.float32)
     mean, log_sigma = mean.to(dtype), log_sigma.to(dtype)
-    return -(1 + 2 * log_sigma - mean.square() - (2 * log_sigma).exp()).mean(-1) / 2
+    return -(1 + 2 * log_sigma - mean.square() - (2 * log_sigma).exp()).mean(-1) / 2  # Eq. 19

@@ -1,4 +1,4 @@
-"""The similarity of all training items over both modalities, block by block (SPTCH, Sec. 3.2.1, Eqs. 1-2)."""
+"""The similarity of all training items over both modalities, block by block (SPTCH, Sec. 3.2.1)."""
 
 from __future__ import annotations
 
@@ -34,6 +34,9 @@ class CollaborativeGraph:
 
     Raises:
         ValueError: the modalities differ in their number of items, or a share lies outside of [0, 1].
+
+    >>> CollaborativeGraph(torch.randn(10, 8), torch.randn(10, 6)).block(torch.tensor([0, 3, 7])).shape
+    torch.Size([3, 3])
     """
 
     def __init__(
@@ -84,7 +87,7 @@ class CollaborativeGraph:
             return similarity.to(self.video_features.dtype)
         value, column = self._value[rows, None], self._column[rows, None]
         drop = (similarity < value) | ((similarity == value) & (rows <= column))
-        similarity = similarity.masked_fill(drop, -1).tanh()
+        similarity = similarity.masked_fill(drop, -1).tanh()  # Eq. 2
         return ((similarity + similarity.T) / 2).to(self.video_features.dtype)
 
     def _rows(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -93,13 +96,14 @@ class CollaborativeGraph:
             yield rows, self._similarity(rows, everything)
 
     def _similarity(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """Eq. 1 between rows (R,) and columns (C,); (R, C) float32."""
+        """Weighted cosines between rows (R,) and columns (C,); (R, C) float32."""
         total = torch.zeros(len(rows), len(columns), dtype=torch.float64, device=rows.device)
         for features, share in ((self.video_features, self.weight), (self.text_features, 1 - self.weight)):
             left = F.normalize(features[rows].double(), dim=1)
             for start in range(0, len(columns), COLUMNS):
                 part = slice(start, start + COLUMNS)
-                total[:, part] += share * (left @ F.normalize(features[columns[part]].double(), dim=1).T)
+                right = F.normalize(features[columns[part]].double(), dim=1)
+                total[:, part] += share * (left @ right.T)  # Eq. 1
         return total.float()
 
 

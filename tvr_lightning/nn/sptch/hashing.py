@@ -21,7 +21,12 @@ def binary(relaxed: Tensor) -> Tensor:
 class HashLayer(nn.Module):
     """One relaxed code for a sequence: a linear layer at each place, then the mean over places (SPTCH, Sec. 3.1.2).
 
+        z = mean_i (W h_i + b)
+
     Shapes: x (N, n, D); mask (N, n) bool; returns (N, K) without bounds. A row with nothing valid gives zeros.
+
+    >>> HashLayer(width=8, code_length=16)(torch.randn(3, 5, 8), torch.ones(3, 5).bool()).shape
+    torch.Size([3, 16])
     """
 
     def __init__(self, width: int, code_length: int) -> None:
@@ -36,9 +41,14 @@ class HashLayer(nn.Module):
 class VideoHash(nn.Module):
     """Hash function of videos: bidirectional transformer over frames, then `HashLayer` (SPTCH, Secs. 3.1.2, 4.1.3).
 
+        z = HashLayer(T(LN(W v + P)))
+
     Layers have BERT's form: after the residual comes the norm, GELU inside.
     Shapes: frames (V, n, F); frame_mask (V, n) bool; returns (V, K), before tanh.
     Raises ValueError for more frames than positions.
+
+    >>> VideoHash(features=12, code_length=16, width=8)(torch.randn(3, 5, 12), torch.ones(3, 5).bool()).shape
+    torch.Size([3, 16])
     """
 
     def __init__(
@@ -102,7 +112,11 @@ class GraphCodes(NamedTuple):
 
 
 class GraphNetwork(nn.Module):
-    """Network G: the codes that both modalities should agree on (SPTCH, Sec. 3.2, Eqs. 3-6).
+    """Network G: the codes that both modalities should agree on (SPTCH, Sec. 3.2).
+
+        H^v = FC[V^gv ; V^j]    H^t = FC[V^gt ; V^j]    H^j = FC(V^j)    H = tanh FC[H^v ; H^j ; H^t]
+
+    V^gv, V^gt and V^j are graph convolutions of the encoded videos, of the texts, and of both in one graph.
 
     Args:
         video_width: F of the videos' mean features.
@@ -111,6 +125,10 @@ class GraphNetwork(nn.Module):
         width: of the latent features and of the decoders.
         aggregation: `joint` is the paper's; `concatenation` leaves H^j out of H (variant B1); `none` has no graph
             convolution at all (variant B2).
+
+    >>> network, similarity = GraphNetwork(video_width=12, text_width=6, code_length=16), torch.eye(4)
+    >>> network(torch.randn(4, 12), torch.randn(4, 6), similarity).codes.shape
+    torch.Size([4, 16])
     """
 
     def __init__(
@@ -141,10 +159,10 @@ class GraphNetwork(nn.Module):
             graph_video, graph_text, joint = video, text, video + text
         else:
             weights = propagation(similarity)
-            graph_video, graph_text = self.convolve_video(video, weights), self.convolve_text(text, weights)
+            graph_video, graph_text = self.convolve_video(video, weights), self.convolve_text(text, weights)  # Eq. 3
             same = torch.eye(count, dtype=similarity.dtype, device=similarity.device)
-            both = torch.cat([torch.cat([similarity, same], 1), torch.cat([same, similarity], 1)])  # (2B, 2B), Eq. 5
-            joint = self.convolve_joint(torch.cat([video, text]), propagation(both))
+            both = torch.cat([torch.cat([similarity, same], 1), torch.cat([same, similarity], 1)])  # Eq. 5, (2B, 2B)
+            joint = self.convolve_joint(torch.cat([video, text]), propagation(both))  # Eq. 4
             joint = joint[:count] + joint[count:]
         of_video = self.to_video(torch.cat([graph_video, joint], 1))
         of_text = self.to_text(torch.cat([graph_text, joint], 1))
@@ -156,7 +174,11 @@ class GraphNetwork(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Linear, batch norm, ReLU, unit length: (B, F) -> (B, D)."""
+    """Linear, batch norm, ReLU, unit length: (B, F) -> (B, D).
+
+    >>> Encoder(features=12, width=8)(torch.randn(4, 12)).shape
+    torch.Size([4, 8])
+    """
 
     def __init__(self, features: int, width: int) -> None:
         super().__init__()
@@ -168,7 +190,11 @@ class Encoder(nn.Module):
 
 
 class GraphConvolution(nn.Module):
-    """ReLU(BN(P x W)) with the propagation matrix P (Eqs. 3-4): x (B, D), weights (B, B) -> (B, D)."""
+    """ReLU(BN(P x W)) with the propagation matrix P: x (B, D), weights (B, B) -> (B, D).
+
+    >>> GraphConvolution(8)(torch.randn(4, 8), propagation(torch.eye(4))).shape
+    torch.Size([4, 8])
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -177,17 +203,17 @@ class GraphConvolution(nn.Module):
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
         """Takes in the neighbours."""
-        return self.norm(weights @ self.linear(x)).relu()  # type: ignore[no-any-return]
+        return self.norm(weights @ self.linear(x)).relu()  # type: ignore[no-any-return]  # Eq. 3, Eq. 4
 
 
 def propagation(similarity: Tensor) -> Tensor:
-    """D^-1/2 S D^-1/2 (Eqs. 3-4), (B, B); an item without any neighbour gets zeros.
+    """D^-1/2 S D^-1/2, (B, B); an item without any neighbour gets zeros.
 
     D holds the row sums of |S|: those of S, which the paper prints, can be zero or negative.
     """
     degree = similarity.abs().sum(1)
     scale = torch.where(degree > 0, degree, torch.inf).rsqrt()
-    return scale[:, None] * similarity * scale[None, :]
+    return scale[:, None] * similarity * scale[None, :]  # the propagation of Eq. 3, Eq. 4
 
 
 def _projection(width: int, code_length: int) -> nn.Sequential:

@@ -1,10 +1,12 @@
-"""Language-video attention: each text vector looks at a video's frames (X-Pool's block, TC-MGC Eqs. 2-11).
+"""Language-video attention: each text vector looks at a video's frames (X-Pool's block in TC-MGC).
 
 For a query q (a sentence or a word) and the frames of a video:
 
     a     = softmax_frames(LN1(q) W_Q . (LN1(frames) W_K)^T / sqrt(d_p))
     z_hat = LN2((a . LN1(frames) W_V) W_O)
     z     = LN3(FC(z_hat) + z_hat)
+
+where the paper has an equation each for sentences and for words, which share all weights.
 
 What retrieval needs of z is its cosine with text vectors. `attend` computes z itself, T V q D numbers for all pairs;
 `cosines` gives the same cosines without any vector of width D for a pair. Between the attention weights and the cosine
@@ -60,7 +62,7 @@ class VideoBasis(NamedTuple):
 class LanguageVideoAttention(nn.Module):
     """Language-video attention with one set of weights for sentences and words.
 
-    Projections and the fully connected layer start as the identity with zero bias.
+    Projections and the fully connected layer start as the identity with zero bias; the formulas open this module.
 
     Args:
         width: D.
@@ -71,6 +73,11 @@ class LanguageVideoAttention(nn.Module):
 
     Raises:
         ValueError: the heads do not divide the width.
+
+    >>> block = LanguageVideoAttention(width=8)
+    >>> words, frames, mask = torch.randn(3, 5, 8), torch.randn(2, 4, 8), torch.ones(2, 4).bool()
+    >>> block.cosines(words, block.basis(frames, mask), others=words).shape
+    torch.Size([2, 3, 5, 5])
     """
 
     def __init__(
@@ -93,43 +100,45 @@ class LanguageVideoAttention(nn.Module):
         Shapes: queries (Q, D); frames (V, n, D); frame_mask (V, n); returns (V, H, n, Q), which sums to 1 over n and
         is 0 on padded frames.
         """
-        return self._weights(queries, self.key(self.norm_inputs(frames)), frame_mask)
+        return self._weights(queries, self.key(self.norm_inputs(frames)), frame_mask)  # Eq. 3
 
     def _weights(self, queries: Tensor, keys: Tensor, frame_mask: Tensor, offsets: Tensor | None = None) -> Tensor:
         (num_videos, count, _), size = keys.shape, self.width // self.heads
         normed = self.norm_inputs(queries)
         # frames before queries: what follows then runs along the longest dimension
         if offsets is None:
+            # of sentences Eq. 2, of words Eq. 8
             q = self.query(normed).unflatten(-1, (self.heads, size)) / math.sqrt(size)  # (Q, H, d)
             k = keys.view(num_videos * count, self.heads, size)
             logits = torch.einsum("fhd,qhd->hfq", k, q)
         else:
-            logits = torch.addmm(offsets, keys.flatten(0, 1), normed.T)[None]  # (1, V n, Q)
+            logits = torch.addmm(offsets, keys.flatten(0, 1), normed.T)[None]  # with W_Q of Eq. 2, Eq. 8; (1, V n, Q)
         logits = logits.unflatten(1, (num_videos, count)).transpose(0, 1)
-        return masked_softmax(logits, frame_mask[:, None, :, None], dim=2)
+        return masked_softmax(logits, frame_mask[:, None, :, None], dim=2)  # weights of Eq. 5, Eq. 9
 
     def _keys(self, normed: Tensor) -> tuple[Tensor, Tensor | None]:
         """Keys and offsets of `VideoBasis`: frames after LN1 (V, n, D) -> (V, n, D), (V n, 1) or None."""
         if self.heads > 1 or not isinstance(self.query, nn.Linear) or not isinstance(self.key, nn.Linear):
-            return self.key(normed), None
+            return self.key(normed), None  # Eq. 3
         query = torch.cat([self.query.weight, self.query.bias[:, None]], dim=1) / math.sqrt(self.width)  # (D, D + 1)
-        both = F.linear(normed, query.T @ self.key.weight, self.key.bias @ query)  # (V, n, D + 1)
+        both = F.linear(normed, query.T @ self.key.weight, self.key.bias @ query)  # Eq. 3 and W_Q; (V, n, D + 1)
         keys, offsets = both.split([self.width, 1], dim=-1)
         return keys, offsets.flatten(0, 1)
 
     def attend(self, queries: Tensor, frames: Tensor, frame_mask: Tensor) -> Tensor:
         """What each query sees of each video, literally: (Q, D), (V, n, D), (V, n) -> z (V, Q, D)."""
         normed = self.norm_inputs(frames)
-        a = self._weights(queries, self.key(normed), frame_mask)  # (V, H, n, Q)
-        values = self.value(normed).unflatten(-1, (self.heads, -1))  # (V, n, H, d)
-        z_hat = self.norm_attended(self.output(torch.einsum("vhnq,vnhd->vqhd", a, values).flatten(2)))
+        a = self._weights(queries, self.key(normed), frame_mask)  # Eq. 3, (V, H, n, Q)
+        values = self.value(normed).unflatten(-1, (self.heads, -1))  # Eq. 4, (V, n, H, d)
+        attended = torch.einsum("vhnq,vnhd->vqhd", a, values).flatten(2)  # Eq. 5, Eq. 9
+        z_hat = self.norm_attended(self.output(attended))  # Eq. 6, Eq. 10
         z = self.dropout(self.fc(z_hat))
-        return self.norm_output(z + z_hat if self.residual else z)  # type: ignore[no-any-return]
+        return self.norm_output(z + z_hat if self.residual else z)  # type: ignore[no-any-return]  # Eq. 7, Eq. 11
 
     def literal_cosines(self, queries: Tensor, frames: Tensor, frame_mask: Tensor, others: Tensor) -> Tensor:
         """`cosines` through `attend`: T V q D numbers, and dropout where there is some."""
         z = self.attend(queries.flatten(0, 1), frames, frame_mask).unflatten(1, queries.shape[:2])  # (V, T, q, D)
-        return F.normalize(z, dim=-1) @ F.normalize(others, dim=-1).mT
+        return F.normalize(z, dim=-1) @ F.normalize(others, dim=-1).mT  # Eq. 12, Eq. 13, Eq. 14, Eq. 15
 
     def basis(self, frames: Tensor, frame_mask: Tensor) -> VideoBasis:
         """What `cosines` needs of videos, for any number of texts: (V, n, D), (V, n) bool, at least one frame each."""
@@ -167,10 +176,11 @@ class LanguageVideoAttention(nn.Module):
         a = self._weights(queries.flatten(0, 1), basis.keys, basis.frame_mask, basis.offsets)  # (V, H, n, T q)
         a = a.flatten(1, 2)
         # a cosine does not see the length of z, so z is kept times s_2 s_3: no layer norm divides a large tensor
+        # the layer norm of Eq. 6, Eq. 10
         second = (_quadratic(basis.grams[0], a) + self.norm_attended.eps).sqrt()  # s_2 (V, 1, T q)
         a = torch.cat([a, second], dim=1)
         variance = _quadratic(basis.grams[1], a)  # of s_2 z
-        third = (variance + self.norm_output.eps * second.square()).sqrt()  # s_2 s_3
+        third = (variance + self.norm_output.eps * second.square()).sqrt()  # s_2 s_3, that of Eq. 7, Eq. 11
         a = torch.cat([a, third], dim=1)
         length = _quadratic(basis.grams[2], a).clamp(min=torch.finfo(a.dtype).tiny).sqrt()
         a = a / length
@@ -179,7 +189,7 @@ class LanguageVideoAttention(nn.Module):
         products = products.unflatten(2, (num_texts, -1)).permute(0, 2, 3, 1)  # (V, T, p, H n + 2)
         coefficients = a.unflatten(2, (num_texts, num_queries)).transpose(1, 2)  # (V, T, H n + 2, q)
         # queries lie next to each other: what then sorts along the others runs over long rows
-        cosines: Tensor = (products @ coefficients).mT
+        cosines: Tensor = (products @ coefficients).mT  # Eq. 12, Eq. 13, Eq. 14, Eq. 15
         return cosines
 
     def _values(self, normed: Tensor) -> Tensor:
@@ -187,8 +197,8 @@ class LanguageVideoAttention(nn.Module):
         num_videos, count, width = normed.shape
         if self.heads == 1 and isinstance(self.value, nn.Linear) and isinstance(self.output, nn.Linear):
             bias = F.linear(self.value.bias, self.output.weight, self.output.bias)
-            return F.linear(normed, self.output.weight @ self.value.weight, bias)
-        values = self.value(normed)
+            return F.linear(normed, self.output.weight @ self.value.weight, bias)  # Eq. 4 and W_O
+        values = self.value(normed)  # Eq. 4
         if self.heads == 1:
             return self.output(values)  # type: ignore[no-any-return]
         size = width // self.heads

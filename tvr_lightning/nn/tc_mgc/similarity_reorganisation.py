@@ -1,7 +1,7 @@
 """From a vector or matrix of similarities to one score: reorganisation (SR), interaction (ISA), aggregation (LSA).
 
-TC-MGC (Jing, Yang, Chu 2025), Eqs. 16-32. Every function takes a mask of valid places and gives one: places that do not
-exist are never kept, fused or weighted.
+TC-MGC (Jing, Yang, Chu 2025). Every function takes a mask of valid places and gives one: places that do not exist are
+never kept, fused or weighted.
 """
 
 from __future__ import annotations
@@ -46,6 +46,10 @@ def reorganise(
     Returns:
         Similarities (..., `reorganised_size`) and their mask, which broadcasts alike; 0 where the
         mask is False.
+
+    >>> similarities, mask = torch.tensor([0.1, 0.4, 0.3, 0.2]), torch.tensor([True, True, True, False])
+    >>> reorganise(similarities, mask, length=4, keep_rate=0.5, kind="removal")
+    (tensor([0.4000, 0.3000]), tensor([True, True]))
     """
     if kind == "none":
         missing = length - similarities.shape[-1]
@@ -106,7 +110,7 @@ def identity_layer(size: int) -> nn.Linear:
 
 
 class InteractiveAggregation(nn.Module):
-    """ISA: a weighted sum of similarities whose weights look at all of them (Eqs. 18-21).
+    """ISA: a weighted sum of similarities whose weights look at all of them.
 
     w = softmax(scale L(softmax(scale s))), score = sum(w s). Without the layer L, w = softmax(scale s).
 
@@ -114,6 +118,10 @@ class InteractiveAggregation(nn.Module):
         size: length of the vector.
         scale: lambda of both softmaxes (Table 13); the equations print none.
         linear: whether L exists; it starts as the identity.
+
+    >>> aggregate = InteractiveAggregation(size=2, scale=100.0)
+    >>> aggregate(torch.tensor([[0.5, 0.1]]), torch.ones(1, 2).bool()).round(decimals=3).tolist()
+    [0.5]
     """
 
     def __init__(self, size: int, scale: float, linear: bool = True) -> None:
@@ -125,18 +133,24 @@ class InteractiveAggregation(nn.Module):
         """(..., size) and its mask -> (...)."""
         weights = masked_softmax(self.scale * similarities, mask)
         if self.interact is not None:
-            weights = masked_softmax(self.scale * self.interact(weights), mask)
-        return (weights * similarities).sum(-1)
+            weights = masked_softmax(self.scale * self.interact(weights), mask)  # of words Eq. 18, of frames Eq. 20
+        return (weights * similarities).sum(-1)  # of words Eq. 19, of frames Eq. 21
 
 
 class BidirectionalAggregation(nn.Module):
-    """Bi-ISA: a matrix of frames and words to one score, in both orders, averaged (Eqs. 22-30).
+    """Bi-ISA: a matrix of frames and words to one score, in both orders, averaged.
+
+    score = (ISA_words(ISA_frames(s)) + ISA_frames(ISA_words(s))) / 2, each ISA with a layer of its own.
 
     Args:
         frames: rows.
         words: columns.
         scale: lambda.
         linear: see `InteractiveAggregation`.
+
+    >>> aggregate = BidirectionalAggregation(frames=4, words=3, scale=100.0)
+    >>> aggregate(torch.rand(2, 5, 4, 3), torch.ones(2, 5, 4, 3).bool()).shape
+    torch.Size([2, 5])
     """
 
     def __init__(self, frames: int, words: int, scale: float, linear: bool = True) -> None:
@@ -146,18 +160,22 @@ class BidirectionalAggregation(nn.Module):
 
     def forward(self, similarities: Tensor, mask: Tensor) -> Tensor:
         """(..., frames, words) and its mask -> (...)."""
-        by_word = self.over_frames(similarities.mT, mask.mT)
-        by_frame = self.over_words(similarities, mask)
-        score: Tensor = (self.then_words(by_word, mask.any(-2)) + self.then_frames(by_frame, mask.any(-1))) / 2
-        return score
+        by_word = self.over_frames(similarities.mT, mask.mT)  # weights Eq. 22, sum Eq. 23
+        by_frame = self.over_words(similarities, mask)  # Eq. 26, Eq. 27
+        frames_first = self.then_words(by_word, mask.any(-2))  # Eq. 24, Eq. 25
+        words_first = self.then_frames(by_frame, mask.any(-1))  # Eq. 28, Eq. 29
+        return (frames_first + words_first) / 2  # type: ignore[no-any-return]  # Eq. 30
 
 
 class ScoreAggregation(nn.Module):
-    """LSA: the scores of several contrasts to one (Eqs. 31-32).
+    """LSA: the scores of several contrasts to one, sum(w s).
 
     Args:
         count: number of contrasts.
         kind: `lsa` w = softmax(L s) with L the identity at start; `softmax` w = softmax(s); `mean`.
+
+    >>> ScoreAggregation(4, "lsa")(torch.tensor([1.0, 1.0, 1.0, 1.0])).item()
+    1.0
     """
 
     def __init__(self, count: int, kind: Literal["lsa", "softmax", "mean"]) -> None:
@@ -170,4 +188,5 @@ class ScoreAggregation(nn.Module):
         if self.kind == "mean":
             return scores.mean(-1)
         logits = scores if self.interact is None else self.interact(scores)
-        return (logits.softmax(-1) * scores).sum(-1)
+        weights = logits.softmax(-1)  # Eq. 31
+        return (weights * scores).sum(-1)  # Eq. 32

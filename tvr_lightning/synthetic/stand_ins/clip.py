@@ -7,6 +7,7 @@ gone, so that only captions that say so tell them apart, and frame features come
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,15 +19,15 @@ from tvr_lightning.data.text import CLIPTokenizer
 from tvr_lightning.encoders.clip import CLIPEncoder
 from tvr_lightning.losses.contrastive import symmetric_cross_entropy
 from tvr_lightning.nn.similarity import LogitScale, cosine_matrix
-from tvr_lightning.synthetic.captions import ADJECTIVES, BACKGROUND, NOUNS
+from tvr_lightning.synthetic.captions import ADJECTIVES, BACKGROUND, NOUNS, write_caption
 from tvr_lightning.synthetic.rendering import PALETTE
-from tvr_lightning.synthetic.scenes import SIDE
-from tvr_lightning.synthetic.stand_ins.keeping import Pretrained, Settings, Trained, keep_weights
-from tvr_lightning.synthetic.stand_ins.stills import Placed, Stills, draw_stills
+from tvr_lightning.synthetic.scenes import SIDE, draw_scene
+from tvr_lightning.synthetic.stand_ins.files import Recipe, Settings, State
+from tvr_lightning.synthetic.stand_ins.stills import Placed, Stills, draw_scenes, draw_stills, objects_in
 
-VERSION = "clip 1"  # raise it whenever equal settings give other weights
-CLIP_FILE = Path("data/shapes_clip.safetensors")
+VERSION = "clip 2"  # raise it whenever equal settings give other weights
 HELD_OUT = 256  # pictures
+NUM_SPOKEN = 2048  # captions of a kind that show which words there are
 CONTEXT = 77  # CLIP's
 
 _SIZES = ("tiny",), ("small", "little"), ("large", "big"), ("huge", "giant")
@@ -44,22 +45,16 @@ class CLIPSettings(Settings):
     seed: int = 1
 
 
-def pretrain_clip(file: Path = CLIP_FILE, settings: CLIPSettings = CLIPSettings()) -> Pretrained:
-    """Trains CLIP's preset `tiny` on captioned stills, unless `file` holds the result of these settings already.
+def clip_recipe(settings: CLIPSettings = CLIPSettings()) -> Recipe:
+    """CLIP's preset `tiny`, trained on captioned stills, in open_clip's layout.
 
-    Args:
-        file: in open_clip's layout, which `CLIPEncoder(model="tiny", from_pretrained=file)` reads. `accuracy` has
-            `caption`, the share of held-out pictures whose own caption scores highest among those of all of them.
-        settings: equal ones give equal weights on one machine.
-
-    Raises:
-        ConfigError: settings that train nothing.
-        RunError: the file cannot be written, or is something else.
+    `caption` of its accuracy is the share of held-out pictures whose own caption scores highest among those of all of
+    them.
     """
-    return keep_weights(Path(file), settings, VERSION, lambda: _train(settings))
+    return Recipe(VERSION, settings, lambda: _train(settings), lambda file: _measure(file, settings.seed))
 
 
-def _train(settings: CLIPSettings) -> Trained:
+def _train(settings: CLIPSettings) -> State:
     encoder = CLIPEncoder("tiny", context_length=CONTEXT)
     scale = LogitScale(encoder.logit_scale_init)
     tokenizer = CLIPTokenizer(CONTEXT)
@@ -78,16 +73,47 @@ def _train(settings: CLIPSettings) -> Trained:
         optimizer.step()
         schedule.step()
         scale.clamp_()
-    held_out = _draw(random.Random(f"captioned stills held out {settings.seed}"), HELD_OUT, encoder)
     with torch.no_grad():
         # Cosines do not see lengths, but temporal layers that start as the text tower's do: beside features of the size
         # that training ends with, positions made for tokens would not be seen, and all times would look alike.
-        pictures = encoder.encode_frames(held_out[0].pixels, torch.ones(HELD_OUT, 1, dtype=torch.bool))
+        stills, _ = _held_out(settings.seed, encoder)
+        pictures = encoder.encode_frames(stills.pixels, torch.ones(HELD_OUT, 1, dtype=torch.bool))
         encoder.clip.visual.proj *= _size(encoder.text_positions) / _size(pictures)
-        scores, index = _score(encoder, tokenizer, *held_out)
-    right = index[scores.argmax(0)] == index
-    state = encoder.clip.state_dict() | {"logit_scale": scale.log}
-    return Trained(state, {"caption": right.double().mean().item()})
+    return share_rows(encoder.clip.state_dict() | {"logit_scale": scale.log}, grammar_tokens())
+
+
+@torch.no_grad()
+def _measure(file: Path, seed: int) -> dict[str, float]:
+    encoder = CLIPEncoder("tiny", str(file), context_length=CONTEXT)
+    scores, index = _score(encoder, CLIPTokenizer(CONTEXT), *_held_out(seed, encoder))
+    return {"caption": (index[scores.argmax(0)] == index).double().mean().item()}
+
+
+def share_rows(state: State, tokens: Sequence[int]) -> State:
+    """Keeps the token table's rows of `tokens`; all others share one, their mean. `read_clip_weights` undoes it.
+
+    Returns:
+        The state with the kept rows (R, D), the shared one first, and `token_embedding.rows` (vocabulary,) int16, the
+        row of every token.
+    """
+    table = state["token_embedding.weight"]
+    rows = torch.zeros(len(table), dtype=torch.int16)
+    rows[list(tokens)] = torch.arange(1, len(tokens) + 1, dtype=torch.int16)
+    kept = torch.cat([table[rows == 0].mean(0, keepdim=True), table[list(tokens)]])
+    return {**state, "token_embedding.weight": kept, "token_embedding.rows": rows}
+
+
+def grammar_tokens() -> list[int]:
+    """Every token of what captions of videos and of stills can say, found by writing many of them."""
+    rng = random.Random("grammar")
+    scenes = draw_scenes(rng, NUM_SPOKEN, 1, (8, 14))
+    said = [write_still_caption(objects_in(scene, frame), scene.background, rng) for scene, (frame,) in scenes]
+    said += [write_caption(draw_scene(rng), rng, complete=i % 4 == 0) for i in range(NUM_SPOKEN)]
+    return sorted({0, *CLIPTokenizer(CONTEXT)(said).tokens.unique().tolist()})  # 0 pads
+
+
+def _held_out(seed: int, encoder: CLIPEncoder) -> tuple[Stills, list[str]]:
+    return _draw(random.Random(f"captioned stills held out {seed}"), HELD_OUT, encoder)
 
 
 def _draw(rng: random.Random, count: int, encoder: CLIPEncoder) -> tuple[Stills, list[str]]:
@@ -117,7 +143,7 @@ def write_still_caption(objects: list[Placed], background: str, rng: random.Rand
 
     Args:
         objects: those of the picture; invisible ones are not named.
-        background: one of `shapes_scenes.BACKGROUNDS`.
+        background: one of `scenes.BACKGROUNDS`.
         rng: chooses among synonyms.
     """
     shown = sorted((placed for placed in objects if placed.pose.visible), key=lambda placed: -placed.radius)

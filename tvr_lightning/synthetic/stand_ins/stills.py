@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tvr_lightning.synthetic.rendering import RADIUS, Pose, pose, render
-from tvr_lightning.synthetic.scenes import Thing, draw_scene
+from tvr_lightning.synthetic.scenes import Scene, Thing, draw_scene
 
 _RADII = (8.0, 13.0, 21.0)  # pixels, between the classes of `Placed.size`
 NUM_SIZES = len(_RADII) + 1
@@ -42,7 +43,7 @@ class Stills:
     Attributes:
         pixels: (B, 1, 3, S, S) uint8, as videos of one frame.
         objects: the one or two objects of each picture.
-        backgrounds: one of `shapes_scenes.BACKGROUNDS` for each picture.
+        backgrounds: one of `scenes.BACKGROUNDS` for each picture.
     """
 
     pixels: Tensor
@@ -52,6 +53,21 @@ class Stills:
     def __len__(self) -> int:
         """Number of pictures B."""
         return len(self.pixels)
+
+
+def draw_scenes(
+    rng: random.Random, count: int, per_scene: int, segment: tuple[int, int]
+) -> Iterator[tuple[Scene, list[int]]]:
+    """Draws scenes of one event, and which frames to take of each, until there are `count` frames."""
+    while count > 0:
+        scene = replace(draw_scene(rng, num_events=1), segment=rng.randint(*segment), rest=0)
+        yield scene, rng.sample(range(scene.num_frames), per_scene)[:count]
+        count -= per_scene
+
+
+def objects_in(scene: Scene, frame: int) -> list[Placed]:
+    """The one or two objects of a frame."""
+    return [Placed(thing, pose(scene, i, frame)) for i, thing in enumerate(scene.things)]
 
 
 def draw_stills(rng: random.Random, count: int, per_scene: int, segment: tuple[int, int], side: int) -> Stills:
@@ -67,13 +83,11 @@ def draw_stills(rng: random.Random, count: int, per_scene: int, segment: tuple[i
     pixels: list[np.ndarray] = []
     objects: list[list[Placed]] = []
     backgrounds: list[str] = []
-    while len(pixels) < count:
-        scene = replace(draw_scene(rng, num_events=1), segment=rng.randint(*segment), rest=0)
+    for scene, chosen in draw_scenes(rng, count, per_scene, segment):
         frames = render(scene)
-        for index in rng.sample(range(len(frames)), per_scene)[: count - len(pixels)]:
-            pixels.append(frames[index])
-            objects.append([Placed(thing, pose(scene, i, index)) for i, thing in enumerate(scene.things)])
-            backgrounds.append(scene.background)
+        pixels += [frames[index] for index in chosen]
+        objects += [objects_in(scene, index) for index in chosen]
+        backgrounds += [scene.background] * len(chosen)
     images = torch.from_numpy(np.stack(pixels)).movedim(3, 1).float()  # (B, 3, 96, 96)
     images = F.interpolate(images, (side, side), mode="bilinear", antialias=True).round().clamp(0, 255)
     return Stills(images.to(torch.uint8).unsqueeze(1), objects, backgrounds)

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tvr_lightning.encoders.vgg import VGGEncoder
+from tvr_lightning.encoders.weights import read_state_dict
 from tvr_lightning.synthetic.scenes import SHAPES
-from tvr_lightning.synthetic.stand_ins.keeping import Pretrained, Settings, Trained, keep_weights
+from tvr_lightning.synthetic.stand_ins.files import Recipe, Settings, State
 from tvr_lightning.synthetic.stand_ins.stills import NUM_SIZES, Stills, draw_stills
 
-VERSION = "vgg 1"  # raise it whenever equal settings give other weights
-VGG_FILE = Path("data/shapes_vgg.safetensors")
+VERSION = "vgg 2"  # raise it whenever equal settings give other weights
 HELD_OUT = 1024  # pictures
+LAST = "classifier.6."  # torchvision's name of the classifying layer
 
 
 @dataclass(frozen=True)
@@ -43,22 +44,15 @@ class _Batch:
     size: Tensor
 
 
-def pretrain_vgg(file: Path = VGG_FILE, settings: VGGSettings = VGGSettings()) -> Pretrained:
-    """Trains VGG's preset `tiny` on stills, unless `file` holds the result of these settings already.
+def vgg_recipe(settings: VGGSettings = VGGSettings()) -> Recipe:
+    """VGG's preset `tiny`, trained on stills, in torchvision's layout.
 
-    Args:
-        file: in torchvision's layout, which `VGGEncoder(model="tiny", from_pretrained=file)` reads. `accuracy` has
-            `shape`, whether each shape is there, and `size` of those that are.
-        settings: equal ones give equal weights on one machine.
-
-    Raises:
-        ConfigError: settings that train nothing.
-        RunError: the file cannot be written, or is something else.
+    Of its accuracy, `shape` is whether each shape is there, and `size` that of those that are.
     """
-    return keep_weights(Path(file), settings, VERSION, lambda: _train(settings))
+    return Recipe(VERSION, settings, lambda: _train(settings), lambda file: _measure(file, settings.seed))
 
 
-def _train(settings: VGGSettings) -> Trained:
+def _train(settings: VGGSettings) -> State:
     encoder = VGGEncoder("tiny", freeze=False)
     head = nn.Linear(encoder.embed_dim, len(SHAPES) * (1 + NUM_SIZES))
     parameters = [*encoder.parameters(), *head.parameters()]
@@ -72,9 +66,7 @@ def _train(settings: VGGSettings) -> Trained:
         loss.backward()
         optimizer.step()
         schedule.step()
-    accuracy = _accuracy(encoder, head, _draw(random.Random(f"stills held out {settings.seed}"), HELD_OUT, encoder))
-    last = {f"classifier.6.{name}": value for name, value in head.state_dict().items()}
-    return Trained(encoder.state_dict() | last, accuracy)
+    return encoder.state_dict() | {f"{LAST}{name}": value for name, value in head.state_dict().items()}
 
 
 def _answers(encoder: VGGEncoder, head: nn.Linear, batch: _Batch) -> tuple[Tensor, Tensor]:
@@ -92,7 +84,12 @@ def _loss(there: Tensor, size: Tensor, batch: _Batch) -> Tensor:
 
 
 @torch.no_grad()
-def _accuracy(encoder: VGGEncoder, head: nn.Linear, batch: _Batch) -> dict[str, float]:
+def _measure(file: Path, seed: int) -> dict[str, float]:
+    encoder = VGGEncoder("tiny", str(file))
+    head = nn.Linear(encoder.embed_dim, len(SHAPES) * (1 + NUM_SIZES))
+    state = read_state_dict(file)
+    head.load_state_dict({name.removeprefix(LAST): x for name, x in state.items() if name.startswith(LAST)})
+    batch = _draw(random.Random(f"stills held out {seed}"), HELD_OUT, encoder)
     there, size = _answers(encoder, head, batch)
     return {
         "shape": ((there > 0) == batch.there).double().mean().item(),

@@ -1,0 +1,54 @@
+"""Examples in docstrings run and give what they print; every layer has one."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import importlib
+import inspect
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+PACKAGE = Path(__file__).parents[1] / "tvr_lightning"
+
+
+def prompts(file: Path) -> int:
+    """Examples in the docstrings of a file, wherever they stand."""
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    texts = [ast.get_docstring(node) or "" for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, kinds)]
+    return sum(line.lstrip().startswith(">>> ") for text in texts for line in text.splitlines())
+
+
+def name_of(file: Path) -> str:
+    return ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+FILES = sorted(file for file in PACKAGE.rglob("*.py") if prompts(file))
+LAYERS = sorted(file for file in (PACKAGE / "nn").rglob("*.py") if file.name != "__init__.py")
+
+
+@pytest.mark.parametrize("name", map(name_of, FILES))
+def test_examples_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    module = importlib.import_module(name)
+    found = doctest.testmod(module, optionflags=doctest.ELLIPSIS)
+    assert found.failed == 0
+    # doctest does not look everywhere: an example that it misses would never run
+    assert found.attempted == prompts(Path(str(module.__file__)))
+
+
+@pytest.mark.parametrize("name", map(name_of, LAYERS))
+def test_layers_have_an_example(name: str) -> None:
+    module = importlib.import_module(name)
+    layers = [
+        value
+        for key, value in vars(module).items()
+        if inspect.isclass(value)
+        and issubclass(value, nn.Module)
+        and value.__module__ == name
+        and not key.startswith("_")
+        and not inspect.isabstract(value)
+    ]
+    assert [layer.__name__ for layer in layers if ">>> " not in (layer.__doc__ or "")] == []

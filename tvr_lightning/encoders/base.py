@@ -1,0 +1,170 @@
+"""What an encoder offers: methods are typed to these classes, so that any subclass of theirs can be plugged in.
+
+`FrameEncoder` takes frames, `TextEncoder` tokens, `DualEncoder` both into one space, as CLIP does. A subclass calls
+`super().__init__()`, sets the attributes that its bases list and writes their abstract methods; an experiment then
+names it by its `class_path`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from tvr_lightning.data.frozen import Frozen
+from tvr_lightning.types import VideoInput
+
+
+class Encoder(nn.Module, ABC):
+    """A part of a method that may come with pretrained weights.
+
+    Attributes:
+        smallest: constructor arguments of the smallest encoder with random weights, which trial runs build instead of
+            an experiment's own.
+        name: the model's name in results; the class's unless set.
+        embed_dim: D, of the features.
+        freeze: whether nothing is trained.
+        pretrained: whether weights were loaded.
+    """
+
+    smallest: ClassVar[Mapping[str, object]] = {}
+    embed_dim: int
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.name, self.freeze, self.pretrained = type(self).__name__, False, False
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Names weights and computation of what is frozen: equal names, equal features."""
+
+    def train(self, mode: bool = True) -> Self:
+        """Sets the mode; a frozen encoder stays in evaluation mode."""
+        return super().train(mode and not self.freeze)
+
+
+class FrameEncoder(Encoder):
+    """Frames to features.
+
+    Attributes:
+        image_size: height and width in pixels of the frames that it takes.
+    """
+
+    image_size: int
+
+    @property
+    def frames_frozen(self) -> bool:
+        """Whether nothing trains what `encode_frames` computes."""
+        return self.freeze
+
+    @abstractmethod
+    def encode_frames(self, frames: Tensor, frame_mask: Tensor) -> Tensor:
+        """Encodes frames.
+
+        Args:
+            frames: (V, n, 3, S, S) uint8, S the image size.
+            frame_mask: (V, n) bool, True = the frame exists.
+
+        Returns:
+            (V, n, D), zeros where the mask is False.
+        """
+
+    def check_frames(self, frames: Tensor, frame_mask: Tensor) -> None:
+        """Raises ValueError for frames of another size or type, or a mask that does not fit."""
+        if frames.ndim != 5 or frames.shape[2:] != (3, self.image_size, self.image_size):
+            raise ValueError(
+                f"{self.name} takes frames (V, n, 3, {self.image_size}, {self.image_size}), got {tuple(frames.shape)}; "
+                f"set the data's frame size to {self.image_size}"
+            )
+        if frames.dtype != torch.uint8:
+            raise ValueError(f"frames must be uint8 in 0..255, got {frames.dtype}; the encoder normalises them itself")
+        if frame_mask.shape != frames.shape[:2]:
+            raise ValueError(f"frame_mask {tuple(frame_mask.shape)} does not match frames {tuple(frames.shape)}")
+
+
+class TextEncoder(Encoder):
+    """Tokens to features.
+
+    Attributes:
+        context_length: m, the longest caption in tokens; as a constructor's argument it is `data.max_words`.
+        vocabulary_size: tokens that have an embedding.
+    """
+
+    context_length: int
+    vocabulary_size: int
+
+    @abstractmethod
+    def encode_tokens(self, tokens: Tensor, token_mask: Tensor) -> Tensor:
+        """Encodes captions token by token.
+
+        Args:
+            tokens: (T, m) of the data's tokeniser.
+            token_mask: (T, m) bool, True from the first to the last token.
+
+        Returns:
+            (T, m, D), zeros where the mask is False.
+        """
+
+    def check_tokens(self, tokens: Tensor, token_mask: Tensor) -> None:
+        """Raises ValueError for captions that are too long, or a mask that does not fit."""
+        if tokens.shape[1] > self.context_length:
+            raise ValueError(
+                f"captions of {tokens.shape[1]} tokens exceed context_length={self.context_length}; give the encoder "
+                "and the tokeniser the same context_length"
+            )
+        if token_mask.shape != tokens.shape:
+            raise ValueError(f"token_mask {tuple(token_mask.shape)} does not match tokens {tuple(tokens.shape)}")
+
+
+class DualEncoder(FrameEncoder, TextEncoder):
+    """Frames, sentences and words to one space, as CLIP.
+
+    Attributes:
+        logit_scale_init: the factor on cosines that pretraining ended with, else 1 / 0.07.
+    """
+
+    logit_scale_init: float = 1 / 0.07
+
+    @abstractmethod
+    def encode_text(self, tokens: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Sentences (T, D), and words as `encode_tokens` returns them."""
+
+    def encode_tokens(self, tokens: Tensor, token_mask: Tensor) -> Tensor:
+        """Words (T, m, D)."""
+        return self.encode_text(tokens, token_mask)[1]
+
+    @property
+    def text_blocks(self) -> tuple[nn.Module, ...]:
+        """The text tower's attention blocks, as which temporal layers start; none unless built like CLIP's."""
+        return ()
+
+    @property
+    def text_positions(self) -> Tensor:
+        """The text tower's position embeddings (context_length, width), likewise."""
+        return torch.empty(0, 0)
+
+
+def encoders_in(module: nn.Module) -> list[tuple[nn.Module, str, Encoder]]:
+    """Every encoder inside a module, with the module that holds it and its name there.
+
+    What an encoder is itself made of is not looked into.
+    """
+    found: list[tuple[nn.Module, str, Encoder]] = []
+    for name, child in module.named_children():
+        found += [(module, name, child)] if isinstance(child, Encoder) else encoders_in(child)
+    return found
+
+
+def frozen_frames(encoder: FrameEncoder) -> Frozen[VideoInput] | None:
+    """Frame features of a frozen encoder, None where it trains."""
+    if not encoder.frames_frozen:
+        return None
+    return Frozen(encoder, lambda video: encoder.encode_frames(video.frames, video.frame_mask), encoder.fingerprint())
+
+
+def frame_features(encoder: FrameEncoder, video: VideoInput) -> Tensor:
+    """Frame features (V, n, D): those that the loader brought along, else of the pixels."""
+    return video.features if video.has_features else encoder.encode_frames(video.frames, video.frame_mask)

@@ -1,0 +1,50 @@
+"""How an evaluation is computed: `model.evaluation` of an experiment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class CodeOptions:
+    """What concerns binary codes.
+
+    Attributes:
+        database: where a test looks up codes: among those of the `train` items (the custom of cross-modal hashing) or
+            of the `test` items. Validation takes its own split.
+        normalise: what mAP@k of codes is divided by: min(k, number of `relevant` items), or the number of relevant
+            ones among the k `retrieved` (the released code of several hashing methods).
+    """
+
+    database: Literal["train", "test"] = "train"
+    normalise: Literal["relevant", "retrieved"] = "relevant"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How scores become numbers.
+
+    Attributes:
+        v2t: what a video ranks: `sets`, each video's captions together (score: their maximum), or `captions`, each
+            caption alone (rank: the best of its own).
+        chunk_size: texts and videos scored at a time.
+        resamples: bootstrap resamples for the 95 % intervals of test results, 0 for none.
+        dual_softmax: temperature of dual softmax (CAMoE), reported besides as `dsl/...`; null for none.
+        qb_norm: beta of QB-Norm, reported besides as `qb/t2v/...`; null for none.
+        qb_bank: how many training captions make QB-Norm's query bank.
+        matrix_limit_mib: a score matrix above this size lives in a temporary file instead of memory.
+        codes: what concerns methods whose features are binary codes.
+
+    >>> Evaluation(dual_softmax=1.0, codes=CodeOptions(database="test")).codes
+    CodeOptions(database='test', normalise='relevant')
+    """
+
+    v2t: Literal["sets", "captions"] = "sets"
+    chunk_size: int = 256
+    resamples: int = 1000
+    dual_softmax: float | None = None
+    qb_norm: float | None = None
+    qb_bank: int = 5000
+    matrix_limit_mib: int = 4096
+    codes: CodeOptions = field(default_factory=CodeOptions)
