@@ -54,7 +54,7 @@ def forms(case: Case, device: str) -> tuple[torch.nn.Module, Mapping[str, Form]]
 
         attention.cosines = cosines  # type: ignore[method-assign]
         try:
-            return model.aggregate(model.contrast_scores(texts, videos))  # type: ignore[no-any-return]
+            return model.aggregate(model.contrast_scores(texts, videos))
         finally:
             attention.cosines = low_rank  # type: ignore[method-assign]
 

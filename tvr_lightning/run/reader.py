@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from inspect import isabstract
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 from tvr_lightning.config.arguments import read_arguments
 from tvr_lightning.config.objects import class_of
-from tvr_lightning.data import annotations
+from tvr_lightning.data import annotations as readers
 from tvr_lightning.data.annotations.base import Annotations
 from tvr_lightning.errors import ConfigError
 
@@ -29,7 +29,8 @@ def reader_of(config: Path, settings: Sequence[str] = ()) -> Annotations:
     experiment, flags = read_arguments(["--config", str(config), *settings])
     if flags:
         raise ConfigError(f"{flags[0]} is no setting of an experiment")
-    named = (experiment.get("data") or {}).get("annotations") or {}
+    part = (experiment.get("data") or {}).get("annotations") or {}
+    named = part if isinstance(part, Mapping) else {"class_path": part}
     if "class_path" not in named:
         raise ConfigError(f"{config}: data.annotations names no reader (class_path)")
     return build_reader(str(named["class_path"]), **(named.get("init_args") or {}))
@@ -43,15 +44,13 @@ def build_reader(class_path: str, **arguments: Any) -> Annotations:
     """
     found = class_of(class_path)
     if found is None or not issubclass(found, Annotations):
-        raise ConfigError(
-            f"{class_path} is no importable class on {Annotations.__module__}.Annotations, so no reader"
-        )
+        raise ConfigError(f"{class_path} is no importable class on {Annotations.__module__}.Annotations, so no reader")
     return found(**arguments)
 
 
 def known_readers() -> list[str]:
     """Class paths of the package's own readers that write layouts."""
-    modules = [import_module(f"{annotations.__name__}.{m.name}") for m in iter_modules(annotations.__path__)]
+    modules = [import_module(f"{readers.__name__}.{m.name}") for m in iter_modules(readers.__path__)]
     return [
         f"{module.__name__}.{name}"
         for module in modules

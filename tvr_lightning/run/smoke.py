@@ -54,9 +54,11 @@ def smoke_data(file: Path, folder: Path) -> Path:
         ConfigError: the experiment cannot be composed, or its reader has no `write_layout`.
     """
     config, _ = read_arguments(["--config", str(file)])
-    named = config["data"]["annotations"]
-    settings = {name: value for name, value in (named.get("init_args") or {}).items() if name not in ("root", "name")}
-    key = hashlib.sha256(json.dumps([named["class_path"], settings], sort_keys=True).encode()).hexdigest()
+    part = config["data"]["annotations"]
+    if isinstance(part, dict):  # the same for every root, and whatever results call the dataset
+        own = {name: x for name, x in (part.get("init_args") or {}).items() if name not in ("root", "name")}
+        part = {**part, "init_args": own}
+    key = hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest()
     root = folder / key[:16]
     if not root.exists():
         export_shapes(reader_of(file, [f"--data.annotations.init_args.root={root}"]), NUM_VIDEOS)
