@@ -19,8 +19,8 @@ help: ## this list
 setup: $(READY) ## make .venv from requirements.lock
 
 $(UV):
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 13) else \
-	"tvr_lightning needs Python 3.11 or 3.12, $(PYTHON) is %d.%d; set PYTHON=python3.11" % v)'
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else \
+	"tvr_lightning needs Python 3.11 to 3.13, $(PYTHON) is %d.%d; set PYTHON=python3.11" % v)'
 	@$(PYTHON) -m venv .tools
 	@.tools/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 

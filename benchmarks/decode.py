@@ -16,12 +16,10 @@ import argparse
 import hashlib
 import json
 import os
-import platform
 import shutil
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -30,10 +28,12 @@ from typing import Any
 import av
 import numpy as np
 import torch
-from measure import WHOLE_CLIP
+from measure import WHOLE_CLIP, write_results
 
 from tvr_lightning import load_experiment
-from tvr_lightning.data.stores.frames import SETTLE_S, FrameCache
+from tvr_lightning.data.stores.contents import SETTLE_S
+from tvr_lightning.data.stores.frames import FrameCache
+from tvr_lightning.data.stores.store import Store
 from tvr_lightning.data.video.frames import read_frames
 from tvr_lightning.data.video.sampling import FrameOptions
 from tvr_lightning.synthetic.shapes import make_shapes
@@ -87,7 +87,7 @@ def loading(folder: Path) -> dict[str, list[float]]:
     rates: dict[str, list[float]] = {}
     for _ in range(REPEATS):
         rates.setdefault("no cache", []).append(epoch_rate(loaders[False]))
-        shutil.rmtree(cache / "frames")
+        shutil.rmtree(cache)
         rates.setdefault("first epoch, fills the cache", []).append(epoch_rate(loaders[True]))
         rates.setdefault("second epoch", []).append(epoch_rate(loaders[True]))
         # a run's own first epoch: nothing is known in memory; without a worker, whose start would count
@@ -148,6 +148,10 @@ def positions(count: int) -> Any:
     return ((np.arange(OPTIONS.num_frames) + 0.5) * count / OPTIONS.num_frames).astype(int)
 
 
+def content_hash(path: Path) -> bytes:
+    return hashlib.blake2b(path.read_bytes(), digest_size=32).digest()
+
+
 def decoders(folder: Path) -> dict[str, list[float]]:
     """Seconds per clip of each decoder that can be imported, of a read from the cache and of hashing the file."""
     times: dict[str, list[float]] = {}
@@ -155,15 +159,11 @@ def decoders(folder: Path) -> dict[str, list[float]]:
         path = folder / f"{seconds}.mp4"
         write_scene(path, seconds)
         decode = partial(read_frames, path, OPTIONS.num_frames, size=OPTIONS.size)
-        cache = FrameCache(folder / "large", 1)
+        cache = FrameCache(Store(folder / "large", 1))
         forms: dict[str, Callable[[], Any]] = {
             "this suite (PyAV)": decode,
-            "from the cache": lambda path=path, decode=decode, cache=cache: cache.fetch(
-                Record("", path, ()), OPTIONS, decode
-            ),
-            f"hash of {path.stat().st_size / 1e6:.1f} MB": lambda path=path: hashlib.blake2b(
-                path.read_bytes(), digest_size=32
-            ).digest(),
+            "from the cache": partial(cache.fetch, Record("", path, ()), OPTIONS, decode),
+            f"hash of {path.stat().st_size / 1e6:.1f} MB": partial(content_hash, path),
         }
         for name, build in {"OpenCV": opencv, "decord": decord, "torchcodec": torchcodec}.items():
             try:
@@ -212,17 +212,9 @@ def main() -> None:
         )
     for row in rows:
         print(json.dumps(row) if options.json else "  ".join(f"{k} {v}" for k, v in row.items()))
-    content = {
-        "command": "python benchmarks/decode.py",
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, PyAV {av.__version__}",
-        "load_average": round(os.getloadavg()[0], 1),  # more than 1 or 2 means that other jobs were running
-        "rows": rows,
-    }
-    print(f"load average of the machine: {content['load_average']}")
-    results = Path(__file__).parent / "results"
-    results.mkdir(exist_ok=True)
-    (results / "decode.json").write_text(json.dumps(content, indent=1) + "\n")
+    load = round(os.getloadavg()[0], 1)  # more than 1 or 2 means that other jobs were running
+    print(f"load average of the machine: {load}")
+    write_results("decode", "python benchmarks/decode.py", rows, pyav=av.__version__, load_average=load)
 
 
 if __name__ == "__main__":

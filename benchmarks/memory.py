@@ -72,7 +72,8 @@ def measure(device: str) -> list[dict[str, Any]]:
     """One row for each way and batch size; a GPU that is too small for one says so."""
     sizes = SIZES[device]
     torch.manual_seed(0)
-    model = CLIP4Clip(CLIPEncoder("ViT-B-32", context_length=WORDS)).to(device).train()
+    encoder = CLIPEncoder("ViT-B-32", context_length=WORDS)
+    model = CLIP4Clip(encoder).to(device).train()
     optimizer = build_optimizer(model, model.encoders, model.optimizer_options, fused=device == "cpu")
     whole = model.optimizer_options
     step(model, optimizer, random_batch(2, sizes.frames, model.image_size, device), device)
@@ -80,7 +81,7 @@ def measure(device: str) -> list[dict[str, Any]]:
     fixed = round(numbers * 12 / 2**20)  # float32 weights and Adam's two averages
     rows = []
     for checkpointing in (False, True):
-        model.encoder.clip.set_grad_checkpointing(checkpointing)
+        encoder.clip.set_grad_checkpointing(checkpointing)
         for chunk in (None, sizes.chunk):
             model.optimizer_options = replace(whole, loss_chunk=chunk)
             for count in sizes.batches:

@@ -58,5 +58,5 @@ def read_graphs(network: MPAA, roots: Tensor, items: Hierarchy) -> Tensor:
     )
     exists = F.pad(items.mask, (1, 0), value=True)[:, None].expand(-1, num_roots, -1).flatten(0, 1)
     read = torch.arange(len(exists), device=roots.device) * (count + 1)
-    vectors: Tensor = network(nodes.flatten(0, 2), complete_edges(exists), read)
-    return vectors.unflatten(0, (num_items, num_roots))
+    vectors: Tensor = network(nodes.flatten(0, 2), complete_edges(exists), read).unflatten(0, (num_items, num_roots))
+    return vectors

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from cases import Case, Form
@@ -47,15 +48,10 @@ def forms(case: Case, device: str) -> tuple[torch.nn.Module, Mapping[str, Form]]
         parameter.data += 0.02 * torch.randn_like(parameter)
 
     def literal(texts: TextFeatures, videos: VideoFeatures) -> Tensor:
-        attention, low_rank = model.attention, model.attention.cosines
-
         def cosines(queries: Tensor, _: Any, others: Tensor) -> Tensor:
-            return attention.literal_cosines(queries, videos.frames, videos.frame_mask, others)
+            return model.attention.literal_cosines(queries, videos.frames, videos.frame_mask, others)
 
-        attention.cosines = cosines  # type: ignore[method-assign]
-        try:
+        with patch.object(model.attention, "cosines", cosines):
             return model.aggregate(model.contrast_scores(texts, videos))
-        finally:
-            attention.cosines = low_rank  # type: ignore[method-assign]
 
     return model, {"literal": literal, "low-rank": model.score}

@@ -11,15 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
-from measure import WHOLE_CLIP
+from measure import WHOLE_CLIP, write_results
 
 from tvr_lightning import load_experiment
 
@@ -88,16 +85,7 @@ def main() -> None:
     ]
     for row in rows:
         print(json.dumps(row) if options.json else "  ".join(f"{k} {v}" for k, v in row.items()))
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
-    results = Path(__file__).parent / "results"
-    results.mkdir(exist_ok=True)
-    content = {
-        "command": "python benchmarks/throughput.py",
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": machine,
-        "rows": rows,
-    }
-    (results / "throughput.json").write_text(json.dumps(content, indent=1) + "\n")
+    write_results("throughput", "python benchmarks/throughput.py", rows)
 
 
 if __name__ == "__main__":

@@ -12,17 +12,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import tempfile
 import time
 from collections import defaultdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
-from measure import WHOLE_CLIP
+from measure import WHOLE_CLIP, write_results
 from pytorch_lightning import Callback
 
 from tvr_lightning.config.arguments import read_arguments
@@ -62,7 +60,7 @@ def suite_steps(arguments: list[str], folder: Path) -> list[float]:
     cli = build_cli(read_arguments(arguments)[0])
     trainer = make_trainer(cli, "fit", folder)
     times = StepTimes()
-    trainer.callbacks.append(times)
+    trainer.callbacks.append(times)  # type: ignore[attr-defined]
     trainer.fit(cli.model, cli.datamodule)
     return [b - a for a, b in zip(times.ends[WARM:], times.ends[WARM + 1 :], strict=False)]
 
@@ -148,17 +146,8 @@ def main() -> None:
         print(
             json.dumps(row) if options.json else f"{row['part']:<48} {row['ms']:>9.2f} ms {100 * row['share']:>7.1f} %"
         )
-    content = {
-        "command": "python benchmarks/train_step.py",
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
-        "experiment": options.experiment,
-        "tracker": options.tracker,
-        "rows": rows,
-    }
-    results = Path(__file__).parent / "results"
-    results.mkdir(exist_ok=True)
-    (results / "train_step.json").write_text(json.dumps(content, indent=1) + "\n")
+    of = {"experiment": options.experiment, "tracker": options.tracker}
+    write_results("train_step", "python benchmarks/train_step.py", rows, **of)
 
 
 if __name__ == "__main__":

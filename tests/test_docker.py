@@ -6,11 +6,13 @@ import os
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parents[1]
 DOCKER = ROOT / "docker"
@@ -76,7 +78,8 @@ def test_two_images_over_one_pinned_base() -> None:
     assert stages()["gpu"] == stages()["cpu"] == "suite"
     version = re.fullmatch(r"python:(3\.\d+)-slim-\w+", stages()["suite"])
     assert version
-    assert version[1] in {"3.11", "3.12"}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert SpecifierSet(project["requires-python"]).contains(version[1])
 
 
 def test_every_step_is_set_up_or_its_prerequisite() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,13 @@ def test_wrong_and_missing_experiment() -> None:
     wrong = make("train", "EXP=clip4clip_msrvtt_8k")
     assert wrong.returncode != 0
     assert "did you mean clip4clip_msrvtt_7k" in wrong.stderr
+
+
+def test_set_up_takes_the_pythons_of_pyproject() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    bounds = re.search(r"\((\d+), (\d+)\) <= v < \((\d+), (\d+)\)", (ROOT / "Makefile").read_text())
+    assert bounds
+    assert project["requires-python"] == ">={}.{},<{}.{}".format(*bounds.groups())
 
 
 def test_lock_holds_versions_and_hashes_but_no_address() -> None:

@@ -50,3 +50,9 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
         head, last = near[:-1], near[-1]
         return f"did you mean {', '.join(head)} or {last}?" if head else f"did you mean {last}?"
     return "known: " + ", ".join(names) if names else "nothing is known here"
+
+
+def few(items: Iterable[str], count: int = 5, separator: str = ", ") -> str:
+    """Returns `a, b, c, d, e and 3 more`: a list short enough for a message."""
+    texts = list(items)
+    return separator.join(texts[:count]) + (f" and {len(texts) - count} more" if len(texts) > count else "")

@@ -31,7 +31,8 @@ def grainy(number: int, width: int, height: int) -> Picture:
     """Like `numbered`, with noise, so that every frame takes about as many bytes."""
     picture = numbered(number, width, height)
     grain = np.random.default_rng(number).integers(0, 60, picture.shape, np.uint8)
-    return np.where(picture > 127, picture - grain, picture + grain)
+    grained: Picture = np.where(picture > 127, picture - grain, picture + grain)
+    return grained
 
 
 def number_of(frame: Tensor) -> int:

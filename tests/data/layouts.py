@@ -1,8 +1,13 @@
 """Small annotation files of every dataset, in the format of the real ones."""
 
+from __future__ import annotations
+
 import csv
 import json
 import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from tvr_lightning.data.annotations.activitynet import ActivityNet
 from tvr_lightning.data.annotations.charades import Charades
@@ -17,11 +22,11 @@ CHARADES_COLUMNS = [
 ]
 
 
-def write_json(path, value):
+def write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value), encoding="utf-8")
 
 
-def write_lines(path, lines, end="\n"):
+def write_lines(path: Path, lines: Sequence[str], end: str = "\n") -> None:
     path.write_bytes(("\n".join(lines) + end).encode())
 
 
@@ -32,18 +37,18 @@ MSVD_IDS = {
 }
 
 
-def msvd_tokens(video):
+def msvd_tokens(video: str) -> list[list[str]]:
     return [["a", "man", "in", video], ["it", "s", "raining"]]
 
 
-def write_msvd(root):
+def write_msvd(root: Path) -> None:
     for split, ids in MSVD_IDS.items():
         write_lines(root / f"{split}_list.txt", ids, end="\n" if split == "test" else "")
     table = {i: msvd_tokens(i) for ids in MSVD_IDS.values() for i in ids}
     (root / "raw-captions.pkl").write_bytes(pickle.dumps(table, protocol=3))
 
 
-def didemo(video, description, number=1):
+def didemo(video: str, description: str, number: int = 1) -> dict[str, Any]:
     return {
         "num_segments": 6,
         "description": description,
@@ -62,7 +67,7 @@ DIDEMO = {
 }  # fmt: skip
 
 
-def write_didemo(root):
+def write_didemo(root: Path) -> None:
     for split, entries in DIDEMO.items():
         write_json(root / f"{split}_data.json", [didemo(v, d, n) for n, (v, d) in enumerate(entries)])
 
@@ -74,7 +79,7 @@ VATEX_IDS = {
 }
 
 
-def vatex(video):
+def vatex(video: str) -> dict[str, Any]:
     return {
         "videoID": video,
         "enCap": [f" english {k}  of {video}" for k in range(10)],
@@ -82,14 +87,14 @@ def vatex(video):
     }
 
 
-def write_vatex(root):
+def write_vatex(root: Path) -> None:
     for split, ids in VATEX_IDS.items():
         write_lines(root / f"{split}_list.txt", ids)
     write_json(root / "vatex_training_v1.0.json", [vatex(i) for i in VATEX_IDS["train"]])
     write_json(root / "vatex_validation_v1.0.json", [vatex(i) for i in VATEX_IDS["test"] + VATEX_IDS["val"]])
 
 
-def activitynet(timestamps, sentences):
+def activitynet(timestamps: Sequence[Sequence[float]], sentences: Sequence[str]) -> dict[str, Any]:
     return {"duration": 82.73, "timestamps": timestamps, "sentences": sentences}
 
 
@@ -104,12 +109,14 @@ ACTIVITYNET = {
 }
 
 
-def write_activitynet(root):
+def write_activitynet(root: Path) -> None:
     for name, content in ACTIVITYNET.items():
         write_json(root / f"{name}.json", content)
 
 
-def charades(video, script="They act.", descriptions="A person acts.", actions="c001 0.00 12.60"):
+def charades(
+    video: str, script: str = "They act.", descriptions: str = "A person acts.", actions: str = "c001 0.00 12.60"
+) -> dict[str, str]:
     row = [video, "HR43", "Kitchen", "6", "7", "Yes", script, "cup;sink", descriptions, actions, "24.83"]
     return dict(zip(CHARADES_COLUMNS, row, strict=True))
 
@@ -127,7 +134,7 @@ CHARADES = {
 CHARADES_CLASSES = ["c000 Holding some clothes", "c001 Putting clothes somewhere", "c092 Watching", "c147 Standing up"]
 
 
-def write_charades(root, rows=CHARADES):
+def write_charades(root: Path, rows: Mapping[str, Sequence[dict[str, str]]] = CHARADES) -> None:
     for split, entries in rows.items():
         with (root / f"Charades_v1_{split}.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, CHARADES_COLUMNS, lineterminator="\r\n")

@@ -284,7 +284,7 @@ def test_a_memory_mapped_matrix(tmp_path):
     assert torch.equal(mapped, before)
 
 
-@pytest.mark.parametrize(("value", "chunk"), itertools.product([math.nan, math.inf, -math.inf], [1, 1 << 20]))
+@pytest.mark.parametrize(("value", "chunk"), list(itertools.product([math.nan, math.inf, -math.inf], [1, 1 << 20])))
 def test_a_score_that_is_not_finite_names_the_pair(value, chunk):
     scores = torch.zeros(6, 4)
     scores[3, 2] = scores[5, 0] = value

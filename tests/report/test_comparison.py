@@ -12,53 +12,20 @@ from pathlib import Path
 from statistics import stdev
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
-import yaml
 
 from tvr_lightning.commands.main import main
 from tvr_lightning.data.stores.files import write_json
 from tvr_lightning.errors import ConfigError, RunError
-from tvr_lightning.report.comparison import Comparison, Group, compare, compare_table, group_runs, runs_with_baseline
-from tvr_lightning.report.comparison_text import lines_of, to_csv, to_latex, to_markdown, to_table
+from tvr_lightning.report.comparison import Comparison, compare, runs_with_baseline
+from tvr_lightning.report.formats import to_csv, to_latex, to_markdown, to_table
+from tvr_lightning.report.groups import Group, group_runs
 from tvr_lightning.report.reported import Reported
+from tvr_lightning.report.text import lines_of
 from tvr_lightning.run.results import find_runs
 
-VIDEOS = 40
-GOOD = [1] * 30 + [0] * 10
-BAD = [1] * 10 + [0] * 30
-
-
-def make_run(
-    root: Path, name: str, seed: int = 0, hits: Sequence[int] = GOOD, prefix: str = "video", **changes: Any
-) -> Path:
-    """A finished run whose query i is first where `hits[i]`, else second, in both directions."""
-    folder = root / name
-    folder.mkdir(parents=True)
-    settings = changes.pop("settings", {"lr": 0.1})
-    config = {"seed_everything": seed, "run_id": folder.name, "model": {"init_args": settings}}
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    recall = 100.0 * sum(hits) / len(hits)
-    metrics = {f"test/{d}/{m}": 100.0 for d in ("t2v", "v2t") for m in ("R@5", "R@10")}
-    for d in ("t2v", "v2t"):
-        metrics |= {f"test/{d}/R@1": recall, f"test/{d}/MdR": 1.0, f"test/{d}/MnR": 2 - recall / 100}
-    metrics |= {"test/SumR": 2 * recall + 400, "test/probe/order": 25.0}
-    content: dict[str, Any] = {
-        "experiment": folder.parent.name, "method": "CLIP4Clip", "encoder": "tiny", "dataset": "shapes", "split": "9k",
-        "seed": seed, "metrics": metrics, "intervals": {"test/t2v/R@1": [recall - 10.5, recall + 10.25]},
-        "data": {"left_out": 0, "subset": None, "videos": VIDEOS, "captions": VIDEOS}, "selected_on_test": False,
-        "partial": False, "v2t": "sets", "train_time_s": 90.0, "peak_memory_mib": 2048, "parameters": 1_500_000,
-    }  # fmt: skip
-    write_json(folder / "metrics.json", content | changes)
-    rows = []
-    for d, end in (("t2v", "#0"), ("v2t", "")):
-        for i, hit in enumerate(hits):
-            row = {"direction": d, "query": f"{prefix}{i:02}{end}", "video": f"{prefix}{i:02}", "greater": 1 - hit}
-            rows.append(row | {"tied_other": 0, "tied_own": 1, "average_precision": 1.0 if hit else 0.5})
-    pq.write_table(pa.Table.from_pylist(rows), folder / "ranks.parquet")
-    return folder
+from .finished_runs import BAD, GOOD, VIDEOS, make_run
 
 
 def rows_of(comparison: Comparison) -> dict[str, dict[str, Any]]:
@@ -66,8 +33,8 @@ def rows_of(comparison: Comparison) -> dict[str, dict[str, Any]]:
     return {
         line.name: dict(zip((c.key for c in comparison.columns), line.cells, strict=True)) | {"notes": line.notes}
         for block in comparison.blocks
-        for entry in (*block.ranked, *block.apart)
-        for line in lines_of(entry, block, comparison)
+        for row in block.rows
+        for line in lines_of(row, block, comparison)
     }
 
 
@@ -332,9 +299,13 @@ def test_compare_names_what_is_wrong(
     assert message in capsys.readouterr().err
 
 
-def test_compare_table_without_reported_figures(tmp_path: Path) -> None:
-    make_run(tmp_path, "a/one")
-    assert compare_table(find_runs([tmp_path]), reported=tmp_path / "none.yaml").row_count == 2
+def test_without_a_file_of_reported_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run(tmp_path, "runs/a/one")
+    monkeypatch.chdir(tmp_path)
+    assert main(["compare"]) == 0
+    assert "a/one" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")

@@ -23,6 +23,7 @@ from tvr_lightning.commands.main import main
 from tvr_lightning.data.stores.files import write_json
 from tvr_lightning.report import page, wandb_report
 from tvr_lightning.report.charts import HEIGHT, WIDTH, Line, bar_chart, line_chart, ticks
+from tvr_lightning.report.comparison import compare
 from tvr_lightning.run.curves import write_curves
 from tvr_lightning.run.gallery import Gallery, Query, write_gallery
 from tvr_lightning.run.results import find_runs
@@ -32,11 +33,11 @@ EVIL = "<script>alert(1)</script> & </style> \"quoted\" 'too' {{ 7 * 7 }}"
 MakeRun = Callable[..., Path]
 
 
-def jpeg(shade: int) -> bytes:
+def jpeg(shade: int, frames: int = 6) -> bytes:
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.new("RGB", (96, 96), (shade, 90, 200)).save(buffer, "JPEG")
+    Image.new("RGB", (frames * 64, 64), (shade, 90, 200)).save(buffer, "JPEG")
     return buffer.getvalue()
 
 
@@ -68,7 +69,8 @@ def make_run(tmp_path: Path) -> MakeRun:
             ranks = {"direction": ["t2v"] * 4 + ["v2t"] * 2, "rank": [1.0, 1.0, 3.0, 8.0, 1.0, 2.0]}
             pq.write_table(pa.table(ranks), folder / "ranks.parquet")
             query = Query("v1#0", caption, "v1", 2.0, ("v0", "v1", "v2"))
-            pictures = {"v0": jpeg(0), "v1": jpeg(100), "v2": None}
+            # a still, as earlier versions kept it, and a strip
+            pictures = {"v0": jpeg(0, frames=1), "v1": jpeg(100), "v2": None}
             write_gallery(folder / "gallery.json", Gallery((query,), (query,), pictures))
         return folder
 
@@ -91,7 +93,7 @@ class Page(HTMLParser):
             self.rows.append([])
         if tag in ("td", "th"):
             self.rows[-1].append("")
-        if tag not in ("meta", "br", "link", "img"):
+        if tag not in ("meta", "br", "wbr", "link", "img"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -116,7 +118,7 @@ def test_page_loads_nothing_and_escapes_everything(
     make_run("a", caption=EVIL, experiment=EVIL, dataset=EVIL)
     assert main(["dashboard", "--runs_dir", str(tmp_path / "runs")]) == 0
     out = capsys.readouterr().out
-    assert "report.html: 1 runs" in out
+    assert "report.html: 1 runs, " in out
     assert "W&B: offline or without a key, only the page was written" in out
     text = written(tmp_path / "runs")
     assert not re.search(r"https?:|//[a-z]", text)
@@ -142,27 +144,42 @@ def test_marked_runs_stand_apart_and_are_never_the_best(make_run: MakeRun, tmp_p
     make_run("fair", 40.0)
     make_run("cheat", 90.0, selected_on_test=True)
     make_run("other", 10.0, dataset="MSR-VTT", split="full")
-    page.write_page(find_runs([], tmp_path / "runs"), tmp_path / "report.html")
+    page.write_page(compare(find_runs([], tmp_path / "runs")), tmp_path / "report.html")
     text = written(tmp_path)
     rows = Page(text).rows
-    names = [next((n for n in ("good", "fair", "cheat", "other", "not comparable") if n in r[0]), "") for r in rows]
-    other, good, fair, apart, cheat = (names.index(n) for n in ("other", "good", "fair", "not comparable", "cheat"))
-    assert other < good < fair < apart < cheat
-    assert rows[good][1].split() == ["50.0", "45.0–55.0"]
-    assert rows[cheat][-1].strip() == "selected on test"
-    best = re.findall(r'<td class="best from">([\d.]+)', text)
-    assert best == ["50.0", "1.0", "350.0", "1.0"]  # R@1 and SumR of `good`; R@1 of video -> text is equal in both
-    assert not re.search(r"best[^>]*>90\.0", text)
-    assert re.findall(r"<h2>(.*?)</h2>", text) == ["MSR-VTT full", "shapes 9k"]
+    names = [next((n for n in ("good", "fair", "cheat", "other", "not ranked") if n in r[0]), "") for r in rows]
+    fair, good, apart, cheat, other = (names.index(n) for n in ("fair", "good", "not ranked", "cheat", "other"))
+    assert fair < good < apart < cheat < other
+    assert rows[good][2].split() == ["50.0", "[45.0,", "55.0]"]
+    assert rows[cheat][0].endswith("cheat selected on test")
+    assert re.findall(r'<td class="best from">([\d.]+)', text)[:1] == ["1.0"]  # R@1 of video -> text is equal in both
+    assert re.findall(r"best[^>]*>((?:50|350)\.0)", text) == ["50.0", "350.0"]
+    assert not re.search(r"best[^>]*>(90|390|10|310)\.0", text)
+    titles = ["shapes 9k, test: 8 captions x 8 videos", "MSR-VTT full, test: 8 captions x 8 videos"]
+    assert re.findall(r"<h2>(.*?)</h2>", text) == titles
+    assert "exp/cheat (not ranked: selected on test)" in text  # in the legend of its curves too
+
+
+def test_the_page_takes_what_compare_takes(make_run: MakeRun, tmp_path: Path) -> None:
+    make_run("a")
+    words = ["dashboard", "--runs_dir", str(tmp_path / "runs")]
+    assert main([*words, "--metrics", "t2v/mAP", "--baseline", "exp/a"]) == 0
+    rows = Page(written(tmp_path / "runs")).rows
+    assert [cell.strip() for cell in rows[1]] == ["mAP"]
+    assert rows[2][0].endswith("baseline")
+    assert main([*words, "--full"]) == 0
+    assert {"MnR", "mAP"} <= {cell.strip() for cell in Page(written(tmp_path / "runs")).rows[1]}
 
 
 def test_pictures_are_held_once_and_say_what_cannot_be_shown(make_run: MakeRun, tmp_path: Path) -> None:
     make_run("a")
     make_run("b")
     make_run("bare", files=False)
-    text = page.render(find_runs([], tmp_path / "runs"))
-    for shade in (0, 100):
-        assert text.count(base64.b64encode(jpeg(shade)).decode()) == 1
+    text = page.render(compare(find_runs([], tmp_path / "runs")))
+    for frames, shade in ((1, 0), (6, 100)):
+        held = base64.b64encode(jpeg(shade, frames)).decode()
+        assert text.count(held) == 1
+        assert f"--n:{frames};background-image:url(data:image/jpeg;base64,{held})" in text
     assert text.count('<span class="picture">not decodable</span>') == 4  # two runs, query and failure each
     assert "✓&nbsp;correct" in text
     assert "exp/bare: This run kept no gallery." in text
@@ -175,12 +192,11 @@ def test_the_page_stays_bounded(make_run: MakeRun, tmp_path: Path, monkeypatch: 
         os.utime(make_run(f"run{index}") / "metrics.json", (index, index))
     monkeypatch.setattr(page, "MAX_RUNS", 3)
     monkeypatch.setattr(page, "MAX_PICTURES", 10)
-    runs = find_runs([], tmp_path / "runs")
-    said = page.write_page(runs, tmp_path / "report.html")
-    assert "3 runs, 1 older ones left out" in said
+    said = page.write_page(compare(find_runs([], tmp_path / "runs")), tmp_path / "report.html")
+    assert "4 runs, 1 older ones in the tables only" in said
     text = written(tmp_path)
-    assert "1 older ones are left out" in text
-    assert "run0" not in text
+    assert "1 older ones stand in the tables only" in text
+    assert text.count("run0") == 1  # its row
     assert text.count("Left out: the pictures of the page would take more than") == 3
     assert "url(data:" not in text
 
@@ -231,13 +247,13 @@ def test_charts_stay_inside_their_frame() -> None:
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("width", [1280, 800, 390])
 def test_opens_in_a_browser_without_scrolling_sideways(make_run: MakeRun, tmp_path: Path, width: int) -> None:
     from PIL import Image
 
     make_run("a" * 60, caption="long " * 80)
     make_run("b", 20.0, partial=True)
-    page.write_page(find_runs([], tmp_path / "runs"), tmp_path / "report.html")
+    page.write_page(compare(find_runs([], tmp_path / "runs")), tmp_path / "report.html")
     # a frame of that width: a headless window itself is 500 px wide at least
     probe = tmp_path / "probe.html"
     probe.write_text(
@@ -265,7 +281,7 @@ def test_opens_in_a_browser_without_scrolling_sideways(make_run: MakeRun, tmp_pa
 
 
 def test_report_needs_a_key_and_its_package(make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runs = find_runs([make_run("a")], tmp_path / "runs")
+    runs = compare(find_runs([make_run("a")], tmp_path / "runs"))
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
@@ -283,7 +299,8 @@ def test_report_puts_methods_side_by_side_per_dataset(
     pytest.importorskip("wandb_workspaces", reason="the optional extra `reports` is not installed")
     from wandb_workspaces.reports.v2 import interface
 
-    runs = find_runs([make_run("a"), make_run("b", dataset="MSR-VTT", split="full")], tmp_path / "runs")
+    runs = [make_run("a"), make_run("b", dataset="MSR-VTT", split="full"), make_run("c", selected_on_test=True)]
+    comparison = compare(find_runs(runs))
     asked = []
 
     def answer(api: Any, query: Any, variables: Any) -> dict[str, Any]:
@@ -292,14 +309,18 @@ def test_report_puts_methods_side_by_side_per_dataset(
 
     monkeypatch.setattr(interface, "_get_api", lambda: None)
     monkeypatch.setattr(interface, "execute_graphql", answer)
-    report = wandb_report.build_report(runs, "team", "project")
+    report = wandb_report.build_report(comparison, "team", "project")
     blocks = json.loads(report._to_model().spec.model_dump_json(by_alias=True, exclude_none=True))["blocks"]
     grids = [b["metadata"] for b in blocks if b["type"] == "panel-grid"]
-    assert [g["runSets"][0]["name"] for g in grids] == ["MSR-VTT full", "shapes 9k"]
-    filters = json.dumps(grids[1]["runSets"][0]["filters"])
-    assert all(word in filters for word in ("dataset", "shapes", "split", "9k"))
+    shapes, vtt = "shapes 9k, test: 8 captions x 8 videos", "MSR-VTT full, test: 8 captions x 8 videos"
+    assert [g["runSets"][0]["name"] for g in grids] == [shapes, "not ranked", vtt]
+    filters = [json.dumps(g["runSets"][0]["filters"]) for g in grids]
+    for found, title, marks in zip(filters, (shapes, shapes, vtt), ("", "selected on test", ""), strict=True):
+        assert f'"value": ["{title}"]' in found
+        assert f'"value": ["{marks}"]' in found
+    assert [key["name"].partition(".")[0] for key in grids[0]["runSets"][0]["grouping"]] == ["experiment", "settings"]
     panels = json.dumps(grids[0]["panelBankSectionConfig"]["panels"])
-    for name in ("test/t2v/R@1", "test/v2t/mAP", "val/SumR", "gallery/queries", "gallery/worst"):
+    for name in ("test/t2v/R@1", "test/v2t/MdR", "val/SumR", "gallery/queries", "gallery/worst"):
         assert name in panels
     assert asked[0] == {"entityName": "team", "projectName": "project"}
 

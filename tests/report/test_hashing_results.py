@@ -26,7 +26,7 @@ from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.optim import Optimizer
 from tvr_lightning.report.bits import bits_lines
 from tvr_lightning.report.comparison import compare
-from tvr_lightning.report.comparison_text import to_markdown, to_table
+from tvr_lightning.report.formats import to_markdown, to_table
 from tvr_lightning.run.callbacks.hashing_plots import HashingPlots
 from tvr_lightning.run.hashing_curves import draw_precision_recall
 from tvr_lightning.run.results import find_runs, hashing_line, read_run, result_table

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from tvr_lightning.commands.tables import print_runs
+from tvr_lightning.commands.tables import compare_paths, print_comparison
 
 OVERVIEW = """\
   ablate    run a grid of settings, then compare  tvr ablate --config experiments/ablations/tc_mgc/heads.yaml
@@ -33,5 +33,5 @@ def main(words: Sequence[str]) -> int:
         return 0
     results, failed = run_grid(points)
     if results:
-        print_runs(results)
+        print_comparison(compare_paths(results))
     return 1 if failed else 0

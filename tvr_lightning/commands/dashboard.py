@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
+
+from tvr_lightning.commands.tables import add_comparison_arguments, compare_paths
 
 OVERVIEW = """\
   dashboard one page over runs: runs/report.html  tvr dashboard
@@ -14,14 +15,12 @@ OVERVIEW = """\
 def main(words: Sequence[str]) -> int:
     """Writes the page; returns the exit code."""
     parser = argparse.ArgumentParser("tvr dashboard", description="One static page over runs, RUNS_DIR/report.html.")
-    parser.add_argument("runs", nargs="*", type=Path, help="run folders, or folders above runs; all when none is given")
-    parser.add_argument("--runs_dir", type=Path, default=Path("runs"), help="where runs lie (default: runs)")
+    add_comparison_arguments(parser)
     options = parser.parse_args(words[1:])
+    comparison = compare_paths(options.runs, options.runs_dir, options.baseline, options.metrics, options.full)
     from tvr_lightning.report.page import write_page
     from tvr_lightning.report.wandb_report import write_report
-    from tvr_lightning.run.results import find_runs
 
-    runs = find_runs(options.runs, options.runs_dir)
-    print(write_page(runs, options.runs_dir / "report.html"))
-    print(write_report(runs))
+    print(write_page(comparison, options.runs_dir / "report.html"))
+    print(write_report(comparison))
     return 0

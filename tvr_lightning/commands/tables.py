@@ -1,21 +1,50 @@
-"""Tables on the terminal."""
+"""Tables on the terminal, and the comparison of runs that several commands show."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tvr_lightning.report.comparison import Comparison
 
 TABLE_WIDTH = 160
 FULL_WIDTH = 500
 
 
-def print_runs(paths: Sequence[Path], runs_dir: Path = Path("runs")) -> None:
-    """Prints the table over the runs below folders."""
-    from tvr_lightning.report.comparison import compare_table
-    from tvr_lightning.run.results import find_runs
+def add_comparison_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which runs are compared, and how."""
+    parser.add_argument("runs", nargs="*", type=Path, help="run folders, or folders above runs; all when none is given")
+    parser.add_argument("--runs_dir", type=Path, default=Path("runs"), help="where runs lie (default: runs)")
+    parser.add_argument("--baseline", metavar="RUN|EXPERIMENT", help="mark significant differences from it")
+    parser.add_argument("--metrics", default="", metavar="A,B", help="these columns, e.g. t2v/R@1,t2v/mAP,probe/order")
+    parser.add_argument("--full", action="store_true", help="all columns, differences and conditions spelt out")
 
-    print_wide(compare_table(find_runs(paths, runs_dir)), TABLE_WIDTH)
+
+def compare_paths(
+    paths: Sequence[Path], runs_dir: Path = Path("runs"), baseline: str | None = None, metrics: str = "",
+    full: bool = False,
+) -> Comparison:  # fmt: skip
+    """Arranges the runs below folders, with the papers' figures where their file lies here.
+
+    Raises:
+        TVRError: there are no such runs, metrics or baseline, or a file is damaged.
+    """
+    from tvr_lightning.report.comparison import compare, runs_with_baseline
+    from tvr_lightning.report.reported import REPORTED, load_reported
+
+    names = [name.strip() for name in metrics.split(",") if name.strip()]
+    reported = load_reported() if REPORTED.is_file() else []
+    return compare(runs_with_baseline(paths, runs_dir, baseline), baseline, names, full, reported)
+
+
+def print_comparison(comparison: Comparison) -> None:
+    """Prints the table of a comparison."""
+    from tvr_lightning.report.formats import to_table
+
+    print_wide(to_table(comparison), FULL_WIDTH if comparison.full else TABLE_WIDTH)
 
 
 def print_wide(table: Any, width: int) -> None:

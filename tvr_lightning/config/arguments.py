@@ -137,7 +137,7 @@ def _set(config: dict[str, Any], option: str, value: Any) -> None:
 def _inside(here: dict[str, Any], name: str) -> dict[str, Any]:
     if "class_path" in here and name not in OBJECT_KEYS:
         here["init_args"] = here.get("init_args") or {}
-        return here["init_args"]  # type: ignore[no-any-return]
+        return here["init_args"]
     return here
 
 

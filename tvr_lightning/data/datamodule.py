@@ -27,18 +27,18 @@ from tvr_lightning.data.dataset import (
     collate_pairs,
     collate_videos,
 )
-from tvr_lightning.data.frozen import Frozen, Keeping, keep_text_features, keep_video_features
-from tvr_lightning.data.stores.files import cache_folder
+from tvr_lightning.data.frozen import EncodeOptions, Frozen, keep_text_features, keep_video_features
+from tvr_lightning.data.stores.features import FeatureStore
 from tvr_lightning.data.stores.frames import FrameCache
+from tvr_lightning.data.stores.store import Store
 from tvr_lightning.data.text import CLIPTokenizer, Tokenizer
 from tvr_lightning.data.video.sampling import FrameOptions, FrameSampling
 from tvr_lightning.distributed import share
-from tvr_lightning.errors import ConfigError, DataError
+from tvr_lightning.errors import ConfigError, DataError, few
 from tvr_lightning.types import Probe, Record, TextInput, VideoInput, VideoTextBatch
 
 Selection = Literal["auto", "validation", "holdout", "last", "test"]
 HOLDOUT_SHARE = 0.05
-NAMED = 5  # how many missing videos a message names before it counts the rest
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class VideoTextDataModule(LightningDataModule):
         cache_frames: keep decoded frames on disk, so that later epochs and runs decode nothing; not with `jitter`.
         cache_features: keep what the method's frozen encoders make of videos and captions, so that they run once.
         cache_dir: where; null for the user's cache folder.
-        cache_gib: bound of the frames' size in GiB; the clips that went unused longest make room.
+        cache_gib: bound of the size of both in GiB; what went unused longest makes room.
         num_workers: processes that decode.
         seed: fixes order, caption choice and jitter; the command line takes it from `seed_everything`.
     """
@@ -174,9 +174,10 @@ class VideoTextDataModule(LightningDataModule):
         self.subset = subset
         self.allow_missing = allow_missing
         self.on_decode_error: OnDecodeError = on_decode_error
-        self.cache = FrameCache(cache_dir, cache_gib) if cache_frames else None
+        self.cache_frames = cache_frames
         self.cache_features = cache_features and not jitter  # jitter draws other frames in each epoch
-        self.cache_dir = cache_dir
+        self.store = Store(cache_dir, cache_gib)
+        self.frame_cache, self.feature_store = FrameCache(self.store), FeatureStore(self.store)
         self.num_workers = num_workers
         self.seed = seed
         self.start = (0, 0)  # epoch, and batches of it that a resumed run has trained on
@@ -266,7 +267,7 @@ class VideoTextDataModule(LightningDataModule):
             missing,
             tuple(r.video_id for r in records if not r.captions),
             tuple((p.kind, rows[p.videos[0]], rows[p.videos[1]]) for p in probes),
-            reader=VideoReader(records, frames, self.on_decode_error, self.cache),
+            reader=VideoReader(records, frames, self.on_decode_error, self.frame_cache if self.cache_frames else None),
         )
 
     def _probes(self, name: str) -> list[Probe]:
@@ -274,10 +275,9 @@ class VideoTextDataModule(LightningDataModule):
 
     def _report_missing(self, name: str, records: Sequence[Record], missing: Sequence[str]) -> None:
         example = next(r for r in records if r.video_id == missing[0]).video_path
-        rest = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
         what = (
             f"{self.dataset} {name}: {len(missing)} of {len(records)} listed videos have no file "
-            f"({', '.join(missing[:NAMED])}{rest}; looked for {example})."
+            f"({few(missing)}; looked for {example})."
         )
         if len(missing) == len(records):
             raise DataError(f"{what} Put the videos there; see docs/datasets.md.")
@@ -368,14 +368,14 @@ class VideoTextDataModule(LightningDataModule):
         """
         if not self.cache_features:
             return
-        options = Keeping(cache_folder(self.cache_dir) / "features", self.eval_batch_size, self.num_workers, device)
-        cache = self.cache or FrameCache(self.cache_dir, 1)  # it remembers the content of a file that it has seen
+        store, contents = self.feature_store, self.frame_cache.contents
+        options = EncodeOptions(self.eval_batch_size, self.num_workers, device)
         for split in self.splits.values():
             what = f"{self.dataset} {split.name}"
             if video is not None:
-                keep_video_features(split.reader, video, cache.content, f"{what} videos", options)
+                keep_video_features(split.reader, video, contents, f"{what} videos", store, options)
             if text is not None:
-                keep_text_features(split.captions, text, f"{what} captions", options)
+                keep_text_features(split.captions, text, f"{what} captions", store, options)
 
     def query_bank(self, size: int) -> DataLoader[TextInput]:
         """A seeded choice of training captions, for QB-Norm; no video is read."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -19,13 +18,15 @@ from tvr_lightning.data.dataset import (
     collate_captions,
     collate_videos,
 )
-from tvr_lightning.data.stores.features import FeatureRows, FeatureStore, key_of
+from tvr_lightning.data.stores.contents import Contents
+from tvr_lightning.data.stores.features import Block, FeatureStore
 from tvr_lightning.data.stores.frames import pixel_version
+from tvr_lightning.data.stores.store import key_of
 from tvr_lightning.types import TensorRows, TextInput, VideoInput
 
 InputT = TypeVar("InputT", bound=TensorRows)
 
-BLOCK_VIDEOS, BLOCK_CAPTIONS = 32, 1024  # items of a file
+BLOCK_VIDEOS, BLOCK_CAPTIONS = 32, 1024  # items of an entry
 
 
 @dataclass(frozen=True)
@@ -44,17 +45,15 @@ class Frozen(Generic[InputT]):
 
 
 @dataclass(frozen=True)
-class Keeping:
-    """How features are computed and where they go.
+class EncodeOptions:
+    """How features are computed.
 
     Attributes:
-        folder: where.
         batch_size: items encoded at a time.
         num_workers: processes that decode.
         device: where the encoder computes.
     """
 
-    folder: Path
     batch_size: int
     num_workers: int
     device: torch.device
@@ -63,35 +62,40 @@ class Keeping:
 def keep_video_features(
     reader: VideoReader,
     frozen: Frozen[VideoInput],
-    content: Callable[[Path], bytes | None],
+    contents: Contents,
     what: str,
-    options: Keeping,
+    store: FeatureStore,
+    options: EncodeOptions,
 ) -> None:
     """Lets a reader give features of its videos' first view; every rank calls this.
 
     Args:
         reader: the videos.
         frozen: the encoder.
-        content: hashes what a file holds.
+        contents: hashes what files hold.
         what: names the videos.
-        options: where and how.
+        store: where features are kept.
+        options: how they are computed.
 
     Raises:
         ConfigError: the folder cannot take them.
         DecodeError: a video cannot be decoded, under `on_decode_error: raise`.
     """
+    version = pixel_version()
     keys = [
-        key_of(pixel_version(), content(r.video_path) or r.video_path, reader.frames, r.start, r.end,
-               frozen.fingerprint)
+        key_of(
+            version, contents.digest(r.video_path) or r.video_path, reader.frames, r.start, r.end, frozen.fingerprint
+        )
         for r in reader.records
-    ]  # fmt: skip
+    ]
     reader.features = None
-    dataset = VideoDataset(reader)
-    store = FeatureStore(options.folder, BLOCK_VIDEOS)
-    reader.features = _kept(store, keys, what, dataset, collate_videos, frozen, lambda x: x.frame_mask, options)
+    compute = _computing(VideoDataset(reader), collate_videos, frozen, lambda x: x.frame_mask, options)
+    reader.features = store.rows(keys, BLOCK_VIDEOS, what, compute)
 
 
-def keep_text_features(captions: TokenizedCaptions, frozen: Frozen[TextInput], what: str, options: Keeping) -> None:
+def keep_text_features(
+    captions: TokenizedCaptions, frozen: Frozen[TextInput], what: str, store: FeatureStore, options: EncodeOptions
+) -> None:
     """Lets captions bring features along; every rank calls this.
 
     Raises:
@@ -101,22 +105,13 @@ def keep_text_features(captions: TokenizedCaptions, frozen: Frozen[TextInput], w
     keys = [key_of(tokens.tobytes(), word.tobytes(), frozen.fingerprint) for tokens, word in rows]
     captions.features = None
     dataset = CaptionDataset(captions)
-    store = FeatureStore(options.folder, BLOCK_CAPTIONS)
-    captions.features = _kept(
-        store, keys, what, dataset, collate_captions, frozen, lambda x: x.index[:, None] >= 0, options
-    )
+    compute = _computing(dataset, collate_captions, frozen, lambda x: x.index[:, None] >= 0, options)
+    captions.features = store.rows(keys, BLOCK_CAPTIONS, what, compute)
 
 
-def _kept(
-    store: FeatureStore,
-    keys: list[bytes],
-    what: str,
-    dataset: Any,
-    collate: Any,
-    frozen: Frozen[Any],
-    mask_of: Callable[[Any], Tensor],
-    options: Keeping,
-) -> FeatureRows:
+def _computing(
+    dataset: Any, collate: Any, frozen: Frozen[Any], mask_of: Callable[[Any], Tensor], options: EncodeOptions
+) -> Callable[[Sequence[range]], Iterable[Block]]:
     @torch.inference_mode()
     def encode(batch: Any) -> tuple[Tensor, Tensor]:
         frozen.module.to(options.device)
@@ -124,17 +119,17 @@ def _kept(
         rows = [batch[i : i + size].to(options.device) for i in range(0, len(batch), size)]
         return torch.cat([frozen.encode(r).float().cpu() for r in rows]), mask_of(batch)
 
-    def compute(spans: Sequence[range]) -> Iterable[dict[str, Tensor]]:
+    def compute(spans: Sequence[range]) -> Iterable[Block]:
         loader = DataLoader(
             dataset, batch_sampler=[list(span) for span in spans], collate_fn=collate, num_workers=options.num_workers,
             generator=torch.Generator().manual_seed(0),
         )  # fmt: skip
         return (_block(span, batch, encode) for span, batch in zip(spans, loader, strict=True))
 
-    return store.rows(keys, what, compute)
+    return compute
 
 
-def _block(span: range, batch: Any, encode: Callable[[Any], tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+def _block(span: range, batch: Any, encode: Callable[[Any], tuple[Tensor, Tensor]]) -> Block:
     """Features of a span of items of which those in `batch` could be read."""
     failed = torch.ones(len(span), dtype=torch.bool)
     if batch is None:

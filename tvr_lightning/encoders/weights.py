@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tvr_lightning.errors import CheckpointError
+from tvr_lightning.errors import CheckpointError, few
 
 _FOLDER_FILES = (
     "open_clip_model.safetensors",
@@ -29,7 +29,6 @@ _FOLDER_FILES = (
     "model.safetensors",
     "pytorch_model.bin",
 )
-_SHOWN = 5
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 _STORAGES = {
     "HalfStorage": torch.float16,
@@ -124,9 +123,8 @@ def differences(expected: dict[str, Tensor], found: dict[str, Tensor]) -> list[s
 
 def misfit(source: Path | str, model: str, problems: Sequence[str], hint: str = "") -> CheckpointError:
     """Returns the error for weights of another model; names the first problems and counts the rest."""
-    more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
     return CheckpointError(
-        f"{source} does not fit {model}: {'; '.join(problems[:_SHOWN])}{more}. {hint}"
+        f"{source} does not fit {model}: {few(problems, separator='; ')}. {hint}"
         "Set `model` (or `size`) to the model that these weights belong to."
     )
 

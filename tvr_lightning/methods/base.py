@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tvr_lightning.distributed import gather, merge_flags, row_counts
 from tvr_lightning.encoders.base import Encoder, FrameEncoder, TextEncoder, encoders_in, frozen_frames
-from tvr_lightning.errors import CheckpointError, ConfigError, DataError
+from tvr_lightning.errors import CheckpointError, ConfigError, DataError, few
 from tvr_lightning.evaluation import (
     LEAKY,
     EncodedSplit,
@@ -43,8 +43,6 @@ VideoT = TypeVar("VideoT", bound=TensorRows)
 RowsT = TypeVar("RowsT", bound=TensorRows)
 InputT = TypeVar("InputT", bound=TensorRows)
 Stage = Literal["validate", "test", "predict"]
-
-SHOWN = 5  # how many differing weights a checkpoint error names
 
 
 class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
@@ -325,7 +323,7 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         if split.undecodable and not self.datamodule.allow_missing:
             raise DataError(
                 f"{self.datamodule.dataset} {split.name}: {len(split.undecodable)} videos cannot be decoded "
-                f"({', '.join(split.undecodable[:SHOWN])}). A smaller gallery makes retrieval easier: replace the "
+                f"({few(split.undecodable)}). A smaller gallery makes retrieval easier: replace the "
                 "files, or set --data.allow_missing=true; every result then says how many were left out."
             )
         if stage == "validate" and self.monitor not in {f"val/{name}" for name in self.result.metrics}:
@@ -380,9 +378,8 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
             if _shape(here.get(name)) != _shape(there.get(name))
         ]
         if wrong:
-            more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
             raise CheckpointError(
-                f"the checkpoint is of another size: {'; '.join(wrong[:SHOWN])}{more}. Evaluate it with the experiment "
+                f"the checkpoint is of another size: {few(wrong, separator='; ')}. Evaluate it with the experiment "
                 "that trained it: its run folder's config.yaml."
             )
 

@@ -158,7 +158,6 @@ class SPTCH(AlternatingPasses[HashFeatures, CollaborativeGraph]):
                 AGGREGATION.get(variant, "joint"),
             )  # fmt: skip
 
-    @property
     def frozen_text(self) -> Frozen[TextInput]:
         """X^t, a text's mean token feature as its only row."""
         return Frozen(self.text_encoder, self._mean_token, f"mean of tokens, {self.text_encoder.fingerprint()}")

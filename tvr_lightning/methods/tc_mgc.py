@@ -18,7 +18,7 @@ equations do not print; the two directions of the loss are averaged, where Eq. 3
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +45,7 @@ from tvr_lightning.optim import Optimizer
 from tvr_lightning.types import TextFeatures, TextInput, VideoFeatures, VideoInput
 
 Contrast = Literal["video_sentence", "video_word", "sentence_frame", "frame_word"]
-CONTRASTS: tuple[Contrast, ...] = ("video_sentence", "video_word", "sentence_frame", "frame_word")
+CONTRASTS: tuple[Contrast, ...] = get_args(Contrast)
 BLOCK_NUMBERS = 1 << 21  # similarities of a block of texts while scoring: 8 MiB stay near the processor
 
 

@@ -16,7 +16,7 @@ from tvr_lightning.metrics.matrix import CHUNK, chunks
 from tvr_lightning.metrics.ranking import SUMMED_CUTOFFS, DirectionRanks, Ranks
 
 BOOTSTRAPPED = ("t2v/R@1", "v2t/R@1", "SumR", "t2v/mAP", "v2t/mAP")
-_TAILS = (0.025, 0.975)
+TAILS = 0.025, 0.975  # what a 95 % interval leaves out at either end
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def _interval(
         drawn = {name: counts @ number for name, number in queries.items()}
         means = [torch.stack([counts @ s / drawn[name] for name, s in metric.items()]) for metric in sums]
         samples.append(torch.stack([mean.sum(0) for mean in means], dim=1))
-    low, high = torch.cat(samples).quantile(torch.tensor(_TAILS, dtype=torch.float64), dim=0).tolist()
+    low, high = torch.cat(samples).quantile(torch.tensor(TAILS, dtype=torch.float64), dim=0).tolist()
     return low, high
 
 

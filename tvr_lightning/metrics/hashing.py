@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from tvr_lightning.metrics.average_precision import harmonic_numbers
+from tvr_lightning.metrics.bootstrap import TAILS
 from tvr_lightning.metrics.matrix import chunks
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 Normalise = Literal["relevant", "retrieved"]
 CUTOFFS = (50, 100)
 CHUNK = 1 << 22  # pairs looked at together: what is counted stays near the processor
-_TAILS = (0.025, 0.975)
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ def mean_interval(values: Tensor, video: Tensor, seed: int = 0, resamples: int =
     for part in chunks(resamples, len(number), CHUNK):
         drawn = torch.randint(len(number), (part.stop - part.start, len(number)), generator=generator)
         means.append(sums[drawn].sum(1) / sizes[drawn].sum(1))
-    low, high = torch.cat(means).quantile(torch.tensor(_TAILS, dtype=torch.float64)).tolist()
+    low, high = torch.cat(means).quantile(torch.tensor(TAILS, dtype=torch.float64)).tolist()
     return low, high
 
 

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tvr_lightning.data.stores.files import written_atomically
 from tvr_lightning.errors import RunError
-from tvr_lightning.report.comparison import NOT_SETTINGS
-from tvr_lightning.run.hashing_curves import DIRECTIONS
-from tvr_lightning.run.results import HASH_BASELINES, Run
+from tvr_lightning.report.columns import figure
+from tvr_lightning.report.comparison import database_of
+from tvr_lightning.run.results import DIRECTIONS, HASH_BASELINES, Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,35 +44,21 @@ def bits_lines(runs: Sequence[Run], direction: str) -> list[BitsLine]:
         runs: those without hashing metrics are left out.
         direction: `t2v` or `v2t`.
     """
-    lines: dict[str, tuple[str, dict[int, list[float]]]] = {}
-    baselines: dict[str, tuple[str, dict[int, list[float]]]] = {}
+    lines: dict[tuple[bool, str], tuple[str, dict[int, list[float]]]] = {}
+
     for run in (r for r in runs if r.content.get("hashing")):
-        c, facts = run.content, run.content["hashing"]
-        where = [c["dataset"], c["split"], facts["database"]]
-        name = str(c["experiment"]).removesuffix(f"_{facts['bits']}")
-        marks = f" ({'; '.join(run.marks)})" if run.marks else ""
-        key = json.dumps([c.get("method"), *where, run.marks, _other_settings(run.config)], sort_keys=True, default=str)
-        label = f"{name}, database {facts['database']}{marks}"
-        _, points = lines.setdefault(key, (label, {}))
-        points.setdefault(facts["bits"], []).append(c["metrics"][f"test/hash/{direction}/mAP"])
+        bits, database = run.content["hashing"]["bits"], database_of(run)
+        where = f", database {database[0]}" + (f" ({'; '.join(run.marks)})" if run.marks else "")
+        name = str(run.content["experiment"]).removesuffix(f"_{bits}")
+        found = [(True, run.settings("experiment", "code_length"), name, f"hash/{direction}/mAP")]
         for kind in HASH_BASELINES:
-            value = c["metrics"].get(f"test/hash/{kind}/{direction}/mAP")
-            if value is not None:
-                label = f"{kind}, {' '.join(map(str, where[:2]))}, database {where[2]}{marks}"
-                baselines.setdefault(label, (label, {}))[1].setdefault(facts["bits"], []).append(value)
-    return [
-        BitsLine(name, dict(sorted(points.items())), learned)
-        for found, learned in ((lines, True), (baselines, False))
-        for name, points in found.values()
-    ]
-
-
-def _other_settings(config: Any) -> Any:
-    """What runs of other code length or seed share."""
-    apart = {*NOT_SETTINGS, "experiment", "code_length"}
-    if not isinstance(config, Mapping):
-        return config
-    return {k: _other_settings(v) for k, v in config.items() if k not in apart}
+            found.append((False, f"{kind} {run.marks}", f"{kind}, {run.test_set}", f"hash/{kind}/{direction}/mAP"))
+        for learned, same, name, key in found:
+            if (value := figure(run, key)) is not None:
+                line = (learned, json.dumps([run.test_set, database, same]))
+                lines.setdefault(line, (name + where, {}))[1].setdefault(bits, []).append(value)
+    ordered = sorted(lines.items(), key=lambda line: not line[0][0])
+    return [BitsLine(name, dict(sorted(points.items())), learned) for (learned, _), (name, points) in ordered]
 
 
 def draw_bits(runs: Sequence[Run]) -> Figure:

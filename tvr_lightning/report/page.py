@@ -1,4 +1,4 @@
-"""One static page over run folders: comparison, curves, ranks, queries with pictures. It loads nothing."""
+"""A comparison as one static page: its tables, curves, ranks, queries with their videos. The page loads nothing."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import base64
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import accumulate, groupby
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,14 @@ from markupsafe import Markup
 from tvr_lightning import __version__
 from tvr_lightning.data.stores.files import written_atomically
 from tvr_lightning.errors import RunError
-from tvr_lightning.report.charts import Line, bar_chart, line_chart, style_of
+from tvr_lightning.report import charts, text
+from tvr_lightning.report.comparison import Block, Comparison
 from tvr_lightning.run.curves import CURVES, read_curves
-from tvr_lightning.run.gallery import GALLERY, Gallery, rank_histogram, read_gallery
-from tvr_lightning.run.results import LOWER_IS_BETTER, METRICS, RANKS, Run, leaky_prefix
+from tvr_lightning.run.gallery import FRAMES, GALLERY, Gallery, num_frames, rank_histogram, read_gallery
+from tvr_lightning.run.results import DIRECTIONS, METRICS, RANKS, Run
 
-MAX_RUNS = 24
+MAX_RUNS = 24  # with curves, ranks and queries; the tables hold all
 MAX_PICTURES = 8 << 20  # bytes of all pictures of a page
-DIRECTIONS = {"t2v": "text → video", "v2t": "video → text"}
-COLUMNS = ("R@1", "R@5", "R@10", "MdR", "MnR", "mAP")
 CHARTS = {
     "train/loss": "training loss",
     "val/SumR": "validation SumR",
@@ -32,25 +32,21 @@ CHARTS = {
 }
 
 
-@dataclass(frozen=True)
-class Figure:
-    """A cell of the comparison."""
-
-    text: str
-    interval: str = ""
-    best: bool = False
-
-
 @dataclass
 class Shown:
-    """A run as the page shows it."""
+    """A run as the page shows it below the tables.
 
-    run: Run
+    Attributes:
+        name: `experiment/run`, and why it stands apart.
+        row: its row's number in the block, which is its colour.
+        curves: per epoch.
+        histogram: of its ranks, None when it kept none.
+        gallery: None when it kept none or the page is full.
+        note: why there is no gallery.
+    """
+
     name: str
-    about: list[str]
-    style: str
-    cells: list[Figure]
-    extras: list[str]
+    row: int
     curves: list[dict[str, float]]
     histogram: Markup | None
     gallery: Gallery | None
@@ -78,17 +74,18 @@ class Pictures:
     def style_sheet(self) -> Markup:
         """One rule a picture; base64 holds nothing that could end it."""
         rules = (
-            f".{name}{{background-image:url(data:image/jpeg;base64,{base64.b64encode(jpeg).decode()})}}"
+            f".{name}{{--n:{num_frames(jpeg)};"
+            f"background-image:url(data:image/jpeg;base64,{base64.b64encode(jpeg).decode()})}}"
             for jpeg, name in self.classes.items()
         )
         return Markup("\n".join(rules))
 
 
-def write_page(runs: Sequence[Run], path: Path) -> str:
+def write_page(comparison: Comparison, path: Path) -> str:
     """Writes the page atomically.
 
     Args:
-        runs: finished runs; the newest `MAX_RUNS` are shown.
+        comparison: all its rows are in the tables; of the newest `MAX_RUNS` runs more is shown.
         path: the page's file; its folder exists.
 
     Returns:
@@ -97,113 +94,75 @@ def write_page(runs: Sequence[Run], path: Path) -> str:
     Raises:
         RunError: a run's files are damaged, or the page cannot be written.
     """
-    text = render(runs)
+    content, count = render(comparison), len(comparison.runs)
     with written_atomically(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    left_out = f", {len(runs) - MAX_RUNS} older ones left out" if len(runs) > MAX_RUNS else ""
-    return f"{path}: {min(len(runs), MAX_RUNS)} runs{left_out}, {len(text.encode()) / 1e6:.1f} MB"
+        temporary.write_text(content, encoding="utf-8")
+    older = f", {count - MAX_RUNS} older ones in the tables only" if count > MAX_RUNS else ""
+    return f"{path}: {count} runs{older}, {len(content.encode()) / 1e6:.1f} MB"
 
 
-def render(runs: Sequence[Run]) -> str:
+def render(comparison: Comparison) -> str:
     """The page's text."""
-    newest = sorted(runs, key=lambda r: (r.path / METRICS).stat().st_mtime, reverse=True)[:MAX_RUNS]
+    newest = sorted(comparison.runs, key=lambda r: (r.path / METRICS).stat().st_mtime, reverse=True)
+    shown = {run.path for run in newest[:MAX_RUNS]}
     pictures = Pictures()
-    groups: dict[tuple[str, str], list[Run]] = {}
-    for run in newest:
-        groups.setdefault((run.content["dataset"], run.content["split"]), []).append(run)
     environment = Environment(
         loader=PackageLoader("tvr_lightning", "report"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    shown = [_group(*key, members, pictures) for key, members in sorted(groups.items())]
+    parts = [(over, len(list(columns))) for over, columns in groupby(comparison.columns, key=lambda c: c.over)]
     return environment.get_template("report.html.j2").render(
-        groups=shown,
+        blocks=[_block(block, comparison, shown, pictures) for block in comparison.blocks],
+        columns=comparison.columns,
+        heads=[(DIRECTIONS.get(over, over), width) for over, width in parts],
+        firsts=[0, *accumulate(width for _, width in parts)],
+        legend=text.legend(comparison),
         pictures=pictures,
         num_runs=len(newest),
-        left_out=len(runs) - len(newest),
+        older=max(0, len(newest) - MAX_RUNS),
         directions=DIRECTIONS,
-        columns=COLUMNS,
+        frames=FRAMES,
         made=f"{datetime.now():%Y-%m-%d %H:%M}",
         version=__version__,
     )
 
 
-def _group(dataset: str, split: str, runs: Sequence[Run], pictures: Pictures) -> dict[str, Any]:
-    """What the page says about the runs over one split; runs with marks stand apart, after the others."""
-    # the best one first; colours follow this order too
-    runs = sorted(runs, key=lambda r: (bool(r.marks), -r.content["metrics"].get("test/SumR", 0.0)))
-    columns = [*(f"test/{d}/{c}" for d in DIRECTIONS for c in COLUMNS), "test/SumR"]
-    extras = _extra_metrics(runs)
-    plain = [r for r in runs if not r.marks]
-    best = {name: _best(name, plain) for name in columns} if len(plain) > 1 else {}
-    rows = []
-    for index, run in enumerate(runs):
-        gallery, seed = read_gallery(run.path / GALLERY), f"seed {run.content['seed']}"
-        note = "" if gallery else "This run kept no gallery."
-        if gallery and not pictures.add(gallery):
-            gallery, note = None, f"Left out: the pictures of the page would take more than {MAX_PICTURES >> 20} MB."
-        rows.append(
-            Shown(
-                run,
-                f"{run.content['experiment']}/{run.path.name}",
-                [run.path.name, *(str(run.content[k]) for k in ("method", "encoder") if k in run.content), seed],
-                style_of(index),
-                [_figure(run, name, best) for name in columns],
-                [f"{run.content['metrics'][m]:.1f}" if m in run.content["metrics"] else "" for m in extras],
-                read_curves(run.path / CURVES),
-                _histogram(run),
-                gallery,
-                note,
-            )
-        )
+def _block(block: Block, comparison: Comparison, shown: set[Path], pictures: Pictures) -> dict[str, Any]:
+    """What the page says about the runs over one test set: lines of its table by part, then its runs one by one."""
+    lines = [
+        (charts.style_of(i), i < len(block.ranked), line)
+        for i, row in enumerate(block.rows)
+        for line in text.lines_of(row, block, comparison)
+    ]
+    runs = [_shown(run, i, pictures) for i, row in enumerate(block.rows) for run in row.group.runs if run.path in shown]
     return {
-        "title": f"{dataset} {split}",
-        "plain": [r for r in rows if not r.run.marks],
-        "marked": [r for r in rows if r.run.marks],
-        "rows": rows,
-        "extras": [m.removeprefix("test/") for m in extras],
-        "charts": _charts(rows),
-        "without_curves": [r.name for r in rows if not r.curves],
+        "title": block.title,
+        "ranked": [(style, line) for style, ranked, line in lines if ranked],
+        "apart": [(style, line) for style, ranked, line in lines if not ranked],
+        "runs": runs,
+        "charts": _charts(runs),
     }
 
 
-def _extra_metrics(runs: Sequence[Run]) -> list[str]:
-    names = dict.fromkeys(m for r in runs for m in r.content["metrics"])
-    kept = ("R@1", "SumR")
-    adjusted = [m for m in names if m.startswith(("test/dsl/", "test/qb/")) and m.rpartition("/")[2] in kept]
-    return [m for m in names if m.startswith("test/probe/")] + adjusted
+def _shown(run: Run, row: int, pictures: Pictures) -> Shown:
+    gallery = read_gallery(run.path / GALLERY)
+    note = "" if gallery else "This run kept no gallery."
+    if gallery and not pictures.add(gallery):
+        gallery, note = None, f"Left out: the pictures of the page would take more than {MAX_PICTURES >> 20} MB."
+    marks = f" (not ranked: {'; '.join(run.marks)})" if run.marks else ""
+    name = f"{run.content['experiment']}/{run.path.name}{marks}"
+    return Shown(name, row, read_curves(run.path / CURVES), _histogram(run), gallery, note)
 
 
-def _best(name: str, runs: Sequence[Run]) -> float | None:
-    values = [r.content["metrics"][name] for r in runs if name in r.content["metrics"]]
-    return (min if name.endswith(LOWER_IS_BETTER) else max)(values, default=None)
-
-
-def _figure(run: Run, name: str, best: dict[str, float | None]) -> Figure:
-    name = leaky_prefix(run.content) + name.removeprefix("test/")
-    if name not in run.content["metrics"]:
-        return Figure("–")
-    value = run.content["metrics"][name]
-    interval = run.content["intervals"].get(name)
-    return Figure(
-        f"{value:.1f}",
-        f"{interval[0]:.1f}–{interval[1]:.1f}" if interval else "",
-        not run.marks and value == best.get(name),
-    )
-
-
-def _charts(rows: Sequence[Shown]) -> list[tuple[str, Markup]]:
-    charts = []
+def _charts(runs: Sequence[Shown]) -> list[tuple[str, Markup]]:
+    drawn = []
     for name, title in CHARTS.items():
-        lines = []
-        for index, row in enumerate(rows):
-            points = [(r["epoch"], r[name]) for r in row.curves if name in r]
-            if points:
-                lines.append(Line(row.name, index, points))
+        points = [(run, [(r["epoch"], r[name]) for r in run.curves if name in r]) for run in runs]
+        lines = [charts.Line(run.name, run.row, found) for run, found in points if found]
         if lines:
             last = "; ".join(f"{line.name} ends at {line.points[-1][1]:.4g}" for line in lines)
-            charts.append((title, line_chart(lines, f"{title} by epoch: {last}")))
-    return charts
+            drawn.append((title, charts.line_chart(lines, f"{title} by epoch: {last}")))
+    return drawn
 
 
 def _histogram(run: Run) -> Markup | None:
@@ -229,4 +188,4 @@ def _histogram(run: Run) -> Markup | None:
         names = [name for name, _ in counts]
         series.append((title, [100 * count / max(1, len(ranks)) for _, count in counts]))
     said = "; ".join(f"{t}: {', '.join(f'{n} {h:.0f} %' for n, h in zip(names, s, strict=True))}" for t, s in series)
-    return bar_chart(names, series, f"share of queries by rank. {said}")
+    return charts.bar_chart(names, series, f"share of queries by rank. {said}")

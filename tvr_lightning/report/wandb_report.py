@@ -10,16 +10,16 @@ from importlib.util import find_spec
 from typing import Any
 
 from tvr_lightning.errors import RunError
-from tvr_lightning.run.results import Run
+from tvr_lightning.report.comparison import Comparison, Row
+from tvr_lightning.run.results import DIRECTIONS
 
 TITLE = "Text-video retrieval runs"
 PACKAGE = "wandb_workspaces"
-FIGURES = ("R@1", "R@5", "R@10", "mAP")
 CURVES = ("train/loss", "val/SumR", "val/t2v/R@1", "val/v2t/R@1")
 TABLES = ("gallery/queries", "gallery/worst", "gallery/metrics")
 
 
-def write_report(runs: Sequence[Run]) -> str:
+def write_report(comparison: Comparison) -> str:
     """Saves the report, in place of an earlier one of this title.
 
     Returns:
@@ -40,7 +40,7 @@ def write_report(runs: Sequence[Run]) -> str:
     try:
         api = wandb.Api()
         entity = os.environ.get("WANDB_ENTITY") or api.default_entity or ""
-        report = build_report(runs, entity, project)
+        report = build_report(comparison, entity, project)
         if project in [p.name for p in api.projects(entity)]:
             earlier = [r for r in api.reports(f"{entity}/{project}") if r.display_name == TITLE]
             report.id = earlier[0].id if earlier else ""
@@ -49,32 +49,42 @@ def write_report(runs: Sequence[Run]) -> str:
         raise RunError(f"the page is written, the report in W&B is not: {error}") from error
 
 
-def build_report(runs: Sequence[Run], entity: str, project: str) -> Any:
-    """The report's definition: per dataset and split R@K and mAP side by side, curves, tables.
+def build_report(comparison: Comparison, entity: str, project: str) -> Any:
+    """The report's definition: per test set the metrics side by side, curves, tables; seeds of one setting are a group.
 
-    It holds no figures: W&B fills it from the runs that were sent there.
+    Ranked runs and those that stand apart never share a panel. It holds no figures: W&B fills it from the runs that
+    were sent there.
     """
     reports = import_module(f"{PACKAGE}.reports.v2")
-    blocks: list[Any] = [reports.TableOfContents()]
-    for dataset, split in sorted({(r.content["dataset"], r.content["split"]) for r in runs}):
+
+    def grid(rows: Sequence[Row], name: str) -> Any:
+        # by what a test leaves in the configuration that W&B keeps of a run
+        sets = json.dumps(sorted({row.group.first.test_set for row in rows}))
+        marks = json.dumps(sorted({"; ".join(row.marks) for row in rows}))
         runset = reports.Runset(
-            entity=entity,
-            project=project,
-            name=f"{dataset} {split}",
-            filters=f"Config('dataset') = {json.dumps(dataset)} and Config('split') = {json.dumps(split)}",
-        )
+            entity=entity, project=project, name=name, groupby=["config.experiment", "config.settings"],
+            filters=f"Config('test_set') in {sets} and Config('marks') in {marks}",
+        )  # fmt: skip
         bars = [
-            reports.BarPlot(title=f"{name}, {title}", metrics=[reports.SummaryMetric(f"test/{direction}/{name}")])
-            for direction, title in (("t2v", "text → video"), ("v2t", "video → text"))
-            for name in FIGURES
+            reports.BarPlot(
+                title=f"{column.title}, {DIRECTIONS.get(column.over, column.over)}".removesuffix(", "),
+                metrics=[reports.SummaryMetric(f"test/{column.key}")],
+            )
+            for column in comparison.columns
+            if not column.is_cost
         ]
         lines = [reports.LinePlot(title=name, x="epoch", y=[name]) for name in CURVES]
         tables = [reports.WeavePanelSummaryTable(table_name=name, layout=reports.Layout(w=24, h=16)) for name in TABLES]
-        blocks += [
-            reports.H1(f"{dataset} {split}"),
-            reports.P("Runs whose `marks` are not empty are not comparable with the others."),
-            reports.PanelGrid(runsets=[runset], panels=[*bars, *lines, reports.RunComparer(), *tables]),
-        ]
+        return reports.PanelGrid(runsets=[runset], panels=[*bars, *lines, reports.RunComparer(), *tables])
+
+    blocks: list[Any] = [reports.TableOfContents()]
+    for block in comparison.blocks:
+        blocks.append(reports.H1(block.title))
+        if block.ranked:
+            blocks.append(grid(block.ranked, block.title))
+        if block.apart:
+            blocks += [reports.H2("Not ranked"), reports.P("The runs' `marks` say why.")]
+            blocks.append(grid(block.apart, "not ranked"))
     return reports.Report(
         entity=entity, project=project, title=TITLE, width="fluid", blocks=blocks,
         description="Written by `tvr dashboard`.",

@@ -15,7 +15,7 @@ import yaml
 from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.utilities import rank_zero_warn
 
-from tvr_lightning.errors import CheckpointError, ConfigError, RunError
+from tvr_lightning.errors import CheckpointError, ConfigError, RunError, few
 from tvr_lightning.run.results import CHECKPOINTS, CONFIG, METRICS
 
 LAST = "last.ckpt"
@@ -24,7 +24,6 @@ FREE = (
     *("run_id", "runs_dir", "ckpt_path", "resume", "checkpoint_every", "tracker"),
     *("data.num_workers", "data.cache_frames", "data.cache_dir", "data.cache_gib"),
 )
-SHOWN = 5  # how many differing settings a message names
 
 
 def find_checkpoint(home: Path, wanted: str, resume: bool = False) -> Path:
@@ -128,9 +127,8 @@ def check_settings(folder: Path, config: Mapping[str, Any]) -> None:
         if there.get(k, "absent") != here.get(k, "absent")
     ]
     if wrong:
-        more = f" and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
         raise RunError(
-            f"{folder} began with other settings: {'; '.join(wrong[:SHOWN])}{more}. Resume it with its own: "
+            f"{folder} began with other settings: {few(wrong, separator='; ')}. Resume it with its own: "
             f"tvr fit --config {file} --resume={folder}"
         )
 

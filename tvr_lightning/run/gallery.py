@@ -1,4 +1,4 @@
-"""What a run shows of its test: some queries with what they found, its worst failures, pictures of the videos.
+"""What a run shows of its test: some queries with what they found, its worst failures, frames of the videos.
 
 All of it lies in one file of the run folder, `gallery.json`, below 1 MB whatever the dataset.
 """
@@ -29,8 +29,11 @@ GALLERY = "gallery.json"
 QUERIES, TOP = 20, 5  # queries shown, and videos shown of each
 FAILURES, FOUND = 10, 3  # worst failures, and videos shown of each
 SEED = 0  # the same for every run, so that runs over one split show the same queries
-SIDE = 96  # pixels
-MAX_BYTES = 3500  # of a picture; 20 x 6 + 10 x 4 different videos at most then stay below 0.8 MB in base64
+FRAMES, SIDE = 6, 64  # of a strip, and their height and width in pixels
+MAX_BYTES = (
+    3800  # of a strip, the same for all so that runs share strips; 20 x 6 + 10 x 4 videos then take 0.8 MB in base64
+)
+QUALITIES = (*range(80, 0, -5), 1)
 CAPTION_LENGTH = 400  # characters; paragraph datasets join a video's sentences
 EDGES = (1, 5, 10, 50, 100, 500)
 
@@ -61,7 +64,8 @@ class Gallery:
     Attributes:
         queries: a seeded choice.
         worst: the queries with the largest ranks, worst first; only such as do not stand first.
-        thumbnails: a JPEG of each video's middle frame, None where the video cannot be decoded.
+        thumbnails: a JPEG of each video's frames in order, square and side by side, None where the video cannot be
+            decoded. Galleries of earlier versions hold one frame.
     """
 
     queries: tuple[Query, ...]
@@ -92,7 +96,7 @@ def make_gallery(result: EvaluationResult, split: Split) -> tuple[Gallery, list[
     reasons: list[str] = []
     for video in dict.fromkeys(v for q in (*queries, *failures) for v in (*q.top, q.video)):
         try:
-            thumbnails[video] = thumbnail(records[video])
+            thumbnails[video] = strip(records[video])
         except DecodeError as error:
             thumbnails[video] = None
             reasons.append(str(error))
@@ -120,8 +124,8 @@ def _rows(result: EvaluationResult, split: Split, rows: Tensor, top: int) -> tup
     return tuple(queries)
 
 
-def thumbnail(record: Record) -> bytes:
-    """The middle frame of a video, or of the segment that the record names, as a JPEG of `SIDE` x `SIDE` pixels.
+def strip(record: Record) -> bytes:
+    """Frames spread over a video, or over the segment that the record names, side by side in one JPEG.
 
     Raises:
         DecodeError: it cannot be decoded.
@@ -130,16 +134,34 @@ def thumbnail(record: Record) -> bytes:
 
     from tvr_lightning.data.video.frames import read_frames
 
-    frames = read_frames(record.video_path, 1, size=SIDE, start=record.start, end=record.end).frames
-    picture = Image.fromarray(frames[0].permute(1, 2, 0).contiguous().numpy())
+    found = read_frames(record.video_path, FRAMES, size=SIDE, start=record.start, end=record.end)
+    frames = found.frames[found.mask]  # (n, 3, SIDE, SIDE)
+    picture = Image.fromarray(frames.permute(2, 0, 3, 1).reshape(SIDE, -1, 3).numpy())  # n beside each other
     encoded = b""
-    for quality in range(80, 0, -10):
+    for quality in QUALITIES:
         buffer = io.BytesIO()
         picture.save(buffer, "JPEG", quality=quality, optimize=True)
         encoded = buffer.getvalue()
         if len(encoded) <= MAX_BYTES:
             break
     return encoded
+
+
+def num_frames(jpeg: bytes) -> int:
+    """How many frames a strip holds.
+
+    Raises:
+        ValueError: it is no picture of square frames side by side.
+    """
+    from PIL import Image
+
+    try:
+        width, height = Image.open(io.BytesIO(jpeg), formats=["JPEG"]).size
+    except OSError as error:
+        raise ValueError(f"a picture is no JPEG: {error}") from None
+    if width % height:
+        raise ValueError(f"a picture of {width} x {height} pixels is no strip of square frames")
+    return width // height
 
 
 def rank_histogram(ranks: Iterable[float], num_items: int) -> list[tuple[str, int]]:
@@ -184,6 +206,8 @@ def read_gallery(path: Path) -> Gallery | None:
             str(v): None if text is None else base64.b64decode(text, validate=True)
             for v, text in content["thumbnails"].items()
         }
+        for jpeg in filter(None, pictures.values()):
+            num_frames(jpeg)
         gallery = Gallery(_read_rows(content["queries"]), _read_rows(content["worst"]), pictures)
     except (ValueError, KeyError, TypeError, AttributeError, binascii.Error) as error:
         raise RunError(f"{path} is damaged ({error}); remove it, or test the run again") from None

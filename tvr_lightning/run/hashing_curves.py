@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from tvr_lightning.run.results import DIRECTIONS
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from tvr_lightning.metrics.hashing import PrecisionRecall
 
 PR_CURVE, PR_FIGURE = "pr_curve.json", "pr_curve.png"
-
-
-DIRECTIONS = {"t2v": "text → video", "v2t": "video → text"}
 
 
 def curve_points(curves: Mapping[str, PrecisionRecall]) -> dict[str, dict[str, list[float]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +22,11 @@ if TYPE_CHECKING:
 
 METRICS, RANKS, CONFIG, CHECKPOINTS = "metrics.json", "ranks.parquet", "config.yaml", "checkpoints"
 PREDICTIONS = "predictions.parquet"
+DIRECTIONS = {"t2v": "text → video", "v2t": "video → text"}
 LOWER_IS_BETTER = ("MdR", "MnR")  # of all metrics these
 HASH_BASELINES = ("pca", "random", "chance")  # codes that nobody learned
+# what two seeds of one experiment differ in, and what says where a run lies
+NOT_SETTINGS = ("seed_everything", "run_id", "runs_dir", "ckpt_path", "tracker", "resume", "checkpoint_every")
 REQUIRED = {
     "experiment",
     "dataset",
@@ -160,6 +164,29 @@ class Run:
         return leaky_prefix(self.content) != "test/"
 
     @property
+    def test_set(self) -> str:
+        """Dataset, split and size in words; figures over different test sets are never ranked together."""
+        c = self.content
+        return "{} {}, test: {:,} captions x {:,} videos".format(
+            c["dataset"], c["split"], c["data"]["captions"], c["data"]["videos"]
+        )
+
+    def settings(self, *ignored: str) -> str:
+        """A digest of all that the run was made with except its seed: runs that share it are seeds of one setting.
+
+        Args:
+            ignored: names of settings, at any depth, in which the runs may differ as well.
+        """
+        c = self.content
+        facts = {k: c.get(k) for k in ("experiment", "method", "encoder", "precision", "devices")}
+        facts |= {"test_set": self.test_set, "marks": self.marks}
+        facts["selection"] = c.get("trained", {}).get("selection", c.get("selection"))
+        # nothing says what a run without a configuration was made with
+        config = {k: v for k, v in self.config.items() if k not in NOT_SETTINGS} or str(self.path.resolve())
+        content = json.dumps(_without({**facts, "config": config}, ignored), sort_keys=True, default=str)
+        return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+    @property
     def marks(self) -> list[str]:
         """Why the figures must not be ranked with plain ones: subset, left out, selected on test, ..."""
         c = self.content
@@ -178,6 +205,12 @@ class Run:
         if c["v2t"] != "sets":
             marks.append(f"v2t over {c['v2t']}")
         return marks
+
+
+def _without(value: Any, names: Sequence[str]) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    return {k: _without(v, names) for k, v in value.items() if k not in names}
 
 
 def read_run(path: Path) -> Run:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tvr_lightning.data.tools.parallel import run_all
-from tvr_lightning.errors import ConfigError, DataError
+from tvr_lightning.errors import ConfigError, DataError, few
 from tvr_lightning.synthetic.plan import CAPTIONS_PER_VIDEO, VERSION, plan_shapes, probe_counts, split_sizes
 from tvr_lightning.synthetic.rendering import write_video
 from tvr_lightning.synthetic.scenes import Scene
@@ -148,10 +148,9 @@ def _check_replaceable(root: Path) -> None:
         return
     found = sorted(p.name for p in root.iterdir()) if root.is_dir() else ["a file"]
     if found:
-        shown = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
         raise DataError(
-            f"shapes: {root} is in use by something else (found: {shown}; no '{MANIFEST}'). Choose an empty or new "
-            "folder, or move these files away."
+            f"shapes: {root} is in use by something else (found: {few(found)}; no '{MANIFEST}'). Choose an empty or "
+            "new folder, or move these files away."
         )
 
 

@@ -225,7 +225,7 @@ JSON_FAULTS = {
     "no object": (lambda d: d["sentences"].append(7), r"sentences\[21\]: .* found int 7"),
     "unknown video": (
         lambda d: [s.update(video_id=f"x{i}") for i, s in enumerate(d["sentences"][:5])],
-        "sentences describe 5 videos that 'videos' does not list: x0, x1, x2 and 2 more",
+        "sentences describe 5 videos that 'videos' does not list: x0, x1, x2, x3, x4",
     ),
     "empty caption": (
         lambda d: d["sentences"][0].update(caption=" \n"),

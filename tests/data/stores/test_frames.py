@@ -19,9 +19,12 @@ import torch
 
 from tvr_lightning.data import dataset as dataset_module
 from tvr_lightning.data.dataset import VideoReader
+from tvr_lightning.data.stores import contents as contents_module
 from tvr_lightning.data.stores import frames as cache_module
+from tvr_lightning.data.stores import store as store_module
 from tvr_lightning.data.stores.files import cache_folder
 from tvr_lightning.data.stores.frames import FrameCache
+from tvr_lightning.data.stores.store import Store
 from tvr_lightning.data.video.frames import VideoFrames, read_frames
 from tvr_lightning.data.video.sampling import FrameOptions
 from tvr_lightning.errors import ConfigError, DecodeError
@@ -31,7 +34,7 @@ from ..clips import grainy, write_clip
 
 Make = Callable[..., Any]
 OPTIONS = FrameOptions(num_frames=4, sampling="uniform", fps=None, size=16)
-CLIP_BYTES = 56 + 4 * 8 + 4 + 4 * 3 * 16 * 16  # header, times, mask, frames
+CLIP_BYTES = 192 + 4 * 3 * 16 * 16 + 64 + 64  # header and table, frames, mask, times; places are multiples of 64
 
 
 @pytest.fixture
@@ -77,6 +80,10 @@ def decode(record: Record, options: FrameOptions = OPTIONS) -> VideoFrames:
     )  # fmt: skip
 
 
+def cache_in(folder: Path, gib: float) -> FrameCache:
+    return FrameCache(Store(folder, gib))
+
+
 def fetch(cache: FrameCache, record: Record, options: FrameOptions = OPTIONS) -> tuple[VideoFrames, bool, bool]:
     """Frames, whether they were decoded, whether they are kept."""
     decoded = []
@@ -105,19 +112,19 @@ def age(folder: Path, seconds: float = 3600) -> None:
 
 def test_second_fetch_gives_the_very_frames_without_decoding(folder: Path, videos: list[Record]) -> None:
     for count, record in enumerate(videos, start=1):
-        first, decoded, kept = fetch(FrameCache(folder, 1), record)
-        again, decoded_again, kept_again = fetch(FrameCache(folder, 1), record)
+        first, decoded, kept = fetch(cache_in(folder, 1), record)
+        again, decoded_again, kept_again = fetch(cache_in(folder, 1), record)
         assert (decoded, kept, decoded_again, kept_again) == (True, True, False, True)
         assert same(first, decode(record))
         assert same(again, first)
         assert len(clips_of(folder)) == count
     again.frames.add_(1)  # what is given is the caller's own
-    assert same(fetch(FrameCache(folder, 1), record)[0], first)
+    assert same(fetch(cache_in(folder, 1), record)[0], first)
 
 
 def test_mask_and_times_of_a_short_video_are_exact(folder: Path, tmp_path: Path) -> None:
     record = Record("short", write_clip(tmp_path / "short.mp4", 2, width=32, height=32), ())
-    cache = FrameCache(folder, 1)
+    cache = cache_in(folder, 1)
     fetch(cache, record)
     clip, decoded, _ = fetch(cache, record)
     assert not decoded
@@ -157,14 +164,14 @@ def test_every_setting_and_segment_has_frames_of_its_own(folder: Path, tmp_path:
     cases = [(whole, OPTIONS), (Record("a", path, (), start=1.0), OPTIONS), (Record("a", path, (), end=2.0), OPTIONS)]
     for change in ({"num_frames": 5}, {"sampling": "tail"}, {"fps": 2.0}, {"size": 24}):
         cases.append((whole, FrameOptions(**{**vars(OPTIONS), **change})))
-    cache = FrameCache(folder, 1)
+    cache = cache_in(folder, 1)
     for record, options in cases * 2:
         assert same(fetch(cache, record, options)[0], decode(record, options))
     assert len(clips_of(folder)) == len(cases)
 
 
 def test_key_is_the_content(folder: Path, videos: list[Record], tmp_path: Path) -> None:
-    cache = FrameCache(folder, 1)
+    cache = cache_in(folder, 1)
     fetch(cache, videos[0])
     copy = Record("copy", Path(shutil.copy(videos[0].video_path, tmp_path / "copy of a.mp4")), ())
     assert not fetch(cache, copy)[1]
@@ -175,30 +182,30 @@ def test_key_is_the_content(folder: Path, videos: list[Record], tmp_path: Path) 
 
 
 def test_changed_pixel_code_finds_nothing(folder: Path, videos: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
-    fetch(FrameCache(folder, 1), videos[0])
-    assert not fetch(FrameCache(folder, 1), videos[0])[1]
+    fetch(cache_in(folder, 1), videos[0])
+    assert not fetch(cache_in(folder, 1), videos[0])[1]
     monkeypatch.setattr(cache_module, "pixel_version", lambda: "another")
-    assert fetch(FrameCache(folder, 1), videos[0])[1]
+    assert fetch(cache_in(folder, 1), videos[0])[1]
 
 
 def test_settled_videos_are_hashed_once_over_all_runs(
     folder: Path, videos: list[Record], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hashed = []
-    digest = cache_module.hashlib.file_digest
-    monkeypatch.setattr(cache_module.hashlib, "file_digest", lambda f, d: hashed.append(f.name) or digest(f, d))
-    fetch(FrameCache(folder, 1), videos[0])
-    fetch(FrameCache(folder, 1), videos[0])
+    digest = contents_module.hashlib.file_digest
+    monkeypatch.setattr(contents_module.hashlib, "file_digest", lambda f, d: hashed.append(f.name) or digest(f, d))
+    fetch(cache_in(folder, 1), videos[0])
+    fetch(cache_in(folder, 1), videos[0])
     assert len(hashed) == 2  # it was written a moment ago and may change again unseen
-    monkeypatch.setattr(cache_module, "SETTLE_S", 0)
-    for cache in (FrameCache(folder, 1), FrameCache(folder, 1)):
+    monkeypatch.setattr(contents_module, "SETTLE_S", 0)
+    for cache in (cache_in(folder, 1), cache_in(folder, 1)):
         for record in videos * 2:
             fetch(cache, record)
     assert len(hashed) == 2 + len(videos)
-    table = folder / "frames" / "fingerprints"
+    table = folder / "fingerprints"
     assert table.stat().st_blocks * 512 < 1 << 16  # sparse
     table.write_bytes(b"\xff" * 4096 * 16)  # foreign content is recognised, not believed
-    fetch(FrameCache(folder, 1), videos[0])
+    fetch(cache_in(folder, 1), videos[0])
     assert len(hashed) == 3 + len(videos)
 
 
@@ -210,7 +217,7 @@ def test_video_replaced_while_it_is_decoded_is_not_kept(folder: Path, videos: li
         shutil.copy(second.video_path, first.video_path)
         return clip
 
-    _, kept = FrameCache(folder, 1).fetch(first, OPTIONS, replacing)
+    _, kept = cache_in(folder, 1).fetch(first, OPTIONS, replacing)
     assert not kept
     assert clips_of(folder) == []
 
@@ -224,7 +231,7 @@ def test_video_replaced_while_it_is_decoded_is_not_kept(folder: Path, videos: li
         lambda b: b + b"\0",
         lambda b: b[: len(b) // 2] + bytes(len(b) - len(b) // 2),
         lambda b: b"nothing of ours" * 1000,
-        lambda b: b"tvrfrm00" + b[8:],
+        lambda b: b"tvrfrm01" + b[8:],
         lambda b: b[:-1] + bytes([b[-1] ^ 1]),
     ],
     ids=["empty", "header cut", "a byte short", "a byte more", "zeros", "foreign", "format", "bit"],
@@ -232,12 +239,12 @@ def test_video_replaced_while_it_is_decoded_is_not_kept(folder: Path, videos: li
 def test_torn_and_foreign_files_are_decoded_again(
     folder: Path, videos: list[Record], damage: Callable[[bytes], bytes]
 ) -> None:
-    expected = fetch(FrameCache(folder, 1), videos[0])[0]
+    expected = fetch(cache_in(folder, 1), videos[0])[0]
     file = clips_of(folder)[0]
     whole = file.read_bytes()
     assert len(whole) == CLIP_BYTES
     file.write_bytes(damage(whole))
-    clip, decoded, kept = fetch(FrameCache(folder, 1), videos[0])
+    clip, decoded, kept = fetch(cache_in(folder, 1), videos[0])
     assert decoded
     assert kept
     assert same(clip, expected)
@@ -245,18 +252,18 @@ def test_torn_and_foreign_files_are_decoded_again(
 
 
 def test_frames_of_another_video_under_this_name_are_not_taken(folder: Path, videos: list[Record]) -> None:
-    fetch(FrameCache(folder, 1), videos[0])
+    fetch(cache_in(folder, 1), videos[0])
     own = clips_of(folder)[0]
-    fetch(FrameCache(folder, 1), videos[1])
+    fetch(cache_in(folder, 1), videos[1])
     other = next(p for p in clips_of(folder) if p != own)
     shutil.copy(other, own)
-    clip, decoded, _ = fetch(FrameCache(folder, 1), videos[0])
+    clip, decoded, _ = fetch(cache_in(folder, 1), videos[0])
     assert decoded
     assert same(clip, decode(videos[0]))
 
 
 def test_undecodable_and_vanished_videos_are_errors_and_never_kept(folder: Path, videos: list[Record]) -> None:
-    reader = VideoReader(videos, OPTIONS, "raise", FrameCache(folder, 1))
+    reader = VideoReader(videos, OPTIONS, "raise", cache_in(folder, 1))
     reader.read(0)
     videos[0].video_path.unlink()
     videos[1].video_path.write_bytes(b"no video")
@@ -264,7 +271,7 @@ def test_undecodable_and_vanished_videos_are_errors_and_never_kept(folder: Path,
         with pytest.raises(DecodeError, match=videos[row].video_path.name):
             reader.read(row)
     assert len(clips_of(folder)) == 1
-    skipping = VideoReader(videos, OPTIONS, "skip", FrameCache(folder, 1))
+    skipping = VideoReader(videos, OPTIONS, "skip", cache_in(folder, 1))
     with pytest.warns(UserWarning, match="skipped and counted"):
         assert skipping.read(1) is None
     assert skipping.failed.tolist() == [False, True, False, False, False, False]
@@ -278,7 +285,7 @@ def test_decoders_warning_of_a_damaged_file_is_given_again(
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 3])
     copy = Path(shutil.copy(path, tmp_path / "copy.mp4"))
-    cache = FrameCache(folder, 1)
+    cache = cache_in(folder, 1)
     said = []
     for video in (path, path, copy):
         caplog.clear()
@@ -293,27 +300,27 @@ def test_decoders_warning_of_a_damaged_file_is_given_again(
 
 def test_oldest_clips_make_room(folder: Path, videos: list[Record]) -> None:
     for record in videos[:4]:
-        fetch(FrameCache(folder, gib(4.5)), record)
+        fetch(cache_in(folder, gib(4.5)), record)
     age(folder)
-    cache = FrameCache(folder, gib(4.5))
+    cache = cache_in(folder, gib(4.5))
     assert not fetch(cache, videos[0])[1]  # used by this run
     for record in videos[4:]:
         assert fetch(cache, record)[2]
-        assert sum(p.stat().st_size for p in clips_of(folder)) <= cache.bound
-    assert [fetch(FrameCache(folder, 1), v)[1] for v in (videos[0], *videos[4:])] == [False, False, False]
+        assert sum(p.stat().st_size for p in clips_of(folder)) <= cache.store.bound
+    assert [fetch(cache_in(folder, 1), v)[1] for v in (videos[0], *videos[4:])] == [False, False, False]
     assert len(clips_of(folder)) == 4  # the size fits the bound again: one in, one out
 
 
 def test_clips_of_this_run_stay_and_the_cache_says_once_that_it_is_full(folder: Path, videos: list[Record]) -> None:
-    reader = VideoReader(videos, OPTIONS, "raise", FrameCache(folder, gib(2.5)))
+    reader = VideoReader(videos, OPTIONS, "raise", cache_in(folder, gib(2.5)))
     with pytest.warns(UserWarning, match=r"frame cache .* is full: data.cache_gib=.* Raise --data.cache_gib") as said:
         read = [reader.read(row) for row in (*range(6), *range(6))]
     assert None not in read
     assert len([w for w in said if "frame cache" in str(w.message)]) == 1
     assert reader.uncached.tolist() == [False, False, True, True, True, True]
     assert len(clips_of(folder)) == 2
-    later = FrameCache(folder, gib(2.5))
-    later.started += 2 * cache_module.GRACE_S
+    later = cache_in(folder, gib(2.5))
+    later.store.started += 2 * store_module.GRACE_S
     assert fetch(later, videos[5])[2]  # a later run has other needs
 
 
@@ -324,16 +331,16 @@ def test_foreign_files_in_the_folder_are_left_alone(folder: Path, videos: list[R
         path.write_text("mine")
         os.utime(path, (0, 0))
     for record in videos[:3]:
-        fetch(FrameCache(folder, gib(3.5)), record)
+        fetch(cache_in(folder, gib(3.5)), record)
     age(folder)
-    fetch(FrameCache(folder, gib(1.5)), videos[3])
+    fetch(cache_in(folder, gib(1.5)), videos[3])
     assert len(clips_of(folder)) == 1
     assert all(path.read_text() == "mine" for path in own)
 
 
 def _fill(folder: Path, videos: list[Record], first: int, bound: float, failed: Any) -> None:
     try:
-        cache = FrameCache(folder, bound)
+        cache = cache_in(folder, bound)
         for record in (videos[first:] + videos[:first]) * 2:
             clip, _ = cache.fetch(record, OPTIONS, lambda r=record: decode(r))  # type: ignore[misc]
             assert same(clip, decode(record))
@@ -357,8 +364,8 @@ def in_processes(folder: Path, videos: list[Record], bound: float, count: int = 
 def test_processes_share_the_folder(folder: Path, videos: list[Record]) -> None:
     in_processes(folder, videos, 1)
     assert len(clips_of(folder)) == len(videos)
-    assert sorted(p.name for p in (folder / "frames").iterdir() if not p.is_dir()) == ["lock"]
-    assert int((folder / "frames" / "lock").read_bytes()) == len(videos) * CLIP_BYTES
+    assert sorted(p.name for p in folder.iterdir() if not p.is_dir()) == ["lock"]
+    assert int((folder / "lock").read_bytes()) == len(videos) * CLIP_BYTES
 
 
 def test_bound_holds_while_several_processes_write(folder: Path, videos: list[Record]) -> None:
@@ -380,7 +387,7 @@ def _killed(folder: Path, record: Record, where: str) -> None:
         Path.write_bytes = half  # type: ignore[assignment, method-assign]
     else:
         Path.replace = die  # type: ignore[assignment, method-assign]
-    fetch(FrameCache(folder, 1), record)
+    fetch(cache_in(folder, 1), record)
 
 
 @pytest.mark.parametrize("where", ["in the write", "before the rename"])
@@ -390,22 +397,22 @@ def test_a_kill_leaves_nothing_that_is_believed(folder: Path, videos: list[Recor
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
     assert clips_of(folder) == []
-    assert (folder / "frames" / "incoming").exists()
+    assert (folder / "incoming").exists()
     for record in videos:
-        clip, decoded, kept = fetch(FrameCache(folder, 1), record)
+        clip, decoded, kept = fetch(cache_in(folder, 1), record)
         assert decoded
         assert kept
         assert same(clip, decode(record))
-    assert not (folder / "frames" / "incoming").exists()
-    assert int((folder / "frames" / "lock").read_bytes()) == 7 * CLIP_BYTES  # too large by the killed one ...
-    assert fetch(FrameCache(folder, gib(7.5)), Record("a", videos[0].video_path, (), end=0.5))[2]
-    assert int((folder / "frames" / "lock").read_bytes()) == 7 * CLIP_BYTES  # ... until the folder is listed
+    assert not (folder / "incoming").exists()
+    assert int((folder / "lock").read_bytes()) == 7 * CLIP_BYTES  # too large by the killed one ...
+    assert fetch(cache_in(folder, gib(7.5)), Record("a", videos[0].video_path, (), end=0.5))[2]
+    assert int((folder / "lock").read_bytes()) == 7 * CLIP_BYTES  # ... until the folder is listed
 
 
 def test_disk_full_warns_once_and_decodes_on(folder: Path, videos: list[Record]) -> None:
     """The limit of a file's size stands for the full disk: the system refuses in the middle of a write."""
-    fetch(FrameCache(folder, 1), videos[0])
-    cache = FrameCache(folder, 1)
+    fetch(cache_in(folder, 1), videos[0])
+    cache = cache_in(folder, 1)
     reader = VideoReader(videos, OPTIONS, "raise", cache)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -422,13 +429,13 @@ def test_disk_full_warns_once_and_decodes_on(folder: Path, videos: list[Record])
         assert clip is not None
         assert torch.equal(clip.frames[0], decode(videos[row % 6]).frames)
     assert len(clips_of(folder)) == 1
-    assert not (folder / "frames" / "incoming").exists()
+    assert not (folder / "incoming").exists()
 
 
 def test_unusable_folder_warns_once_with_path_and_reason(tmp_path: Path, videos: list[Record]) -> None:
     (tmp_path / "file").write_text("")
-    reader = VideoReader(videos, OPTIONS, "raise", FrameCache(tmp_path / "file", 1))
-    with pytest.warns(UserWarning, match=rf"frame cache {tmp_path}/file/frames .*: Not a directory") as said:
+    reader = VideoReader(videos, OPTIONS, "raise", cache_in(tmp_path / "file", 1))
+    with pytest.warns(UserWarning, match=rf"frame cache {tmp_path}/file .*: Not a directory") as said:
         read = [reader.read(row) for row in range(6)]
     assert None not in read
     assert len(said) == 1
@@ -438,21 +445,21 @@ def test_unusable_folder_warns_once_with_path_and_reason(tmp_path: Path, videos:
 def test_a_stopped_writer_does_not_hang_the_others(
     folder: Path, videos: list[Record], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fetch(FrameCache(folder, 1), videos[0])
-    monkeypatch.setattr(cache_module, "LOCK_S", 0.05)
-    cache = FrameCache(folder, 1)
-    with (folder / "frames" / "lock").open("rb") as lock:
+    fetch(cache_in(folder, 1), videos[0])
+    monkeypatch.setattr(store_module, "LOCK_S", 0.05)
+    cache = cache_in(folder, 1)
+    with (folder / "lock").open("rb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert not fetch(cache, videos[0])[1]  # readers need no lock
         with pytest.warns(UserWarning, match="another process has held the lock"):
             assert not fetch(cache, videos[1])[2]
-    assert fetch(FrameCache(folder, 1), videos[1])[2]
+    assert fetch(cache_in(folder, 1), videos[1])[2]
 
 
 def test_workers_started_afresh_know_what_the_run_knows(folder: Path) -> None:
-    cache = FrameCache(folder, 1)
+    cache = cache_in(folder, 1)
     again = pickle.loads(pickle.dumps(cache))
-    assert (again.folder, again.bound, again.started) == (cache.folder, cache.bound, cache.started)
+    assert vars(again.store) == vars(cache.store)
 
 
 def test_default_folder_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from tvr_lightning.data.video import frames as video
-from tvr_lightning.data.video.container import open_video
-from tvr_lightning.data.video.frames import VideoFrames, probe_video, read_frames
-from tvr_lightning.data.video.sampling import Timeline, choose_frames
+from tvr_lightning.data.video import decoding
+from tvr_lightning.data.video.container import OpenVideo, Timeline, first_that_decodes, scan
+from tvr_lightning.data.video.frames import VideoFrames, draw_frames, probe_video, read_frames
+from tvr_lightning.data.video.sampling import choose_frames
 from tvr_lightning.errors import ConfigError, DecodeError
 
 from ..clips import cut_file, grainy, number_of, write_clip, write_silence
@@ -47,16 +47,14 @@ def numbers(result: VideoFrames) -> list[int]:
 def read_both_ways(path: Path, n: int, size: int = 32, **options: Any) -> tuple[VideoFrames, VideoFrames]:
     """The same frames with seeking and without."""
 
-    def choose(timeline: Timeline) -> Any:
-        return choose_frames(
-            timeline, n, options.get("sampling", "uniform"), options.get("fps"), 0.0, timeline.end, None
-        )
+    def read(video: OpenVideo, seek: bool) -> VideoFrames:
+        packets = scan(video)
+        sampling, fps, end = options.get("sampling", "uniform"), options.get("fps"), packets.timeline.end
+        chosen = choose_frames(packets.timeline, n, sampling, fps, 0.0, end, None)
+        return draw_frames(video, packets, chosen, n, size, seek=seek)
 
-    def read(seek: bool) -> VideoFrames:
-        with open_video(path) as container:
-            return video._read_stream(container, 0, path, choose, n, size, threads=1, seek=seek)
-
-    return read(True), read(False)
+    seeking, plain = (first_that_decodes(path, lambda video, seek=seek: read(video, seek)) for seek in (True, False))
+    return seeking, plain
 
 
 def slow_on_screen(times: list[float], moment: float) -> int:
@@ -128,14 +126,14 @@ def test_every_format_gives_the_exact_frames(tmp_path, name):
 def test_a_far_frame_is_reached_by_seeking(tmp_path, caplog):
     path = write_clip(tmp_path / "long.mp4", 240, options={"g": "24"})
     fed: list[int] = []
-    original = video._decode
+    original = decoding._decode
 
     def counting(packet):
         fed.append(1)
         return original(packet)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(video, "_decode", counting)
+        patch.setattr(decoding, "_decode", counting)
         with caplog.at_level(logging.DEBUG):
             assert numbers(read_frames(path, 2, size=32)) == [60, 180]
     assert len(fed) < 80

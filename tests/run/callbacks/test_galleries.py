@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,9 +18,10 @@ from tvr_lightning.errors import RunError
 from tvr_lightning.evaluation import EncodedSplit, Evaluation, EvaluationResult, evaluate
 from tvr_lightning.run import gallery as module
 from tvr_lightning.run.callbacks.curves import Curves
-from tvr_lightning.run.callbacks.galleries import BORDER, GREEN, GREY, label, picture
+from tvr_lightning.run.callbacks.galleries import BORDER, GREEN, GREY, label, mosaic, picture
 from tvr_lightning.run.curves import read_curves, write_curves
-from tvr_lightning.run.gallery import Gallery, make_gallery, rank_histogram, read_gallery
+from tvr_lightning.run.gallery import FRAMES, SIDE, Gallery, make_gallery, num_frames, rank_histogram, read_gallery
+from tvr_lightning.run.results import read_run
 from tvr_lightning.run.smoke import smoke_arguments
 from tvr_lightning.types import TensorRows
 
@@ -104,6 +106,8 @@ def test_offline_run_read_back(logged: Path) -> None:
     assert run is not None
     assert (run.run_group, run.display_name) == ("shapes", "clip4clip_shapes")
     assert (config["dataset"], config["split"], config["method"], config["marks"]) == ("shapes", "9k", "CLIP4Clip", "")
+    # what `tvr compare` arranges runs by
+    assert (config["test_set"], config["settings"]) == (read_run(logged).test_set, read_run(logged).settings())
     assert {"train/loss", "val/SumR", "val/t2v/R@1"} <= history.keys()
     assert summary["test/t2v/R@1"] == content["metrics"]["test/t2v/R@1"]
     low, high = content["intervals"]["test/t2v/R@1"]
@@ -139,7 +143,7 @@ def test_folder_keeps_gallery_and_curves(logged: Path) -> None:
     assert len(gallery.queries) == 8  # all there are
     assert [q.rank for q in gallery.worst] == sorted((q.rank for q in gallery.worst), reverse=True)
     assert all(q.rank > 1 for q in gallery.worst)
-    assert all(jpeg is not None and jpeg[:2] == b"\xff\xd8" for jpeg in gallery.thumbnails.values())
+    assert {jpeg and num_frames(jpeg) for jpeg in gallery.thumbnails.values()} == {FRAMES}
     rows = read_curves(logged / "curves.csv")
     assert [(r["epoch"], r["step"]) for r in rows] == [(0, 3), (1, 6)]
     assert all(r["train/loss"] > 0 for r in rows)
@@ -220,6 +224,8 @@ def test_a_video_that_cannot_be_decoded_says_so(make_data: Any, tmp_path: Path, 
     assert image.getpixel((0, 0)) == GREEN
     assert image.getpixel((BORDER + 1, BORDER + 1)) == GREY
     assert max(c for _, c in image.convert("L").getcolors() or []) > 200  # the words on it
+    shown = next(v for v, jpeg in gallery.thumbnails.items() if jpeg)
+    assert picture(gallery, shown, False).size == image.size == (FRAMES * SIDE + 2 * BORDER, SIDE + 2 * BORDER)
 
 
 @pytest.mark.parametrize(
@@ -238,7 +244,10 @@ def test_ranks_are_counted_in_ranges(ranks: list[float], items: int, counts: lis
     assert rank_histogram(ranks, items) == counts
 
 
-@pytest.mark.parametrize("damage", ["{", "{}", '{"queries": [], "worst": [], "thumbnails": {"a": "<script>"}}'])
+@pytest.mark.parametrize(
+    "damage",
+    ["{", "{}", *(f'{{"queries": [], "worst": [], "thumbnails": {{"a": "{x}"}}}}' for x in ("<script>", "YQ=="))],
+)
 def test_a_damaged_gallery_is_named(tmp_path: Path, damage: str) -> None:
     assert read_gallery(tmp_path / "gallery.json") is None
     (tmp_path / "gallery.json").write_text(damage)
@@ -294,9 +303,52 @@ def test_the_largest_gallery_stays_small(make_data: Any, monkeypatch: pytest.Mon
 
     data = make_data()
     data.setup("test")
-    noise = torch.randint(0, 256, (1, 3, 96, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    monkeypatch.setattr(video, "read_frames", lambda *_, **__: SimpleNamespace(frames=noise))
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randint(0, 256, (FRAMES, 3, SIDE, SIDE), dtype=torch.uint8, generator=generator)
+    found = SimpleNamespace(frames=noise, mask=torch.ones(FRAMES).bool())
+    monkeypatch.setattr(video, "read_frames", lambda *_, **__: found)
     pictures = module.QUERIES * (module.TOP + 1) + module.FAILURES * (module.FOUND + 1)
-    size = len(module.thumbnail(data.split_of("test").records[0]))
-    assert size <= module.MAX_BYTES
+    size = len(module.strip(data.split_of("test").records[0]))
+    assert 1000 < size <= module.MAX_BYTES
     assert pictures * module.MAX_BYTES * 4 / 3 + 30 * 4 * module.CAPTION_LENGTH < 900_000
+
+
+def test_a_strip_shows_the_frames_in_order(make_data: Any) -> None:
+    """Of the video and of a segment of it; a short video gives fewer frames."""
+    import io
+    from dataclasses import replace
+
+    from PIL import Image
+
+    from tvr_lightning.data.video.frames import read_frames
+
+    data = make_data()
+    data.setup("test")
+    record = data.split_of("test").records[0]
+    whole = replace(record, start=None, end=None)
+    length = float(read_frames(record.video_path, 1000).times.max())
+    for part in (whole, replace(record, start=0.0, end=length / 2), replace(record, start=0.0, end=1e-3)):
+        found = read_frames(part.video_path, FRAMES, size=SIDE, start=part.start, end=part.end)
+        jpeg = module.strip(part)
+        assert num_frames(jpeg) == int(found.mask.sum())
+        pixels = torch.from_numpy(np.array(Image.open(io.BytesIO(jpeg)))).float()  # (SIDE, n SIDE, 3)
+        for i, frame in enumerate(found.frames[found.mask].float()):
+            error = (pixels[:, i * SIDE : (i + 1) * SIDE].permute(2, 0, 1) - frame).abs().mean()
+            assert error < 6, f"frame {i}"
+    assert num_frames(jpeg) == 1
+    frames = read_frames(record.video_path, FRAMES, size=SIDE).frames.float()
+    assert (frames[0] - frames[1:]).abs().mean() > 0  # the frames differ: an order can be told
+
+
+def test_a_mosaic_has_two_lines_a_query(make_data: Any) -> None:
+    data = make_data()
+    data.setup("test")
+    split = data.split_of("test")
+    gallery, _ = make_gallery(result_of(torch.eye(8), split.caption_video), split)
+    image = mosaic(gallery, gallery.queries[:2])
+    width, height = FRAMES * SIDE + 2 * BORDER, SIDE + 2 * BORDER
+    assert image.size == (3 * width, 2 * (2 * height + BORDER))
+    first = gallery.queries[0]
+    assert image.crop((0, 0, width, height)).tobytes() == picture(gallery, first.video, True).tobytes()
+    last = image.crop((2 * width, height, 3 * width, 2 * height))
+    assert last.tobytes() == picture(gallery, first.top[4], False).tobytes()

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 from tvr_lightning.data.annotations.layouts import SyntheticDataset
-from tvr_lightning.errors import ConfigError, DataError, nearest
+from tvr_lightning.errors import ConfigError, DataError, few, nearest
 from tvr_lightning.types import Probe, Record
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
@@ -109,8 +109,7 @@ def _describe(folder: Path) -> str:
         names = sorted(p.name + ("/" if p.is_dir() else "") for p in folder.iterdir())
     except OSError as error:
         return f"the folder cannot be read: {error.strerror}"
-    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-    return f"found: {shown}" if names else "the folder is empty"
+    return f"found: {few(names)}" if names else "the folder is empty"
 
 
 class SplitAnnotations(Annotations):

@@ -15,8 +15,8 @@ from typing import Literal, get_args
 
 from tvr_lightning.data.annotations.base import TEST, TRAIN, SplitAnnotations
 from tvr_lightning.data.annotations.layouts import SyntheticDataset, SyntheticVideo, write_lines
-from tvr_lightning.data.annotations.readers import check_ids, clean, few, pick, read_csv, read_text
-from tvr_lightning.errors import ConfigError, DataError, nearest
+from tvr_lightning.data.annotations.readers import check_ids, clean, pick, read_csv, read_text
+from tvr_lightning.errors import ConfigError, DataError, few, nearest
 from tvr_lightning.types import Record
 
 Text = Literal["descriptions", "script"]

@@ -20,12 +20,11 @@ from tvr_lightning.data.annotations.readers import (
     check_fields,
     check_ids,
     clean,
-    few,
     natural_key,
     read_csv,
     read_json,
 )
-from tvr_lightning.errors import ConfigError, DataError, nearest
+from tvr_lightning.errors import ConfigError, DataError, few, nearest
 from tvr_lightning.types import Probe, Record
 
 Protocol = Literal["9k", "7k", "full"]

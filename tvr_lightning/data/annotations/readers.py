@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tvr_lightning.data.annotations.base import check_relative
-from tvr_lightning.errors import DataError
+from tvr_lightning.errors import DataError, few
 
 Kind = type | tuple[type, ...]
 
@@ -299,12 +299,6 @@ def check_ids(ids: Sequence[str], source: str) -> list[str]:
             f"{source}: {len(repeated)} ids occur more than once: {few(repeated)}. Remove the repeated entries."
         )
     return [check_relative(name, source) for name in ids]
-
-
-def few(items: Iterable[str], count: int = 3) -> str:
-    """Returns `a, b, c and 5 more`: a list short enough for a message."""
-    names = list(items)
-    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
 
 
 def clean(caption: str) -> str:

@@ -1,26 +1,26 @@
-"""Features on disk: what a frozen encoder made of a video or a caption is computed once, for all epochs and runs.
+"""Features in the disk store: what a frozen encoder made of a video or a caption is computed once, for all runs.
 
-Items lie in blocks, one safetensors file each. A block's name is a hash of everything that its features depend on: for
-each item what it is made of (a video's content and sampling, a caption's tokens), and the encoder's weights. A changed
-video or encoder finds no old features; a run that was killed finds the blocks that it had finished.
+Items lie in blocks, an entry each. A block's key is everything that its features depend on: for each item what it is
+made of (a video's content and sampling, a caption's tokens), and the encoder's weights. A changed video or encoder
+finds no old features; a run that was killed finds the blocks that it had finished.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from tvr_lightning.data.stores.store import Store, StoreFullError, key_of
 from tvr_lightning.distributed import ranks, together
 from tvr_lightning.errors import ConfigError, DataError
+
+Block = dict[str, Tensor]  # `features` (N, n, F), `mask` (N, n) and `failed` (N,) of neighbouring items
+Compute = Callable[[Sequence[range]], Iterable[Block]]
 
 
 class FeatureRow(NamedTuple):
@@ -38,127 +38,121 @@ class FeatureRow(NamedTuple):
 
 
 class FeatureRows:
-    """The features of a list of items, mapped from disk; each process opens the files for itself.
+    """The features of a list of items, mapped from disk; a process that is started afresh maps them for itself.
 
     Args:
-        files: one for each block, in order.
-        block: items of a block; the last may have fewer.
+        store: where they lie.
+        keys: of the blocks, in order.
+        size: items of a block; the last may have fewer.
+        blocks: those that are mapped.
     """
 
-    def __init__(self, files: Sequence[Path], block: int) -> None:
-        self.files = tuple(files)
-        self.block = block
-        self._open: dict[int, Any] = {}
+    def __init__(self, store: Store, keys: Sequence[bytes], size: int, blocks: dict[bytes, Block]) -> None:
+        self.store = store
+        self.keys = keys
+        self.size = size
+        self._blocks = blocks
 
     def __getitem__(self, index: int) -> FeatureRow:
         """Reads one item.
 
         Raises:
-            DataError: the file is damaged or has gone.
+            DataError: its block has gone or is damaged.
         """
-        number, row = divmod(index, self.block)
-        kept = self._open.get(number)
-        if kept is None:
-            kept = self._open[number] = _read(self.files[number])
-        return FeatureRow(kept["features"][row], kept["mask"][row], bool(kept["failed"][row]))
+        number, row = divmod(index, self.size)
+        key = self.keys[number]
+        block = self._blocks.get(key) or self.store.read("features", key, mapped=True)
+        if block is None:
+            raise DataError(f"kept features {self.store.path('features', key)} are damaged or have gone; start again")
+        self._blocks[key] = block
+        return FeatureRow(block["features"][row], block["mask"][row], bool(block["failed"][row]))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": {}}
+        return {**self.__dict__, "_blocks": {}}
 
 
 class FeatureStore:
-    """Blocks of features in a folder.
+    """Features in the disk store. What was given stays mapped: nobody's removal takes it from a run.
 
     Args:
-        folder: where they lie; made when the first block is kept.
-        block: items of a block.
+        store: where they lie.
     """
 
-    def __init__(self, folder: Path, block: int) -> None:
-        self.folder = folder
-        self.block = block
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._blocks: dict[bytes, Block] = {}
 
-    def rows(
-        self, keys: Sequence[bytes], what: str, compute: Callable[[Sequence[range]], Iterable[dict[str, Tensor]]]
-    ) -> FeatureRows:
+    def rows(self, keys: Sequence[bytes], size: int, what: str, compute: Compute) -> FeatureRows:
         """The features of items; those that are not there are computed, by all ranks together.
 
         Args:
             keys: what each item's features depend on.
+            size: items of a block.
             what: names the items in the line that says that they are computed.
-            compute: given ranges of items, yields for each `features` (N, n, F), `mask` (N, n), `failed` (N,).
+            compute: given ranges of items, yields their blocks.
 
         Raises:
-            ConfigError: the folder cannot be written or has too little space.
+            ConfigError: the folder cannot be used or has too little space.
         """
-        spans = [range(i, min(i + self.block, len(keys))) for i in range(0, len(keys), self.block)]
-        files = [self._file(keys[span.start : span.stop]) for span in spans]
+        spans = [range(i, min(i + size, len(keys))) for i in range(0, len(keys), size)]
+        names = [key_of(*keys[span.start : span.stop]) for span in spans]
+        wanted = dict(zip(names, spans, strict=True))
         rank, world = ranks()
-        missing = sum(not file.is_file() for file in files)
         began = time.monotonic()
-        if missing and not rank:
-            print(f"{what}: frozen features of {min(len(keys), missing * self.block):,} are computed once and kept in "
-                  f"{self.folder}", file=sys.stderr, flush=True)  # fmt: skip
         with together():  # the shares of several ranks, then what another machine's ranks keep on another disk
-            self._fill(spans[rank::world], files[rank::world], compute)
+            missing = self._missing(wanted)
+            if missing and not rank:
+                count = sum(len(span) for span in missing.values())
+                print(f"{what}: frozen features of {count:,} are computed once and kept in {self.store.folder}",
+                      file=sys.stderr, flush=True)  # fmt: skip
+            share = set(names[rank::world])
+            self._fill(wanted, {key: span for key, span in missing.items() if key in share}, compute)
         with together():
-            self._fill(spans, files, compute)
+            self._fill(wanted, self._missing(wanted), compute)
         if missing and not rank:
             print(f"{what}: done in {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
-        return FeatureRows(files, self.block)
+        return FeatureRows(self.store, names, size, {name: self._blocks[name] for name in names})
 
-    def _file(self, keys: Sequence[bytes]) -> Path:
-        name = hashlib.blake2b(b"".join(keys), digest_size=20).hexdigest()
-        return self.folder / name[:2] / f"{name}.safetensors"
+    def _missing(self, wanted: dict[bytes, range]) -> dict[bytes, range]:
+        """Maps the blocks that are there; returns the others."""
+        try:
+            for key in wanted.keys() - self._blocks.keys():
+                block = self.store.read("features", key, mapped=True)
+                if block is not None:
+                    self._blocks[key] = block
+        except OSError as error:
+            raise self._unusable(error.strerror or str(error)) from None
+        return {key: span for key, span in wanted.items() if key not in self._blocks}
 
-    def _fill(
-        self,
-        spans: Sequence[range],
-        files: Sequence[Path],
-        compute: Callable[[Sequence[range]], Iterable[dict[str, Tensor]]],
-    ) -> None:
-        missing = [(span, file) for span, file in zip(spans, files, strict=True) if not file.is_file()]
+    def _fill(self, wanted: dict[bytes, range], missing: dict[bytes, range], compute: Compute) -> None:
         left = len(missing)
-        for (_, file), block in zip(missing, compute([span for span, _ in missing]) if missing else (), strict=True):
-            need = left * sum(x.nbytes for x in block.values())
+        for key, block in zip(missing, compute(list(missing.values())) if missing else (), strict=True):
+            need = left * _bytes(block)
             left -= 1
             try:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                free = shutil.disk_usage(file.parent).free
+                self.store.folder.mkdir(parents=True, exist_ok=True)
+                free = shutil.disk_usage(self.store.folder).free
                 if need > free:
-                    raise OSError(None, f"{need / 2**30:.1f} GiB are needed, {free / 2**30:.1f} GiB are free")
-                _write(file, block)
+                    raise self._unusable(f"{need / 2**30:.1f} GiB are needed, {free / 2**30:.1f} GiB are free")
+                total = need + sum(_bytes(self._blocks[k]) for k in wanted if k in self._blocks)
+                if total > self.store.bound:
+                    raise self._unusable(f"data.cache_gib={self.store.gib:g}, they need {total / 2**30:.1f} GiB")
+                self.store.write("features", key, block)
+                kept = self.store.read("features", key, mapped=True)
             except OSError as error:
-                raise ConfigError(
-                    f"features cannot be kept in {self.folder}: {error.strerror or error}. Free space, set "
-                    "--data.cache_dir to another folder, or --data.cache_features=false to compute them in each epoch."
-                ) from None
+                raise self._unusable(error.strerror or str(error)) from None
+            except StoreFullError:
+                raise self._unusable(f"data.cache_gib={self.store.gib:g} is full of features in use") from None
+            if kept is None:
+                raise self._unusable("a block has gone as soon as it was written")
+            self._blocks[key] = kept
+
+    def _unusable(self, reason: str) -> ConfigError:
+        return ConfigError(
+            f"features cannot be kept in {self.store.folder}: {reason}. Free space, set --data.cache_dir to another "
+            "folder or a larger --data.cache_gib, or --data.cache_features=false to compute them in each epoch."
+        )
 
 
-def _read(file: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, framework="pt") as opened:
-            return {name: opened.get_tensor(name) for name in ("features", "mask", "failed")}
-    except (OSError, SafetensorError) as error:
-        raise DataError(f"kept features {file} cannot be read ({error}); remove the file and start again") from None
-
-
-def _write(file: Path, block: dict[str, Tensor]) -> None:
-    from safetensors.torch import save
-
-    handle, temporary = tempfile.mkstemp(prefix=".", dir=file.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(save({name: x.contiguous() for name, x in block.items()}))
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(file)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def key_of(*parts: object) -> bytes:
-    """Hashes what an item's features depend on."""
-    return hashlib.blake2b(repr(parts).encode(), digest_size=20).digest()
+def _bytes(block: Block) -> int:
+    return sum(x.nbytes for x in block.values())

@@ -15,12 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import av
-from av.container import InputContainer
-from av.video.stream import VideoStream
 
 from tvr_lightning.data.tools.parallel import run_all
-from tvr_lightning.data.video.container import demux, open_video, scan
-from tvr_lightning.data.video.decoding import first_that_decodes, intact_frames, stream_of
+from tvr_lightning.data.video.container import OpenVideo, demux, first_that_decodes, scan
+from tvr_lightning.data.video.decoding import intact_frames
 from tvr_lightning.errors import DataError, DecodeError
 
 if TYPE_CHECKING:
@@ -197,25 +195,24 @@ class _Inspect:
 def inspect_file(path: Path, full: bool = False) -> Verdict:
     """Decodes the first frame of a video, or all; says what is wrong instead of raising."""
     try:
-        return first_that_decodes(path, lambda container, index: _inspect_stream(container, index, path, full))
+        return first_that_decodes(path, lambda video: _inspect_stream(video, full))
     except DecodeError as error:
         return Verdict("undecodable", str(error).removeprefix(f"{path}: "))
 
 
-def _inspect_stream(container: InputContainer, index: int, path: Path, full: bool) -> Verdict:
-    stream = stream_of(container, index)
+def _inspect_stream(video: OpenVideo, full: bool) -> Verdict:
     faults: list[str] = []
     count = 0
-    for _ in intact_frames(container, stream, faults):
+    for _ in intact_frames(video, faults):
         count += 1
         if not full:
             break
     if not count:
-        raise DecodeError(f"{path}: no frame decodes ({faults[0] if faults else 'the stream holds none'})")
-    if not full and _reaches_its_end(container, stream):
+        raise DecodeError(f"{video.path}: no frame decodes ({faults[0] if faults else 'the stream holds none'})")
+    if not full and _reaches_its_end(video):
         return Verdict("ok")
-    with open_video(path) as fresh:
-        packets = scan(fresh, stream_of(fresh, index), path)
+    with video.reopened() as fresh:
+        packets = scan(fresh)
     _, stop, end, _ = packets.timeline
     if end > stop:
         return Verdict("damaged", f"cut off: the header promises {end:.1f} s, the file ends after {stop:.1f} s")
@@ -225,8 +222,9 @@ def _inspect_stream(container: InputContainer, index: int, path: Path, full: boo
     return Verdict("ok")
 
 
-def _reaches_its_end(container: InputContainer, stream: VideoStream) -> bool:
+def _reaches_its_end(video: OpenVideo) -> bool:
     """Whether packets lie near the end that the header promises; reads only those. When unsure, False."""
+    container, stream = video.container, video.stream
     tick = float(stream.time_base or 0)
     rate = float(stream.guessed_rate or 0)
     # FFmpeg scales the duration of a cut AVI down, but not its number of frames
@@ -239,9 +237,7 @@ def _reaches_its_end(container: InputContainer, stream: VideoStream) -> bool:
         container.seek(int(max(first + promised - _TAIL, first) / tick), stream=stream)
     except av.FFmpegError:
         return False
-    last = max(
-        (p.pts or p.dts or 0 for p in demux(container, stream) if not isinstance(p, str) and p.size), default=None
-    )
+    last = max((p.pts or p.dts or 0 for p in demux(video) if not isinstance(p, str) and p.size), default=None)
     return last is not None and last * tick - first + _TAIL / 2 >= 0.95 * promised
 
 

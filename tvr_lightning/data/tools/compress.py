@@ -17,15 +17,13 @@ from typing import IO, Any, NamedTuple
 
 import av
 import numpy as np
-from av.container import InputContainer
-from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
-from av.video.stream import VideoStream
+from av.video.reformatter import ColorRange, VideoReformatter
 from numpy.typing import NDArray
 
 from tvr_lightning.data.tools.parallel import run_all, stop_if_asked
-from tvr_lightning.data.video.container import Packets, open_video, scan
-from tvr_lightning.data.video.decoding import first_that_decodes, intact_frames, stream_of
-from tvr_lightning.data.video.pixels import MAX_ASPECT, _orientation
+from tvr_lightning.data.video.container import OpenVideo, first_that_decodes, scan
+from tvr_lightning.data.video.decoding import numbered_frames
+from tvr_lightning.data.video.pixels import FILTER, orientation, square_pixels
 from tvr_lightning.errors import ConfigError, DataError, DecodeError
 
 MANIFEST = "compress.json"
@@ -40,7 +38,6 @@ LOST = 0.05
 
 _X264 = {"crf": "23", "preset": "medium"}
 _PART = ".part"
-_FILTER = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 
 
 @dataclass
@@ -206,7 +203,7 @@ def _check_settings(text: str, settings: dict[str, Any], manifest: Path) -> None
 def _work(job: _Job) -> _Outcome:
     part = job.target.with_name(f".{job.target.name}{_PART}")
     try:
-        damage = first_that_decodes(job.source, lambda container, index: _convert(container, index, job, part))
+        damage = first_that_decodes(job.source, lambda video: _convert(video, job, part))
         part.replace(job.target)
     except DecodeError as error:
         return _Outcome(failure=str(error).removeprefix(f"{job.source}: "))
@@ -217,26 +214,26 @@ def _work(job: _Job) -> _Outcome:
     return _Outcome(damage=damage)
 
 
-def _convert(container: InputContainer, index: int, job: _Job, part: Path) -> str:
+def _convert(video: OpenVideo, job: _Job, part: Path) -> str:
     """Writes a stream's copy and returns what was damaged.
 
     Raises:
         DecodeError: too little of it decodes.
     """
-    packets = scan(container, stream_of(container, index), job.source)
+    packets = scan(video)
     times, stop, end, slack = packets.timeline
     if end > stop:
         raise DecodeError(f"{job.source}: cut off: the header promises {end:.1f} s, the file ends after {stop:.1f} s")
     moments = np.arange(max(math.ceil((stop - 2 * slack) * job.fps - 1e-6), 1)) / job.fps + slack
     faults: list[str] = [packets.fault] if packets.fault else []
-    with open_video(job.source) as fresh, av.open(str(part), "w", format="mp4") as copy:
-        stream = stream_of(fresh, index)
-        writer = _Writer(copy, stream, job)
+    with video.reopened() as fresh, av.open(str(part), "w", format="mp4") as copy:
+        writer = _Writer(copy, fresh, job)
         latest: av.VideoFrame | None = None
         pixels: NDArray[np.uint8] | None = None
         count = written = 0
-        for frame, time in _timed(fresh, stream, packets, faults):
+        for number, frame in numbered_frames(fresh, packets, faults):
             stop_if_asked()
+            time = times[min(number, len(times) - 1)]
             if latest is not None:
                 while written < len(moments) and moments[written] < time:
                     pixels = writer.draw(latest) if pixels is None else pixels
@@ -253,25 +250,10 @@ def _convert(container: InputContainer, index: int, job: _Job, part: Path) -> st
     return f"{count} of {len(times)} frames decode ({faults[0]})" if faults else ""
 
 
-def _timed(
-    container: InputContainer, stream: VideoStream, packets: Packets, faults: list[str]
-) -> Iterator[tuple[av.VideoFrame, float]]:
-    """Pairs decoded frames with their seconds."""
-    times, ticks = packets.timeline.times, packets.ticks
-    for count, frame in enumerate(intact_frames(container, stream, faults)):
-        if packets.counted:
-            place = min(count, len(times) - 1)
-        elif frame.pts is None or frame.pts < ticks[0]:
-            continue
-        else:
-            place = int(np.searchsorted(ticks, frame.pts, side="right")) - 1
-        yield frame, float(times[place])
-
-
 class _Writer:
     """Draws frames upright in the copy's size and encodes them."""
 
-    def __init__(self, copy: av.container.OutputContainer, source: VideoStream, job: _Job) -> None:
+    def __init__(self, copy: av.container.OutputContainer, source: OpenVideo, job: _Job) -> None:
         self.copy = copy
         self.source = source
         self.job = job
@@ -282,24 +264,21 @@ class _Writer:
 
     def draw(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
         """Returns (height, width, 3) pixels, all frames in the size of the first."""
-        transposed, mirrored, flipped = _orientation(frame)
+        transposed, mirrored, flipped = orientation(frame)
         if self.stream is None:
             self._start(frame, transposed)
         width, height = self.size[::-1] if transposed else self.size
         picture = self.scaler.reformat(
-            frame, width, height, "rgb24", interpolation=_FILTER, dst_color_range=ColorRange.JPEG, threads=1
+            frame, width, height, "rgb24", interpolation=FILTER, dst_color_range=ColorRange.JPEG, threads=1
         ).to_ndarray()
         if transposed:
             picture = picture.swapaxes(0, 1)  # (width, height, 3) to (height, width, 3)
         return np.ascontiguousarray(picture[:: -1 if flipped else 1, :: -1 if mirrored else 1])
 
     def _start(self, frame: av.VideoFrame, transposed: bool) -> None:
-        shown = frame.width * (self.source.sample_aspect_ratio or Fraction(1)), Fraction(frame.height)
-        short = min(shown)
-        if not 0 < max(shown) <= MAX_ASPECT * short:
-            raise DecodeError(f"{self.job.source}: frames of {frame.width} x {frame.height} pixels are no pictures")
-        scale = min(Fraction(1), Fraction(self.job.short_side) / short)
-        width, height = (max(2, math.floor(side * scale) // 2 * 2) for side in shown)
+        sides = square_pixels(frame, self.source)
+        scale = min(Fraction(1), Fraction(self.job.short_side) / min(sides))
+        width, height = (max(2, math.floor(side * scale) // 2 * 2) for side in sides)
         self.size = (height, width) if transposed else (width, height)
         rate = Fraction(self.job.fps).limit_denominator(1001)
         self.stream = self.copy.add_stream("libx264", rate=rate, options=_X264)
@@ -311,7 +290,7 @@ class _Writer:
     def write(self, pixels: NDArray[np.uint8]) -> None:
         """Encodes the next frame."""
         picture = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-        frame = self.converter.reformat(picture, format="yuv420p", interpolation=_FILTER, threads=1)
+        frame = self.converter.reformat(picture, format="yuv420p", interpolation=FILTER, threads=1)
         frame.pts = self.count
         self.count += 1
         self.copy.mux(self.stream.encode(frame))

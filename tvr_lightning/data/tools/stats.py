@@ -12,11 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import av
 import numpy as np
-from av.container import InputContainer
 
 from tvr_lightning.data.tools.parallel import run_all
-from tvr_lightning.data.video.container import MAX_SECONDS, scan
-from tvr_lightning.data.video.decoding import first_that_decodes, stream_of
+from tvr_lightning.data.video.container import MAX_SECONDS, OpenVideo, first_that_decodes, scan
 from tvr_lightning.errors import DecodeError
 
 if TYPE_CHECKING:
@@ -110,15 +108,14 @@ def describe_dataset(annotations: Annotations, workers: int | None = None) -> li
 def seconds_of(path: Path) -> float | None:
     """Length of a video by its header, or by its packets where that says nothing; None when it cannot be read."""
 
-    def read(container: InputContainer, index: int) -> float:
-        stream = stream_of(container, index)
-        if stream.duration and stream.time_base:
-            seconds = float(stream.duration * stream.time_base)
+    def read(video: OpenVideo) -> float:
+        if video.stream.duration and video.stream.time_base:
+            seconds = float(video.stream.duration * video.stream.time_base)
         else:
-            seconds = (container.duration or 0) / av.time_base
+            seconds = (video.container.duration or 0) / av.time_base
         if 0 < seconds < MAX_SECONDS:
             return seconds
-        return scan(container, stream, path).timeline.stop
+        return scan(video).timeline.stop
 
     try:
         return first_that_decodes(path, read)

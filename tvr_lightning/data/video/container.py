@@ -1,28 +1,70 @@
-"""Video files: opening them safely, and reading what their packets say before anything is decoded."""
+"""Video files: opening them safely, and reading what their packets say before anything is decoded.
+
+A path is opened here and nowhere else; what is open flows down through the modules of this folder, and out as pixels.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import av
 import numpy as np
+from av.codec.context import ThreadType
 from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from tvr_lightning.data.video.sampling import Timeline
 from tvr_lightning.errors import DecodeError
 
 MAX_SECONDS = 10 * 24 * 3600.0
 """Time stamps and headers that claim more than this are damaged, not long."""
 
+_Result = TypeVar("_Result")
+
 _TEXT_CODECS = ("ansi", "bintext", "xbin", "idf")  # FFmpeg draws the letters of text files as pictures
+
+
+class Timeline(NamedTuple):
+    """When the frames of a video are on screen, in seconds from its first frame.
+
+    Attributes:
+        times: (N,) float64, strictly increasing, `times[0] == 0`.
+        stop: when the last frame leaves the screen.
+        end: when the video ends by its header; later than `stop` only where the file is cut off.
+        slack: how far a stored time stamp may lie from the true time because its clock is coarse.
+    """
+
+    times: NDArray[np.float64]
+    stop: float
+    end: float
+    slack: float = 0.0
+
+    def on_screen(self, moments: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Returns the distinct frames seen at `moments`: the last frames whose time stamp is not later.
+
+        Each moment at or after `stop` has lost its frame and adds one index, N and up.
+
+        Shapes: moments (M,), increasing; returns (at most M,), strictly increasing.
+        """
+        present = moments[moments < self.stop]
+        frames = np.searchsorted(self.times, present + self.slack, side="right") - 1
+        lost = len(self.times) + np.arange(len(moments) - len(present))
+        return np.concatenate([np.unique(frames), lost]).astype(np.int64)
+
+    def between(self, start: float, end: float) -> NDArray[np.int64]:
+        """Returns every frame seen in the half-open segment from `start` to `end`, at least one; lost ones are not.
+
+        Shapes: returns (at most N,), neighbouring indices.
+        """
+        first = int(np.searchsorted(self.times, start + self.slack, side="right")) - 1
+        after = int(np.searchsorted(self.times, end - self.slack, side="left"))
+        return np.arange(first, max(after, first + 1), dtype=np.int64)
 
 
 class Packets(NamedTuple):
@@ -71,6 +113,56 @@ def open_video(path: Path) -> Iterator[InputContainer]:
         raise DecodeError(f"{path}: cannot be decoded: {reason(error)}") from error
 
 
+class OpenVideo:
+    """A video stream of an open file, its decoder set to give each frame before it reads on.
+
+    Args:
+        path: the file.
+        container: the same, opened.
+        index: the stream.
+        threads: decoder threads; 0 lets FFmpeg choose.
+    """
+
+    def __init__(self, path: Path, container: InputContainer, index: int, threads: int) -> None:
+        stream = container.streams[index]
+        assert isinstance(stream, VideoStream)
+        stream.thread_type = ThreadType.SLICE  # frame threads would decode ahead of what is wanted
+        stream.codec_context.thread_count = threads
+        self.path = path
+        self.container = container
+        self.stream = stream
+        self.threads = threads
+
+    @contextmanager
+    def reopened(self) -> Iterator[OpenVideo]:
+        """The stream at its beginning again: in some formats a demuxer that has read on cannot go back there."""
+        with open_video(self.path) as container:
+            yield OpenVideo(self.path, container, self.stream.index, self.threads)
+
+
+def first_that_decodes(path: Path, read: Callable[[OpenVideo], _Result], threads: int = 1) -> _Result:
+    """Returns what `read` makes of the first video stream that it does not refuse.
+
+    Args:
+        path: the video file.
+        read: takes the stream of the file, opened afresh.
+        threads: decoder threads; parallel processes use the cores already.
+
+    Raises:
+        DecodeError: of the first stream, when `read` raises it for all of them.
+    """
+    refusals: list[DecodeError] = []
+    while True:
+        with open_video(path) as container:
+            indices = video_streams(container, path)
+            try:
+                return read(OpenVideo(path, container, indices[len(refusals)], threads))
+            except DecodeError as refusal:
+                refusals.append(refusal)
+        if len(refusals) == len(indices):
+            raise refusals[0]
+
+
 def reason(error: av.FFmpegError) -> str:
     """FFmpeg's message for an error."""
     return error.strerror or str(error)
@@ -96,18 +188,18 @@ def video_streams(container: InputContainer, path: Path) -> list[int]:
     return [s.index for s in sorted(streams, key=lambda s: best is None or s.index != best.index)]
 
 
-def demux(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream] | str]:
+def demux(video: OpenVideo) -> Iterator[Packet[VideoStream] | str]:
     """Yields the packets of a stream and, in place of what cannot be read, FFmpeg's reason.
 
     The last packet is empty and flushes the decoder. Reading goes on after errors until a second one follows
     without a packet in between.
     """
-    for other in container.streams:
-        other.discard = Discard.default if other.index == stream.index else Discard.all
+    for other in video.container.streams:
+        other.discard = Discard.default if other.index == video.stream.index else Discard.all
     failed = False
     while True:
         try:
-            for packet in container.demux(stream):
+            for packet in video.container.demux(video.stream):
                 failed = False
                 yield packet
             return
@@ -118,15 +210,16 @@ def demux(container: InputContainer, stream: VideoStream) -> Iterator[Packet[Vid
             failed = True
 
 
-def scan(container: InputContainer, stream: VideoStream, path: Path) -> Packets:
+def scan(video: OpenVideo) -> Packets:
     """Reads every packet of a stream without decoding; headers are used only to notice what a cut file lacks.
 
     Raises:
         DecodeError: the stream has no packets, or time stamps that cannot be.
     """
+    container, stream, path = video.container, video.stream, video.path
     fault = None
     rows: list[tuple[int | None, int, bool]] = []  # presentation time, duration, key frame; in decoding order
-    for packet in demux(container, stream):
+    for packet in demux(video):
         if isinstance(packet, str):
             fault = packet
         elif packet.size and not packet.is_discard:

@@ -15,16 +15,16 @@ from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 
+import av
 import numpy as np
-from av.container import InputContainer
 from numpy.typing import NDArray
 
 from tvr_lightning.data.video import frames as video
-from tvr_lightning.data.video.container import Packets, open_video, scan
-from tvr_lightning.data.video.decoding import first_that_decodes
-from tvr_lightning.data.video.frames import VideoFrames, decode_chosen, numbered_frames, prepare, segment
+from tvr_lightning.data.video.container import OpenVideo, Packets, Timeline, first_that_decodes, reason, scan
+from tvr_lightning.data.video.decoding import numbered_frames
+from tvr_lightning.data.video.frames import VideoFrames, draw_frames, segment
 from tvr_lightning.data.video.pixels import Resizer
-from tvr_lightning.data.video.sampling import Timeline, choose_frames
+from tvr_lightning.data.video.sampling import choose_frames
 from tvr_lightning.errors import ConfigError
 
 LOW = 32
@@ -71,15 +71,15 @@ def read_key_frames(
         )
     path = Path(path)
 
-    def read(container: InputContainer, index: int) -> VideoFrames:
-        packets = scan(container, prepare(container, index, threads), path)
+    def read(video: OpenVideo) -> VideoFrames:
+        packets = scan(video)
         timeline = packets.timeline
         first, last = segment(path, start, end, timeline.end)
         if first >= timeline.stop:  # lost: the decoder says so
             chosen = timeline.on_screen(np.array([first]))
         else:
             frames = timeline.between(first, last)
-            changes = _changes(path, index, packets, frames, threads) if len(frames) > num_frames else None
+            changes = _changes(video, packets, frames) if len(frames) > num_frames else None
             chosen = (
                 frames if changes is None else choose_key_frames(timeline, frames, changes, num_frames, first, last)
             )
@@ -90,9 +90,9 @@ def read_key_frames(
                     timeline.stop - first,
                     last - first,
                 )
-        return decode_chosen(container, index, path, packets, chosen, num_frames, size, threads)
+        return draw_frames(video, packets, chosen, num_frames, size)
 
-    return first_that_decodes(path, read)
+    return first_that_decodes(path, read, threads)
 
 
 def choose_key_frames(
@@ -156,35 +156,35 @@ def _farthest(times: NDArray[np.float64], picked: Sequence[int]) -> int:
     return int(distance.argmax())
 
 
-def _changes(path: Path, index: int, packets: Packets, frames: NDArray[np.int64], threads: int) -> NDArray[np.float64]:
+def _changes(video: OpenVideo, packets: Packets, frames: NDArray[np.int64]) -> NDArray[np.float64]:
     """Decodes a segment once; (F,) difference of each frame from the one before, 0 for the first, NaN for lost ones."""
     begin = int(packets.key[frames[0]])
     if begin and not packets.counted:
-        changes = _changes_from(path, index, packets, frames, threads, begin)
-        if not np.isnan(changes).any():
-            return changes
-        _log.debug("%s: some frames did not come out after seeking; decoding from the start", path)
-    return _changes_from(path, index, packets, frames, threads, None)
+        try:
+            video.container.seek(int(packets.ticks[begin]), stream=video.stream)
+        except av.FFmpegError as error:
+            _log.debug("%s: a seek failed (%s); decoding from the start", video.path, reason(error))
+        else:
+            changes = _changes_from_here(video, packets, frames)
+            if not np.isnan(changes).any():
+                return changes
+            _log.debug("%s: some frames did not come out after seeking; decoding from the start", video.path)
+    with video.reopened() as fresh:
+        return _changes_from_here(fresh, packets, frames)
 
 
-def _changes_from(
-    path: Path, index: int, packets: Packets, frames: NDArray[np.int64], threads: int, key: int | None
-) -> NDArray[np.float64]:
+def _changes_from_here(video: OpenVideo, packets: Packets, frames: NDArray[np.int64]) -> NDArray[np.float64]:
     changes = np.full(len(frames), np.nan)
     first, last = int(frames[0]), int(frames[-1])
     before: NDArray[np.float32] | None = None
-    with open_video(path) as container:
-        stream = prepare(container, index, threads)
-        if key is not None:
-            container.seek(int(packets.ticks[key]), stream=stream)
-        shrink = Resizer(LOW, stream, threads, path)
-        for number, frame in numbered_frames(container, stream, packets, []):
-            if number > last:
-                break
-            if number >= first:
-                now = _colours(shrink(frame))
-                changes[number - first] = 0.0 if before is None else _difference(before, now)
-                before = now
+    shrink = Resizer(LOW, video)
+    for number, frame in numbered_frames(video, packets, []):
+        if number > last:
+            break
+        if number >= first:
+            now = _colours(shrink(frame))
+            changes[number - first] = 0.0 if before is None else _difference(before, now)
+            before = now
     return changes
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import av
@@ -13,25 +12,26 @@ from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from tvr_lightning.data.video.container import OpenVideo
 from tvr_lightning.errors import DecodeError
 
 MAX_ASPECT = 32
 """Frames more than this many times longer than wide are refused; resized to `size` they would fill the memory."""
 
-_FILTER = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+FILTER = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 
 
 def shown_size(frame: av.VideoFrame, stream: VideoStream) -> tuple[int, int]:
     """Width and height in pixels as a player shows them: upright, with square pixels."""
     width, height = round(frame.width * _pixel_aspect(stream)), frame.height
-    return (height, width) if _orientation(frame)[0] else (width, height)
+    return (height, width) if orientation(frame)[0] else (width, height)
 
 
 def _pixel_aspect(stream: VideoStream) -> Fraction:
     return stream.sample_aspect_ratio or Fraction(1)
 
 
-def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
+def orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
     """Whether a frame is to be transposed, then mirrored left to right, then turned upside down.
 
     The display matrix (a b u, c d v, x y w) takes column p and row q to column a p + c q and row b p + d q.
@@ -51,14 +51,24 @@ def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
     return False, a < 0, d < 0
 
 
+def square_pixels(frame: av.VideoFrame, video: OpenVideo) -> tuple[Fraction, Fraction]:
+    """Width and height of a frame with square pixels, not turned yet.
+
+    Raises:
+        DecodeError: the frame is far too long and narrow for a picture.
+    """
+    sides = frame.width * _pixel_aspect(video.stream), Fraction(frame.height)
+    if not 0 < max(sides) <= MAX_ASPECT * min(sides):
+        raise DecodeError(f"{video.path}: frames of {frame.width} x {frame.height} pixels are no pictures")
+    return sides
+
+
 class Resizer:
     """Turns decoded frames into (3, size, size) uint8 RGB arrays."""
 
-    def __init__(self, size: int, stream: VideoStream, threads: int, path: Path) -> None:
+    def __init__(self, size: int, video: OpenVideo) -> None:
         self.size = size
-        self.pixel_aspect = _pixel_aspect(stream)
-        self.threads = threads
-        self.path = path
+        self.video = video
         self.reformatter = VideoReformatter()
 
     def __call__(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
@@ -67,21 +77,18 @@ class Resizer:
         Raises:
             DecodeError: the frame is far too long and narrow for a picture.
         """
-        shown = frame.width * self.pixel_aspect, Fraction(frame.height)
-        short = min(shown)
-        if not 0 < max(shown) <= MAX_ASPECT * short:
-            raise DecodeError(f"{self.path}: frames of {frame.width} x {frame.height} pixels are no pictures")
-        width, height = (math.floor(self.size * side / short) for side in shown)
+        sides = square_pixels(frame, self.video)
+        width, height = (math.floor(self.size * side / min(sides)) for side in sides)
         picture = self.reformatter.reformat(
             frame,
             width,
             height,
             "rgb24",
-            interpolation=_FILTER,
+            interpolation=FILTER,
             dst_color_range=ColorRange.JPEG,
-            threads=self.threads,
+            threads=self.video.threads,
         ).to_ndarray()  # (height, width, 3)
-        transposed, mirrored, flipped = _orientation(frame)
+        transposed, mirrored, flipped = orientation(frame)
         left, top = (width - self.size) // 2, (height - self.size) // 2
         picture = picture[top : top + self.size, left : left + self.size]
         if transposed:

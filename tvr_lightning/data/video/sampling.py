@@ -4,49 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tvr_lightning.data.video.container import Timeline
+
 Sampling = Literal["uniform", "head", "tail"]
-
-
-class Timeline(NamedTuple):
-    """When the frames of a video are on screen, in seconds from its first frame.
-
-    Attributes:
-        times: (N,) float64, strictly increasing, `times[0] == 0`.
-        stop: when the last frame leaves the screen.
-        end: when the video ends by its header; later than `stop` only where the file is cut off.
-        slack: how far a stored time stamp may lie from the true time because its clock is coarse.
-    """
-
-    times: NDArray[np.float64]
-    stop: float
-    end: float
-    slack: float = 0.0
-
-    def on_screen(self, moments: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Returns the distinct frames seen at `moments`: the last frames whose time stamp is not later.
-
-        Each moment at or after `stop` has lost its frame and adds one index, N and up.
-
-        Shapes: moments (M,), increasing; returns (at most M,), strictly increasing.
-        """
-        present = moments[moments < self.stop]
-        frames = np.searchsorted(self.times, present + self.slack, side="right") - 1
-        lost = len(self.times) + np.arange(len(moments) - len(present))
-        return np.concatenate([np.unique(frames), lost]).astype(np.int64)
-
-    def between(self, start: float, end: float) -> NDArray[np.int64]:
-        """Returns every frame seen in the half-open segment from `start` to `end`, at least one; lost ones are not.
-
-        Shapes: returns (at most N,), neighbouring indices.
-        """
-        first = int(np.searchsorted(self.times, start + self.slack, side="right")) - 1
-        after = int(np.searchsorted(self.times, end - self.slack, side="left"))
-        return np.arange(first, max(after, first + 1), dtype=np.int64)
 
 
 def choose_frames(

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ from torch_geometric.utils import softmax
 from tvr_lightning.nn.masked import masked_mean
 
 Kind = Literal["global", "text", "visual", "cross"]
-KINDS: tuple[Kind, ...] = ("global", "text", "visual", "cross")
+KINDS: tuple[Kind, ...] = get_args(Kind)
 CROSS = KINDS.index("cross")
 SLOPE = 0.2  # of every LeakyReLU
 MAX_EXPONENT = 10.0

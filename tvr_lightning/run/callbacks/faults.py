@@ -15,6 +15,7 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from tvr_lightning.errors import INTERRUPTED, RunError, TVRError
+from tvr_lightning.run.lightning_private import launched_processes
 
 EVERY_S = 0.5
 PATIENCE_S = 5.0
@@ -61,7 +62,7 @@ class Siblings(Callback):
         while not self._over.wait(EVERY_S):
             if trainer.local_rank > 0 and os.getppid() != first:
                 _end(f"the run's first process (pid {first}) is gone; rank {trainer.global_rank} ends too", 1, [])
-            processes = list(getattr(trainer.strategy.launcher, "procs", []))  # none before Lightning starts them
+            processes = launched_processes(trainer)
             for number, process in enumerate(processes, start=1):
                 code = process.poll()
                 if code and not self._over.is_set():

@@ -16,12 +16,14 @@ from tvr_lightning.evaluation import EvaluationResult
 from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.run.gallery import (
     FOUND,
+    FRAMES,
     GALLERY,
     SIDE,
     TOP,
     Gallery,
     Query,
     make_gallery,
+    num_frames,
     rank_histogram,
     write_gallery,
 )
@@ -69,18 +71,38 @@ class Galleries(Callback):
 
 
 def picture(gallery: Gallery, video: str, correct: bool) -> Image:
-    """A video's picture for a tracker; the correct one has a green frame, an undecodable one says so."""
+    """A video's frames for a tracker, of one size for all; the correct video has a green frame."""
     from PIL import Image, ImageDraw, ImageOps
 
     jpeg = gallery.thumbnails[video]
+    strip = Image.new("RGB", (FRAMES * SIDE, SIDE), GREY if jpeg is None else "white")
+    draw = ImageDraw.Draw(strip)
     if jpeg is None:
-        image = Image.new("RGB", (SIDE, SIDE), GREY)
-        ImageDraw.Draw(image).multiline_text(
-            (SIDE // 2, SIDE // 2), MISSING.replace(" ", "\n"), "white", anchor="mm", align="center"
-        )
+        draw.text((FRAMES * SIDE // 2, SIDE // 2), MISSING, "white", anchor="mm")
     else:
-        image = Image.open(io.BytesIO(jpeg)).convert("RGB")
-    return ImageOps.expand(image, BORDER, GREEN if correct else "white")
+        strip.paste(Image.open(io.BytesIO(jpeg)))
+        for i in range(1, num_frames(jpeg)):
+            draw.line((i * SIDE, 0, i * SIDE, SIDE), "white", 2)
+    return ImageOps.expand(strip, BORDER, GREEN if correct else "white")
+
+
+def mosaic(gallery: Gallery, queries: Sequence[Query]) -> Image:
+    """Two lines a query: the correct video and the best ones behind it."""
+    from PIL import Image
+
+    across = max(len(q.top) + 2 for q in queries) // 2
+    width, height = FRAMES * SIDE + 2 * BORDER, SIDE + 2 * BORDER
+    image = Image.new("RGB", (across * width, len(queries) * (2 * height + BORDER)))
+    for row, q in enumerate(queries):
+        for i, (video, correct) in enumerate(cells(q)):
+            down = row * (2 * height + BORDER) + i // across * height
+            image.paste(picture(gallery, video, correct), (i % across * width, down))
+    return image
+
+
+def cells(query: Query) -> list[tuple[str, bool]]:
+    """The videos shown of a query and whether each is correct: the correct one, then the best ones."""
+    return [(query.video, True), *((v, v == query.video) for v in query.top)]
 
 
 def label(gallery: Gallery, video: str, correct: bool) -> str:
@@ -109,6 +131,7 @@ def _log_wandb(experiment: Any, gallery: Gallery, result: EvaluationResult, run:
     # what a report filters and groups by
     keys = ("experiment", "method", "encoder", "dataset", "split", "seed")
     settings = {k: content.get(k) for k in keys} | {"marks": "; ".join(run.marks)}
+    settings |= {"test_set": run.test_set, "settings": run.settings()}
     experiment.config.update(settings, allow_val_change=True)
     for name, _, low, high in figures(run):
         if low is not None:
@@ -117,8 +140,7 @@ def _log_wandb(experiment: Any, gallery: Gallery, result: EvaluationResult, run:
     def table(queries: Sequence[Query], top: int) -> Any:
         filled = wandb.Table(columns=["query", "caption", "rank", "correct", *(f"top {i + 1}" for i in range(top))])
         for q in queries:
-            cells = [(q.video, True), *((v, v == q.video) for v in q.top)]
-            images = [wandb.Image(picture(gallery, v, own), caption=label(gallery, v, own)) for v, own in cells]
+            images = [wandb.Image(picture(gallery, v, own), caption=label(gallery, v, own)) for v, own in cells(q)]
             filled.add_data(q.query, q.caption, q.rank, *images, *[None] * (top - len(q.top)))
         return filled
 
@@ -146,10 +168,7 @@ def _log_tensorboard(writer: Any, gallery: Gallery, result: EvaluationResult, ru
             f"| {_cell(q.caption)} | {q.rank:g} | {_cell(q.video)} | {_cell(', '.join(q.top))} |" for q in queries
         ]
         writer.add_text(f"gallery/{name}", "\n".join(lines))
-        # a row a query: the correct video, then the best ones
-        rows = [[(q.video, True), *((v, v == q.video) for v in q.top)] for q in queries]
-        mosaic = [np.concatenate([np.asarray(picture(gallery, v, own)) for v, own in row], axis=1) for row in rows]
-        writer.add_image(f"gallery/{name}", np.concatenate(mosaic), dataformats="HWC")
+        writer.add_image(f"gallery/{name}", np.asarray(mosaic(gallery, queries)), dataformats="HWC")
     lines = ["| metric | value | 95 % interval |", "|---|---|---|"]
     lines += [f"| {n} | {v:.2f} | {'' if lo is None else f'{lo:.2f} to {hi:.2f}'} |" for n, v, lo, hi in figures(run)]
     writer.add_text("gallery/metrics", "\n".join(lines))

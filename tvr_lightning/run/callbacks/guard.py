@@ -8,10 +8,8 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from tvr_lightning.errors import ScoreError
+from tvr_lightning.errors import ScoreError, few
 from tvr_lightning.types import VideoTextBatch
-
-SHOWN = 10
 
 
 class FiniteLoss(Callback):
@@ -59,9 +57,8 @@ class FiniteLoss(Callback):
     def _error(self, step: int, batch: VideoTextBatch | None, trainer: Trainer) -> ScoreError:
         records = trainer.datamodule.splits["train"].records  # type: ignore[attr-defined]
         ids = [records[i].video_id for i in batch.video.index.tolist()] if batch else []
-        more = f" and {len(ids) - SHOWN} more" if len(ids) > SHOWN else ""
         return ScoreError(
-            f"the loss of step {step} is not finite; its batch holds the videos {', '.join(ids[:SHOWN])}{more}. The "
+            f"the loss of step {step} is not finite; its batch holds the videos {few(ids, 10)}. The "
             "last checkpoint was not overwritten. A lower learning rate, gradient clipping or bf16 instead of fp16 "
             "usually helps; if the same videos come up again, look at them."
         )

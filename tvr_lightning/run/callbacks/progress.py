@@ -12,6 +12,8 @@ from pytorch_lightning.utilities import rank_zero_warn
 from rich.console import Console
 from rich.table import Table
 
+from tvr_lightning.run.lightning_private import batch_index
+
 LINE_EVERY_S = 20.0
 
 
@@ -35,7 +37,7 @@ class Throughput(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""
         self._start = self._since = self._line = time.monotonic()
-        self._first = trainer.fit_loop.epoch_loop.total_batch_idx
+        self._first = batch_index(trainer)
         if trainer.accumulate_grad_batches > 1:
             rank_zero_warn(
                 f"gradients of {trainer.accumulate_grad_batches} batches are added up; each caption is still "
@@ -57,7 +59,7 @@ class Throughput(Callback):
         if sys.stderr.isatty() or now - self._line < LINE_EVERY_S or not trainer.is_global_zero:
             return
         self._line = now
-        done = trainer.fit_loop.epoch_loop.total_batch_idx + 1
+        done = batch_index(trainer) + 1
         total = int(trainer.estimated_stepping_batches) * trainer.accumulate_grad_batches
         left = (now - self._start) / (done - self._first) * max(0, total - done)
         shown = trainer.progress_bar_metrics

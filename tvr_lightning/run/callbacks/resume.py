@@ -19,6 +19,14 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from tvr_lightning.nn.similarity import LogitScale
 from tvr_lightning.run.checkpoints import LAST
+from tvr_lightning.run.lightning_private import (
+    can_resume_after_batch,
+    check_lightning,
+    count_skipped_batches,
+    finish_resumed_epoch,
+    move_selection,
+    position,
+)
 from tvr_lightning.run.results import CHECKPOINTS
 
 
@@ -26,8 +34,8 @@ class KeepLast(Checkpoint):
     """Saves `last.ckpt` at the end of every epoch, and inside it every few optimiser steps.
 
     A checkpoint holds the random state of each rank; the position in the epoch comes from the trainer's own count of
-    batches that were trained on, not from what workers read ahead. Inside an accumulation window, whose gradients are
-    nowhere kept, and right before a validation nothing is saved: the next step or the epoch's end does it.
+    batches that were trained on, not from what workers read ahead. Where `can_resume_after_batch` says no, nothing is
+    saved: the next step or the epoch's end does it.
 
     The first Ctrl-C on one device waits for the next of these places, saves and ends the run; the second ends it at
     once. After a SIGTERM Lightning ends the run with the step, which is saved if it is such a place. Several devices
@@ -46,6 +54,11 @@ class KeepLast(Checkpoint):
         self._random: list[dict[str, Any]] | None = None
         self._handler: Any = None
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Looks whether this Lightning can be resumed at all, before anything is trained."""
+        if stage == "fit":
+            check_lightning(trainer)
+
     def state_dict(self) -> dict[str, Any]:
         """Random states of all ranks, in their order; every rank calls this."""
         states = [random_state()]
@@ -60,10 +73,8 @@ class KeepLast(Checkpoint):
         self._random = state_dict["random"]
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Counts skipped batches as begun: Lightning does not, and would then resume at another place."""
-        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-        for count in (progress["total"], progress["current"]):
-            count["started"] = count["ready"]
+        """Corrects the count of batches."""
+        count_skipped_batches(checkpoint)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Tells the data where training goes on, and the selection where the run's folder lies now."""
@@ -73,16 +84,12 @@ class KeepLast(Checkpoint):
         if Path(str(trainer.ckpt_path)).absolute() == self.path.absolute():
             selecting = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
             for callback in selecting:
-                _move(checkpoint["callbacks"].get(callback.state_key, {}), str(callback.dirpath))
+                move_selection(checkpoint["callbacks"].get(callback.state_key, {}), str(callback.dirpath))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Brings the random state back, and takes over Ctrl-C."""
         self._saved = trainer.global_step
-        loop = trainer.fit_loop
-        if loop.restarted_on_epoch_end:  # under max_steps Lightning would end that epoch twice and leave out the next
-            loop.epoch_progress.increment_completed()
-            loop.epoch_loop.restarting = False
-            loop.reset_restart_stage()
+        finish_resumed_epoch(trainer)
         if self._random is not None:
             states, rank = self._random, trainer.global_rank
             set_random_state(states[rank if len(states) == trainer.world_size else 0])
@@ -97,9 +104,7 @@ class KeepLast(Checkpoint):
         stop = self._stop or (trainer.world_size == 1 and trainer.received_sigterm)
         if not stop and trainer.global_step - self._saved < self.every:
             return
-        loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
-        assert fetcher is not None
-        if loop._should_accumulate() or loop._num_ready_batches_reached() or loop._should_check_val_fx(fetcher):
+        if not can_resume_after_batch(trainer):
             return
         for module in pl_module.modules():
             if isinstance(module, LogitScale):
@@ -142,26 +147,6 @@ class KeepLast(Checkpoint):
             else "no checkpoint was due yet"
         )
         print(f"interrupted at step {trainer.global_step}; {kept}", file=sys.stderr)
-
-
-def position(checkpoint: Mapping[str, Any]) -> tuple[int, int]:
-    """Epoch, and batches of it that a rank has trained on, from Lightning's own counts in a checkpoint."""
-    loops = checkpoint["loops"]["fit_loop"]
-    epochs, batches = loops["epoch_progress"]["current"], loops["epoch_loop.batch_progress"]["current"]
-    inside = epochs["started"] > epochs["processed"]
-    return epochs["processed"], batches["processed"] if inside else 0
-
-
-def _move(state: dict[str, Any], dirpath: str) -> None:
-    """Rewrites the paths in a selection's state: Lightning forgets the best of a run whose folder was moved."""
-    if not state:
-        return
-
-    def moved(path: str) -> str:
-        return str(Path(dirpath) / Path(path).name) if path else path
-
-    state |= {key: moved(state[key]) for key in ("best_model_path", "kth_best_model_path")}
-    state |= {"best_k_models": {moved(k): v for k, v in state["best_k_models"].items()}, "dirpath": dirpath}
 
 
 def random_state() -> dict[str, Any]:

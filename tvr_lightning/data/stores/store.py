@@ -1,0 +1,230 @@
+"""One disk store: what one run has computed, no later epoch, process or run computes again.
+
+An entry is a file of named tensors. Its key hashes everything that they depend on, so what is computed from something
+else finds nothing, and nothing is ever out of date. Readers take no lock. Writers take turns under the lock of the
+folder: one temporary name is enough then, what a killed process left under it is overwritten by the next writer, and
+the bound holds however many processes write. Every entry carries a checksum: a torn or foreign file is none.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import re
+import struct
+import time
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from math import prod
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from tvr_lightning.data.stores.files import cache_folder
+from tvr_lightning.errors import ConfigError
+
+Kind = Literal["frames", "features"]  # the later may push out what this run has used of the earlier
+
+GRACE_S = 600
+"""What was used this long before a run's start counts as its own, because ranks of one run start one after another."""
+
+LOCK_S = 60
+"""How long a writer waits for another one, which may be a stopped process."""
+
+_log = logging.getLogger(__name__)
+
+_MAGIC = b"tvrstore"
+_HEADER = struct.Struct("<8s32sII")  # magic, key, bytes of the JSON table, checksum that begins with them
+_ALIGN = 64
+_DTYPES = {
+    str(d).removeprefix("torch."): d for d in (torch.bool, torch.uint8, torch.int64, torch.float32, torch.float64)
+}
+_CHUNK = 1 << 18  # bytes of a file that are checked at a time
+_NAME = re.compile(r"[0-9a-f]{40,}\..+")  # entries, also those of earlier versions, which nobody reads
+
+
+class StoreFullError(Exception):
+    """All that the bound allows is in use."""
+
+
+class Store:
+    """Entries in a folder of bounded size; those that went unused longest make room, those that this run uses never.
+
+    Args:
+        folder: where the store lies, None for the user's cache folder; made when the first entry is written.
+        gib: bound of the total size in GiB.
+
+    Raises:
+        ConfigError: the bound is not positive, or there is no folder to use.
+    """
+
+    def __init__(self, folder: str | Path | None, gib: float) -> None:
+        if not 0 < gib < float("inf"):
+            raise ConfigError(f"data.cache_gib is {gib}; it must be above 0")
+        self.folder = cache_folder(folder)
+        self.gib = gib
+        self.bound = int(gib * 2**30)
+        # The age of an entry is the start of the last run that used it: one comparison tells what this run has used
+        self.started = int(time.time())
+
+    def path(self, kind: Kind, key: bytes) -> Path:
+        """Where an entry lies, if it exists."""
+        name = key.hex()
+        return Path(f"{self.folder}/{kind}/{name[:2]}/{name}.{kind}")
+
+    def read(self, kind: Kind, key: bytes, mapped: bool = False) -> dict[str, Tensor] | None:
+        """Reads an entry; None where there is none that is whole.
+
+        Args:
+            kind: what it is.
+            key: 32 bytes.
+            mapped: tensors lie in the file as long as nobody writes to them, instead of in memory of their own; they
+                stay although the entry is removed.
+
+        Raises:
+            OSError: the folder cannot be read.
+        """
+        path = self.path(kind, key)
+        try:
+            with path.open("rb", buffering=0) as file:
+                entry = os.fstat(file.fileno())
+                if entry.st_size < _HEADER.size:
+                    return None
+                rest: Iterable[bytes | memoryview]
+                if mapped:  # read for the checksum only: pages that are looked at in the map would stay in memory
+                    data = torch.from_file(str(path), size=entry.st_size, dtype=torch.uint8)
+                    file.seek(_HEADER.size)
+                    rest = iter(lambda: file.read(_CHUNK), b"")
+                else:
+                    data = torch.empty(entry.st_size, dtype=torch.uint8)
+                    if file.readinto(data.numpy().data) != entry.st_size:
+                        return None
+                    rest = (data.numpy().data[_HEADER.size :],)
+                tensors = _unpacked(key, data, rest)
+                if tensors and entry.st_mtime < self.started:
+                    with suppress(OSError):  # a folder of somebody else may be read, what is old there is theirs to say
+                        os.utime(file.fileno(), (self.started, self.started))
+        except FileNotFoundError:
+            return None
+        except RuntimeError as error:  # torch's, in mapping
+            raise OSError(None, f"{path}: {error}") from error
+        return tensors
+
+    def write(self, kind: Kind, key: bytes, tensors: Mapping[str, Tensor]) -> None:
+        """Writes an entry, whole or not at all; one that is there is replaced.
+
+        Raises:
+            OSError: the folder or the disk does not take it.
+            StoreFullError: nothing that it could replace is left within the bound.
+        """
+        content = _packed(key, tensors)
+        path, temporary = self.path(kind, key), self.folder / "incoming"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with self._locked() as lock:
+            before = path.stat().st_size if path.exists() else 0
+            self._reserve(lock, len(content) - before, kind)
+            try:
+                temporary.write_bytes(content)
+                os.utime(temporary, (self.started, self.started))
+                temporary.replace(path)
+            except OSError:
+                temporary.unlink(missing_ok=True)
+                raise
+
+    def _reserve(self, lock: int, need: int, kind: Kind) -> None:
+        """Makes room; notes the new total in the lock's file before the write: a kill leaves it too large at most."""
+        noted = os.pread(lock, 20, 0)
+        total = int(noted) if len(noted) == 20 and noted.isdigit() else None
+        if total is None or total + need > self.bound:
+            # a twentieth more than is needed, so that not every entry makes the whole folder be listed
+            total = self._evict(self.bound - max(need, self.bound // 20), kind)
+        if total + need > self.bound:
+            raise StoreFullError
+        os.pwrite(lock, b"%020d" % (total + need), 0)
+
+    def _evict(self, goal: int, kind: Kind) -> int:
+        """Removes what went unused longest until `goal` bytes are left; returns how many are."""
+        entries = []
+        kinds: tuple[Kind, ...] = get_args(Kind)
+        for other in kinds:
+            # frames are decoded again where they lack, so those in use give way to features, never the other way round
+            spared = self.started - GRACE_S if kinds.index(other) >= kinds.index(kind) else float("inf")
+            for path in (self.folder / other).glob("??/*"):
+                if _NAME.fullmatch(path.name):
+                    status = path.stat()
+                    entries.append((status.st_mtime, path, status.st_size, spared))
+        total = before = sum(size for _, _, size, _ in entries)
+        for used, path, size, spared in sorted(entries):
+            if total > goal and used < spared:
+                path.unlink(missing_ok=True)
+                total -= size
+        if total < before:
+            _log.info("%s: %.2f GiB of the oldest entries removed, %.2f left", self.folder, (before - total) / 2**30,
+                      total / 2**30)  # fmt: skip
+        return total
+
+    @contextmanager
+    def _locked(self) -> Iterator[int]:
+        """Holds the folder's lock, which the system lets go when a process ends in whatever way; gives its handle."""
+        handle = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            deadline = time.monotonic() + LOCK_S
+            while True:
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        why = f"another process has held the lock of the folder for {LOCK_S} s; is one stopped?"
+                        raise TimeoutError(errno.ETIMEDOUT, why) from None
+                    time.sleep(0.002)
+            yield handle
+        finally:
+            os.close(handle)
+
+
+def key_of(*parts: object) -> bytes:
+    """Hashes what an entry depends on, 32 bytes."""
+    return hashlib.blake2b(repr(parts).encode(), digest_size=32).digest()
+
+
+def _packed(key: bytes, tensors: Mapping[str, Tensor]) -> bytes:
+    """The bytes of an entry: header, table of names, types and shapes, then each tensor at a round place."""
+    arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+    table = json.dumps({name: [str(array.dtype), array.shape] for name, array in arrays.items()}).encode()
+    parts = [table + b" " * (-(_HEADER.size + len(table)) % _ALIGN)]
+    for array in arrays.values():
+        parts += [array.tobytes(), bytes(-array.nbytes % _ALIGN)]
+    content = b"".join(parts)
+    return _HEADER.pack(_MAGIC, key, len(parts[0]), zlib.crc32(content, len(parts[0]))) + content
+
+
+def _unpacked(key: bytes, data: Tensor, rest: Iterable[bytes | memoryview]) -> dict[str, Tensor] | None:
+    """The tensors of an entry, views of its bytes; None when they are not those of the key, or not whole.
+
+    Args:
+        key: the entry's.
+        data: its bytes.
+        rest: those after the header, in whatever pieces.
+    """
+    content = data.numpy().data
+    magic, owner, length, checksum = _HEADER.unpack_from(content)
+    actual = length
+    for part in rest:
+        actual = zlib.crc32(part, actual)
+    if (magic, owner, checksum) != (_MAGIC, key, actual):
+        return None
+    tensors = {}
+    place = _HEADER.size + length
+    for name, (dtype, shape) in json.loads(bytes(content[_HEADER.size : place])).items():
+        end = place + prod(shape) * _DTYPES[dtype].itemsize
+        tensors[name] = data[place:end].view(_DTYPES[dtype]).reshape(shape)
+        place = end + -end % _ALIGN
+    return tensors

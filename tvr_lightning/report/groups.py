@@ -1,0 +1,128 @@
+"""Seeds of one setting: which runs are one row, their figures and intervals, and the difference between two rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING
+
+from tvr_lightning.errors import RunError
+from tvr_lightning.report.columns import figure
+from tvr_lightning.run.results import Run, StoredRanks, leaky_prefix, read_ranks
+
+if TYPE_CHECKING:
+    from tvr_lightning.metrics.bootstrap import PairedDifference
+    from tvr_lightning.metrics.ranking import Ranks
+
+
+@dataclass(frozen=True)
+class Group:
+    """One row's runs: one, or several that differ in their seed alone."""
+
+    runs: tuple[Run, ...]
+
+    @property
+    def first(self) -> Run:
+        """The run that stands for what all share."""
+        return self.runs[0]
+
+    @property
+    def experiment(self) -> str:
+        """Its name."""
+        return str(self.first.content["experiment"])
+
+    @property
+    def name(self) -> str:
+        """`experiment/run`, or the experiment's name and how many runs."""
+        several = len(self.runs) > 1
+        return f"{self.experiment} x{len(self.runs)}" if several else f"{self.experiment}/{self.first.path.name}"
+
+    @property
+    def seeds(self) -> list[int]:
+        """In ascending order."""
+        return sorted(run.content["seed"] for run in self.runs)
+
+    def values(self, key: str) -> list[float]:
+        """One figure a run, empty where not all runs have it; costs in their unit."""
+        values = [figure(run, key) for run in self.runs]
+        return [v for v in values if v is not None] if None not in values else []
+
+    def summary(self, key: str) -> tuple[float, float | None] | None:
+        """Mean and standard deviation over seeds (None of one run); None where not all runs have the figure."""
+        values = self.values(key)
+        return (fmean(values), stdev(values) if len(values) > 1 else None) if values else None
+
+    def interval(self, key: str) -> tuple[float, float] | None:
+        """95 % bootstrap interval: a run's own; over seeds that of their mean, where every run kept its ranks."""
+        if len(self.runs) > 1:
+            return self._mean_intervals.get(key)
+        low_high = self.first.content["intervals"].get(leaky_prefix(self.first.content) + key)
+        return None if low_high is None else (low_high[0], low_high[1])
+
+    @cached_property
+    def _mean_intervals(self) -> Mapping[str, tuple[float, float]]:
+        from tvr_lightning.metrics.bootstrap import bootstrap_intervals
+
+        try:
+            return bootstrap_intervals(stack(self.stored, len(self.runs)))
+        except RunError:
+            return {}
+
+    @cached_property
+    def stored(self) -> list[StoredRanks]:
+        """Each run's ranks.
+
+        Raises:
+            RunError: a run has none, or its queries are not the first one's.
+        """
+        ranks = [read_ranks(run.path) for run in self.runs]
+        if any(r.queries != ranks[0].queries for r in ranks):
+            raise RunError(f"the runs of {self.name} have different queries")
+        return ranks
+
+
+def group_runs(runs: Sequence[Run]) -> list[Group]:
+    """Puts runs that differ in their seed alone together, in the order given.
+
+    A seed that comes twice begins a further group; a run without `config.yaml` stays alone.
+    """
+    groups: list[tuple[str, list[Run]]] = []
+    for run in runs:
+        settings = run.settings()
+        for known, members in groups:
+            if known == settings and run.content["seed"] not in {m.content["seed"] for m in members}:
+                members.append(run)
+                break
+        else:
+            groups.append((settings, [run]))
+    return [Group(tuple(members)) for _, members in groups]
+
+
+def stack(stored: Sequence[StoredRanks], count: int) -> Ranks:
+    """`count` runs' ranks below each other, in turn from `stored`: metrics of these are means over the runs.
+
+    All rows of a video belong together when videos are resampled.
+    """
+    from tvr_lightning.metrics.ranking import DirectionRanks, Ranks
+
+    chosen = [stored[i % len(stored)].ranks for i in range(count)]
+    return Ranks(DirectionRanks.cat([r.t2v for r in chosen]), DirectionRanks.cat([r.v2t for r in chosen]))
+
+
+def difference(group: Group, baseline: Group) -> dict[str, PairedDifference]:
+    """Paired bootstrap of the groups' means over the same queries, `group` minus `baseline`.
+
+    Raises:
+        RunError: ranks are missing, or the queries differ.
+    """
+    from tvr_lightning.metrics.bootstrap import paired_bootstrap
+
+    if group.first.test_set != baseline.first.test_set:
+        raise RunError("another test set than the baseline's")
+    if group.stored[0].queries != baseline.stored[0].queries:
+        raise RunError("other queries than the baseline's")
+    count = math.lcm(len(group.runs), len(baseline.runs))
+    return paired_bootstrap(stack(group.stored, count), stack(baseline.stored, count))
