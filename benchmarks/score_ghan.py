@@ -45,8 +45,7 @@ def forms(case: Case, device: str) -> tuple[nn.Module, Mapping[str, Form]]:
         of_text = read_graphs(align.text_clips, texts.whole, videos)  # (V, T, D)
         of_video = read_graphs(align.video_phrases, videos.whole, texts)  # (T, V, D)
         cosines = F.cosine_similarity(of_text.transpose(0, 1), of_video, dim=-1)
-        scores: Tensor = model.logit_scale(cosines)
-        return scores
+        return model.logit_scale(cosines)
 
     return model, {"graphs": graphs, "dense": model.score}
 

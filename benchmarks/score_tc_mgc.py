@@ -52,7 +52,6 @@ def forms(case: Case, device: str) -> tuple[torch.nn.Module, Mapping[str, Form]]
             return model.attention.literal_cosines(queries, videos.frames, videos.frame_mask, others)
 
         with patch.object(model.attention, "cosines", cosines):
-            scores: Tensor = model.aggregate(model.contrast_scores(texts, videos))
-        return scores
+            return model.aggregate(model.contrast_scores(texts, videos))
 
     return model, {"literal": literal, "low-rank": model.score}

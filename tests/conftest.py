@@ -11,6 +11,13 @@ ROOT = Path(__file__).parents[1]
 EXPERIMENTS = ROOT / "experiments"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--experiments", type=Path, default=EXPERIMENTS,
+        help="the folder whose method/*.yaml name the methods of tests/methods/test_properties.py",
+    )  # fmt: skip
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_cache_at_home(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keeps what tests cache out of the user's folders."""

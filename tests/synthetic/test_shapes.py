@@ -18,13 +18,14 @@ import pytest
 from tvr_lightning.errors import ConfigError, DataError
 from tvr_lightning.synthetic import shapes
 from tvr_lightning.synthetic.captions import ADJECTIVES, LONE, NOUNS, VERBS, WAYS, write_caption
+from tvr_lightning.synthetic.plan import Plan, plan_shapes, probe_counts, split_sizes
 from tvr_lightning.synthetic.rendering import pose, render
 from tvr_lightning.synthetic.scenes import (
     BACKGROUNDS,
+    CATEGORIES,
     COLOURS,
     EVENTS,
     FPS,
-    NUM_CATEGORIES,
     OPPOSITE,
     PROBE_KINDS,
     SHAPES,
@@ -36,14 +37,7 @@ from tvr_lightning.synthetic.scenes import (
     draw_pair,
     draw_scene,
 )
-from tvr_lightning.synthetic.shapes import (
-    Plan,
-    is_current,
-    make_shapes,
-    plan_shapes,
-    probe_counts,
-    split_sizes,
-)
+from tvr_lightning.synthetic.shapes import is_current, make_shapes
 
 SMALL = 24
 
@@ -123,7 +117,7 @@ def test_videos_are_h264_and_as_long_as_their_annotation_says(dataset):
 def test_decoded_pixels_are_the_rendered_ones(dataset):
     planned = plan_shapes(SMALL)
     for video in planned.videos[-4:]:
-        drawn, decoded = render(video.scene), decode(dataset / "videos" / f"{video.video_id}.mp4")
+        drawn, decoded = render(video.scene), decode(dataset / "videos" / f"video{video.number}.mp4")
         assert decoded.shape == drawn.shape
         assert np.abs(decoded.astype(int) - drawn).mean() < 3
 
@@ -141,7 +135,7 @@ def test_a_current_dataset_is_left_alone(dataset):
     before = (dataset / "shapes.json").stat().st_mtime_ns
     summary = make_shapes(dataset, SMALL)
     assert not summary.created
-    assert summary.splits == {"train": 12, "validate": 4, "test": 8}
+    assert summary.splits == {"train": 12, "validation": 4, "test": 8}
     assert summary.megabytes > 0
     assert (dataset / "shapes.json").stat().st_mtime_ns == before
     assert not is_current(dataset, SMALL + 1, seed=0)
@@ -169,7 +163,15 @@ def damage_manifest(root: Path) -> None:
     (root / "shapes.json").write_text('{"version"')
 
 
-@pytest.mark.parametrize("damage", [damage_missing, damage_empty, damage_list, damage_version, damage_manifest])
+def damage_files(root: Path) -> None:  # a manifest of before it listed them
+    manifest = json.loads((root / "shapes.json").read_text())
+    del manifest["files"]
+    (root / "shapes.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    "damage", [damage_missing, damage_empty, damage_list, damage_version, damage_manifest, damage_files]
+)
 def test_a_partial_or_older_dataset_is_replaced_as_a_whole(tmp_path, damage):
     root = tmp_path / "shapes"
     make_shapes(root, 6)
@@ -221,9 +223,17 @@ def test_workers_start_without_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_a_current_dataset_is_found_without_torch(dataset):
+    code = (
+        "import sys; from tvr_lightning.synthetic.shapes import make_shapes; "
+        f"made = make_shapes({str(dataset)!r}, {SMALL}); sys.exit(made.created or 'torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_split_sizes_and_probe_counts():
-    assert split_sizes(1500) == {"train": 1200, "validate": 100, "test": 200}
-    assert split_sizes(24) == {"train": 12, "validate": 4, "test": 8}
+    assert split_sizes(1500) == {"train": 1200, "validation": 100, "test": 200}
+    assert split_sizes(24) == {"train": 12, "validation": 4, "test": 8}
     for num_videos in (6, 7, 12, 50, 100, 1501):
         sizes = split_sizes(num_videos)
         assert sum(sizes.values()) == num_videos
@@ -301,17 +311,17 @@ def test_scenes_cover_everything(plan):
     assert {thing.size for thing in looks} == set(SIZES)
     assert {event.kind for scene in train for event in scene.events} == set(EVENTS)
     assert Counter((len(s.things), len(s.events)) for s in train).keys() == {(1, 1), (1, 2), (2, 1), (2, 2)}
-    assert {scene.category for scene in train} == set(range(NUM_CATEGORIES))
-    assert all(0 <= video.scene.category < NUM_CATEGORIES for video in plan.videos)
+    assert {scene.category for scene in train} == set(range(len(CATEGORIES)))
+    assert all(0 <= video.scene.category < len(CATEGORIES) for video in plan.videos)
 
 
 def test_probes_are_test_videos_that_differ_in_one_respect(plan):
-    by_id = {video.video_id: video for video in plan.videos}
-    members = [video_id for _, pair in plan.probes for video_id in pair]
+    by_number = {video.number: video for video in plan.videos}
+    members = [number for _, pair in plan.probes for number in pair]
     assert len(set(members)) == len(members) == 160
-    assert all(by_id[video_id].split == "test" for video_id in members)
+    assert all(by_number[number].split == "test" for number in members)
     for kind, (first, second) in plan.probes:
-        a, b = by_id[first].scene, by_id[second].scene
+        a, b = by_number[first].scene, by_number[second].scene
         assert a != b
         if kind == "order":
             assert replace(b, events=b.events[::-1]) == a
@@ -329,9 +339,9 @@ def test_probes_are_test_videos_that_differ_in_one_respect(plan):
 
 
 def test_captions_of_a_pair_differ_as_the_videos_do(plan):
-    by_id = {video.video_id: video for video in plan.videos}
+    by_number = {video.number: video for video in plan.videos}
     for kind, (first, second) in plan.probes:
-        a, b = by_id[first].captions[0].split(), by_id[second].captions[0].split()
+        a, b = by_number[first].captions[0].split(), by_number[second].captions[0].split()
         if kind == "motion":
             assert [(x, y) for x, y in zip(a, b, strict=True) if x != y] == [("left", "right")]
         elif kind == "binding":

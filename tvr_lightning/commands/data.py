@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tvr_lightning.commands.tables import TABLE_WIDTH, print_wide
-from tvr_lightning.errors import ConfigError, RunError
+from tvr_lightning.errors import ConfigError, RunError, nearest
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from tvr_lightning.data.annotations.base import Annotations
     from tvr_lightning.data.tools.check import Check
     from tvr_lightning.data.tools.stats import SplitStatistics
 
@@ -70,7 +69,7 @@ def main(words: Sequence[str]) -> int:
     export = add("export-shapes", _export, "make a small embedded dataset in another dataset's layout")
     export.add_argument("root", type=Path, metavar="ROOT", help="where it goes")
     export.add_argument(
-        "--layout", required=True, metavar="DATASET", help="msrvtt, msvd, didemo, vatex, activitynet or charades"
+        "--layout", required=True, metavar="READER", help="a reader's name, e.g. MSVD, or its class path: mymodule.Foo"
     )
     export.add_argument("--num_videos", type=int, default=24, help="videos of all splits (default: 24)")
     export.add_argument("--seed", type=int, default=0)
@@ -80,28 +79,6 @@ def main(words: Sequence[str]) -> int:
     if options.settings and options.function not in (_check, _stats):
         parser.error(f"unrecognized arguments: {' '.join(options.settings)}")
     return int(options.function(options))
-
-
-def reader_of(config: Path, settings: Sequence[str] = ()) -> Annotations:
-    """Builds the reader that an experiment names.
-
-    Args:
-        config: the experiment file.
-        settings: words that override it, e.g. `--data.annotations.root=elsewhere`.
-
-    Raises:
-        ConfigError: the file or a setting does not fit, or it names no reader.
-    """
-    from tvr_lightning.config.arguments import read_arguments
-    from tvr_lightning.config.objects import build_reader
-
-    experiment, flags = read_arguments(["--config", str(config), *settings])
-    if flags:
-        raise ConfigError(f"{flags[0]} is no setting of an experiment")
-    reader = build_reader(experiment)
-    if reader is None:
-        raise ConfigError(f"{config}: data.annotations names no reader (class_path)")
-    return reader
 
 
 def _folder(out: Path | None, kind: str, dataset: str) -> Path:
@@ -116,7 +93,7 @@ def _folder(out: Path | None, kind: str, dataset: str) -> Path:
 def _shapes(options: argparse.Namespace) -> int:
     from tvr_lightning.synthetic.shapes import make_shapes
 
-    made = make_shapes(options.root, options.num_videos, options.seed, progress=True)
+    made = make_shapes(options.root, options.num_videos, options.seed)
     counts = ", ".join(f"{count} {split}" for split, count in made.splits.items())
     how = f"made in {made.seconds:.0f} s, {made.megabytes:.0f} MB" if made.created else "already there"
     print(f"shapes in {made.root}: {counts} videos ({how})")
@@ -124,10 +101,20 @@ def _shapes(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from tvr_lightning.synthetic.export import export_shapes
+    from tvr_lightning.config.objects import build_reader
+    from tvr_lightning.run.reader import known_readers
+    from tvr_lightning.synthetic.shapes import export_shapes
 
-    counts = export_shapes(options.layout, options.root, options.num_videos, options.seed)
-    print(f"shapes as {options.layout} in {options.root}: " + ", ".join(f"{n} {split}" for split, n in counts.items()))
+    class_path = options.layout
+    if "." not in class_path:
+        known = {path.rpartition(".")[2].lower(): path for path in known_readers()}
+        if class_path.lower() not in known:
+            raise ConfigError(f"no reader '{class_path}'; {nearest(class_path.lower(), known)}")
+        class_path = known[class_path.lower()]
+    reader = build_reader({"class_path": class_path, "init_args": {"root": str(options.root)}})
+    export_shapes(reader, options.num_videos, options.seed)
+    counts = ", ".join(f"{len(reader.load(split))} {split}" for split in reader.splits)
+    print(f"shapes as {reader.name} in {options.root}: {counts}")
     return 0
 
 
@@ -148,6 +135,7 @@ def _compress(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     from tvr_lightning.data.stores.files import write_json
     from tvr_lightning.data.tools.check import check_dataset
+    from tvr_lightning.run.reader import reader_of
 
     reader = reader_of(options.config, options.settings)
     splits = () if options.split == "all" else (options.split,)
@@ -207,6 +195,7 @@ def _check_table(check: Check) -> Table:
 def _stats(options: argparse.Namespace) -> int:
     from tvr_lightning.data.stores.files import write_json, written_atomically
     from tvr_lightning.data.tools.stats import describe_dataset, draw_histograms
+    from tvr_lightning.run.reader import reader_of
 
     reader = reader_of(options.config, options.settings)
     dataset = f"{reader.name} ({reader.protocol})"

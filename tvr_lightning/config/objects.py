@@ -76,19 +76,22 @@ def readable_errors() -> Iterator[None]:
         raise cause or error from None
 
 
-def build_reader(config: Mapping[str, Any]) -> Annotations | None:
-    """Builds an experiment's reader alone; None where the experiment names none.
+def build_reader(part: Any) -> Annotations:
+    """Builds a reader alone, neither method nor data module.
+
+    Args:
+        part: `data.annotations` of an experiment.
 
     Raises:
-        TVRError: it is no reader, or refuses its arguments.
+        ConfigError: it names no class.
+        TVRError: the class is no reader, or refuses its arguments.
     """
     from jsonargparse import ArgumentParser
 
     from tvr_lightning.data.annotations.base import Annotations
 
-    part = (config.get("data") or {}).get("annotations")
     if not part:
-        return None
+        raise ConfigError("data.annotations names no reader (class_path)")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Annotations, "data.annotations")
     with readable_errors():

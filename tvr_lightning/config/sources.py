@@ -186,10 +186,10 @@ class _Plain(ast.NodeTransformer):
                 return node
             if (module, name) == ("pathlib", "Path"):  # written as text
                 return ast.Name("str", ast.Load())
-            return _Plain(module).visit(ast.Name(name, ast.Load()))  # type: ignore[no-any-return]
+            return _Plain(module).visit(ast.Name(name, ast.Load()))
         if not isinstance(bound[0], ast.expr):
             raise _NotPlainError
-        return self.visit(ast.parse(ast.unparse(bound[0]), mode="eval").body)  # type: ignore[no-any-return]
+        return self.visit(ast.parse(ast.unparse(bound[0]), mode="eval").body)
 
 
 def _exists(top: str) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
 from pytorch_lightning import LightningModule
@@ -53,10 +53,14 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         evaluation: how scores become numbers.
 
     Attributes:
+        tested_with: constructor arguments of the property tests: sizes that they can afford, and that suit a handful of
+            words and frames.
         result: what the last evaluation found; None before the first.
         trained: how the loaded weights came about: `selection`, `seed`, `subset`, `epochs`, `steps`; None before any
             are loaded.
     """
+
+    tested_with: ClassVar[Mapping[str, object]] = {}
 
     def __init__(self, optimizer: Optimizer, evaluation: Evaluation) -> None:
         super().__init__()
@@ -175,7 +179,7 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
     @property
     def datamodule(self) -> VideoTextDataModule:
         """The data module of the running trainer."""
-        return self.trainer.datamodule  # type: ignore[attr-defined, no-any-return]
+        return self.trainer.datamodule  # type: ignore[attr-defined]
 
     def encode(self, batch: VideoTextBatch) -> tuple[TextT, VideoT]:
         """Features of a training batch, with gradients; `optimizer.loss_chunk` pairs at a time where it is set.

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +71,8 @@ class LEAN(RetrievalModule[WordFeatures, VideoFeatures]):
     Raises:
         ConfigError: unknown or no hyperedges, or a number that does not fit.
     """
+
+    tested_with: ClassVar = {"width": 128, "max_text_nodes": 5}
 
     def __init__(
         self,
@@ -134,9 +137,7 @@ class LEAN(RetrievalModule[WordFeatures, VideoFeatures]):
     def score(self, texts: WordFeatures, videos: VideoFeatures) -> Tensor:
         """(T, V) scores of all pairs, from the means of their nodes' distributions unless in training mode."""
         texts = _without_common_padding(texts)
-        return self.scorer(  # type: ignore[no-any-return]
-            texts.words, texts.word_mask, videos.frames, videos.frame_mask, chunk=self.pair_chunk
-        ).scores
+        return self.scorer(texts.words, texts.word_mask, videos.frames, videos.frame_mask, chunk=self.pair_chunk).scores
 
     def compute_losses(self, texts: WordFeatures, videos: VideoFeatures, video_index: Tensor) -> Mapping[str, Tensor]:
         """Cross-entropy of both directions over the batch, and the divergence of all its B x B hypergraphs."""

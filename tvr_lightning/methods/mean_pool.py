@@ -7,6 +7,7 @@ token, each through a linear layer, compared by their cosine.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -35,6 +36,8 @@ class MeanPool(RetrievalModule[SentenceFeatures, VideoFeatures]):
     Raises:
         ConfigError: a width or scale that is not positive.
     """
+
+    tested_with: ClassVar = {"width": 64}
 
     def __init__(
         self,
@@ -66,9 +69,7 @@ class MeanPool(RetrievalModule[SentenceFeatures, VideoFeatures]):
 
     def score(self, texts: SentenceFeatures, videos: VideoFeatures) -> Tensor:
         """(T, V) scaled cosines of sentence and mean frame."""
-        return self.logit_scale(  # type: ignore[no-any-return]
-            mean_frame_cosines(texts.sentence, videos.frames, videos.frame_mask)
-        )
+        return self.logit_scale(mean_frame_cosines(texts.sentence, videos.frames, videos.frame_mask))
 
     def compute_losses(
         self, texts: SentenceFeatures, videos: VideoFeatures, video_index: Tensor

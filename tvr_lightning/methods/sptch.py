@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -94,6 +94,8 @@ class SPTCH(AlternatingPasses[HashFeatures, CollaborativeGraph]):
         ConfigError: a number outside of its range, an unknown variant, a frozen part that trains or the other way
             round.
     """
+
+    tested_with: ClassVar = {"code_length": 32, "width": 16, "num_layers": 1, "dropout": 0.0, "graph_width": 16}
 
     def __init__(
         self,
@@ -271,7 +273,7 @@ class SPTCH(AlternatingPasses[HashFeatures, CollaborativeGraph]):
         network.eval()
         codes = network(graph.video_features[rows], graph.text_features[rows], similarity).codes
         network.train(training)
-        return codes  # type: ignore[no-any-return]
+        return codes
 
 
 _NO_VIEW = (

@@ -18,7 +18,7 @@ equations do not print; the two directions of the loss are averaged, where Eq. 3
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -80,6 +80,8 @@ class TCMGC(RetrievalModule[TextFeatures, VideoFeatures]):
     Raises:
         ConfigError: no contrast, an unknown or a repeated one.
     """
+
+    tested_with: ClassVar = {"keep_rate": 0.5, "num_layers": 2}
 
     def __init__(
         self,
@@ -162,7 +164,7 @@ class TCMGC(RetrievalModule[TextFeatures, VideoFeatures]):
     def score(self, texts: TextFeatures, videos: VideoFeatures) -> Tensor:
         """(T, V) scores of all pairs; without gradients in blocks of texts, so that memory stays small."""
         if torch.is_grad_enabled():
-            return self.aggregate(self.contrast_scores(texts, videos))  # type: ignore[no-any-return]
+            return self.aggregate(self.contrast_scores(texts, videos))
         block = max(1, BLOCK_NUMBERS // (len(videos) * (texts.words.shape[1] + 1) ** 2))
         parts = [texts[i : i + block] for i in range(0, len(texts), block)]
         basis = self.attention.basis(videos.frames, videos.frame_mask) if self.conditioned else None
@@ -190,7 +192,7 @@ class TCMGC(RetrievalModule[TextFeatures, VideoFeatures]):
         for contrast in self.contrasts:
             similarities, mask = (conditioned if contrast in self.conditioned else plain)[contrast]
             scores.append(self._weigh(contrast, similarities, mask))
-        return self.logit_scale(torch.stack(scores, dim=-1)).transpose(0, 1)  # type: ignore[no-any-return]
+        return self.logit_scale(torch.stack(scores, dim=-1)).transpose(0, 1)
 
     def attention_weights(self, texts: TextFeatures, videos: VideoFeatures) -> Tensor:
         """What sentence and words look at, mean over heads: (T, V, m + 1, n), row 0 is the sentence.
@@ -260,9 +262,9 @@ class TCMGC(RetrievalModule[TextFeatures, VideoFeatures]):
         if contrast == "frame_word":
             s, mask = reorganise(similarities, mask, self.max_words, rate, self.kinds["words"])  # Eq. 16
             s, mask = reorganise(s.mT, mask.mT, frames, rate, self.kinds["frames"])  # Eq. 17
-            return self.weigh[contrast](s.mT, mask.mT)  # type: ignore[no-any-return]
+            return self.weigh[contrast](s.mT, mask.mT)
         length = frames if contrast == "sentence_frame" else self.max_words
-        return self.weigh[contrast](*reorganise(similarities, mask, length, rate, self.kinds[contrast]))  # type: ignore[no-any-return]
+        return self.weigh[contrast](*reorganise(similarities, mask, length, rate, self.kinds[contrast]))
 
 
 def _check_contrasts(contrasts: Sequence[Contrast], name: str, may_be_empty: bool = False) -> None:

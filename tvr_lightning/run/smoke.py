@@ -5,6 +5,8 @@ Each experiment finds the generated videos in the layout of its own dataset, so 
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sys
 import tempfile
 import time
@@ -16,7 +18,8 @@ from tvr_lightning.config.arguments import read_arguments
 from tvr_lightning.config.compose import find_file, known_experiments
 from tvr_lightning.config.objects import smallest_parts
 from tvr_lightning.errors import TVRError
-from tvr_lightning.synthetic.export import export_shapes, layout_of
+from tvr_lightning.run.reader import reader_of
+from tvr_lightning.synthetic.shapes import export_shapes
 
 NUM_VIDEOS = 24
 BATCHES = 2
@@ -41,19 +44,25 @@ def smoke_arguments(file: Path, data_root: Path, runs_dir: Path) -> list[str]:
 
 
 def smoke_data(file: Path, folder: Path) -> Path:
-    """Makes the generated dataset that an experiment can read, once for each layout, and returns its root.
+    """Makes the generated dataset that an experiment can read, once for a reader and its settings; returns its root.
 
     Args:
         file: the experiment.
-        folder: above the roots, one for each layout.
+        folder: above the roots.
 
     Raises:
-        ConfigError: the experiment cannot be composed, or its reader is none of those that datasets are made for.
+        ConfigError: the experiment cannot be composed, or its reader has no `write_layout`.
     """
     config, _ = read_arguments(["--config", str(file)])
-    layout = layout_of(str(config["data"]["annotations"]["class_path"]))
-    export_shapes(layout, folder / layout, NUM_VIDEOS)
-    return folder / layout
+    part = config["data"]["annotations"]
+    if isinstance(part, dict):  # the same for every root, and whatever results call the dataset
+        own = {name: x for name, x in (part.get("init_args") or {}).items() if name not in ("root", "name")}
+        part = {**part, "init_args": own}
+    key = hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest()
+    root = folder / key[:16]
+    if not root.exists():
+        export_shapes(reader_of(file, [f"--data.annotations.init_args.root={root}"]), NUM_VIDEOS)
+    return root
 
 
 def smoke(names: Sequence[str]) -> int:

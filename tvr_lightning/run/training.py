@@ -79,7 +79,8 @@ def check_annotations(config: Mapping[str, Any]) -> None:
     Raises:
         DataError: annotation files are missing or broken.
     """
-    if reader := build_reader(config):
+    if part := (config.get("data") or {}).get("annotations"):
+        reader = build_reader(part)
         reader.prepare()
         reader.load(TEST)
 

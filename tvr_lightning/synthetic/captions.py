@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 
-from tvr_lightning.synthetic.scenes import Event, Scene, Thing
+from tvr_lightning.synthetic.scenes import COLOURS, SHAPES, Event, Scene, Thing
 
 Verb = tuple[str, str, str]  # third person, gerund, what follows either
 
@@ -55,6 +55,8 @@ GENERIC = ("object", "shape", "thing")
 LONE = ("one", "a single", "a lone")
 BACKGROUND = ("on a {} background", "against a {} background", "over a {} backdrop")
 AT_REST = ("while {} stays still", "while {} does nothing", "next to {}", "beside {}")
+SHAPES_ZH = dict(zip(SHAPES, ("圆形", "正方形", "三角形", "星形", "心形", "十字形"), strict=True))
+COLOURS_ZH = dict(zip(COLOURS, ("红", "橙", "黄", "绿", "青", "蓝", "紫", "粉"), strict=True))
 BESIDE = ("next to {}", "beside {}")
 
 
@@ -165,3 +167,9 @@ def _clause(wording: Wording, events: tuple[Event, ...], names: tuple[str, ...],
             f"first {who} {does} then {other} {then_does}",
         )
     )
+
+
+def write_chinese_captions(scene: Scene) -> tuple[str, ...]:
+    """Seven captions in Chinese; they name the objects only."""
+    things = "和".join(f"一个{COLOURS_ZH[t.colour]}色的{SHAPES_ZH[t.shape]}" for t in scene.things)
+    return tuple(f"{start}{things}" for start in ("", "有", "画面中有", "视频里有", "我们看到", "这里有", "屏幕上有"))

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from tvr_lightning.data.annotations.msrvtt import MSRVTT, Protocol
 from tvr_lightning.data.annotations.readers import check_fields, read_json
-from tvr_lightning.synthetic.shapes import MANIFEST, VERSION, make_shapes
+from tvr_lightning.synthetic.plan import VERSION
+from tvr_lightning.synthetic.shapes import MANIFEST, make_shapes
 
 
 class Shapes(MSRVTT):
@@ -36,5 +37,5 @@ class Shapes(MSRVTT):
             size = {"num_videos": count, "seed": seed}
         elif self.root.exists() and any(self.root.iterdir()):
             return  # not from here: `load` says what it lacks
-        made = make_shapes(self.root, progress=True, **size)
+        made = make_shapes(self.root, **size)
         print(f"shapes: made {sum(made.splits.values()):,} videos in {self.root} ({made.seconds:.0f} s)")

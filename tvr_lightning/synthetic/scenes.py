@@ -30,7 +30,11 @@ _SHAPE_GROUP = {"circle": 0, "heart": 0, "square": 1, "cross": 1, "triangle": 2,
 _EVENT_GROUP = {
     "left": 0, "right": 0, "up": 1, "down": 1, "grow": 2, "shrink": 2, "spin": 3, "blink": 3, "recolour": 4,
 }  # fmt: skip
-NUM_CATEGORIES = 20
+CATEGORIES = tuple(
+    f"{shape} thing, {event}"
+    for shape in ("round", "square", "triangle", "star")
+    for event in ("sideways", "upright", "size", "flicker", "colour")
+)
 
 Look = tuple[str, str, str]
 Description = tuple[str, frozenset[Look], tuple[tuple[Look, str, str | None], ...]]
@@ -104,9 +108,14 @@ class Scene:
 
     @property
     def category(self) -> int:
-        """Class label, 0 to 19: what kind of shape does what kind of thing first."""
+        """Class label, a position in `CATEGORIES`: what kind of shape does what kind of thing first."""
         first = self.events[0]
         return 5 * _SHAPE_GROUP[self.things[first.actor].shape] + _EVENT_GROUP[first.kind]
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """One class for each event, ascending."""
+        return tuple(sorted({replace(self, events=(event,)).category for event in self.events}))
 
     @property
     def description(self) -> Description:

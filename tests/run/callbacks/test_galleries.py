@@ -115,7 +115,7 @@ def test_offline_run_read_back(logged: Path) -> None:
 
     def table(name: str) -> dict[str, Any]:
         assert history[name]["_type"] == "table-file"
-        return json.loads(staged[f"{name}.table.json"].read_text())  # type: ignore[no-any-return]
+        return json.loads(staged[f"{name}.table.json"].read_text())
 
     queries = table("gallery/queries")
     assert queries["columns"] == ["query", "caption", "rank", "correct", *(f"top {i}" for i in range(1, 6))]

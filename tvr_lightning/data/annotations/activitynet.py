@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from tvr_lightning.data.annotations.base import TEST, TRAIN, SplitAnnotations
+from tvr_lightning.data.annotations.layouts import SyntheticDataset, SyntheticVideo, write_json
 from tvr_lightning.data.annotations.readers import (
     check_fields,
     check_ids,
@@ -116,6 +117,40 @@ class ActivityNet(SplitAnnotations):
         drawn = sorted(labelled, key=lambda i: hashlib.sha256(f"{self.seed} {i}".encode()).digest())[:size]
         chosen = set(drawn)
         return [i for i in labelled if i in chosen]
+
+    def write_layout(self, root: Path, dataset: SyntheticDataset) -> list[str]:
+        """Writes captions, ids and labels; every second file name leaves off the id's prefix."""
+        splits = dataset.by_split(self.splits)
+        for name, videos in (("train", splits[TRAIN]), ("val", splits[TEST])):
+            write_json(root / f"{name}_ids.json", [PREFIX + v.youtube_id for v in videos])
+        for name, first, split in (("train", 0, TRAIN), ("val_1", 0, TEST), ("val_2", 3, TEST)):
+            paragraphs = {PREFIX + v.youtube_id: _segments(v, v.captions[first : first + 3]) for v in splits[split]}
+            write_json(root / f"{name}.json", paragraphs)
+        database = {
+            v.youtube_id: {
+                "duration": v.seconds,
+                "subset": "training" if split == TRAIN else "validation",
+                "resolution": "96x96",
+                "url": f"shapes:{v.number}",
+                "annotations": [{"segment": [0.0, v.seconds], "label": dataset.classes[n]} for n in v.labels],
+            }
+            for split, videos in splits.items()
+            for v in videos
+        }
+        for file, version in ((LABELS_V12, "1.2"), (LABELS_V13, "1.3")):
+            write_json(root / file, {"version": f"VERSION {version}", "taxonomy": [], "database": database})
+        return [f"{self.videos}/{PREFIX * (v.number % 2)}{v.youtube_id}.mp4" for v in dataset.videos]
+
+
+def _segments(video: SyntheticVideo, captions: Sequence[str]) -> dict[str, Any]:
+    """Three sentences, in every third video out of order, in some with stray spaces and a reversed segment."""
+    seconds, sentences = video.seconds, [f" {caption.capitalize()}." for caption in captions]
+    times = [[round(seconds * i / 3, 2), round(seconds * (i + 1) / 3, 2)] for i in range(3)]
+    if video.number % 3 == 0:
+        times, sentences = times[::-1], sentences[::-1]
+    if video.number % 7 == 0:
+        times[0], sentences[0] = times[0][::-1], sentences[0] + "\n"
+    return {"duration": seconds, "timestamps": times, "sentences": sentences}
 
 
 def _parse(path: Path) -> dict[str, tuple[str, ...]]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-from tvr_lightning.errors import DataError, few, nearest
+from tvr_lightning.data.annotations.layouts import SyntheticDataset
+from tvr_lightning.errors import ConfigError, DataError, few, nearest
 from tvr_lightning.types import Probe, Record
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
@@ -54,6 +55,24 @@ class Annotations(ABC):
         """Minimal pairs among the videos of a split; none unless the dataset brings them."""
         self.check_split(split)
         return []
+
+    def write_layout(self, root: Path, dataset: SyntheticDataset) -> Sequence[str]:
+        """Writes a synthetic dataset's annotation files, as careless as the real ones, for tests and `tvr smoke`.
+
+        Args:
+            root: an empty folder, which takes the place of `self.root`.
+            dataset: what the files say.
+
+        Returns:
+            Where each of the dataset's videos belongs, in their order, relative to `root`: `videos/x.mp4`.
+
+        Raises:
+            ConfigError: the reader does not say how.
+        """
+        raise ConfigError(
+            f"{type(self).__name__} cannot be tried on generated videos: give it a method `write_layout(root, dataset)`"
+            " that writes the annotation files and returns where the videos belong; see docs/add_a_dataset.md"
+        )
 
     def check_split(self, split: str) -> None:
         """Raises DataError unless `split` exists."""

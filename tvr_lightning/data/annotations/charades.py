@@ -6,12 +6,15 @@ Charades_v1_classes.txt           `c000 Holding some clothes`, one class a line
 
 from __future__ import annotations
 
+import csv
 import re
+import string
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
 from tvr_lightning.data.annotations.base import TEST, TRAIN, SplitAnnotations
+from tvr_lightning.data.annotations.layouts import SyntheticDataset, SyntheticVideo, write_lines
 from tvr_lightning.data.annotations.readers import check_ids, clean, pick, read_csv, read_text
 from tvr_lightning.errors import ConfigError, DataError, few, nearest
 from tvr_lightning.types import Record
@@ -73,6 +76,25 @@ class Charades(SplitAnnotations):
         joined = " ".join(text for part in parts if (text := clean(part)))
         return (joined,) if joined else ()
 
+    def write_layout(self, root: Path, dataset: SyntheticDataset) -> list[str]:
+        """Writes classes and tables; some actions end after the video, some videos have none."""
+        write_lines(root / CLASSES, (f"c{n:03} {name}" for n, name in enumerate(dataset.classes)))
+        for split, videos in dataset.by_split(self.splits).items():
+            with (root / f"Charades_v1_{split}.csv").open("w", newline="", encoding="utf-8") as file:
+                writer = csv.writer(file, lineterminator="\r\n")
+                writer.writerow(
+                    ["id", "subject", "scene", "quality", "relevance", "verified", "script", "objects", "descriptions",
+                     "actions", "length"]
+                )  # fmt: skip
+                for video in videos:
+                    end = video.seconds + (2.0 if video.number % 4 == 0 else 0.0)
+                    actions = [f"c{n:03} 0.00 {end:.2f}" for n in video.labels if video.number % 9]
+                    writer.writerow(
+                        [_id(video), "HR43", "Kitchen", "6", "7", "Yes", f'{video.captions[0]}, "slowly".',
+                         ";".join(video.objects), ";".join(video.captions[1:3]), ";".join(actions), video.seconds]
+                    )  # fmt: skip
+        return [f"{self.videos}/{_id(video)}.mp4" for video in dataset.videos]
+
 
 def _parse_classes(path: Path) -> dict[str, int]:
     classes: dict[str, int] = {}
@@ -97,3 +119,12 @@ def _labels(actions: str, classes: Mapping[str, int], where: str) -> tuple[int, 
             raise DataError(f"{where}: '{match[1]}' is not in {CLASSES} ({few(classes)}).")
         labels.add(classes[match[1]])
     return tuple(sorted(labels))
+
+
+def _id(video: SyntheticVideo) -> str:
+    """Five letters and digits; the factor shares no divisor with 36, so no two videos get the same."""
+    rest, digits = (video.number + 1) * 1_000_003 + video.seed, ""
+    for _ in range(5):
+        rest, digit = divmod(rest, 36)
+        digits += (string.digits + string.ascii_uppercase)[digit]
+    return digits

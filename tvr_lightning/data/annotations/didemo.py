@@ -13,6 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tvr_lightning.data.annotations.base import TEST, TRAIN, VALIDATION, SplitAnnotations
+from tvr_lightning.data.annotations.layouts import SyntheticDataset, SyntheticVideo, write_json, write_lines
 from tvr_lightning.data.annotations.readers import (
     check_fields,
     check_ids,
@@ -31,6 +32,7 @@ EXTENSIONS = (
     *("mp4", "webm", "mkv", "avi", "mov", "mpg", "3gp", "wmv", "m4v", "3g2"),
     *("mts", "m2ts", "mpeg", "qt", "3gpp", "asf", "divx", "flv", "null", ""),
 )
+SERVED = ("mov", "avi", "mp4", "MPG", "3gp", "m4v", "")  # a few of those that Flickr did
 ANNOTATED = 30.0  # seconds: annotators saw six segments of 5 s, whatever the file's length
 
 
@@ -71,6 +73,29 @@ class DiDeMo(SplitAnnotations):
             paragraphs = chosen
         return self.records(split, paragraphs, end=ANNOTATED)
 
+    def write_layout(self, root: Path, dataset: SyntheticDataset) -> list[str]:
+        """Writes descriptions and lists; the first video of validation and of test goes under two names."""
+        for split, videos in dataset.by_split(self.splits).items():
+            entries = []
+            for place, video in enumerate(videos):
+                name = _name(video)
+                second = f"{stem(name)}.wmv" if split != TRAIN and place == 0 else name
+                for number, caption in enumerate(video.captions[: 3 + video.number % 3]):
+                    start = number % max(1, int(video.seconds) // 5)
+                    entries.append(
+                        {
+                            "num_segments": 6,
+                            "description": f"{caption}. ",
+                            "dl_link": f"shapes:{video.number}",
+                            "times": [[start, start]] * 4,
+                            "video": second if number % 2 else name,
+                            "annotation_id": 10 * video.number + number,
+                        }
+                    )
+            write_json(root / f"{STEMS[split]}_data.json", entries)
+            write_lines(root / f"{STEMS[split]}_list.txt", map(_name, videos))
+        return [f"{self.videos}/{_file(video)}" for video in dataset.videos]
+
 
 def stem(name: str) -> str:
     """Returns a name without its extension; `x.`, which ends in a bare dot, gives `x`."""
@@ -90,3 +115,15 @@ def _parse(path: Path) -> dict[str, tuple[str, ...]]:
 
 def _parse_list(path: Path) -> list[str]:
     return check_ids([stem(name) for name in read_list(path)], str(path))
+
+
+def _name(video: SyntheticVideo) -> str:
+    """A name as Flickr's, under one of its extensions or a bare dot."""
+    digits = video.digest.hex()
+    number = int(digits[:8], 16)
+    return f"{number % 10**8:08}@N0{number % 8}_{number}_{digits[8:18]}.{SERVED[video.number % len(SERVED)]}"
+
+
+def _file(video: SyntheticVideo) -> str:
+    name = _name(video)
+    return f"{name.rstrip('.')}.mp4" if video.number % 3 == 0 or name.endswith(".") else name

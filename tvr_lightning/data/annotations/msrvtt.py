@@ -7,6 +7,7 @@ full   6,513 / 497 / 2,990, by the `split` label of every video
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from tvr_lightning.data.annotations.base import TEST, TRAIN, VALIDATION, Annotations, VideoFolder
+from tvr_lightning.data.annotations.layouts import SyntheticDataset, write_json, write_lines
 from tvr_lightning.data.annotations.readers import (
     check_fields,
     check_ids,
@@ -28,7 +30,7 @@ from tvr_lightning.types import Probe, Record
 Protocol = Literal["9k", "7k", "full"]
 LABELS = {TRAIN: "train", VALIDATION: "validate", TEST: "test"}
 COMBINED, TRAIN_VAL_FILE, TEST_FILE = "MSRVTT_data.json", "train_val_videodatainfo.json", "test_videodatainfo.json"
-TEST_LIST = "MSRVTT_JSFUSION_test.csv"
+TRAIN_LIST, TEST_LIST, PROBES = "MSRVTT_train.{}.csv", "MSRVTT_JSFUSION_test.csv", "probes.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,7 @@ class MSRVTT(Annotations):
                 `{"kind": str, "videos": [id, id]}` with two videos of the test split.
         """
         self.check_split(split)
-        path = self.root / "probes.json"
+        path = self.root / PROBES
         if split != TEST or not path.is_file():
             return []
         entries = read_json(path)
@@ -131,6 +133,39 @@ class MSRVTT(Annotations):
             probes.append(Probe(kind, (pair[0], pair[1])))
         return probes
 
+    def write_layout(self, root: Path, dataset: SyntheticDataset) -> list[str]:
+        """Writes the JSON file, both training lists, the test list with a caption each, and the probes."""
+        videos = [
+            {
+                "category": v.category,
+                "url": v.source or f"shapes:{_id(v.number)}",
+                "video_id": _id(v.number),
+                "start time": 0.0,
+                "end time": v.seconds,
+                "split": LABELS[v.split],
+                "id": v.number,
+            }
+            for v in dataset.videos
+        ]
+        pairs = [(v, caption) for v in dataset.videos for caption in v.captions]
+        info = {
+            "contributor": "tvr_lightning",
+            "data_created": "",
+            "version": str(dataset.version),
+            "description": "shapes: generated videos in MSR-VTT's layout",
+            "year": "",
+        }
+        sentences = [{"caption": c, "video_id": _id(v.number), "sen_id": i} for i, (v, c) in enumerate(pairs)]
+        write_json(root / COMBINED, {"info": info, "videos": videos, "sentences": sentences})
+        splits = dataset.by_split(tuple(LABELS))
+        for size in ("9k", "7k"):
+            write_lines(root / TRAIN_LIST.format(size), ["video_id", *(_id(v.number) for v in splits[TRAIN])])
+        rows = [f"ret{i},msr{v.number},{_id(v.number)},{v.captions[0]}" for i, v in enumerate(splits[TEST])]
+        write_lines(root / TEST_LIST, ["key,vid_key,video_id,sentence", *rows])
+        probes = [{"kind": kind, "videos": [_id(number) for number in pair]} for kind, pair in dataset.probes]
+        (root / PROBES).write_text(json.dumps(probes, indent=2) + "\n", encoding="utf-8")
+        return [f"{self.videos}/{_id(v.number)}.mp4" for v in dataset.videos]
+
     def _ids(self, split: str) -> list[str]:
         if self.protocol == "full" or split == VALIDATION:
             ids = self._labelled(split)
@@ -148,7 +183,7 @@ class MSRVTT(Annotations):
             both = [i for i in self._train_list if i in self._test_sentences]
             if both:
                 raise DataError(
-                    f"{self.root}: {len(both)} ids stand in MSRVTT_train.{self.protocol}.csv and in {TEST_LIST}: "
+                    f"{self.root}: {len(both)} ids stand in {TRAIN_LIST.format(self.protocol)} and in {TEST_LIST}: "
                     f"{few(both)}. Training on test videos makes results worthless; fetch both lists again."
                 )
         videos = self._catalogue(TEST_FILE if split == TEST else TRAIN_VAL_FILE)
@@ -157,7 +192,7 @@ class MSRVTT(Annotations):
 
     @cached_property
     def _train_list(self) -> list[str]:
-        path = self.require(f"MSRVTT_train.{self.protocol}.csv")
+        path = self.require(TRAIN_LIST.format(self.protocol))
         return check_ids([row["video_id"] for _, row in read_csv(path, ["video_id"])], str(path))
 
     @cached_property
@@ -198,6 +233,10 @@ class MSRVTT(Annotations):
 
     def _sources(self) -> str:
         return " and ".join(str(path) for path in self._parsed)
+
+
+def _id(number: int) -> str:
+    return f"video{number}"
 
 
 def _parse(path: Path) -> dict[str, _Video]:

@@ -6,9 +6,11 @@ raw-captions.pkl                  {id: [[token, ...], ...]}, or a JSON file {id:
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 from tvr_lightning.data.annotations.base import TEST, TRAIN, VALIDATION, SplitAnnotations
+from tvr_lightning.data.annotations.layouts import SyntheticDataset, SyntheticVideo, write_json, write_lines
 from tvr_lightning.data.annotations.readers import (
     caption_table,
     pick,
@@ -62,6 +64,21 @@ class MSVD(SplitAnnotations):
         listed = [i for name in LISTS.values() if self.has(name) for i in self.once(self.root / name, read_list)]
         warn_unlisted(captions, listed, self.name, str(path))
         return self.records(split, chosen)
+
+    def write_layout(self, root: Path, dataset: SyntheticDataset) -> list[str]:
+        """Writes the captions' file and the lists, of which only the test list ends its last line."""
+        for split, videos in dataset.by_split(self.splits).items():
+            write_lines(root / LISTS[split], map(_id, videos), end="\n" if split == TEST else "")
+        if self.captions.endswith(".json"):
+            write_json(root / self.captions, {_id(v): v.captions for v in dataset.videos})
+        else:
+            tokens = {_id(v): [caption.split() for caption in v.captions] for v in dataset.videos}
+            (root / self.captions).write_bytes(pickle.dumps(tokens, protocol=2))
+        return [f"{self.videos}/{_id(v)}.avi" for v in dataset.videos]
+
+
+def _id(video: SyntheticVideo) -> str:
+    return f"{video.youtube_id}_{video.number % 60}_{video.number % 60 + 10}"
 
 
 def _parse(path: Path) -> dict[str, tuple[str, ...]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from tvr_lightning.data.annotations.base import TEST, TRAIN, VALIDATION, SplitAnnotations
+from tvr_lightning.data.annotations.layouts import SyntheticDataset, SyntheticVideo, write_json, write_lines
 from tvr_lightning.data.annotations.readers import (
     caption_table,
     check_fields,
@@ -100,3 +101,24 @@ class VATEX(SplitAnnotations):
             videos.append((video, clean_captions(texts, f"{where} ({video})")))
         check_ids([video for video, _ in videos], str(path))
         return dict(videos)
+
+    def write_layout(self, root: Path, dataset: SyntheticDataset) -> list[str]:
+        """Writes the lists and both of the authors' files; test and validation videos share one."""
+        splits = dataset.by_split(self.splits)
+        for split, videos in splits.items():
+            write_lines(root / LISTS[split], map(_id, videos))
+        for file, videos in ((TRAINING, splits[TRAIN]), (HELD_OUT, splits[TEST] + splits[VALIDATION])):
+            entries = [
+                {
+                    "videoID": _id(v),
+                    FIELDS["en"]: [caption.capitalize() for caption in v.captions],
+                    FIELDS["zh"]: v.translations["zh"],
+                }
+                for v in videos
+            ]
+            write_json(root / file, entries)
+        return [f"{self.videos}/{_id(v)}.mp4" for v in dataset.videos]
+
+
+def _id(video: SyntheticVideo) -> str:
+    return f"{video.youtube_id}_{video.number % 60:06}_{video.number % 60 + 10:06}"

@@ -220,7 +220,7 @@ class GraphAlignment(Alignment):
             lengths = torch.tensor([n.shape[1] for n in nodes], device=x.device)
             kinds = torch.arange(len(nodes), device=x.device).repeat_interleave(lengths)
             read = network(x.flatten(0, 1), edges, kinds.repeat(len(x)), at.flatten())
-        return read.unflatten(0, (len(x), roots))  # type: ignore[no-any-return]
+        return read.unflatten(0, (len(x), roots))
 
 
 def _split(prepared: PreparedT, step: int, dim: int = 0) -> list[PreparedT]:

@@ -158,7 +158,7 @@ def _less_itself(conv: LEANConv, x: Tensor, share: Tensor) -> Tensor:
     Whether they differ is asked on the CPU only, a GPU would have to be waited for.
     """
     if share.device.type != "cpu" or bool((share != share[:, :1]).any()):
-        return conv.own(x) - share[..., None] * conv.neighbour(x)  # type: ignore[no-any-return]
+        return conv.own(x) - share[..., None] * conv.neighbour(x)
     if bool((share == share[:1]).all()):
         return F.linear(x, conv.own.weight - share[0, 0] * conv.neighbour.weight)
     factors = F.pad(-share[:, 0], (1, 0), value=1.0)  # (t, 2)

@@ -85,7 +85,7 @@ class VideoHash(nn.Module):
         padded = ~frame_mask & frame_mask.any(1, keepdim=True)
         for layer in self.layers:
             x = layer(x, src_key_padding_mask=padded)
-        return self.hash(x, frame_mask)  # type: ignore[no-any-return]
+        return self.hash(x, frame_mask)
 
 
 class GraphCodes(NamedTuple):
@@ -203,7 +203,7 @@ class GraphConvolution(nn.Module):
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
         """Takes in the neighbours."""
-        return self.norm(weights @ self.linear(x)).relu()  # type: ignore[no-any-return]  # Eq. 3, Eq. 4
+        return self.norm(weights @ self.linear(x)).relu()  # Eq. 3, Eq. 4
 
 
 def propagation(similarity: Tensor) -> Tensor:

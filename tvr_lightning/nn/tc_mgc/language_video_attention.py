@@ -133,7 +133,7 @@ class LanguageVideoAttention(nn.Module):
         attended = torch.einsum("vhnq,vnhd->vqhd", a, values).flatten(2)  # Eq. 5, Eq. 9
         z_hat = self.norm_attended(self.output(attended))  # Eq. 6, Eq. 10
         z = self.dropout(self.fc(z_hat))
-        return self.norm_output(z + z_hat if self.residual else z)  # type: ignore[no-any-return]  # Eq. 7, Eq. 11
+        return self.norm_output(z + z_hat if self.residual else z)  # Eq. 7, Eq. 11
 
     def literal_cosines(self, queries: Tensor, frames: Tensor, frame_mask: Tensor, others: Tensor) -> Tensor:
         """`cosines` through `attend`: T V q D numbers, and dropout where there is some."""
@@ -200,7 +200,7 @@ class LanguageVideoAttention(nn.Module):
             return F.linear(normed, self.output.weight @ self.value.weight, bias)  # Eq. 4 and W_O
         values = self.value(normed)  # Eq. 4
         if self.heads == 1:
-            return self.output(values)  # type: ignore[no-any-return]
+            return self.output(values)
         size = width // self.heads
         alone = values.new_zeros(num_videos, self.heads, count, width)
         for head in range(self.heads):

@@ -164,7 +164,7 @@ class BidirectionalAggregation(nn.Module):
         by_frame = self.over_words(similarities, mask)  # Eq. 26, Eq. 27
         frames_first = self.then_words(by_word, mask.any(-2))  # Eq. 24, Eq. 25
         words_first = self.then_frames(by_frame, mask.any(-1))  # Eq. 28, Eq. 29
-        return (frames_first + words_first) / 2  # type: ignore[no-any-return]  # Eq. 30
+        return (frames_first + words_first) / 2  # Eq. 30
 
 
 class ScoreAggregation(nn.Module):
