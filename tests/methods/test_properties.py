@@ -124,7 +124,7 @@ def cases_of(file: Path) -> list[Case]:
         kind = class_of(value)
         if kind is not None and issubclass(kind, FrameEncoder):
             changes += [(f"{name}.{switch}", on) for switch, on in choices(value) if isinstance(on, bool)]
-    cases = []
+    cases: list[Case] = []
     for argument, value in changes:
         case = Case(file, argument, value)
         try:
@@ -132,7 +132,9 @@ def cases_of(file: Path) -> list[Case]:
         except ConfigError:  # no variant of this method
             continue
         now = [encoder.frames_frozen for encoder in model.encoders if isinstance(encoder, FrameEncoder)]
-        if not model.reads_ground_truth and not ("." in argument and now == frozen):
+        encoder, dot, _ = argument.partition(".")
+        done = [c for c in cases if c.argument.startswith(f"{encoder}.")]  # one switch of an encoder is enough
+        if not model.reads_ground_truth and not (dot and (done or now == frozen)):
             cases.append(replace(case, frozen=model.frozen_video() is not None))
     return cases
 
@@ -286,10 +288,10 @@ def test_every_parameter_receives_a_finite_gradient(method: RetrievalModule[Any,
 def test_one_batch_can_be_learned(method: RetrievalModule[Any, Any]) -> None:
     text, video = random_text(method, 8), random_video(method, 8)
     best = 0.0
-    for rate in (2e-3, 5e-3, 1e-3):  # at any of them: methods differ
+    for rate in (2e-3, 5e-3):  # at either: methods differ
         model = copy.deepcopy(method)
         optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
-        for step in range(80):
+        for step in range(300):
             model.train()
             optimizer.zero_grad()
             losses_of(model, text, video).backward()
@@ -306,7 +308,7 @@ def test_one_batch_can_be_learned(method: RetrievalModule[Any, Any]) -> None:
 
 
 def test_untrained_scores_of_noise_are_chance(method: RetrievalModule[Any, Any]) -> None:
-    count, texts, videos = 120, *features(method, 120, 120)
+    count, texts, videos = 80, *features(method, 80, 80)
     recall = ranking_metrics(score_all(method, texts, videos), torch.arange(count))["t2v/R@10"]
     chance = 1000 / count
     assert recall == pytest.approx(chance, abs=4 * (chance * (100 - chance) / count) ** 0.5)
