@@ -67,7 +67,9 @@ class GHAN(RetrievalModule[Hierarchy, Hierarchy]):
         ConfigError: a size below 1, a dropout outside [0, 1), `matched` without graphs or with QB-Norm.
     """
 
-    tested_with: ClassVar = {"num_phrases": 3, "num_clips": 4, "hidden_width": 64, "heads": 2, "head_width": 16}
+    tested_with: ClassVar = {
+        "num_phrases": 3, "num_clips": 4, "hidden_width": 64, "heads": 2, "head_width": 16, "readout": "identity",
+    }  # fmt: skip
 
     def __init__(
         self,

@@ -72,7 +72,7 @@ class LEAN(RetrievalModule[WordFeatures, VideoFeatures]):
         ConfigError: unknown or no hyperedges, or a number that does not fit.
     """
 
-    tested_with: ClassVar = {"width": 128, "max_text_nodes": 5}
+    tested_with: ClassVar = {"width": 64, "max_text_nodes": 5}
 
     def __init__(
         self,
