@@ -96,5 +96,5 @@ def build_reader(part: Any) -> Annotations:
     parser.add_subclass_arguments(Annotations, "data.annotations")
     with readable_errors():
         parsed = parser.parse_object({"data": {"annotations": part}})
-        reader: Annotations = parser.instantiate_classes(parsed).data.annotations
+        reader: Annotations = parser.instantiate(parsed).data.annotations
     return reader
