@@ -29,7 +29,7 @@ FILES = sorted(file for file in PACKAGE.rglob("*.py") if prompts(file))
 LAYERS = sorted(file for file in (PACKAGE / "nn").rglob("*.py") if file.name != "__init__.py")
 
 
-@pytest.mark.parametrize("name", map(name_of, FILES))
+@pytest.mark.parametrize("name", [name_of(file) for file in FILES])
 def test_examples_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     module = importlib.import_module(name)
@@ -39,7 +39,7 @@ def test_examples_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert found.attempted == prompts(Path(str(module.__file__)))
 
 
-@pytest.mark.parametrize("name", map(name_of, LAYERS))
+@pytest.mark.parametrize("name", [name_of(file) for file in LAYERS])
 def test_layers_have_an_example(name: str) -> None:
     module = importlib.import_module(name)
     layers = [
