@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -28,10 +27,6 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
-    # the shared parts that these files name
-    (folder / "experiments" / "trainer").mkdir()
-    for part in ("trainer/default.yaml", "data/msrvtt.yaml", "method/clip4clip.yaml"):
-        shutil.copy(ROOT / "experiments" / part, folder / "experiments" / part)
     return folder
 
 

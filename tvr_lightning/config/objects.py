@@ -49,7 +49,9 @@ def smallest_parts(config: Mapping[str, Any], where: str = "") -> Iterator[str]:
         if key == "class_path":  # of the part itself
             continue
         smallest = getattr(class_of(value), "smallest", {})
-        yield from (f"--{where}{key}.init_args.{name}={json.dumps(setting)}" for name, setting in smallest.items())
+        for name, setting in smallest.items():
+            text = setting if isinstance(setting, str) else json.dumps(setting)  # a text in quotes would keep them
+            yield f"--{where}{key}.init_args.{name}={text}"
         if isinstance(value, Mapping):
             yield from smallest_parts(value, f"{where}{key}.")
 
