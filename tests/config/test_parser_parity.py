@@ -149,6 +149,8 @@ def test_settings_that_the_parser_accepts(words: list[str], untouched: dict[str,
     ours = parse(dump_config(read_arguments(["--config", str(EXPERIMENT), *words])[0]))
     if ours["experiment"] == "over":  # the stem of the last file, which the parser does not see
         theirs["experiment"] = "over"
+    if theirs["trainer"]["devices"] == "2":  # of text and numbers the parser takes text; Lightning reads both alike
+        theirs["trainer"]["devices"] = 2
     assert ours == theirs
     assert {**ours, "experiment": ""} != {**untouched, "experiment": ""}
 

@@ -141,10 +141,13 @@ def _as_list(value: Any) -> list[Any]:
 
 def _read(text: str, slot: Slot | None) -> Any:
     """A setting's value as the full parser reads it: by its type, else as YAML; arguments may also lie in a file."""
-    kind = slot.plain_type() if slot else None
-    if kind is not None and (parsed := _parse(kind, lambda parser: parser.parse_args([f"--value={text}"]))):
-        return parsed[0]
-    value = _yaml(text)
+    kind, value = slot.plain_type() if slot else None, _yaml(text)
+    kinds = (kind, *get_args(kind))
+    # as YAML: what is of one of the types (2 of `str | int` is a number), lists and mappings that may not be text
+    as_yaml = type(value) is not str and (type(value) in kinds or (isinstance(value, list | dict) and str not in kinds))
+    if kind is not None and not as_yaml:
+        parsed = _parse(kind, lambda parser: parser.parse_args([f"--value={text}"]))
+        return parsed[0] if parsed else value
     if slot and slot.class_path() and isinstance(value, str) and Path(value).is_file():
         return _yaml(Path(value).read_text(encoding="utf-8"))
     return value
@@ -155,7 +158,7 @@ def _yaml(text: str) -> Any:
     from jsonargparse import get_loader
 
     try:
-        return get_loader("yaml")(text)  # other than YAML 1.1, it takes 1e-4 for a number
+        return get_loader("yaml")(text) if text.strip() else text  # other than YAML 1.1, it takes 1e-4 for a number
     except yaml.YAMLError:
         return text
 
