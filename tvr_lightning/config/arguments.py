@@ -158,7 +158,7 @@ def _yaml(text: str) -> Any:
     from jsonargparse import get_loader
 
     try:
-        return get_loader("yaml")(text)  # other than YAML 1.1, it takes 1e-4 for a number
+        return get_loader("yaml")(text) if text.strip() else text  # other than YAML 1.1, it takes 1e-4 for a number
     except yaml.YAMLError:
         return text
 
