@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -80,7 +81,8 @@ class Case:
     def build(self) -> RetrievalModule[Any, Any]:
         """Builds it; the suite's own encoders are even smaller than their smallest."""
         torch.manual_seed(0)
-        with pytest.MonkeyPatch.context() as patch:
+        with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of methods that read the ground truth: they are left out
             for presets, size in TINY:
                 patch.setitem(presets, "tiny", size)
             model = instantiate(self.part())
@@ -163,7 +165,7 @@ def test_every_method_has_an_experiment(pytestconfig: pytest.Config) -> None:
     folder = pytestconfig.getoption("experiments")
     named = {compose(file)["model"]["class_path"] for file in (folder / "method").glob("*.yaml")}
     assert named
-    assert named == {compose(folder / f"{name}.yaml")["model"]["class_path"] for name in experiments_in(folder)}
+    assert named <= {compose(folder / f"{name}.yaml")["model"]["class_path"] for name in experiments_in(folder)}
 
 
 def test_every_method_of_the_suite_is_tried() -> None:
