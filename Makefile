@@ -75,8 +75,8 @@ leakcheck: need-exp ## train on noise, fail when new noise is found: EXP=ghan_sh
 compare: $(READY) ## one table over runs: RUNS='runs/clip4clip_shapes runs/other' ARGS='--baseline clip4clip_shapes'
 	@$(BIN)/tvr compare $(RUNS) $(ARGS)
 
-dashboard: $(READY) ## one page over runs, runs/report.html: RUNS='runs/clip4clip_shapes runs/other'
-	@$(BIN)/tvr dashboard $(RUNS)
+dashboard: $(READY) ## one page over runs, runs/report.html: RUNS='runs/clip4clip_shapes runs/other' ARGS='--full'
+	@$(BIN)/tvr dashboard $(RUNS) $(ARGS)
 
 test: $(READY) ## the fast tests, under 15 minutes on two cores
 	@$(BIN)/python -m pytest -q $(ARGS)
