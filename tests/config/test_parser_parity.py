@@ -72,7 +72,7 @@ class Parsed(ExperimentCLI):
 
 
 def parse(text: str, *words: str) -> dict[str, Any]:
-    return resolved_config(Parsed(["--config", text, *words]))
+    return resolved_config(Parsed(yaml.safe_load(text), words))
 
 
 @pytest.fixture(scope="module")
