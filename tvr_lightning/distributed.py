@@ -39,7 +39,7 @@ def share(length: int, block: int, rank: int, world: int) -> range:
     return range(first, min(end, length))
 
 
-def row_counts(count: int) -> list[int]:
+def gather_counts(count: int) -> list[int]:
     """How many rows each rank has; every rank calls this with its own number."""
     return gather_objects(count)
 
@@ -53,7 +53,7 @@ def gather(rows: RowsT, counts: Sequence[int]) -> RowsT:
 
     Args:
         rows: this rank's rows, on the training device.
-        counts: of `row_counts`.
+        counts: of `gather_counts`.
     """
     if len(counts) == 1:
         return rows
@@ -100,20 +100,20 @@ def gather_on_cpu(rows: RowsT | None) -> RowsT | None:
         out = torch.empty(sum(counts), *shape, dtype=dtype)
         if rows is not None:
             out[own.start : own.stop] = fields[name]
-        spread_rows(out, shares)
+        broadcast_shards(out, shares)
         joined[name] = out
     cls: type[RowsT] = known[0]
     return cls(**joined)
 
 
-def spread_rows(out: Tensor, shares: Sequence[range]) -> None:
+def broadcast_shards(out: Tensor, shares: Sequence[range]) -> None:
     """Gives every rank all rows of a CPU tensor of which each has filled its own share; in place."""
     for rank, rows in enumerate(shares):
         if len(rows) and len(shares) > 1:
             dist.broadcast(out[rows.start : rows.stop], src=rank, group=_cpu_group())
 
 
-def merge_flags(flags: Tensor) -> None:
+def all_reduce_any(flags: Tensor) -> None:
     """Sets the flags (bool, on the CPU, in place) that are set on any rank."""
     if ranks()[1] > 1:
         merged = flags.to(torch.uint8)
@@ -122,7 +122,7 @@ def merge_flags(flags: Tensor) -> None:
 
 
 @contextmanager
-def together() -> Iterator[None]:
+def raise_on_all_ranks() -> Iterator[None]:
     """Raises an error of the suite that one rank meets in the block on every rank, so that none waits for the other."""
     error = None
     try:
@@ -145,9 +145,9 @@ def gather_objects(value: Any) -> list[Any]:
 
 
 def _cpu_group() -> Any:
-    return _gloo_beside(dist.group.WORLD)
+    return _gloo_group_beside(dist.group.WORLD)
 
 
 @cache
-def _gloo_beside(group: Any) -> Any:
+def _gloo_group_beside(group: Any) -> Any:
     return group if dist.get_backend(group) == "gloo" else dist.new_group(backend="gloo")

@@ -230,7 +230,7 @@ class VideoFeatures(TensorRows):
 
 
 @dataclass(frozen=True)
-class Places(TensorRows):
+class ItemIndex(TensorRows):
     """(N,) int64, which items of a split the rows of features are."""
 
     index: Tensor

@@ -53,9 +53,9 @@ def test_one_generator_one_result() -> None:
 def test_every_frame_is_changed_alike(options: FrameAugmentation) -> None:
     frames = clip()
     for seed in range(10):
-        together = augment(frames, options, seed)
+        joined = augment(frames, options, seed)
         for k in range(len(frames)):  # alone, in another place, beside others: the same
-            assert torch.equal(augment(frames[k : k + 1], options, seed)[0], together[k])
+            assert torch.equal(augment(frames[k : k + 1], options, seed)[0], joined[k])
         still = augment(frames[:1].expand(4, -1, -1, -1), options, seed)
         assert torch.equal(still, still[:1].expand_as(still))
 

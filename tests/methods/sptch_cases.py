@@ -99,7 +99,7 @@ class Data(LightningDataModule):
         records = [SimpleNamespace(video_id=f"video{i}") for i in range(VIDEOS)]
         self.splits = {"train": SimpleNamespace(records=records, caption_video=torch.arange(VIDEOS))}
 
-    def keep_features(self, video: Any, text: Any, device: torch.device) -> None:
+    def precompute_features(self, video: Any, text: Any, device: torch.device) -> None:
         assert video.module.freeze
         assert text.module.freeze
 

@@ -76,7 +76,7 @@ class Toy(AlternatingPasses[CodeFeatures, Graph]):
 class Plain(Data):
     """Keeps no features: the toy has no frozen encoder."""
 
-    def keep_features(self, video: Any, text: Any, device: torch.device) -> None: ...
+    def precompute_features(self, video: Any, text: Any, device: torch.device) -> None: ...
 
 
 def fit(model: Toy, epochs: int) -> Watch:
@@ -147,7 +147,7 @@ class Known:
     def database_split(self) -> None:
         self.asked += 1
 
-    def keep_features(self, *_: Any) -> None: ...
+    def precompute_features(self, *_: Any) -> None: ...
 
 
 class Untold(Toy):

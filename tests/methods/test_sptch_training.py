@@ -221,7 +221,7 @@ def test_wrong_settings_are_refused_before_features_are_computed(
 
     loader, computed = Data.train_dataloader, []
     monkeypatch.setattr(Data, "train_dataloader", train_dataloader)
-    monkeypatch.setattr(Data, "keep_features", lambda *_: computed.append(1))
+    monkeypatch.setattr(Data, "precompute_features", lambda *_: computed.append(1))
     with pytest.raises(ConfigError, match=message):
         fit(build(), epochs=epochs)
     assert not computed

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from tvr_lightning.errors import DecodeError, RunError
-from tvr_lightning.run.callbacks.faults import explained
+from tvr_lightning.run.callbacks.faults import readable_error
 from tvr_lightning.run.checkpoints import AtomicCheckpointIO
 from tvr_lightning.run.smoke import smoke_arguments
 
@@ -258,11 +258,11 @@ def test_errors_of_workers_are_readable() -> None:
     text = (
         'Caught DecodeError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  File "x"\n'
     )
-    told = explained(DecodeError(f"{text}tvr_lightning.errors.DecodeError: a.mp4: cannot be decoded: b: c\n"))
+    told = readable_error(DecodeError(f"{text}tvr_lightning.errors.DecodeError: a.mp4: cannot be decoded: b: c\n"))
     assert type(told) is DecodeError
     assert str(told) == "a.mp4: cannot be decoded: b: c"
-    assert explained(DecodeError("a.mp4: cannot be decoded")) is None
-    assert explained(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
-    died = explained(RuntimeError("DataLoader worker (pid(s) 12, 13) exited unexpectedly"))
+    assert readable_error(DecodeError("a.mp4: cannot be decoded")) is None
+    assert readable_error(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
+    died = readable_error(RuntimeError("DataLoader worker (pid(s) 12, 13) exited unexpectedly"))
     assert isinstance(died, RunError)
     assert "died (pid 12, 13, exited unexpectedly)" in str(died)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tvr_lightning.data.stores.files import write_json, written_atomically
+from tvr_lightning.data.stores.files import atomic_write, write_json
 from tvr_lightning.errors import RunError
 from tvr_lightning.run.results import find_runs, read_ranks, read_run
 
@@ -48,7 +48,7 @@ def test_failed_writing_leaves_what_was_there(tmp_path: Path) -> None:
         write_json(file, {"a": float("nan")})
 
     def fail_halfway() -> None:
-        with written_atomically(file) as temporary:
+        with atomic_write(file) as temporary:
             temporary.write_text("half")
             raise KeyboardInterrupt
 

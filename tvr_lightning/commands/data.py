@@ -193,7 +193,7 @@ def _check_table(check: Check) -> Table:
 
 
 def _stats(options: argparse.Namespace) -> int:
-    from tvr_lightning.data.stores.files import write_json, written_atomically
+    from tvr_lightning.data.stores.files import atomic_write, write_json
     from tvr_lightning.data.tools.stats import describe_dataset, draw_histograms
     from tvr_lightning.run.reader import reader_of
 
@@ -203,7 +203,7 @@ def _stats(options: argparse.Namespace) -> int:
     folder = _folder(options.out, "data-stats", dataset)
     write_json(folder / "statistics.json", {"dataset": dataset, "splits": [split.summary() for split in splits]})
     for name, figure in draw_histograms(dataset, splits).items():
-        with written_atomically(folder / f"{name}.png") as temporary:
+        with atomic_write(folder / f"{name}.png") as temporary:
             figure.savefig(temporary, format="png")
     print_wide(_stats_table(dataset, splits), TABLE_WIDTH)
     print(f"plots in {folder}")

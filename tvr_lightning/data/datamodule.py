@@ -27,7 +27,7 @@ from tvr_lightning.data.dataset import (
     collate_pairs,
     collate_videos,
 )
-from tvr_lightning.data.frozen import EncodeOptions, Frozen, keep_text_features, keep_video_features
+from tvr_lightning.data.frozen import EncodeOptions, Frozen, precompute_text_features, precompute_video_features
 from tvr_lightning.data.stores.features import FeatureStore
 from tvr_lightning.data.stores.frames import FrameCache
 from tvr_lightning.data.stores.store import Store
@@ -351,7 +351,7 @@ class VideoTextDataModule(LightningDataModule):
         if batch is not None or self.trainer is None or self.trainer.world_size == 1 or not self.trainer.training:
             return batch
         split = self.splits[TRAIN]
-        return VideoTextBatch(split.captions.rows(torch.empty(0, dtype=torch.int64)), split.reader.nothing())
+        return VideoTextBatch(split.captions.rows(torch.empty(0, dtype=torch.int64)), split.reader.empty_input())
 
     def evaluation_loaders(self, split: Split) -> tuple[DataLoader[TextInput], DataLoader[VideoInput | None]]:
         """Each caption of a split once, and each video once; under several ranks this rank's share of both.
@@ -373,7 +373,7 @@ class VideoTextDataModule(LightningDataModule):
         rows = share(len(dataset), self.eval_batch_size, rank, world)
         return (Subset(dataset, rows), collate) if rows else ([None], _nothing)
 
-    def keep_features(
+    def precompute_features(
         self, video: Frozen[VideoInput] | None, text: Frozen[TextInput] | None, device: torch.device
     ) -> None:
         """Lets the splits' loaders give what frozen encoders make of videos and captions, computed once and kept.
@@ -392,9 +392,9 @@ class VideoTextDataModule(LightningDataModule):
         for split in self.splits.values():
             what = f"{self.dataset} {split.name}"
             if video is not None:
-                keep_video_features(split.reader, video, contents, f"{what} videos", store, options)
+                precompute_video_features(split.reader, video, contents, f"{what} videos", store, options)
             if text is not None:
-                keep_text_features(split.captions, text, f"{what} captions", store, options)
+                precompute_text_features(split.captions, text, f"{what} captions", store, options)
 
     def query_bank(self, size: int) -> DataLoader[TextInput]:
         """A seeded choice of training captions, for QB-Norm; no video is read."""

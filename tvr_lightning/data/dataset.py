@@ -90,7 +90,7 @@ class TokenizedCaptions:
         kept = [self.features[i].features for i in index.tolist()]
         return replace(text, features=torch.stack(kept)) if kept else text
 
-    def changed(self, index: int, caption: str) -> TextInput:
+    def retokenize(self, index: int, caption: str) -> TextInput:
         """Another wording in the place of a caption, as a batch of one."""
         text, place = self.tokenizer([caption]), torch.tensor([index])
         return TextInput(text.tokens, text.mask, place, self.video_index[place], text.word)  # type: ignore[arg-type]
@@ -131,13 +131,13 @@ class VideoReader:
         Raises:
             DecodeError: with the path and the decoder's reason, under `on_decode_error: raise`.
         """
-        kept = self.kept(index)
+        kept = self.cached_features(index)
         if kept is not None:
             return kept
         views = self.views(index, generator)
         return views[0] if views else None
 
-    def kept(self, index: int) -> VideoInput | None:
+    def cached_features(self, index: int) -> VideoInput | None:
         """One video as kept features; None where there are none."""
         row = self.features[index] if self.features is not None else None
         if row is None or row.failed:
@@ -187,7 +187,7 @@ class VideoReader:
             self.failed[index] = True
             return None
 
-    def nothing(self) -> VideoInput:
+    def empty_input(self) -> VideoInput:
         """No video, in the shapes that `read` gives."""
         n, size = self.frames.num_frames, self.frames.size
         frames, mask = torch.empty(0, n, 3, size, size, dtype=torch.uint8), torch.empty(0, n, dtype=torch.bool)
@@ -262,8 +262,8 @@ class PairDataset(Dataset[VideoTextBatch | None]):
             return None
         frames = augment_frames(views[1].frames[0], generator, self.augment.frames, views[1].frame_mask[0])[None]
         wording = self.augment_caption(self.captions.captions[caption], generator)
-        second = VideoTextBatch(self.captions.changed(caption, wording), replace(views[1], frames=frames))
-        return VideoTextBatch(text, self.reader.kept(video) or views[0], second)
+        second = VideoTextBatch(self.captions.retokenize(caption, wording), replace(views[1], frames=frames))
+        return VideoTextBatch(text, self.reader.cached_features(video) or views[0], second)
 
 
 class VideoDataset(Dataset[VideoInput | None]):

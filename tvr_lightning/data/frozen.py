@@ -59,7 +59,7 @@ class EncodeOptions:
     device: torch.device
 
 
-def keep_video_features(
+def precompute_video_features(
     reader: VideoReader,
     frozen: Frozen[VideoInput],
     contents: Contents,
@@ -93,7 +93,7 @@ def keep_video_features(
     reader.features = store.rows(keys, BLOCK_VIDEOS, what, compute)
 
 
-def keep_text_features(
+def precompute_text_features(
     captions: TokenizedCaptions, frozen: Frozen[TextInput], what: str, store: FeatureStore, options: EncodeOptions
 ) -> None:
     """Lets captions bring features along; every rank calls this.

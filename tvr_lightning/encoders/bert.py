@@ -12,7 +12,14 @@ from torch import Tensor, nn
 
 from tvr_lightning.data.stores.hub import fetch_from_hub, read_json
 from tvr_lightning.encoders.base import TextEncoder
-from tvr_lightning.encoders.weights import SUFFIXES, Fingerprint, differences, find_weight_file, misfit, read_state_dict
+from tvr_lightning.encoders.weights import (
+    SUFFIXES,
+    Fingerprint,
+    differences,
+    find_weight_file,
+    read_state_dict,
+    weight_mismatch,
+)
 from tvr_lightning.errors import CheckpointError, ConfigError, nearest
 
 
@@ -128,7 +135,7 @@ class BERTEncoder(TextEncoder):
             file, raw = _find(from_pretrained)
             problems = [f"{k}: expected {v}, found {raw.get(k)}" for k, v in sizes.items() if raw.get(k) != v]
             if problems:
-                raise misfit(file, self.name, problems)
+                raise weight_mismatch(file, self.name, problems)
             settings = {name: raw.get(name, default) for name, default in _TRAINED_WITH.items()}
         config = BertConfig(**(sizes | settings | {"attn_implementation": "sdpa"}))
         self.bert: Any = BertModel(config, add_pooling_layer=False)
@@ -187,7 +194,7 @@ class BERTEncoder(TextEncoder):
         state = _bert_names(read_state_dict(file))
         problems = differences(self.bert.state_dict(), state)
         if problems:
-            raise misfit(file, self.name, problems)
+            raise weight_mismatch(file, self.name, problems)
         self.bert.load_state_dict(state)
 
 

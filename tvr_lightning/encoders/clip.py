@@ -17,7 +17,7 @@ from tvr_lightning.encoders.clip_weights import (
     resolve_weights,
     trained_with_quick_gelu,
 )
-from tvr_lightning.encoders.weights import Fingerprint, differences, misfit
+from tvr_lightning.encoders.weights import Fingerprint, differences, weight_mismatch
 from tvr_lightning.errors import ConfigError, nearest
 
 _VOCABULARY = 49408
@@ -294,7 +294,7 @@ class CLIPEncoder(DualEncoder):
         if weights.logit_scale is None:
             problems.append("logit_scale: missing")
         if problems:
-            raise misfit(weights.source, self.name, problems, image_size_hint(expected, state))
+            raise weight_mismatch(weights.source, self.name, problems, image_size_hint(expected, state))
         self.clip.load_state_dict(state)
         self.logit_scale_init = cast(float, weights.logit_scale)
 

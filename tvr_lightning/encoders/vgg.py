@@ -19,9 +19,9 @@ from tvr_lightning.encoders.weights import (
     Fingerprint,
     differences,
     find_weight_file,
-    misfit,
     read_state_dict,
     shipped_weights,
+    weight_mismatch,
 )
 from tvr_lightning.errors import CheckpointError, ConfigError, nearest
 
@@ -185,7 +185,7 @@ class VGGEncoder(FrameEncoder):
         state = {name: value for name, value in found.items() if name not in last}
         problems = differences(self.state_dict(), state)
         if problems:
-            raise misfit(source, self.name, problems)
+            raise weight_mismatch(source, self.name, problems)
         self.load_state_dict(state)
 
 

@@ -121,7 +121,7 @@ def differences(expected: dict[str, Tensor], found: dict[str, Tensor]) -> list[s
     return problems + [f"{name}: not part of the model" for name in found if name not in expected]
 
 
-def misfit(source: Path | str, model: str, problems: Sequence[str], hint: str = "") -> CheckpointError:
+def weight_mismatch(source: Path | str, model: str, problems: Sequence[str], hint: str = "") -> CheckpointError:
     """Returns the error for weights of another model; names the first problems and counts the rest."""
     return CheckpointError(
         f"{source} does not fit {model}: {few(problems, separator='; ')}. {hint}"

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tvr_lightning.data.stores.files import written_atomically
+from tvr_lightning.data.stores.files import atomic_write
 from tvr_lightning.errors import DataError
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def save_codes(path: Path, codes: Mapping[str, Codes]) -> None:
     arrays: dict[str, Any] = {}
     for name, part in codes.items():
         arrays |= {f"{name}/codes": part.packed, f"{name}/bits": np.int64(part.bits), f"{name}/ids": part.ids}
-    with written_atomically(path) as temporary, temporary.open("wb") as file:
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)
 
 

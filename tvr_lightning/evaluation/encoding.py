@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tvr_lightning.distributed import gather_on_cpu
 from tvr_lightning.errors import DataError
-from tvr_lightning.types import Places, TensorRows, TextInput, VideoInput
+from tvr_lightning.types import ItemIndex, TensorRows, TextInput, VideoInput
 
 if TYPE_CHECKING:
     from tvr_lightning.data.datamodule import Split
@@ -139,14 +139,14 @@ class EncodedSplit(Generic[TextT, VideoT]):
         )  # fmt: skip
 
 
-def encode_batch(encode: Callable[[InputT], RowsT], batch: InputT) -> tuple[RowsT, Places]:
+def encode_batch(encode: Callable[[InputT], RowsT], batch: InputT) -> tuple[RowsT, ItemIndex]:
     """Encodes a batch; features come to the CPU, reduced precision back to float32, with the items that they are of."""
     features = encode(batch).map(lambda x: x.detach().to("cpu", torch.float32 if x.is_floating_point() else x.dtype))
-    return features, Places(batch.index.cpu())
+    return features, ItemIndex(batch.index.cpu())
 
 
 def join_batches(
-    batches: Sequence[tuple[RowsT, Places]], what: str = "items", shared: bool = False
+    batches: Sequence[tuple[RowsT, ItemIndex]], what: str = "items", shared: bool = False
 ) -> tuple[RowsT, Tensor]:
     """Joins what `encode_batch` gave.
 
@@ -162,7 +162,7 @@ def join_batches(
         DataError: there is no batch, on any rank.
     """
     features = type(batches[0][0]).cat([b[0] for b in batches]) if batches else None
-    places = Places.cat([b[1] for b in batches]) if batches else None
+    places = ItemIndex.cat([b[1] for b in batches]) if batches else None
     if shared:
         features, places = gather_on_cpu(features), gather_on_cpu(places)
     if features is None or places is None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tvr_lightning.distributed import ranks, share, spread_rows, together
+from tvr_lightning.distributed import broadcast_shards, raise_on_all_ranks, ranks, share
 from tvr_lightning.errors import ScoreError
 from tvr_lightning.evaluation.encoding import Retriever, TextT, VideoT, inference
 
@@ -54,7 +54,7 @@ def score_all(
     scores = _matrix(len(texts), len(videos), matrix_limit_mib)
     rank, world = ranks() if shared else (0, 1)
     shares = [share(len(texts), chunk_size, r, world) for r in range(world)]
-    with inference(model), together() if shared else nullcontext():
+    with inference(model), raise_on_all_ranks() if shared else nullcontext():
         for t in shares[rank][::chunk_size]:
             text_chunk = texts[t : t + chunk_size].to(model.device)
             for v in range(0, len(videos), chunk_size):
@@ -68,7 +68,7 @@ def score_all(
                         "(a diverged run?) and at that video's and caption's features."
                     )
                 scores[t : t + chunk_size, v : v + chunk_size] = chunk
-    spread_rows(scores, shares)
+    broadcast_shards(scores, shares)
     return scores
 
 

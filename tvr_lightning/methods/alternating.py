@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from tvr_lightning.data.annotations.base import TRAIN
-from tvr_lightning.distributed import gather, ranks, row_counts
+from tvr_lightning.distributed import gather, gather_counts, ranks
 from tvr_lightning.errors import ConfigError
 from tvr_lightning.evaluation import Evaluation
 from tvr_lightning.evaluation.encoding import encode_items
 from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.optim import Optimizer
-from tvr_lightning.types import CodeFeatures, Places, TensorRows, TextInput, VideoInput, VideoTextBatch
+from tvr_lightning.types import CodeFeatures, ItemIndex, TensorRows, TextInput, VideoInput, VideoTextBatch
 
 CodesT = TypeVar("CodesT", bound=CodeFeatures)
 GraphT = TypeVar("GraphT")
@@ -132,7 +132,7 @@ class AlternatingPasses(RetrievalModule[CodesT, CodesT], Generic[CodesT, GraphT]
             ConfigError: an odd number of epochs, which would leave a pass of G without one of F; see also the base.
         """
         epochs = self.trainer.max_epochs
-        if stage == "fit" and epochs is not None and epochs > 0 and epochs % 2 and not self._trial:
+        if stage == "fit" and epochs is not None and epochs > 0 and epochs % 2 and not self._is_trial_run:
             raise ConfigError(
                 f"trainer.max_epochs is {epochs}: epochs train the graph network and the hash functions in turn, two "
                 "for one of the paper's; set an even number"
@@ -159,18 +159,18 @@ class AlternatingPasses(RetrievalModule[CodesT, CodesT], Generic[CodesT, GraphT]
         self.build_graph(videos[known], texts[known], torch.where(known, known.cumsum(0) - 1, -1))
 
     @property
-    def _trial(self) -> bool:
+    def _is_trial_run(self) -> bool:
         return bool(getattr(self.trainer, "fast_dev_run", False))
 
     def training_step(self, batch: VideoTextBatch, batch_idx: int) -> Tensor | None:  # type: ignore[override]
         """One step of G (even epochs) or of F (odd epochs); in a trial run of a few batches they take turns."""
-        counts = row_counts(len(batch))
+        counts = gather_counts(len(batch))
         if sum(counts) < 2:
             return None  # neither batch norm nor a contrast can be computed of one item
         assert self.graph is not None
-        video_index = gather(Places(batch.text.video_index), counts).index
+        video_index = gather(ItemIndex(batch.text.video_index), counts).index
         rows = self._row[video_index]
-        train_graph = (self.current_epoch + (batch_idx if self._trial else 0)) % 2 == 0
+        train_graph = (self.current_epoch + (batch_idx if self._is_trial_run else 0)) % 2 == 0
         if train_graph:
             losses = self.graph_losses(self.graph, rows)
         else:

@@ -15,7 +15,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tvr_lightning.distributed import gather, merge_flags, row_counts
+from tvr_lightning.distributed import all_reduce_any, gather, gather_counts
 from tvr_lightning.encoders.base import Encoder, FrameEncoder, TextEncoder, encoders_in, frozen_frames
 from tvr_lightning.errors import CheckpointError, ConfigError, DataError, few
 from tvr_lightning.evaluation import (
@@ -32,7 +32,7 @@ from tvr_lightning.evaluation.codes import has_codes
 from tvr_lightning.evaluation.encoding import encode_batch, feature_type, join_batches
 from tvr_lightning.nn.similarity import LogitScale
 from tvr_lightning.optim import Optimizer, build_optimizer, build_schedule
-from tvr_lightning.types import CodeFeatures, Places, TensorRows, TextInput, VideoInput, VideoTextBatch
+from tvr_lightning.types import CodeFeatures, ItemIndex, TensorRows, TextInput, VideoInput, VideoTextBatch
 
 if TYPE_CHECKING:
     from tvr_lightning.data.datamodule import VideoTextDataModule
@@ -70,8 +70,8 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         self.evaluation = evaluation
         self.result: EvaluationResult | None = None
         self.trained: Mapping[str, Any] | None = None
-        self._texts: list[tuple[TextT, Places]] = []
-        self._videos: list[tuple[VideoT, Places]] = []
+        self._texts: list[tuple[TextT, ItemIndex]] = []
+        self._videos: list[tuple[VideoT, ItemIndex]] = []
 
     @property
     def encoders(self) -> Sequence[Encoder]:
@@ -174,7 +174,7 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         video, text = self.frozen_video(), self.frozen_text()
         if stage == "fit" and (video is not None or text is not None):
             self.datamodule.train_dataloader()  # a batch that cannot be filled is said before hours of encoding
-        self.datamodule.keep_features(video, text, self.trainer.strategy.root_device)
+        self.datamodule.precompute_features(video, text, self.trainer.strategy.root_device)
 
     @property
     def datamodule(self) -> VideoTextDataModule:
@@ -193,7 +193,7 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
     def _in_chunks(self, encode: Callable[[InputT], RowsT], rows: InputT) -> RowsT:
         size = self.optimizer_options.loss_chunk
         if not len(rows):  # one row, cut off again: every parameter gets the gradient that DDP waits for, zero
-            return self._in_chunks(encode, _blank(rows))[:0]
+            return self._in_chunks(encode, _dummy_row(rows))[:0]
         if size is None:
             return encode(rows)
         parts: list[RowsT] = []
@@ -206,13 +206,13 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
 
     def training_step(self, batch: VideoTextBatch, batch_idx: int) -> Tensor:
         """Loss of the batch that all ranks hold together."""
-        counts = row_counts(len(batch))
+        counts = gather_counts(len(batch))
         nothing = not any(counts)
         if nothing:  # on no rank anything was decoded: a step with zero gradients keeps the ranks together
-            batch, counts = VideoTextBatch(_blank(batch.text), _blank(batch.video)), [1] * len(counts)
+            batch, counts = VideoTextBatch(_dummy_row(batch.text), _dummy_row(batch.video)), [1] * len(counts)
         texts, videos = self.encode(batch)
         texts, videos = gather(texts, counts), gather(videos, counts)
-        video_index = gather(Places(batch.text.video_index), counts).index
+        video_index = gather(ItemIndex(batch.text.video_index), counts).index
         losses = self.compute_losses(texts, videos, video_index)
         total = torch.stack(list(losses.values())).sum() * (not nothing)
         self.log_losses(losses, total, sum(counts))
@@ -303,7 +303,7 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
     def _finish(self, stage: Stage, prefix: str | None) -> None:
         split = self.datamodule.split_of(stage)
         for each in self.datamodule.splits.values():
-            merge_flags(each.reader.failed)
+            all_reduce_any(each.reader.failed)
         what = f"{self.datamodule.dataset} {split.name}"
         texts = join_batches(self._texts, f"{what} captions", shared=True)
         self._texts = []
@@ -335,7 +335,7 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         if has_codes(encoded) and self.evaluation.codes.database == "train":
             split = self.datamodule.database_split()
             database = encode_split(self, split, self.datamodule.evaluation_loaders(split), shared=True)
-            merge_flags(split.reader.failed)
+            all_reduce_any(split.reader.failed)
         return TrainingItems(bank, database)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -378,7 +378,7 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
             )
 
 
-def _blank(rows: InputT) -> InputT:
+def _dummy_row(rows: InputT) -> InputT:
     """One row that means nothing, with every place filled: of the same shapes."""
     return rows.map(lambda x: x.new_ones(1, *x.shape[1:]))
 

@@ -206,7 +206,7 @@ class SPTCH(AlternatingPasses[HashFeatures, CollaborativeGraph]):
         other = batch.augmented
         if other is None:
             if len(batch):
-                raise ConfigError(_NO_VIEW)
+                raise ConfigError(_NO_SECOND_VIEW)
             other = batch  # a rank without any row: shapes alone count
         return (
             replace(texts, augmented=self._in_chunks(self._text_codes, other.text).logits),
@@ -252,7 +252,7 @@ class SPTCH(AlternatingPasses[HashFeatures, CollaborativeGraph]):
         similarity = graph.block(rows)
         if self.variant != "cont":
             if not videos.augmented.shape[1] or not texts.augmented.shape[1]:
-                raise ConfigError(_NO_VIEW)
+                raise ConfigError(_NO_SECOND_VIEW)
             views = (videos.logits, texts.logits, videos.augmented, texts.augmented)
             losses["inter_modal"] = inter_modal_contrast(*views, self.temperature, video_index)  # Eq. 13
             losses["intra_modal"] = intra_modal_contrast(*views, self.temperature, video_index)  # Eq. 13
@@ -276,7 +276,7 @@ class SPTCH(AlternatingPasses[HashFeatures, CollaborativeGraph]):
         return codes
 
 
-_NO_VIEW = (
+_NO_SECOND_VIEW = (
     "a training batch has no second, augmented view, which the contrasts compare with: set data.augment.every=2; "
     "model.variant=cont does without"
 )

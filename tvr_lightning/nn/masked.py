@@ -26,12 +26,12 @@ def masked_softmax(x: Tensor, mask: Tensor, dim: int = -1) -> Tensor:
     >>> masked_softmax(torch.tensor([1.0, 1.0, 9.0]), torch.tensor([True, True, False]))
     tensor([0.5000, 0.5000, 0.0000])
     """
-    if nothing_masked(mask):
+    if all_valid(mask):
         return x.softmax(dim)
     # a finite floor: a row of -inf would be NaN, forward and backward
     return x.masked_fill(~mask, torch.finfo(x.dtype).min).softmax(dim) * mask
 
 
-def nothing_masked(mask: Tensor) -> bool:
+def all_valid(mask: Tensor) -> bool:
     """Whether passes over masked places can be saved; asked on the CPU only, a GPU would have to be waited for."""
     return mask.device.type == "cpu" and bool(mask.all())

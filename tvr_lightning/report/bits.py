@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
-from tvr_lightning.data.stores.files import written_atomically
+from tvr_lightning.data.stores.files import atomic_write
 from tvr_lightning.errors import RunError
 from tvr_lightning.report.columns import figure
 from tvr_lightning.report.comparison import database_of
@@ -99,6 +99,6 @@ def write_bits(runs: Sequence[Run], path: Path) -> Path:
         RunError: no run has hashing metrics, or the file cannot be written.
     """
     figure = draw_bits(runs)
-    with written_atomically(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png")
     return path

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from tvr_lightning.data.annotations.base import TEST
-from tvr_lightning.data.stores.files import written_atomically
+from tvr_lightning.data.stores.files import atomic_write
 from tvr_lightning.errors import ConfigError, DataError, DecodeError, nearest
 from tvr_lightning.evaluation import encode_videos, score_all
-from tvr_lightning.run.attention import LooksAtFrames, Pair, draw_attention, look_at
+from tvr_lightning.run.attention import HasFrameAttention, Pair, draw_attention, inspect_pair
 from tvr_lightning.run.load import load_run
 from tvr_lightning.types import TextInput
 
@@ -56,7 +56,7 @@ def open_run(path: Path) -> Inspected:
         RunError: no run folder. ConfigError: its method has nothing to draw. CheckpointError: no readable weights.
     """
     run = load_run(path)
-    if not isinstance(run.model, LooksAtFrames):
+    if not isinstance(run.model, HasFrameAttention):
         raise ConfigError(f"{path}: {type(run.model).__name__} has no attention over frames to draw")
     run.data.setup("test")
     return Inspected(f"{path.parent.name}/{path.name}", run.model, run.data)
@@ -102,7 +102,7 @@ def look(run: Inspected, caption: TextInput, video: int) -> Pair:
     clip = split.reader.read(video)
     if clip is None:
         raise DecodeError(f"video {split.records[video].video_id} cannot be decoded; choose another")
-    return look_at(run.model, run.data, caption, clip, split.records[video].video_id)
+    return inspect_pair(run.model, run.data, caption, clip, split.records[video].video_id)
 
 
 def matching_scores(run: Inspected, count: int = PAIRS) -> Tensor:
@@ -164,7 +164,7 @@ def inspect_run(path: Path, query: str, video_id: str | None = None, against: Se
     written = []
     for name, figure in (("attention", draw_attention(pair)), ("contrasts", draw_contrasts(pair, distributions))):
         target = folder / f"{stem}-{name}.png"
-        with written_atomically(target) as temporary:
+        with atomic_write(target) as temporary:
             figure.savefig(temporary, format="png")
         written.append(target)
     return written

@@ -26,7 +26,7 @@ from tvr_lightning.run.results import METRICS
 
 KEYS = ("program", "command", "method", "metric", "parameters", "name", "description", "project", "entity")
 COMMAND = 'command: [tvr, fit, --config, experiments/NAME.yaml, "${args}"]'
-OWN = ("config", "c", "run_id")
+RESERVED_OPTIONS = ("config", "c", "run_id")
 NO_CHANGE = ("tracker", "runs_dir", "experiment")  # a run under these settings gives the same figures
 LONGEST_NAME = 160
 GRACE_S = 5.0
@@ -54,7 +54,7 @@ class Point:
         """The run folder that holds its result."""
         return next((p for p in self.attempts() if (p / METRICS).is_file()), None)
 
-    def free_id(self) -> str:
+    def next_run_id(self) -> str:
         """A run id that no folder has: the name, or `NAME_attempt-2` and so on after runs that did not finish."""
         names = itertools.chain([self.name], (f"{self.name}_attempt-{i}" for i in itertools.count(2)))
         return next(name for name in names if not (self.home / name).exists())
@@ -78,7 +78,7 @@ def read_grid(file: Path, base: str | None = None, overrides: Sequence[str] = ()
     experiment, shared = base or own_base, [*shared, *overrides]
     settings = _settings(shared)
     for name in settings:
-        if name in OWN:
+        if name in RESERVED_OPTIONS:
             raise ConfigError(f"--{name}: a grid sets this itself; --base FILE replaces its experiment")
         if name in map(_short, axes):
             raise ConfigError(f"--{name} is varied or set by {file}; take it out of one of the two")
@@ -118,7 +118,7 @@ def run_grid(points: Sequence[Point]) -> tuple[list[Path], dict[str, int]]:
             print(f"{place}: finished already, see {done}; remove that folder to run the point again", flush=True)
             results.append(done)
             continue
-        run_id = point.free_id()
+        run_id = point.next_run_id()
         for folder in point.attempts():
             print(
                 f"{place}: {folder} was begun and has no result ({METRICS}); it stays as it is and the point runs as "
@@ -151,7 +151,7 @@ def describe(points: Sequence[Point]) -> str:
     lines = []
     for point in points:
         done = point.finished()
-        command = shlex.join(["tvr", "fit", *point.words, f"--run_id={point.free_id()}"])
+        command = shlex.join(["tvr", "fit", *point.words, f"--run_id={point.next_run_id()}"])
         lines.append(f"# finished already: {done}" if done else command)
     return "\n".join(lines)
 
@@ -228,7 +228,7 @@ def _parameters(parameters: Any, file: Path) -> dict[str, list[Any]]:
     axes: dict[str, list[Any]] = {}
     for name, part in parameters.items():
         where = f"{file}: parameters.{name}"
-        if name in OWN + NO_CHANGE:
+        if name in RESERVED_OPTIONS + NO_CHANGE:
             raise ConfigError(f"{where}: a grid sets this itself; name the experiment in `command`")
         if not isinstance(part, dict) or part.keys() not in ({"value"}, {"values"}):
             raise ConfigError(f"{where} is {part!r}; a parameter of a grid has `values: [...]` or `value: x`")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @runtime_checkable
-class LooksAtFrames(Protocol):
+class HasFrameAttention(Protocol):
     """A method whose attention and contrasts can be drawn."""
 
     contrasts: tuple[str, ...]
@@ -56,11 +56,11 @@ class Pair:
 
 
 @torch.no_grad()
-def look_at(
+def inspect_pair(
     model: RetrievalModule[Any, Any], data: VideoTextDataModule, caption: TextInput, clip: VideoInput, video_id: str
 ) -> Pair:
     """What a method sees in one caption and one decoded clip."""
-    assert isinstance(model, LooksAtFrames)
+    assert isinstance(model, HasFrameAttention)
     texts, videos = model.encode_text(caption.to(model.device)), model.encode_video(clip.to(model.device))
     words = data.tokenizer.words(caption.tokens[0])
     exists = clip.frame_mask[0]

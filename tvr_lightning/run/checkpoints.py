@@ -20,7 +20,7 @@ from tvr_lightning.run.results import CHECKPOINTS, CONFIG, METRICS
 
 LAST = "last.ckpt"
 # what may differ in a run that goes on: where things lie and how often they are kept, nothing that a result depends on
-FREE = (
+CHANGEABLE_ON_RESUME = (
     *("run_id", "runs_dir", "ckpt_path", "resume", "checkpoint_every", "tracker"),
     *("data.num_workers", "data.cache_frames", "data.cache_dir", "data.cache_gib"),
 )
@@ -149,7 +149,7 @@ def check_settings(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def _is_free(key: str) -> bool:
-    return any(key == name or key.startswith(f"{name}.") for name in FREE)
+    return any(key == name or key.startswith(f"{name}.") for name in CHANGEABLE_ON_RESUME)
 
 
 def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
@@ -162,7 +162,7 @@ def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
+def run_folder_lock(folder: Path) -> Iterator[None]:
     """Marks a run folder as in use while the block runs; the mark goes with the process, however it ends.
 
     It is a lock on `config.yaml`, of the kind that worker processes do not inherit.

@@ -53,7 +53,7 @@ def encode_run(path: Path, split: SplitName, out: Path | None = None) -> tuple[P
             "is for hashing methods"
         )
     data.splits = {split: chosen}  # frozen encoders run over no other; what a run kept of them is read
-    data.keep_features(model.frozen_video(), model.frozen_text(), device)
+    data.precompute_features(model.frozen_video(), model.frozen_text(), device)
     encoded = encode_split(model, chosen, data.evaluation_loaders(chosen))
     codes = {
         "text": Codes.pack(encoded.texts.real, [caption_id(chosen, i) for i in encoded.caption_ids.tolist()]),

@@ -13,7 +13,7 @@ from tvr_lightning.run.build import ExperimentCLI, resolved_config
 from tvr_lightning.run.checkpoints import check_settings, find_unfinished
 from tvr_lightning.run.results import CHECKPOINTS, METRICS, PREDICTIONS
 
-ATTEMPT = "TVR_RUN_ID"  # processes that Lightning starts for further devices write to the same run
+RUN_FOLDER_VARIABLE = "TVR_RUN_ID"  # processes that Lightning starts for further devices write to the same run
 
 
 def run_home(config: Any) -> Path:
@@ -33,13 +33,13 @@ def resumed_folder(cli: ExperimentCLI, command: str) -> Path:
         raise ConfigError(
             "--resume goes on with a run that did not finish: it is for `tvr fit`, and --ckpt_path is for new runs"
         )
-    if "LOCAL_RANK" in os.environ and ATTEMPT in os.environ:
-        return Path(os.environ[ATTEMPT])
+    if "LOCAL_RANK" in os.environ and RUN_FOLDER_VARIABLE in os.environ:
+        return Path(os.environ[RUN_FOLDER_VARIABLE])
     folder = find_unfinished(run_home(config), config.resume)
     if config.run_id not in (None, folder.name):
         raise ConfigError(f"--resume goes on in {folder}; --run_id={config.run_id} names another folder")
     check_settings(folder, resolved_config(cli))
-    os.environ[ATTEMPT] = str(folder)
+    os.environ[RUN_FOLDER_VARIABLE] = str(folder)
     return folder
 
 
@@ -50,8 +50,8 @@ def make_run_folder(config: Any) -> Path:
         RunError: the folder exists, or cannot be made.
         ConfigError: the processes of a cluster need a common name.
     """
-    if ATTEMPT in os.environ and "LOCAL_RANK" in os.environ:
-        return Path(os.environ[ATTEMPT])
+    if RUN_FOLDER_VARIABLE in os.environ and "LOCAL_RANK" in os.environ:
+        return Path(os.environ[RUN_FOLDER_VARIABLE])
     rank = next((int(os.environ[name]) for name in ("RANK", "SLURM_PROCID") if name in os.environ), None)
     run_id = config.run_id
     if run_id is None:
@@ -68,7 +68,7 @@ def make_run_folder(config: Any) -> Path:
             ) from None
         except OSError as error:
             raise RunError(f"cannot make the run folder {folder}: {error.strerror}; set --runs_dir") from None
-    os.environ[ATTEMPT] = str(folder)
+    os.environ[RUN_FOLDER_VARIABLE] = str(folder)
     return folder
 
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tvr_lightning.data.stores.files import written_atomically
+from tvr_lightning.data.stores.files import atomic_write
 from tvr_lightning.errors import RunError, nearest
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def write_ranks(path: Path, result: EvaluationResult, split: Split) -> None:
                 }
             )
         )
-    with written_atomically(path) as temporary:
+    with atomic_write(path) as temporary:
         pq.write_table(pa.concat_tables(tables), temporary)
 
 

@@ -16,23 +16,23 @@ from pytorch_lightning.trainer.states import TrainerStatus
 
 from tvr_lightning.config.objects import build_reader
 from tvr_lightning.data.annotations.base import TEST
-from tvr_lightning.data.stores.files import written_atomically
+from tvr_lightning.data.stores.files import atomic_write
 from tvr_lightning.errors import INTERRUPTED, ConfigError
 from tvr_lightning.run.build import ExperimentCLI, build_cli, dump_config, resolved_config
 from tvr_lightning.run.callbacks.attention import AttentionFigures
 from tvr_lightning.run.callbacks.curves import Curves
-from tvr_lightning.run.callbacks.faults import Siblings, explained
+from tvr_lightning.run.callbacks.faults import RankWatchdog, readable_error
 from tvr_lightning.run.callbacks.galleries import Galleries
 from tvr_lightning.run.callbacks.guard import FiniteLoss
 from tvr_lightning.run.callbacks.hashing_plots import HashingPlots
-from tvr_lightning.run.callbacks.progress import Bar, StartSummary, Throughput
+from tvr_lightning.run.callbacks.progress import ProgressBar, StartSummary, Throughput
 from tvr_lightning.run.callbacks.resume import KeepLast
 from tvr_lightning.run.callbacks.run_folder import RunFolder
 from tvr_lightning.run.checkpoints import (
     LAST,
     AtomicCheckpointIO,
     find_checkpoint,
-    held,
+    run_folder_lock,
 )
 from tvr_lightning.run.folders import make_run_folder, remove_without_result, resumed_folder, run_home
 from tvr_lightning.run.results import CHECKPOINTS, CONFIG
@@ -47,7 +47,7 @@ def run(command: str, arguments: Mapping[str, Any], flags: Sequence[str] = ()) -
         arguments: a composed experiment; see `arguments.read_arguments`.
         flags: `--help` or `--print_config`.
     """
-    _quieten()
+    _silence_lightning()
     if not flags:
         check_annotations(arguments)
     cli = build_cli(arguments, flags)
@@ -59,7 +59,7 @@ def run(command: str, arguments: Mapping[str, Any], flags: Sequence[str] = ()) -
     try:
         finished = _execute(cli, command, folder, is_new)
     except Exception as error:
-        readable = explained(error)
+        readable = readable_error(error)
         if readable is None:
             raise
         raise readable from error
@@ -126,11 +126,11 @@ def _execute(cli: ExperimentCLI, command: str, folder: Path, is_new: bool) -> bo
     with ExitStack() as use:
         if is_first_rank():
             if is_new:
-                with written_atomically(folder / CONFIG) as temporary:
+                with atomic_write(folder / CONFIG) as temporary:
                     temporary.write_text(dump_config(resolved_config(cli)), encoding="utf-8")
-            use.enter_context(held(folder))
+            use.enter_context(run_folder_lock(folder))
         trainer = make_trainer(cli, command, folder)
-        next(c for c in trainer.callbacks if isinstance(c, Siblings)).watch(trainer)  # type: ignore[attr-defined]
+        next(c for c in trainer.callbacks if isinstance(c, RankWatchdog)).watch(trainer)  # type: ignore[attr-defined]
         try:
             if command == "fit":
                 trainer.fit(cli.model, cli.datamodule, **weights)
@@ -144,7 +144,7 @@ def _execute(cli: ExperimentCLI, command: str, folder: Path, is_new: bool) -> bo
     return True
 
 
-def _quieten() -> None:
+def _silence_lightning() -> None:
     """Silences what Lightning says about itself; its warnings about the run stay."""
     for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -181,7 +181,7 @@ def make_trainer(cli: ExperimentCLI, command: str, folder: Path) -> Trainer:
         StartSummary(),
         Throughput(),
         FiniteLoss(),
-        Siblings(),
+        RankWatchdog(),
         RunFolder(folder, config.experiment, encoder, config.seed_everything),
         Curves(folder),
         HashingPlots(folder),
@@ -191,7 +191,7 @@ def make_trainer(cli: ExperimentCLI, command: str, folder: Path) -> Trainer:
     if settings["logger"] and command == "fit":
         callbacks.append(LearningRateMonitor("step"))
     if settings["enable_progress_bar"] is not False and sys.stderr.isatty():
-        callbacks.append(Bar())
+        callbacks.append(ProgressBar())
     else:
         settings["enable_progress_bar"] = False
     if not smoke and settings["enable_checkpointing"] is not False:

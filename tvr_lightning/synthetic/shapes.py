@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tvr_lightning.data.tools.parallel import run_all
+from tvr_lightning.data.tools.parallel import map_in_processes
 from tvr_lightning.errors import ConfigError, DataError, few
 from tvr_lightning.synthetic.plan import CAPTIONS_PER_VIDEO, VERSION, plan_shapes, probe_counts, split_sizes
 from tvr_lightning.synthetic.rendering import write_video
@@ -108,7 +108,7 @@ def export_shapes(reader: Annotations, num_videos: int = 24, seed: int = 0, work
         for parent in {file.parent for file in files}:
             parent.mkdir(parents=True, exist_ok=True)
         jobs = [(video.scene, file) for video, file in zip(plan.videos, files, strict=True)]
-        run_all(_write, jobs, workers, "shapes", chunk=16, jobs_per_worker=100)
+        map_in_processes(_write, jobs, workers, "shapes", chunk=16, jobs_per_worker=100)
         written = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
         content = {**_manifest(layout, num_videos, seed), "files": written}
         (folder / MANIFEST).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -46,7 +46,7 @@ class Mean(nn.Module):
 
 def keep(data: Any, encoder: Mean, fingerprint: str = "mean") -> None:
     video = Frozen(encoder, encoder.video, fingerprint)
-    data.keep_features(video, Frozen(encoder, encoder.text, fingerprint), CPU)
+    data.precompute_features(video, Frozen(encoder, encoder.text, fingerprint), CPU)
 
 
 def values(count: int, calls: list[range]) -> Callable[[Sequence[range]], Iterable[dict[str, Tensor]]]:
@@ -292,7 +292,7 @@ def test_loaders_give_features_instead_of_frames(make_data: Callable[..., Any], 
     batch = next(iter(data.train_dataloader()))
     assert batch.video.has_features
     assert batch.text.has_features
-    assert data.splits["train"].reader.nothing().features.shape == (0, *batch.video.features.shape[1:])
+    assert data.splits["train"].reader.empty_input().features.shape == (0, *batch.video.features.shape[1:])
 
     other, calls = make_data(cache_dir=str(tmp_path)), encoder.calls
     other.setup("fit")

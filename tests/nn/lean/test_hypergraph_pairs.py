@@ -159,7 +159,7 @@ def test_what_waits_for_the_backward_pass_is_set_by_the_chunk(monkeypatch: pytes
 
     assert kept(8) < kept(64) / 5
     assert kept(None) > kept(64) / 2
-    monkeypatch.setattr("tvr_lightning.nn.lean.pair_scorer.KEPT", 63)
+    monkeypatch.setattr("tvr_lightning.nn.lean.pair_scorer.MAX_STORED_PAIRS", 63)
     assert kept(None) < kept(64) / 5
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from tvr_lightning.data.stores.store import Store, StoreFullError, key_of
-from tvr_lightning.distributed import ranks, together
+from tvr_lightning.distributed import raise_on_all_ranks, ranks
 from tvr_lightning.errors import ConfigError, DataError
 
 Block = dict[str, Tensor]  # `features` (N, n, F), `mask` (N, n) and `failed` (N,) of neighbouring items
@@ -99,7 +99,8 @@ class FeatureStore:
         wanted = dict(zip(names, spans, strict=True))
         rank, world = ranks()
         began = time.monotonic()
-        with together():  # the shares of several ranks, then what another machine's ranks keep on another disk
+        # the shares of several ranks, then what another machine's ranks keep on another disk
+        with raise_on_all_ranks():
             missing = self._missing(wanted)
             if missing and not rank:
                 count = sum(len(span) for span in missing.values())
@@ -107,7 +108,7 @@ class FeatureStore:
                       file=sys.stderr, flush=True)  # fmt: skip
             share = set(names[rank::world])
             self._fill(wanted, {key: span for key, span in missing.items() if key in share}, compute)
-        with together():
+        with raise_on_all_ranks():
             self._fill(wanted, self._missing(wanted), compute)
         if missing and not rank:
             print(f"{what}: done in {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)

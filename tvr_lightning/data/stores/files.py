@@ -14,7 +14,7 @@ from tvr_lightning.errors import ConfigError, RunError
 
 
 @contextmanager
-def written_atomically(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Gives a temporary name beside `path`; it replaces `path` when the block ends well, else nothing is left.
 
     Raises:
@@ -39,7 +39,7 @@ def written_atomically(path: Path) -> Iterator[Path]:
 def write_json(path: Path, content: Any) -> None:
     """Writes JSON atomically; a number that is not finite is refused."""
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-    with written_atomically(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

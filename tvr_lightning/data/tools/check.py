@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import av
 
-from tvr_lightning.data.tools.parallel import run_all
+from tvr_lightning.data.tools.parallel import map_in_processes
 from tvr_lightning.data.video.container import OpenVideo, demux, first_that_decodes, scan
 from tvr_lightning.data.video.decoding import intact_frames
 from tvr_lightning.errors import DataError, DecodeError
@@ -30,7 +30,7 @@ _TAIL = 1.0  # seconds before the promised end where packets are looked for
 _HASHED = 1 << 20  # bytes read at a time
 
 
-class Verdict(NamedTuple):
+class FileStatus(NamedTuple):
     """What a file turned out to be.
 
     Attributes:
@@ -138,7 +138,7 @@ def check_dataset(
             wanted[name] = records
     began = time.perf_counter()
     files = sorted({r.video_path for records in wanted.values() for r in records if r.video_path.is_file()})
-    verdicts = dict(zip(files, run_all(_Inspect(full), files, workers, "decoding", chunk=4), strict=True))
+    verdicts = dict(zip(files, map_in_processes(_Inspect(full), files, workers, "decoding", chunk=4), strict=True))
     twins = _duplicates(wanted, verdicts, workers)
     check.files, check.seconds = len(files), time.perf_counter() - began
     if known:  # with a split's list unknown, its files would stand here by mistake
@@ -160,7 +160,7 @@ def check_dataset(
 def _check_split(
     name: str,
     records: Sequence[Record],
-    verdicts: dict[Path, Verdict],
+    verdicts: dict[Path, FileStatus],
     near: dict[str, list[str]],
     lists: dict[str, list[dict[str, Any]]],
 ) -> SplitCheck:
@@ -188,19 +188,19 @@ class _Inspect:
 
     full: bool
 
-    def __call__(self, path: Path) -> Verdict:
+    def __call__(self, path: Path) -> FileStatus:
         return inspect_file(path, self.full)
 
 
-def inspect_file(path: Path, full: bool = False) -> Verdict:
+def inspect_file(path: Path, full: bool = False) -> FileStatus:
     """Decodes the first frame of a video, or all; says what is wrong instead of raising."""
     try:
         return first_that_decodes(path, lambda video: _inspect_stream(video, full))
     except DecodeError as error:
-        return Verdict("undecodable", str(error).removeprefix(f"{path}: "))
+        return FileStatus("undecodable", str(error).removeprefix(f"{path}: "))
 
 
-def _inspect_stream(video: OpenVideo, full: bool) -> Verdict:
+def _inspect_stream(video: OpenVideo, full: bool) -> FileStatus:
     faults: list[str] = []
     count = 0
     for _ in intact_frames(video, faults):
@@ -210,16 +210,16 @@ def _inspect_stream(video: OpenVideo, full: bool) -> Verdict:
     if not count:
         raise DecodeError(f"{video.path}: no frame decodes ({faults[0] if faults else 'the stream holds none'})")
     if not full and _reaches_its_end(video):
-        return Verdict("ok")
+        return FileStatus("ok")
     with video.reopened() as fresh:
         packets = scan(fresh)
     _, stop, end, _ = packets.timeline
     if end > stop:
-        return Verdict("damaged", f"cut off: the header promises {end:.1f} s, the file ends after {stop:.1f} s")
+        return FileStatus("damaged", f"cut off: the header promises {end:.1f} s, the file ends after {stop:.1f} s")
     if full and (faults or packets.fault or count < len(packets.ticks)):
         why = next(iter(faults), packets.fault or "no reason given")
-        return Verdict("damaged", f"{min(count, len(packets.ticks))} of {len(packets.ticks)} frames decode ({why})")
-    return Verdict("ok")
+        return FileStatus("damaged", f"{min(count, len(packets.ticks))} of {len(packets.ticks)} frames decode ({why})")
+    return FileStatus("ok")
 
 
 def _reaches_its_end(video: OpenVideo) -> bool:
@@ -255,7 +255,7 @@ def _duplicates(wanted: dict[str, list[Record]], verdicts: Iterable[Path], worke
             sizes[status.st_size].append(path)
         files[status.st_dev, status.st_ino].append(path)
     alike = [path for paths in sizes.values() if len(paths) > 1 for path in paths]
-    digests = dict(zip(alike, run_all(_digest, alike, workers, "comparing", chunk=8), strict=True))
+    digests = dict(zip(alike, map_in_processes(_digest, alike, workers, "comparing", chunk=8), strict=True))
     contents: dict[object, list[Path]] = defaultdict(list)
     for paths in files.values():
         contents[digests.get(paths[0]) or paths[0]] += paths

@@ -20,7 +20,7 @@ import numpy as np
 from av.video.reformatter import ColorRange, VideoReformatter
 from numpy.typing import NDArray
 
-from tvr_lightning.data.tools.parallel import run_all, stop_if_asked
+from tvr_lightning.data.tools.parallel import map_in_processes, stop_if_asked
 from tvr_lightning.data.video.container import OpenVideo, first_that_decodes, scan
 from tvr_lightning.data.video.decoding import numbered_frames
 from tvr_lightning.data.video.pixels import FILTER, orientation, square_pixels
@@ -118,7 +118,9 @@ def _compress(source: Path, destination: Path, fps: float, short_side: int, work
             jobs.append(_Job(path, target, fps, short_side))
     for folder in sorted({job.target.parent for job in jobs}):
         folder.mkdir(parents=True, exist_ok=True)
-    for job, outcome in zip(jobs, run_all(_work, jobs, workers, "compressing", jobs_per_worker=2), strict=True):
+    for job, outcome in zip(
+        jobs, map_in_processes(_work, jobs, workers, "compressing", jobs_per_worker=2), strict=True
+    ):
         name = str(job.source.relative_to(source))
         if outcome.failure:
             done.failed[name] = outcome.failure

@@ -29,7 +29,7 @@ class Stopped(BaseException):
     """Raised inside a long job after Ctrl-C; no handler of errors may take it for one."""
 
 
-def run_all(
+def map_in_processes(
     work: Callable[[_Job], _Result],
     jobs: Sequence[_Job],
     workers: int | None,

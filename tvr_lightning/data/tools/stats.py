@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import av
 import numpy as np
 
-from tvr_lightning.data.tools.parallel import run_all
+from tvr_lightning.data.tools.parallel import map_in_processes
 from tvr_lightning.data.video.container import MAX_SECONDS, OpenVideo, first_that_decodes, scan
 from tvr_lightning.errors import DecodeError
 
@@ -80,7 +80,7 @@ def describe_dataset(annotations: Annotations, workers: int | None = None) -> li
     splits = {name: annotations.load(name) for name in annotations.splits}
     paths = [record.video_path for records in splits.values() for record in records]
     files = [path for path in paths if path.is_file()]
-    seconds = dict(zip(files, run_all(seconds_of, files, workers, "reading", chunk=16), strict=True))
+    seconds = dict(zip(files, map_in_processes(seconds_of, files, workers, "reading", chunk=16), strict=True))
     described = []
     for name, records in splits.items():
         found = [seconds[r.video_path] for r in records if r.video_path in seconds]
@@ -133,8 +133,8 @@ def draw_histograms(dataset: str, splits: Sequence[SplitStatistics]) -> dict[str
         shown = [split for split in splits if len(split.values[name])]
         if not shown:
             continue
-        together = np.concatenate([split.values[name] for split in shown])
-        edges = _edges(together, whole=name != "duration")
+        joined = np.concatenate([split.values[name] for split in shown])
+        edges = _edges(joined, whole=name != "duration")
         figure = Figure(figsize=(7.0, 0.9 + 1.7 * len(shown)), dpi=110, layout="constrained")
         panels = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
         for axes, split in zip(panels, shown, strict=True):

@@ -79,7 +79,7 @@ class CachedTriples(TripleExtractor):
                     marks = ",".join("?" * len(block))
                     rows |= dict(file.execute(f"SELECT key, triples FROM triples WHERE key IN ({marks})", block))
         except sqlite3.Error as error:
-            self._mend(error)
+            self._repair(error)
             return {}
         known, broken = {}, 0
         for caption, key in keys.items():
@@ -98,7 +98,7 @@ class CachedTriples(TripleExtractor):
             with self._open() as file, file:
                 file.executemany("INSERT OR REPLACE INTO triples VALUES (?, ?)", rows)
         except sqlite3.Error as error:
-            self._mend(error)
+            self._repair(error)
         except OSError as error:
             _log.warning("triples are not kept: %s: %s", self.path, error.strerror)
 
@@ -109,7 +109,7 @@ class CachedTriples(TripleExtractor):
             file.execute("CREATE TABLE IF NOT EXISTS triples (key BLOB PRIMARY KEY, triples TEXT) WITHOUT ROWID")
             yield file
 
-    def _mend(self, error: sqlite3.Error) -> None:
+    def _repair(self, error: sqlite3.Error) -> None:
         """Removes a file that is no cache, unless another process has done so."""
         if not _is_broken(error):
             _log.warning("triples are not kept: %s: %s", self.path, error)

@@ -166,7 +166,7 @@ def _tagged(texts: list[str], spans: list[Span]) -> list[Piece]:
     lower = [text.lower() for text in plain]
     # shouted captions are full of names otherwise
     tags = _tagger().tag_sent(lower if "".join(plain).isupper() else plain, taglevel=0)
-    tags = _mend(lower, [str(tag) for tag in tags])
+    tags = _repair(lower, [str(tag) for tag in tags])
     pieces = []
     place = 0
     while place < len(texts):
@@ -211,7 +211,7 @@ def _can_be(word: str, tags: Sequence[str], ending: str, within: float = math.in
     )
 
 
-def _mend(words: list[str], given: list[str]) -> list[str]:
+def _repair(words: list[str], given: list[str]) -> list[str]:
     """Corrects tags from left to right."""
     tags = list(given)
     last = len(words) - 1

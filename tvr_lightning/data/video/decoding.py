@@ -1,7 +1,8 @@
 """Frames by their numbers: in order from where a file stands, or only what the wanted ones need, by seeking.
 
-Decoding by seeking jumps to a key frame where that spares more than `JUMP` packets and passes over frames that no other
-frame refers to. Where it does not turn out exactly as the packets promise, everything is decoded from the start.
+Decoding by seeking jumps to a key frame where that spares more than `MIN_PACKETS_TO_SEEK` packets and passes over
+frames that no other frame refers to. Where it does not turn out exactly as the packets promise, everything is decoded
+from the start.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from tvr_lightning.data.video.container import OpenVideo, Packets, demux, reason
 
 _log = logging.getLogger(__name__)
 
-JUMP = 12
+MIN_PACKETS_TO_SEEK = 12
 """Packets that a seek must spare: emptying and refilling a decoder that reorders frames costs about as much."""
 
 _SKIPPING = ("h264", "hevc")  # decoders known to heed `skip_frame` packet by packet; dav1d, for one, does not
@@ -135,7 +136,7 @@ def _runs(packets: Packets, wanted: NDArray[np.int64]) -> Iterator[tuple[int, li
     """Groups wanted frames into runs that are decoded without a seek, each with its key frame."""
     key, run, reached = 0, list[int](), 0
     for frame in wanted.tolist():
-        if run and packets.order[packets.key[frame]] - reached > JUMP:
+        if run and packets.order[packets.key[frame]] - reached > MIN_PACKETS_TO_SEEK:
             yield key, run
             run = []
         if not run:

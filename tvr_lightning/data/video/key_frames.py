@@ -1,7 +1,7 @@
 """Key frames: the frames that differ most from what came before (LEAN's visual nodes, Sec. 3.1.1).
 
-The segment is decoded once, each frame shrunk to `LOW` pixels, and one number a frame is kept. Then only the chosen
-frames are decoded in full size, by the decoder that every other sampling uses.
+The segment is decoded once, each frame shrunk to `THUMBNAIL_SIDE` pixels, and one number a frame is kept. Then only
+the chosen frames are decoded in full size, by the decoder that every other sampling uses.
 
 The measure follows the content score of PySceneDetect (mean difference of hue, saturation and brightness) with two
 changes that keep noise out of it: hue goes round in a circle, and what has little colour has little hue, so hue counts
@@ -27,7 +27,7 @@ from tvr_lightning.data.video.pixels import Resizer
 from tvr_lightning.data.video.sampling import choose_frames
 from tvr_lightning.errors import ConfigError
 
-LOW = 32
+THUMBNAIL_SIDE = 32
 """Height and width of the pictures that are compared: the same centre square that is shown, averaged."""
 
 STATIC = 0.5
@@ -177,7 +177,7 @@ def _changes_from_here(video: OpenVideo, packets: Packets, frames: NDArray[np.in
     changes = np.full(len(frames), np.nan)
     first, last = int(frames[0]), int(frames[-1])
     before: NDArray[np.float32] | None = None
-    shrink = Resizer(LOW, video)
+    shrink = Resizer(THUMBNAIL_SIDE, video)
     for number, frame in numbered_frames(video, packets, []):
         if number > last:
             break

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch_geometric.nn import GATConv
 
-from tvr_lightning.nn.masked import masked_softmax, nothing_masked
+from tvr_lightning.nn.masked import all_valid, masked_softmax
 
 Readout = Literal["softmax", "identity"]
 
@@ -149,7 +149,7 @@ class MPAA(nn.Module):
         logits = self._activate(target[:, :, :, None] + source.mT[:, None])  # (L, N, H, N), targets first
         exists = mask[:, None, None]
         weights = self.dropout(masked_softmax(logits, exists))
-        if not nothing_masked(mask):
+        if not all_valid(mask):
             logits = logits.masked_fill(~exists, torch.finfo(logits.dtype).min)
         by_head = values.transpose(1, 2).contiguous()  # (L, H, N, C)
         # Eq. 6 and Eq. 7 as far as no root is needed

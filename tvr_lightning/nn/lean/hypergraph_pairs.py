@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from tvr_lightning.nn.lean.hypergraph import SLOPE, Kind, LEANConv
 from tvr_lightning.nn.lean.variational import Gaussian, HypergraphGaussian, Readout, standard_normal
-from tvr_lightning.nn.masked import masked_softmax, nothing_masked
+from tvr_lightning.nn.masked import all_valid, masked_softmax
 
 WHOLE: tuple[Kind, ...] = ("text", "global", "visual")  # words and visual nodes each belong to neighbours in this row
 
@@ -294,7 +294,7 @@ def _means(kinds: Sequence[Kind], x: PairNodes, word_sum: Tensor, visual_sum: Te
 
 def _sum(x: Tensor, mask: Tensor) -> Tensor:
     """Sum over the second-last dimension where the mask is True."""
-    if nothing_masked(mask):
+    if all_valid(mask):
         return x.sum(-2)
     return x.masked_fill(~mask[..., None], 0).sum(-2)
 

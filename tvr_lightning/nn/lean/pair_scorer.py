@@ -35,7 +35,7 @@ from tvr_lightning.nn.lean.variational import HypergraphGaussian, Readout, gauss
 Network = Literal["lean", "none", "hgnn", "uncertain_gcn", "gcn", "gat"]
 NETWORKS: tuple[Network, ...] = get_args(Network)
 CHUNK = {"cpu": 96, "gpu": 1024}  # pairs; small chunks stay in a processor's cache
-KEPT = 1024  # pairs, those of a batch of 32, whose activations may wait for the backward pass
+MAX_STORED_PAIRS = 1024  # pairs, those of a batch of 32, whose activations may wait for the backward pass
 
 
 class PairScores(NamedTuple):
@@ -137,7 +137,8 @@ class HypergraphScorer(nn.Module):
             frame_mask: (V, n) bool.
             with_divergence: whether divergences are wanted.
             chunk: pairs computed at a time, which sets the peak memory: with gradients, chunks are computed again in
-                the backward pass instead of being kept. When None it is `CHUNK`, and up to `KEPT` pairs are kept.
+                the backward pass instead of being kept. When None it is `CHUNK`, and up to
+                `MAX_STORED_PAIRS` pairs are kept.
         """
         words = words.masked_fill(~word_mask[..., None], 0).to(self.readout.score.weight.dtype)
         visual, visual_mask = visual_nodes(frames.masked_fill(~frame_mask[..., None], 0).to(words.dtype), frame_mask)
@@ -145,7 +146,7 @@ class HypergraphScorer(nn.Module):
         for conv in self._convs[:1]:
             of_texts, of_videos = project(conv, words), project(conv, visual)
         num_texts, num_videos = len(words), len(visual)
-        kept = chunk or KEPT
+        kept = chunk or MAX_STORED_PAIRS
         chunk = chunk or CHUNK["cpu" if words.device.type == "cpu" else "gpu"]
         again = torch.is_grad_enabled() and num_texts * num_videos > kept
         columns = min(num_videos, chunk)

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from tvr_lightning.nn.masked import masked_softmax, nothing_masked
+from tvr_lightning.nn.masked import all_valid, masked_softmax
 
 Reorganisation = Literal["removal", "fusion", "none"]
 FEW = 4  # up to so many values insertion beats sorting
@@ -59,7 +59,7 @@ def reorganise(
     missing = max(0, keep - similarities.shape[-1])
     floor = torch.finfo(similarities.dtype).min
     fused = kind == "fusion"
-    filled = similarities if nothing_masked(mask) else similarities.masked_fill(~mask, floor)
+    filled = similarities if all_valid(mask) else similarities.masked_fill(~mask, floor)
     if keep - missing <= FEW and not fused and not (torch.is_grad_enabled() and similarities.requires_grad):
         largest = _largest(filled, keep - missing)
     else:

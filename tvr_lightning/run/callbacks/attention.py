@@ -10,7 +10,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 
 from tvr_lightning.methods.base import RetrievalModule
-from tvr_lightning.run.attention import LooksAtFrames, draw_attention, look_at
+from tvr_lightning.run.attention import HasFrameAttention, draw_attention, inspect_pair
 
 QUERIES = 4
 
@@ -23,7 +23,7 @@ class AttentionFigures(Callback):
         loggers = [x for x in trainer.loggers if isinstance(x, WandbLogger | TensorBoardLogger)]
         if not (trainer.is_global_zero and loggers and isinstance(pl_module, RetrievalModule)):
             return
-        if not isinstance(pl_module, LooksAtFrames) or not pl_module.conditioned:
+        if not isinstance(pl_module, HasFrameAttention) or not pl_module.conditioned:
             return
         data = trainer.datamodule  # type: ignore[attr-defined]
         split = data.split_of("test")
@@ -33,7 +33,7 @@ class AttentionFigures(Callback):
             text = split.captions.rows(torch.tensor([caption]))
             clip = split.reader.read(int(text.video_index))
             if clip is not None:
-                pair = look_at(pl_module, data, text, clip, split.records[int(text.video_index)].video_id)
+                pair = inspect_pair(pl_module, data, text, clip, split.records[int(text.video_index)].video_id)
                 pictures.append((pair, _image(draw_attention(pair))))
         for logger in loggers:
             if isinstance(logger, WandbLogger):

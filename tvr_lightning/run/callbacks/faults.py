@@ -24,7 +24,7 @@ WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*)", re.DO
 MEMORY = "usually memory ran out"
 
 
-class Siblings(Callback):
+class RankWatchdog(Callback):
     """Watches the ranks of this machine that Lightning started: when one dies, the others end with the reason.
 
     Without it a rank that lives on waits for the dead one in a collective until the process group's timeout, or is
@@ -88,7 +88,7 @@ def _end(reason: str, code: int, processes: list[Popen[Any]]) -> None:
     os._exit(code)
 
 
-def explained(error: BaseException) -> TVRError | None:
+def readable_error(error: BaseException) -> TVRError | None:
     """What a user should read in place of an error that came from a worker process; None for any other.
 
     Args:

@@ -8,7 +8,7 @@ from pathlib import Path
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 
-from tvr_lightning.data.stores.files import write_json, written_atomically
+from tvr_lightning.data.stores.files import atomic_write, write_json
 from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.run.hashing_curves import PR_CURVE, PR_FIGURE, curve_points, draw_precision_recall
 
@@ -35,7 +35,7 @@ class HashingPlots(Callback):
         figure = draw_precision_recall(points, f"{facts['bits']} bits, database {facts['database']}")
         content = io.BytesIO()
         figure.savefig(content, format="png")
-        with written_atomically(self.path / PR_FIGURE) as temporary:
+        with atomic_write(self.path / PR_FIGURE) as temporary:
             temporary.write_bytes(content.getvalue())
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger | TensorBoardLogger):

@@ -73,7 +73,7 @@ class Throughput(Callback):
         )
 
 
-class Bar(TQDMProgressBar):
+class ProgressBar(TQDMProgressBar):
     """Lightning's bar, without the version number among the metrics."""
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
-from tvr_lightning.data.stores.files import written_atomically
+from tvr_lightning.data.stores.files import atomic_write
 from tvr_lightning.errors import ConfigError, RunError
 
 METADATA = "tvr_lightning.synthetic.stand_ins"
@@ -90,6 +90,6 @@ class Recipe:
             file.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"cannot make the folder {file.parent}: {error.strerror}") from error
-        with written_atomically(file) as temporary:
+        with atomic_write(file) as temporary:
             save_file(half, temporary, {METADATA: json.dumps(made)})
         return accuracy
