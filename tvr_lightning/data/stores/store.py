@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import functools
 import hashlib
 import json
 import logging
@@ -22,9 +23,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from math import prod
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tvr_lightning.data.stores.files import cache_folder
@@ -43,9 +46,7 @@ _log = logging.getLogger(__name__)
 _MAGIC = b"tvrstore"
 _HEADER = struct.Struct("<8s32sII")  # magic, key, bytes of the JSON table, checksum that begins with them
 _ALIGN = 64
-_DTYPES = {
-    str(d).removeprefix("torch."): d for d in (torch.bool, torch.uint8, torch.int64, torch.float32, torch.float64)
-}
+_DTYPES = {name: np.dtype(name) for name in ("bool", "uint8", "int64", "float32", "float64")}
 _CHUNK = 1 << 18  # bytes of a file that are checked at a time
 _NAME = re.compile(r"[0-9a-f]{40,}\..+")  # entries, also those of earlier versions, which nobody reads
 
@@ -99,14 +100,14 @@ class Store:
                     return None
                 rest: Iterable[bytes | memoryview]
                 if mapped:  # read for the checksum only: pages that are looked at in the map would stay in memory
-                    data = torch.from_file(str(path), size=entry.st_size, dtype=torch.uint8)
+                    data = torch.from_file(str(path), size=entry.st_size, dtype=torch.uint8).numpy()
                     file.seek(_HEADER.size)
                     rest = iter(lambda: file.read(_CHUNK), b"")
                 else:
-                    data = torch.empty(entry.st_size, dtype=torch.uint8)
-                    if file.readinto(data.numpy().data) != entry.st_size:
+                    data = np.empty(entry.st_size, dtype=np.uint8)
+                    if file.readinto(data.data) != entry.st_size:
                         return None
-                    rest = (data.numpy().data[_HEADER.size :],)
+                    rest = (data.data[_HEADER.size :],)
                 tensors = _unpacked(key, data, rest)
                 if tensors and entry.st_mtime < self.started:
                     with suppress(OSError):  # a folder of somebody else may be read, what is old there is theirs to say
@@ -206,7 +207,7 @@ def _packed(key: bytes, tensors: Mapping[str, Tensor]) -> bytes:
     return _HEADER.pack(_MAGIC, key, len(parts[0]), zlib.crc32(content, len(parts[0]))) + content
 
 
-def _unpacked(key: bytes, data: Tensor, rest: Iterable[bytes | memoryview]) -> dict[str, Tensor] | None:
+def _unpacked(key: bytes, data: NDArray[np.uint8], rest: Iterable[bytes | memoryview]) -> dict[str, Tensor] | None:
     """The tensors of an entry, views of its bytes; None when they are not those of the key, or not whole.
 
     Args:
@@ -214,17 +215,24 @@ def _unpacked(key: bytes, data: Tensor, rest: Iterable[bytes | memoryview]) -> d
         data: its bytes.
         rest: those after the header, in whatever pieces.
     """
-    content = data.numpy().data
-    magic, owner, length, checksum = _HEADER.unpack_from(content)
+    magic, owner, length, checksum = _HEADER.unpack_from(data.data)
     actual = length
     for part in rest:
         actual = zlib.crc32(part, actual)
     if (magic, owner, checksum) != (_MAGIC, key, actual):
         return None
-    tensors = {}
-    place = _HEADER.size + length
-    for name, (dtype, shape) in json.loads(bytes(content[_HEADER.size : place])).items():
-        end = place + prod(shape) * _DTYPES[dtype].itemsize
-        tensors[name] = data[place:end].view(_DTYPES[dtype]).reshape(shape)
-        place = end + -end % _ALIGN
-    return tensors
+    places = _places(data[_HEADER.size : _HEADER.size + length].tobytes())
+    # one call a tensor; it raises where the bytes do not suffice
+    return {n: torch.from_numpy(np.ndarray(shape, dtype, data.data, place)) for n, dtype, shape, place in places}
+
+
+@functools.lru_cache(maxsize=256)
+def _places(table: bytes) -> list[tuple[str, np.dtype[Any], list[int], int]]:
+    """Name, type, shape and first byte of each tensor; remembered, because most entries have one of a few tables."""
+    places = []
+    place = _HEADER.size + len(table)
+    for name, (dtype, shape) in json.loads(table).items():
+        places.append((name, _DTYPES[dtype], shape, place))
+        place += prod(shape) * _DTYPES[dtype].itemsize
+        place += -place % _ALIGN
+    return places
