@@ -76,7 +76,7 @@ def is_placeholder(word: str) -> bool:
     """Whether a word stands for the reader's own: `x`, `NAME`, `foo...`, `my...`, `<name>`, `$NAME`, `...`."""
     parts = re.split(r"[./=]", word)
     return (
-        any(p in ("x", "X", "NAME", "METHOD") or p.startswith(("foo", "my")) or set(p) & set("<>{}$") for p in parts)
+        any(p in ("x", "X", "NAME", "METHOD") or re.search("(^|_)(foo|my)", p) or set(p) & set("<>{}$") for p in parts)
         or "..." in word
     )
 

@@ -20,7 +20,7 @@ def test_every_experiment_says_what_it_is() -> None:
     assert all(entry.method and entry.dataset and entry.reproduces for entry in entries)
     found = {entry.name: (entry.method, entry.dataset) for entry in entries}
     assert found["clip4clip_msrvtt_7k"] == ("CLIP4Clip", "MSRVTT 7k")
-    assert found["tc_mgc_shapes"] == ("TCMGC", "shapes")
+    assert found["tc_mgc_shapes"] == ("TCMGC", "Shapes")
 
 
 def test_files_without_a_comment_or_with_faults(tmp_path: Path) -> None:

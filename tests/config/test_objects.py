@@ -36,10 +36,10 @@ def test_the_smallest_parts_wherever_they_are() -> None:
         "data": {"tokenizer": {"class_path": "tvr_lightning.data.word_pieces.WordPieces"}, "batch_size": 3},
     }
     assert list(smallest_parts(config)) == [
-        *(f"--model.init_args.eyes.init_args.{s}" for s in ('model="tiny"', "size=null", "from_pretrained=null")),
+        *(f"--model.init_args.eyes.init_args.{s}" for s in ("model=tiny", "size=null", "from_pretrained=null")),
         *(
             f"--model.init_args.inner.init_args.more.init_args.{s}"
-            for s in ('model="tiny"', "size=null", "from_pretrained=null")
+            for s in ("model=tiny", "size=null", "from_pretrained=null")
         ),
         "--data.tokenizer.init_args.vocabulary=null",
     ]

@@ -150,7 +150,7 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_encoders_and_methods_from_outside_run_and_are_checked(outside: Path) -> None:
-    assert smoke(sorted(EXPERIMENTS), outside) == 0
+    assert smoke([str(outside / f"{name}.yaml") for name in sorted(EXPERIMENTS)]) == 0
     for name in EXPERIMENTS:
         probe = LeakProbe(steps=4, pairs=16, videos=20, texts=30)
         assert not check_leak(["--config", str(outside / f"{name}.yaml")], probe).leaks

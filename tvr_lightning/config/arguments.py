@@ -30,7 +30,7 @@ def read_arguments(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]
         arguments: what follows the command, e.g. `--config experiments/x.yaml --data.batch_size=8`.
 
     Returns:
-        The configuration, and the words that are no settings (`--help`, `--model.help=CLASS`, `--print_config`).
+        The configuration, and the words that are no settings (`--help`, also of a class, and `--print_config`).
 
     Raises:
         ConfigError: a file cannot be composed, a key is unknown, a value does not fit.
