@@ -48,8 +48,7 @@ def load_experiment(path: str | os.PathLike[str], overrides: Sequence[str] = ())
     Raises:
         ConfigError: the file, a parent, a key or a value does not fit, or it asks for trained weights.
 
-    >>> experiment = load_experiment("mean_pool_shapes", ["model.encoder.from_pretrained=null"])
-    >>> experiment.config["data"]["annotations"]["init_args"]["name"]
+    >>> load_experiment("mean_pool_shapes", ["data.batch_size=8"]).data.dataset
     'shapes'
     """
     config, _ = read_arguments(["--config", str(path), *(f"--{o.removeprefix('--')}" for o in overrides)])
