@@ -78,8 +78,14 @@ def load_run(path: str | os.PathLike[str], device: str | torch.device | None = N
         CheckpointError: there are no weights, or they cannot be read or do not fit the run's configuration.
         ConfigError: the run's configuration no longer fits the suite.
 
-    >>> run = load_run("runs/clip4clip_shapes/a")  # doctest: +SKIP
-    >>> run.data.setup("test")  # doctest: +SKIP
+    A run's test split is encoded again by `run = load_run("runs/clip4clip_shapes/a")`, `run.data.setup("test")` and
+    `evaluation.encode_split(run.model, split, run.data.evaluation_loaders(split))`, `split` being
+    `run.data.split_of("test")`.
+
+    >>> load_run("runs/none")
+    Traceback (most recent call last):
+    ...
+    tvr_lightning.errors.RunError: ...
     """
     folder = run_of(path)
     checkpoint = find_checkpoint(folder.parent, str(Path(path).absolute()))
