@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -80,7 +81,13 @@ def logged(shapes_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             patch.setenv(variable, str(runs / variable))
         assert main(["fit", *arguments(shapes_root, runs, "--tracker=wandb")]) == 0
         wandb.finish()
-    return runs / "clip4clip_shapes" / "r"
+    folder = runs / "clip4clip_shapes" / "r"
+    (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    deadline = time.monotonic() + 60  # offline, W&B's own process writes on after `finish`
+    while "exit" not in {record.WhichOneof("record_type") for record in records_of(file)}:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return folder
 
 
 def test_offline_run_read_back(logged: Path) -> None:
