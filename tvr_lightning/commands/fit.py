@@ -32,7 +32,8 @@ def main(words: Sequence[str]) -> int:
         own = {key: config.get(key) for key in ("run_id", "resume")}  # not those of the run that trained
         config = read_arguments(["--config", str(run_of(config["ckpt_path"]) / CONFIG), *settings])[0] | own
     if "model" not in config and not flags:
-        raise ConfigError(f"`tvr {command}` needs an experiment: --config experiments/NAME.yaml")
+        run_too = "" if command == "fit" else f", or a run: tvr {command} runs/EXPERIMENT/RUN"
+        raise ConfigError(f"`tvr {command}` needs an experiment: --config experiments/NAME.yaml{run_too}")
     from tvr_lightning.run.training import run
 
     return run(command, config, flags)
