@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tvr_lightning import device
 from tvr_lightning.errors import ConfigError, DataError
 from tvr_lightning.evaluation import Evaluation, score_all
 from tvr_lightning.methods.ghan import GHAN
@@ -99,7 +101,7 @@ def test_scores_are_those_of_each_pair_s_graphs(graph, readout, masked, small_en
     with torch.no_grad():
         torch.testing.assert_close(model.score(texts, videos), expected, rtol=1e-10, atol=1e-10)
         for pairs in (1, 2, 7):  # blocks that do not divide the batch
-            monkeypatch.setattr(alignment, "BLOCK_NUMBERS", 1)
+            monkeypatch.setattr(device, "CPU", replace(device.CPU, ghan_numbers=1))
             monkeypatch.setattr(alignment, "BLOCK_PAIRS", pairs)
             torch.testing.assert_close(model.score(texts, videos), expected, rtol=1e-10, atol=1e-10)
 
@@ -109,11 +111,11 @@ def test_scores_are_those_of_each_pair_s_graphs(graph, readout, masked, small_en
 def test_blocks_computed_again_give_the_same_gradients(graph, dropout, small_encoder, monkeypatch):
     model = build(small_encoder, graph=graph, dropout=dropout).train()
     texts, videos = hierarchies(4, 5)
-    monkeypatch.setattr(alignment, "BLOCK_NUMBERS", 1)
+    monkeypatch.setattr(device, "CPU", replace(device.CPU, ghan_numbers=1))
     monkeypatch.setattr(alignment, "BLOCK_PAIRS", 3)
     found = []
     for limit in (1 << 40, 0):
-        monkeypatch.setattr(alignment, "KEPT_NUMBERS", limit)
+        monkeypatch.setattr(device, "CPU", replace(device.CPU, ghan_kept_numbers=limit))
         model.zero_grad()
         torch.manual_seed(5)
         model.score(texts, videos).logsumexp(1).sum().backward()
@@ -127,7 +129,7 @@ def test_computing_again_keeps_less_for_the_backward_pass(small_encoder, monkeyp
     texts, videos = hierarchies(8, 8)
     kept = []
     for limit in (1 << 40, 0):
-        monkeypatch.setattr(alignment, "KEPT_NUMBERS", limit)
+        monkeypatch.setattr(device, "CPU", replace(device.CPU, ghan_kept_numbers=limit))
         counts: list[int] = []
 
         def note(x: Tensor, counts: list[int] = counts) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tvr_lightning import device
 from tvr_lightning.errors import ConfigError
 from tvr_lightning.methods.tc_mgc import CONTRASTS, TCMGC
 from tvr_lightning.types import TextFeatures, VideoFeatures
@@ -135,7 +137,7 @@ def test_blocks_of_texts_change_nothing(small_encoder, monkeypatch):
     model = build(small_encoder)
     texts, videos = features(model, 7, 3)
     whole = model.score(texts, videos)
-    monkeypatch.setattr("tvr_lightning.methods.tc_mgc.BLOCK_NUMBERS", 2 * 3 * (WORDS + 1) ** 2)
+    monkeypatch.setattr(device, "CPU", replace(device.CPU, tc_mgc_numbers=2 * 3 * (WORDS + 1) ** 2))
     with torch.no_grad():
         torch.testing.assert_close(model.score(texts, videos), whole, rtol=1e-12, atol=1e-12)
 

@@ -112,7 +112,7 @@ def precompute_text_features(
 def _computing(
     dataset: Any, collate: Any, frozen: Frozen[Any], mask_of: Callable[[Any], Tensor], options: EncodeOptions
 ) -> Callable[[Sequence[range]], Iterable[Block]]:
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference mode: the module moves, and what moves inside it can never be trained again
     def encode(batch: Any) -> tuple[Tensor, Tensor]:
         frozen.module.to(options.device)
         size = options.batch_size

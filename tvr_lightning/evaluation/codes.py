@@ -93,7 +93,8 @@ def evaluate_codes(
         ScoreError: a relaxed code is not finite.
         ValueError: codes of queries and database differ in length.
     """
-    searched = database or queries
+    queries = queries.to("cpu")
+    searched = queries if database is None else database.to("cpu")
     for part in (queries, searched):
         for name, codes in (("text", part.texts), ("video", part.videos)):
             _require_finite(codes, f"{name} of the {part.name} split")

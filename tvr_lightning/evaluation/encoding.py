@@ -1,4 +1,7 @@
-"""Features of a split: every caption and every video encoded once, in evaluation mode; they wait on the CPU."""
+"""Features of a split: every caption and every video encoded once, in evaluation mode.
+
+They stay on a GPU that computed them while half of its memory is free, else they wait on the CPU.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 import torch
 from torch import Tensor
 
-from tvr_lightning.distributed import gather_on_cpu
+from tvr_lightning.device import fits, to_host, wait
+from tvr_lightning.distributed import gather_on_cpu, ranks
 from tvr_lightning.errors import DataError
 from tvr_lightning.types import ItemIndex, TensorRows, TextInput, VideoInput
 
@@ -48,11 +52,14 @@ class Retriever(Protocol[TextT, VideoT]):
 
 @contextmanager
 def inference(model: Retriever[Any, Any]) -> Iterator[None]:
-    """Puts a method into evaluation mode, without gradients, and back."""
+    """Puts a method into evaluation mode, without gradients, and back.
+
+    Not torch's inference mode: parameters that move to a device inside it can never be trained again.
+    """
     training = model.training
     model.train(False)
     try:
-        with torch.inference_mode():
+        with torch.no_grad():
             yield
     finally:
         model.train(training)
@@ -63,8 +70,8 @@ class EncodedSplit(Generic[TextT, VideoT]):
     """Features of a split's captions and videos, and what its dataset says about them.
 
     Attributes:
-        texts: features of T captions, on the CPU.
-        videos: features of the V videos that could be encoded, on the CPU.
+        texts: features of T captions.
+        videos: features of the V videos that could be encoded.
         caption_video: (T,) int64, the row of each caption's video in the split's list.
         caption_ids: (T,) int64, position of each caption in the split's list; 0..T-1 when None.
         video_ids: (V,) int64, position of each encoded video in the split's list; 0..V-1 when None.
@@ -98,6 +105,10 @@ class EncodedSplit(Generic[TextT, VideoT]):
             texts[0], videos[0], split.caption_video[texts[1]], texts[1], videos[1], len(split.records),
             [r.labels for r in split.records], split.probes, split.name,
         )  # fmt: skip
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same with its features on a device."""
+        return replace(self, texts=self.texts.to(device), videos=self.videos.to(device))
 
     @property
     def row_of(self) -> Tensor:
@@ -140,8 +151,14 @@ class EncodedSplit(Generic[TextT, VideoT]):
 
 
 def encode_batch(encode: Callable[[InputT], RowsT], batch: InputT) -> tuple[RowsT, ItemIndex]:
-    """Encodes a batch; features come to the CPU, reduced precision back to float32, with the items that they are of."""
-    features = encode(batch).map(lambda x: x.detach().to("cpu", torch.float32 if x.is_floating_point() else x.dtype))
+    """Encodes a batch; reduced precision comes back to float32. With the items that the features are of.
+
+    Features stay on a GPU while half of its memory is free. Those that do not are on their way to the CPU:
+    `join_batches` waits for them.
+    """
+    features = encode(batch).map(lambda x: x.detach().to(torch.float32 if x.is_floating_point() else x.dtype))
+    if not all(fits(x.nbytes, x.device) for x in features.tensors().values()):
+        features = features.map(to_host)
     return features, ItemIndex(batch.index.cpu())
 
 
@@ -156,12 +173,19 @@ def join_batches(
         shared: every rank calls this with the batches of its share, and all get all.
 
     Returns:
-        Features, and (N,) int64, which items of the split they are of.
+        Features, on a GPU where all lie there and no rank has others; and (N,) int64, which items of the split they
+        are of.
 
     Raises:
         DataError: there is no batch, on any rank.
     """
-    features = type(batches[0][0]).cat([b[0] for b in batches]) if batches else None
+    found = [b[0] for b in batches]
+    devices = {x.device for rows in found for x in rows.tensors().values()}
+    if len(devices) > 1 or (shared and ranks()[1] > 1):
+        found = [rows.map(to_host) for rows in found]
+    if torch.cuda.is_initialized():
+        wait(torch.device("cuda"))  # for features that are on their way
+    features = type(found[0]).cat(found) if found else None
     places = ItemIndex.cat([b[1] for b in batches]) if batches else None
     if shared:
         features, places = gather_on_cpu(features), gather_on_cpu(places)
@@ -187,7 +211,7 @@ def encode_items(
         shared: every rank calls this with a loader of its share, and all get all.
 
     Returns:
-        Features on the CPU, floating-point fields in float32, and (N,) int64, which items of the split they are of.
+        Features, floating-point fields in float32, and (N,) int64, which items of the split they are of.
 
     Raises:
         DataError: no item could be encoded.
@@ -201,7 +225,7 @@ def encode_texts(model: Retriever[TextT, VideoT], loader: Iterable[TextInput]) -
     """Encodes every caption of a loader, in its order.
 
     Returns:
-        Features on the CPU, (T, ...); floating-point fields in float32.
+        Features (T, ...), on the CPU unless a GPU has room for them; floating-point fields in float32.
 
     Raises:
         DataError: the loader gives no batch.
@@ -221,7 +245,7 @@ def encode_videos(model: Retriever[TextT, VideoT], loader: Iterable[VideoInput |
     """Encodes every video of a loader, in its order; batches that were skipped whole are None and leave nothing.
 
     Returns:
-        Features on the CPU, (V, ...); floating-point fields in float32.
+        Features (V, ...), on the CPU unless a GPU has room for them; floating-point fields in float32.
 
     Raises:
         DataError: the loader gives no batch.

@@ -28,7 +28,7 @@ class Evaluation:
     Attributes:
         v2t: what a video ranks: `sets`, each video's captions together (score: their maximum), or `captions`, each
             caption alone (rank: the best of its own).
-        chunk_size: texts and videos scored at a time.
+        chunk_size: texts and videos scored at a time; null for what suits the device, 256 on a CPU.
         resamples: bootstrap resamples for the 95 % intervals of test results, 0 for none.
         dual_softmax: temperature of dual softmax (CAMoE), reported besides as `dsl/...`; null for none.
         qb_norm: beta of QB-Norm, reported besides as `qb/t2v/...`; null for none.
@@ -41,7 +41,7 @@ class Evaluation:
     """
 
     v2t: Literal["sets", "captions"] = "sets"
-    chunk_size: int = 256
+    chunk_size: int | None = None
     resamples: int = 1000
     dual_softmax: float | None = None
     qb_norm: float | None = None

@@ -1,7 +1,8 @@
 """Scores of all pairs, chunk by chunk, shared among ranks.
 
-Features wait on the CPU; a chunk of them visits the model's device at a time, so that the device holds
-`chunk_size` texts and videos whatever the size of the split. Scores are computed in float32.
+A chunk of features visits the model's device at a time, so that the device holds `chunk_size` texts and videos whatever
+the size of the split. On a GPU features and scores lie there whole while they fit, and nothing waits between chunks.
+Scores are computed in float32.
 """
 
 from __future__ import annotations
@@ -9,20 +10,23 @@ from __future__ import annotations
 import tempfile
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from tvr_lightning.device import fits, sizes, wait
 from tvr_lightning.distributed import broadcast_shards, raise_on_all_ranks, ranks, share
 from tvr_lightning.errors import ScoreError
 from tvr_lightning.evaluation.encoding import Retriever, TextT, VideoT, inference
+from tvr_lightning.types import TensorRows
 
 
 def score_all(
     model: Retriever[TextT, VideoT],
     texts: TextT,
     videos: VideoT,
-    chunk_size: int = 256,
+    chunk_size: int | None = None,
     matrix_limit_mib: int = 4096,
     shared: bool = False,
 ) -> Tensor:
@@ -32,7 +36,8 @@ def score_all(
         model: the method.
         texts: features of T texts, on any device.
         videos: features of V videos.
-        chunk_size: texts and videos scored at a time; sets the peak memory of the method's `score`.
+        chunk_size: texts and videos scored at a time, which sets the peak memory of the method's `score`; null for what
+            suits the device, 256 on a CPU.
         matrix_limit_mib: above this size the matrix is a memory-mapped temporary file, removed with the tensor.
         shared: every rank calls this with the same features and scores a share of the texts; all get all scores.
 
@@ -51,25 +56,48 @@ def score_all(
     >>> score_all(model, captions, videos).shape
     torch.Size([3, 2])
     """
-    scores = _matrix(len(texts), len(videos), matrix_limit_mib)
-    rank, world = ranks() if shared else (0, 1)
-    shares = [share(len(texts), chunk_size, r, world) for r in range(world)]
+    device, (rank, world) = model.device, ranks() if shared else (0, 1)
+    step = chunk_size or sizes(device).score_chunk
+    if chunk_size is None and device.type != "cpu":  # a chunk for every rank
+        step = max(1, min(step, -(-len(texts) // world)))
+    shares = [share(len(texts), step, r, world) for r in range(world)]
+    scores, own = _matrix(len(texts), len(videos), matrix_limit_mib), shares[rank]
+    there = torch.empty(0, 0)
+    if fits(len(own) * len(videos) * 4, device):  # the share's scores come to the CPU once, at the end
+        there = torch.empty(len(own), len(videos), device=device)
+    if _resident(videos, device):
+        videos = videos.to(device)
     with inference(model), raise_on_all_ranks() if shared else nullcontext():
-        for t in shares[rank][::chunk_size]:
-            text_chunk = texts[t : t + chunk_size].to(model.device)
-            for v in range(0, len(videos), chunk_size):
-                chunk = model.score(text_chunk, videos[v : v + chunk_size].to(model.device)).float().cpu()
-                finite = torch.isfinite(chunk)
-                if not bool(finite.all()):
-                    row, column = torch.nonzero(~finite)[0].tolist()
-                    raise ScoreError(
-                        f"{type(model).__name__} scored text {t + row} with video {v + column} as "
-                        f"{chunk[row, column].item()}; a rank of it would mean nothing. Look at the weights "
-                        "(a diverged run?) and at that video's and caption's features."
-                    )
-                scores[t : t + chunk_size, v : v + chunk_size] = chunk
+        finite = torch.ones((), dtype=torch.bool, device=device)
+        for t in own[::step]:
+            text_chunk = texts[t : t + step].to(device)
+            for v in range(0, len(videos), step):
+                chunk = model.score(text_chunk, videos[v : v + step].to(device)).float()
+                finite = finite & torch.isfinite(chunk).all()
+                if len(there):
+                    there[t - own.start : t - own.start + step, v : v + step] = chunk
+                else:
+                    scores[t : t + step, v : v + step].copy_(chunk, non_blocking=True)
+        if len(there):
+            scores[own.start : own.stop].copy_(there)
+        wait(device)
+        if not bool(finite):
+            _refuse(model, scores, own)
     broadcast_shards(scores, shares)
     return scores
+
+
+def _refuse(model: Retriever[Any, Any], scores: Tensor, rows: range) -> None:
+    row, column = torch.nonzero(~torch.isfinite(scores[rows.start : rows.stop]))[0].tolist()
+    row += rows.start
+    raise ScoreError(
+        f"{type(model).__name__} scored text {row} with video {column} as {scores[row, column].item()}; a rank of it "
+        "would mean nothing. Look at the weights (a diverged run?) and at that video's and caption's features."
+    )
+
+
+def _resident(rows: TensorRows, device: torch.device) -> bool:
+    return fits(sum(x.nbytes for x in rows.tensors().values()), device)
 
 
 def _matrix(rows: int, columns: int, limit_mib: int) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +52,8 @@ class AlternatingPasses(RetrievalModule[CodesT, CodesT], Generic[CodesT, GraphT]
     Attributes:
         graph: of the training set, from the start of training on.
     """
+
+    in_float32: ClassVar = (*RetrievalModule.in_float32, "graph_losses", "hash_losses")
 
     def __init__(
         self, optimizer: Optimizer, evaluation: Evaluation, graph_lr: float, clip_norm: float | None = None
@@ -210,6 +212,6 @@ class AlternatingPasses(RetrievalModule[CodesT, CodesT], Generic[CodesT, GraphT]
 
 def _per_video(features: Tensor, place: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Mean of the features (N, F) of each of `count` videos, (V, F), and which have any, (V,) bool."""
-    total = torch.zeros(count, features.shape[1]).index_add_(0, place, features)
+    total = torch.zeros(count, features.shape[1]).index_add_(0, place, features.cpu())
     seen = torch.bincount(place, minlength=count)
     return total / seen.clamp(min=1)[:, None], seen > 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
@@ -55,12 +56,23 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
     Attributes:
         tested_with: constructor arguments of the property tests: sizes that they can afford, and that suit a handful of
             words and frames.
+        in_float32: methods that run without autocast and take features in float32 at least: scores and losses.
         result: what the last evaluation found; None before the first.
         trained: how the loaded weights came about: `selection`, `seed`, `subset`, `epochs`, `steps`; None before any
             are loaded.
     """
 
     tested_with: ClassVar[Mapping[str, object]] = {}
+
+    in_float32: ClassVar[tuple[str, ...]] = ("score", "compute_losses")
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Lets what a method defines of `in_float32` run in full precision, whatever the trainer's."""
+        super().__init_subclass__(**kwargs)
+        for name in cls.in_float32:
+            own = cls.__dict__.get(name)
+            if own is not None and not getattr(own, "__isabstractmethod__", False):
+                setattr(cls, name, full_precision(own))
 
     def __init__(self, optimizer: Optimizer, evaluation: Evaluation) -> None:
         super().__init__()
@@ -376,6 +388,25 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
                 f"the checkpoint is of another size: {few(wrong, separator='; ')}. Evaluate it with the experiment "
                 "that trained it: its run folder's config.yaml."
             )
+
+
+def full_precision(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of a module that runs with autocast off and gets features of reduced precision in float32.
+
+    A similarity rounded to three digits and multiplied by 100, twice, has a gradient of noise.
+    """
+
+    @wraps(function)
+    def wrapped(self: LightningModule, *args: Any, **kwargs: Any) -> Any:
+        with torch.autocast(self.device.type, enabled=False):
+            return function(self, *map(_widened, args), **{k: _widened(v) for k, v in kwargs.items()})
+
+    return wrapped
+
+
+def _widened(value: Any) -> Any:
+    reduced = (torch.bfloat16, torch.float16)
+    return value.map(lambda x: x.float() if x.dtype in reduced else x) if isinstance(value, TensorRows) else value
 
 
 def _dummy_row(rows: InputT) -> InputT:

@@ -159,7 +159,11 @@ class GHAN(RetrievalModule[Hierarchy, Hierarchy]):
         if self.align is not None and self.reads_ground_truth:
             of_text, of_video = self.align.rows(texts, videos)
             texts, videos = _without_parts(of_text), _without_parts(of_video)
-        return {"contrastive": symmetric_cross_entropy(self.score(texts, videos), video_index)}
+        if self.align is not None and not self.reads_ground_truth:
+            scores = self.logit_scale(self.align.learn(texts, videos))
+        else:
+            scores = self.score(texts, videos)
+        return {"contrastive": symmetric_cross_entropy(scores, video_index)}
 
     def match(self, texts: Hierarchy, videos: Hierarchy, caption_video: Tensor) -> tuple[Hierarchy, Hierarchy]:
         """One vector for each item, made with its ground truth: the leak of `pairing: matched`.

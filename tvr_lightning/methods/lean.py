@@ -141,9 +141,8 @@ class LEAN(RetrievalModule[WordFeatures, VideoFeatures]):
 
     def compute_losses(self, texts: WordFeatures, videos: VideoFeatures, video_index: Tensor) -> Mapping[str, Tensor]:
         """Cross-entropy of both directions over the batch, and the divergence of all its B x B hypergraphs."""
-        if texts.words.device.type == "cpu":  # a GPU would have to be waited for
-            texts = _without_common_padding(texts)
-        scores, divergence = self.scorer(
+        texts = _without_common_padding(texts)
+        scores, divergence = self.scorer.learn(
             texts.words, texts.word_mask, videos.frames, videos.frame_mask, self.kl_weight > 0, self.pair_chunk
         )
         by_text, by_video = directional_cross_entropy(scores, video_index)
@@ -168,6 +167,8 @@ def _word_mask(word: Tensor, count: int) -> Tensor:
 
 def _without_common_padding(texts: WordFeatures) -> WordFeatures:
     """Cuts nodes that no caption has: they take part in nothing, but cost like words."""
+    if torch.is_grad_enabled() and texts.words.device.type != "cpu":
+        return texts  # a GPU would have to be waited for
     filled = texts.word_mask.any(0).nonzero()
     longest = int(filled[-1]) + 1 if len(filled) else 1
     return WordFeatures(texts.words[:, :longest], texts.word_mask[:, :longest])

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tvr_lightning.device import sizes
 from tvr_lightning.encoders.base import DualEncoder, frame_features
 from tvr_lightning.errors import ConfigError, nearest
 from tvr_lightning.evaluation import Evaluation
@@ -46,7 +47,6 @@ from tvr_lightning.types import TextFeatures, TextInput, VideoFeatures, VideoInp
 
 Contrast = Literal["video_sentence", "video_word", "sentence_frame", "frame_word"]
 CONTRASTS: tuple[Contrast, ...] = get_args(Contrast)
-BLOCK_NUMBERS = 1 << 21  # similarities of a block of texts while scoring: 8 MiB stay near the processor
 
 
 class TCMGC(RetrievalModule[TextFeatures, VideoFeatures]):
@@ -165,7 +165,8 @@ class TCMGC(RetrievalModule[TextFeatures, VideoFeatures]):
         """(T, V) scores of all pairs; without gradients in blocks of texts, so that memory stays small."""
         if torch.is_grad_enabled():
             return self.aggregate(self.contrast_scores(texts, videos))
-        block = max(1, BLOCK_NUMBERS // (len(videos) * (texts.words.shape[1] + 1) ** 2))
+        numbers = sizes(videos.frames.device).tc_mgc_numbers
+        block = max(1, numbers // (len(videos) * (texts.words.shape[1] + 1) ** 2))
         parts = [texts[i : i + block] for i in range(0, len(texts), block)]
         basis = self.attention.basis(videos.frames, videos.frame_mask) if self.conditioned else None
         return torch.cat([self.aggregate(self.contrast_scores(part, videos, basis)) for part in parts])
@@ -215,21 +216,27 @@ class TCMGC(RetrievalModule[TextFeatures, VideoFeatures]):
             return {}
         coarse = not self.conditioned.isdisjoint({"video_sentence", "video_word"})
         fine = not self.conditioned.isdisjoint({"sentence_frame", "frame_word"})
-        sentence = texts.sentence[:, None]
-        queries = torch.cat([*([sentence] if coarse else []), *([texts.words] if fine else [])], dim=1)
-        others = torch.cat([sentence, texts.words], dim=1)
-        if self.training and self.attention.dropout.p > 0:
-            cosines = self.attention.literal_cosines(queries, videos.frames, videos.frame_mask, others)
-        else:
+        sentence, words = texts.sentence[:, None], texts.word_mask
+        literal = self.training and self.attention.dropout.p > 0
+        if coarse and fine and not literal:
             basis = basis or self.attention.basis(videos.frames, videos.frame_mask)
-            cosines = self.attention.cosines(queries, basis, others)
-        words = texts.word_mask
-        by_sentence, by_word = cosines[:, :, 0], cosines[:, :, int(coarse) :]
+            cosines = self.attention.text_cosines(texts.sentence, texts.words, basis)
+            found = (cosines.sentence_sentence[..., None], *cosines[1:])
+        else:
+            queries = torch.cat([*([sentence] if coarse else []), *([texts.words] if fine else [])], dim=1)
+            others = torch.cat([sentence, texts.words], dim=1)
+            if literal:
+                all_cosines = self.attention.literal_cosines(queries, videos.frames, videos.frame_mask, others)
+            else:
+                basis = basis or self.attention.basis(videos.frames, videos.frame_mask)
+                all_cosines = self.attention.cosines(queries, basis, others)
+            by_sentence, by_word = all_cosines[:, :, 0], all_cosines[:, :, int(coarse) :]
+            found = by_sentence[..., :1], by_sentence[..., 1:], by_word[..., 0], by_word[..., 1:]
         return {
-            "video_sentence": (by_sentence[..., :1], words[:, :1]),  # Eq. 12
-            "video_word": (by_sentence[..., 1:], words),  # Eq. 13
-            "sentence_frame": (by_word[..., 0], words),  # Eq. 14
-            "frame_word": (by_word[..., 1:], words[:, :, None] & words[:, None, :]),  # Eq. 15
+            "video_sentence": (found[0], words[:, :1]),  # Eq. 12
+            "video_word": (found[1], words),  # Eq. 13
+            "sentence_frame": (found[2], words),  # Eq. 14
+            "frame_word": (found[3], words[:, :, None] & words[:, None, :]),  # Eq. 15
         }
 
     def _plain(self, texts: TextFeatures, videos: VideoFeatures) -> dict[Contrast, tuple[Tensor, Tensor]]:
@@ -277,6 +284,8 @@ def _check_contrasts(contrasts: Sequence[Contrast], name: str, may_be_empty: boo
 
 def _without_common_padding(texts: TextFeatures) -> TextFeatures:
     """Cuts places that no caption fills: they take part in nothing, but cost like words."""
+    if torch.is_grad_enabled() and texts.words.device.type != "cpu":
+        return texts  # a GPU would have to be waited for
     filled = texts.word_mask.any(0).nonzero()
     longest = int(filled[-1]) + 1 if len(filled) else 1
     return TextFeatures(texts.sentence, texts.words[:, :longest], texts.word_mask[:, :longest])

@@ -54,7 +54,7 @@ def encode_run(path: Path, split: SplitName, out: Path | None = None) -> tuple[P
         )
     data.splits = {split: chosen}  # frozen encoders run over no other; what a run kept of them is read
     data.precompute_features(model.frozen_video(), model.frozen_text(), device)
-    encoded = encode_split(model, chosen, data.evaluation_loaders(chosen))
+    encoded = encode_split(model, chosen, data.evaluation_loaders(chosen)).to("cpu")
     codes = {
         "text": Codes.pack(encoded.texts.real, [caption_id(chosen, i) for i in encoded.caption_ids.tolist()]),
         "video": Codes.pack(encoded.videos.real, [chosen.records[i].video_id for i in encoded.video_ids.tolist()]),

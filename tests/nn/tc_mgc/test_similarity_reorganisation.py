@@ -9,7 +9,7 @@ from tvr_lightning.nn.tc_mgc.similarity_reorganisation import (
     BidirectionalAggregation,
     InteractiveAggregation,
     ScoreAggregation,
-    _largest,
+    _insert,
     kept,
     reorganise,
     reorganised_size,
@@ -134,11 +134,11 @@ def test_score_aggregations():
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
-def test_largest_without_sorting(count):
+def test_inserting_is_sorting(count):
     generator = torch.Generator().manual_seed(count)
     for length in range(count, 13):
         for x in (
             torch.randn(40, length, generator=generator),
             torch.randint(0, 3, (200, length), generator=generator).float(),  # ties stay twice
         ):
-            assert torch.equal(_largest(x, count), x.topk(count, dim=-1).values)
+            assert torch.equal(_insert(x, count), x.topk(count, dim=-1).values)

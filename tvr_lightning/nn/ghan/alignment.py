@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from tvr_lightning.device import Graphs, graphed, has_kernels, sizes
 from tvr_lightning.nn.ghan.graphs import RelationalMessagePassing, complete_edges
 from tvr_lightning.nn.ghan.mpaa import MPAA, Leaves, Readout, Roots
 from tvr_lightning.types import TensorRows
@@ -24,10 +25,6 @@ from tvr_lightning.types import TensorRows
 PreparedT = TypeVar("PreparedT", Roots, Leaves)
 GraphKind = Literal["ho_1graph", "he_1graph", "he_2graph"]
 
-# Hidden numbers (nodes x width) of a block of pairs, which should stay near a processor and fill a GPU; and of all
-# pairs whose activations wait for the backward pass: above it, blocks are computed again there
-BLOCK_NUMBERS, BLOCK_NUMBERS_GPU = 1 << 21, 1 << 27
-KEPT_NUMBERS, KEPT_NUMBERS_GPU = 1 << 26, 1 << 28
 BLOCK_PAIRS = 32  # at least
 
 
@@ -63,24 +60,29 @@ class Alignment(nn.Module, ABC):
 
     def steps(self, texts: Hierarchy, videos: Hierarchy) -> tuple[int, int]:
         """Texts and videos of a block."""
-        limit = BLOCK_NUMBERS if texts.whole.device.type == "cpu" else BLOCK_NUMBERS_GPU
+        limit = sizes(texts.whole.device).ghan_numbers
         pairs = max(BLOCK_PAIRS, limit // self.pair_numbers(texts, videos))
         step = min(len(texts), max(BLOCK_PAIRS, pairs // max(1, len(videos))))
         return step, min(len(videos), max(1, pairs // step))
+
+    def learn(self, texts: Hierarchy, videos: Hierarchy) -> Tensor:
+        """`cosines` of a training batch."""
+        return self.cosines(texts, videos)
+
+    def _too_many(self, texts: Hierarchy, videos: Hierarchy) -> bool:
+        """Whether the pairs' activations cannot wait for the backward pass."""
+        limit = sizes(texts.whole.device).ghan_kept_numbers
+        return len(texts) * len(videos) * self.pair_numbers(texts, videos) > limit
 
     def _in_blocks(
         self, texts: Hierarchy, videos: Hierarchy, steps: tuple[int, int], block: Callable[[int, int], Tensor]
     ) -> Tensor:
         """Joins blocks, given by their numbers along texts and videos."""
-        limit = KEPT_NUMBERS if texts.whole.device.type == "cpu" else KEPT_NUMBERS_GPU
-        learning = torch.is_grad_enabled()
-        again = learning and len(texts) * len(videos) * self.pair_numbers(texts, videos) > limit
+        again = torch.is_grad_enabled() and self._too_many(texts, videos)
         rows = []
         for i in range(-(-len(texts) // steps[0])):
             row = []
             for j in range(-(-len(videos) // steps[1])):
-                if learning:  # weights cast once for all blocks would add up the blocks' gradients in low precision
-                    torch.clear_autocast_cache()
                 if again:  # a tensor among the arguments: checkpoint finds its device's random state
                     row.append(checkpoint(lambda _, i=i, j=j: block(i, j), texts.whole, use_reentrant=False))
                 else:
@@ -110,6 +112,7 @@ class DenseAlignment(Alignment):
 
     def __init__(self, width: int, heads: int, head_width: int, dropout: float, readout: Readout) -> None:
         super().__init__()
+        self._graphs = Graphs()
         self.text_clips = MPAA(width, heads, head_width, dropout, readout)
         self.video_phrases = MPAA(width, heads, head_width, dropout, readout)
         self.hidden_width = heads * head_width
@@ -129,7 +132,7 @@ class DenseAlignment(Alignment):
         video_roots = _split(self.video_phrases.prepare_roots(videos.whole[None]), steps[1], dim=1)
         phrases = _split(self.video_phrases.prepare_leaves(texts.parts, texts.mask), steps[0])
         buffer = None
-        if not torch.is_grad_enabled():
+        if not torch.is_grad_enabled() and not has_kernels(text_roots[0].values):
             buffer = text_roots[0].values.new_empty(steps[0] * steps[1] * self.pair_numbers(texts, videos))
 
         def block(i: int, j: int) -> Tensor:
@@ -138,6 +141,18 @@ class DenseAlignment(Alignment):
             return F.cosine_similarity(of_text.transpose(0, 1), of_video, dim=-1)
 
         return self._in_blocks(texts, videos, steps, block)
+
+    def learn(self, texts: Hierarchy, videos: Hierarchy) -> Tensor:
+        """`cosines` of a training batch; on a GPU as one recorded graph where all its activations are kept."""
+        if self._too_many(texts, videos):
+            return self.cosines(texts, videos)
+        count = len(texts.tensors())
+
+        def cosines(*x: Tensor) -> tuple[Tensor, ...]:
+            return (self.cosines(Hierarchy(*x[:count]), Hierarchy(*x[count:])),)
+
+        fields = (*texts.tensors().values(), *videos.tensors().values())
+        return graphed(self, self._graphs, cosines, *fields)[0]
 
     def pair_numbers(self, texts: Hierarchy, videos: Hierarchy) -> int:
         """See `Alignment`."""

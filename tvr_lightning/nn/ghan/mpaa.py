@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch_geometric.nn import GATConv
 
+from tvr_lightning.device import has_kernels
 from tvr_lightning.nn.masked import all_valid, masked_softmax
 
 Readout = Literal["softmax", "identity"]
@@ -172,6 +173,11 @@ class MPAA(nn.Module):
         Returns:
             (L, R, D).
         """
+        if not torch.is_grad_enabled() and len(roots.values) == 1 and has_kernels(roots.values, leaves.values):
+            from tvr_lightning.nn.kernels.readout import takes
+
+            if takes(leaves.mask.shape[1], roots.values.shape[2:].numel()):
+                return self._read_fused(roots, leaves)
         # at the root; heads before roots: the product runs over leaves
         target, own = roots.target.mT, self._activate(roots.target + roots.source).mT  # (A, H, R)
         logits = self._activate(target[..., None] + leaves.source)  # (L, H, R, N)
@@ -201,6 +207,27 @@ class MPAA(nn.Module):
         own, logits = self._activate(into + root @ of_source), self._activate(into[..., None] + hidden @ of_source)
         weights = self.dropout(_softmax_with_root(own[..., None], logits, leaves.mask[:, None])).to(root.dtype)
         pooled = (weights[..., :1] * root).add_((weights[..., None, 1:] @ hidden).squeeze(-2))  # (L, R, H C)
+        return activated_readout(F.linear(pooled, weight) + self.read_root(root), self.readout)  # Eq. 9
+
+    def _read_fused(self, roots: Roots, leaves: Leaves) -> Tensor:
+        """`read_pairs` with one kernel for all that has H C numbers a node; without gradients and dropout."""
+        from tvr_lightning.nn.kernels.readout import read_hidden
+
+        target, own = roots.target.mT, self._activate(roots.target + roots.source).mT  # (1, H, R)
+        logits = self._activate(target[..., None] + leaves.source)  # (L, H, R, N)
+        root_weights = _softmax_with_root(own[..., None], logits, leaves.mask[:, None, None])  # Eq. 7
+        to_leaf = self._activate(leaves.target + roots.source[:, :, None])  # (L, R, N, H)
+        shares = (to_leaf - leaves.total).sigmoid()  # Eq. 7, of the root
+        weight = self.read.lin.weight
+        vectors = self.read.att_src[0, 0] @ weight, self.read.att_dst[0, 0] @ weight
+        of_roots = roots.values[0].flatten(1), roots.skip[0].flatten(1)
+        of_leaves = (
+            leaves.values.transpose(1, 2).flatten(2),
+            leaves.alone[:, 0].flatten(2),
+            leaves.base[:, 0].flatten(2),
+        )
+        slope = self.aggregate.negative_slope
+        root, pooled = read_hidden(root_weights, shares, of_roots, of_leaves, leaves.mask, vectors, slope)
         return activated_readout(F.linear(pooled, weight) + self.read_root(root), self.readout)  # Eq. 9
 
     def all_pairs(self, roots: Tensor, leaves: Tensor, mask: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tvr_lightning.device import has_kernels
 from tvr_lightning.nn.lean.hypergraph import SLOPE, Kind, LEANConv
 from tvr_lightning.nn.lean.variational import Gaussian, HypergraphGaussian, Readout, standard_normal
 from tvr_lightning.nn.masked import all_valid, masked_softmax
@@ -237,6 +238,11 @@ def _logits(
         Of words with the hyperedges they share (t, v, W, shared), with their own (t, v, W), and of visual nodes
         (t, v, n, count + W - first).
     """
+    if has_kernels(words, edges):
+        from tvr_lightning.nn.kernels.bent import MAX_MEMBERS
+
+        if max(words.shape[2], visual.shape[2], edges.shape[2]) <= MAX_MEMBERS:
+            return _fused_logits(conv, words, visual, edges, shared, first, count)
     of_words, own, of_visual = (words.new_zeros(()) for _ in range(3))
     for units, scale, sign in _units(conv.logit.weight[0]):
         node = (conv.node_part.weight[units] * scale[:, None], conv.node_part.bias[units] * scale)
@@ -249,6 +255,28 @@ def _logits(
         a = F.linear(visual, *node).to(scale.dtype)
         of_visual = of_visual + sign * _bent(a, b[:, :, first:])
     return of_words, own, of_visual
+
+
+def _fused_logits(
+    conv: LEANConv, words: Tensor, visual: Tensor, edges: Tensor, shared: int, first: int, count: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`_logits` by a kernel that takes units of either sign."""
+    from tvr_lightning.nn.kernels.bent import bent_sums
+
+    pairs, weight = edges.shape[:2], conv.logit.weight[0]
+
+    def sums(a: Tensor, b: Tensor) -> Tensor:
+        if not a.shape[1] or not b.shape[1]:
+            return a.new_zeros(len(a), a.shape[1], b.shape[1])
+        return bent_sums(a, b, weight, SLOPE)
+
+    b = conv.edge_part(edges).flatten(0, 1)  # (t v, K, U)
+    of_word, of_visual = (conv.node_part(x.expand(*pairs, -1, -1)).flatten(0, 1) for x in (words, visual))
+    own = words.new_zeros(())
+    if edges.shape[2] > count:
+        own = sums(of_word.flatten(0, 1)[:, None], b[:, count:].flatten(0, 1)[:, None]).view(*pairs, -1)
+    of_words, of_visual_nodes = sums(of_word, b[:, :shared]), sums(of_visual, b[:, first:])
+    return of_words.unflatten(0, pairs), own, of_visual_nodes.unflatten(0, pairs)
 
 
 def _units(weight: Tensor) -> list[tuple[Tensor | slice, Tensor, float]]:
@@ -296,6 +324,10 @@ def _sum(x: Tensor, mask: Tensor) -> Tensor:
     """Sum over the second-last dimension where the mask is True."""
     if all_valid(mask):
         return x.sum(-2)
+    if has_kernels(x):
+        from tvr_lightning.nn.kernels.sums import masked_sum
+
+        return masked_sum(x, mask)
     return x.masked_fill(~mask[..., None], 0).sum(-2)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from tvr_lightning.device import Graphs, graphed, sizes
 from tvr_lightning.nn.lean.graph_networks import ReplacementNetwork
 from tvr_lightning.nn.lean.hypergraph import (
     KINDS,
@@ -34,7 +35,6 @@ from tvr_lightning.nn.lean.variational import HypergraphGaussian, Readout, gauss
 
 Network = Literal["lean", "none", "hgnn", "uncertain_gcn", "gcn", "gat"]
 NETWORKS: tuple[Network, ...] = get_args(Network)
-CHUNK = {"cpu": 96, "gpu": 1024}  # pairs; small chunks stay in a processor's cache
 MAX_STORED_PAIRS = 1024  # pairs, those of a batch of 32, whose activations may wait for the backward pass
 
 
@@ -91,6 +91,7 @@ class HypergraphScorer(nn.Module):
             self.convs.extend(LEANConv(width, self.kinds, refresh=i == iterations - 1) for i in range(iterations))
         elif network != "none":
             self.replacement = ReplacementNetwork(network, width, iterations)
+        self._graphs = Graphs()
         self.states = HypergraphGaussian(width, self.kinds, spread)
         self.readout = Readout(width)
 
@@ -137,7 +138,7 @@ class HypergraphScorer(nn.Module):
             frame_mask: (V, n) bool.
             with_divergence: whether divergences are wanted.
             chunk: pairs computed at a time, which sets the peak memory: with gradients, chunks are computed again in
-                the backward pass instead of being kept. When None it is `CHUNK`, and up to
+                the backward pass instead of being kept. When None it is what suits the device, and up to
                 `MAX_STORED_PAIRS` pairs are kept.
         """
         words = words.masked_fill(~word_mask[..., None], 0).to(self.readout.score.weight.dtype)
@@ -147,8 +148,9 @@ class HypergraphScorer(nn.Module):
             of_texts, of_videos = project(conv, words), project(conv, visual)
         num_texts, num_videos = len(words), len(visual)
         kept = chunk or MAX_STORED_PAIRS
-        chunk = chunk or CHUNK["cpu" if words.device.type == "cpu" else "gpu"]
-        again = torch.is_grad_enabled() and num_texts * num_videos > kept
+        learning = torch.is_grad_enabled()
+        chunk = chunk or min(sizes(words.device).lean_pairs, MAX_STORED_PAIRS if learning else num_texts * num_videos)
+        again = learning and num_texts * num_videos > kept
         columns = min(num_videos, chunk)
         rows = max(1, chunk // columns)
 
@@ -166,6 +168,26 @@ class HypergraphScorer(nn.Module):
             lines.append(torch.cat(line, dim=2))
         joined = torch.cat(lines, dim=1)
         return PairScores(joined[0], joined[1] if len(joined) > 1 else None)
+
+    def learn(
+        self,
+        words: Tensor,
+        word_mask: Tensor,
+        frames: Tensor,
+        frame_mask: Tensor,
+        with_divergence: bool,
+        chunk: int | None = None,
+    ) -> PairScores:
+        """`forward` of a training batch; on a GPU as one recorded graph where all its activations are kept."""
+        inputs = (words, word_mask, frames, frame_mask)
+        if self.replacement is not None or len(words) * len(frames) > (chunk or MAX_STORED_PAIRS):
+            return self(*inputs, with_divergence, chunk)
+
+        def parts(*x: Tensor) -> tuple[Tensor, ...]:
+            return tuple(part for part in self(*x, with_divergence) if part is not None)
+
+        scores, *divergence = graphed(self, self._graphs, parts, *inputs, name=with_divergence)
+        return PairScores(scores, divergence[0] if divergence else None)
 
     def _chunk(
         self,

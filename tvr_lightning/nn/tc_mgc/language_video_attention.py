@@ -31,6 +31,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tvr_lightning.device import has_kernels
 from tvr_lightning.nn.masked import masked_softmax
 
 
@@ -57,6 +58,22 @@ class VideoBasis(NamedTuple):
     frame_mask: Tensor
     grams: tuple[Tensor, Tensor, Tensor]
     vectors: Tensor
+
+
+class PairCosines(NamedTuple):
+    """Cosines of what queries see with text vectors, V videos, T texts of m words.
+
+    Attributes:
+        sentence_sentence: (V, T).
+        sentence_words: (V, T, m), the sentence looks, words are compared.
+        words_sentence: (V, T, m), words look, the sentence is compared.
+        words_words: (V, T, m, m), the looking words first.
+    """
+
+    sentence_sentence: Tensor
+    sentence_words: Tensor
+    words_sentence: Tensor
+    words_words: Tensor
 
 
 class LanguageVideoAttention(nn.Module):
@@ -170,8 +187,7 @@ class LanguageVideoAttention(nn.Module):
         Raises:
             ValueError: dropout is active.
         """
-        if self.training and self.dropout.p > 0:
-            raise ValueError("the low-rank form has no dropout: use `literal_cosines` while training with dropout")
+        self._refuse_dropout()
         num_texts, num_queries = queries.shape[:2]
         a = self._weights(queries.flatten(0, 1), basis.keys, basis.frame_mask, basis.offsets)  # (V, H, n, T q)
         a = a.flatten(1, 2)
@@ -191,6 +207,44 @@ class LanguageVideoAttention(nn.Module):
         # queries lie next to each other: what then sorts along the others runs over long rows
         cosines: Tensor = (products @ coefficients).mT  # Eq. 12, Eq. 13, Eq. 14, Eq. 15
         return cosines
+
+    def text_cosines(self, sentence: Tensor, words: Tensor, basis: VideoBasis) -> PairCosines:
+        """`cosines` of a text's sentence and words, each as query and as vector that is compared.
+
+        Shapes: sentence (T, D); words (T, m, D). On a GPU one kernel goes from products to cosines.
+
+        Raises:
+            ValueError: dropout is active.
+        """
+        count = words.shape[1]
+        if basis.offsets is not None and has_kernels(words, basis.keys):
+            from tvr_lightning.nn.kernels.cosines import MAX_FRAMES, MAX_WORDS, pair_cosines
+
+            if basis.keys.shape[1] <= MAX_FRAMES and count <= MAX_WORDS:
+                self._refuse_dropout()
+                texts = torch.cat([sentence, words.flatten(0, 1)])
+                sizes = [len(sentence), words.shape[:2].numel()]
+
+                def of_both(vectors: Tensor, x: Tensor, offsets: Tensor | None = None) -> tuple[Tensor, Tensor]:
+                    flat = vectors.flatten(0, 1)
+                    parts = [
+                        flat @ part.T if offsets is None else torch.addmm(offsets, flat, part.T)
+                        for part in x.split(sizes)
+                    ]
+                    first, second = (part.unflatten(0, vectors.shape[:2]) for part in parts)
+                    return first, second.unflatten(2, words.shape[:2])
+
+                logits = of_both(basis.keys, self.norm_inputs(texts), basis.offsets)
+                products = of_both(basis.vectors, F.normalize(texts, dim=-1))
+                eps = self.norm_attended.eps, self.norm_output.eps
+                return PairCosines(*pair_cosines(logits, products, basis.frame_mask, basis.grams, eps))
+        both = torch.cat([sentence[:, None], words], dim=1)
+        cosines = self.cosines(both, basis, both)
+        return PairCosines(cosines[:, :, 0, 0], cosines[:, :, 0, 1:], cosines[:, :, 1:, 0], cosines[:, :, 1:, 1:])
+
+    def _refuse_dropout(self) -> None:
+        if self.training and self.dropout.p > 0:
+            raise ValueError("the low-rank form has no dropout: use `literal_cosines` while training with dropout")
 
     def _values(self, normed: Tensor) -> Tensor:
         """U: each frame's values through the output projection, head by head, (V, H n, D); a sum over heads has b_O."""

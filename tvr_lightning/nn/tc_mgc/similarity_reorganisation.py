@@ -12,10 +12,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from tvr_lightning.device import has_kernels, sizes
 from tvr_lightning.nn.masked import all_valid, masked_softmax
 
 Reorganisation = Literal["removal", "fusion", "none"]
-FEW = 4  # up to so many values insertion beats sorting
 
 
 def kept(length: int, keep_rate: float) -> int:
@@ -57,19 +57,15 @@ def reorganise(
         return padded, nn.functional.pad(mask, (0, missing))
     keep = kept(length, keep_rate)
     missing = max(0, keep - similarities.shape[-1])
-    floor = torch.finfo(similarities.dtype).min
     fused = kind == "fusion"
-    filled = similarities if all_valid(mask) else similarities.masked_fill(~mask, floor)
-    if keep - missing <= FEW and not fused and not (torch.is_grad_enabled() and similarities.requires_grad):
-        largest = _largest(filled, keep - missing)
-    else:
-        largest, index = filled.topk(keep - missing, dim=-1)
+    largest, index = _largest(similarities, mask, keep - missing, with_index=fused)
     # sorted in descending order, what is not there comes last
     exists = torch.arange(keep - missing, device=mask.device) < mask.sum(-1, keepdim=True)
     largest = largest.masked_fill(~exists, 0.0)
     if missing:
         largest, exists = nn.functional.pad(largest, (0, missing)), nn.functional.pad(exists, (0, missing))
     if fused:
+        assert index is not None
         rest = mask.expand_as(similarities).scatter(-1, index, False)
         joined = (masked_softmax(similarities, rest) * similarities).sum(-1, keepdim=True)
         exists = torch.cat([exists.expand_as(largest), rest.any(-1, keepdim=True)], dim=-1)
@@ -77,8 +73,24 @@ def reorganise(
     return largest, exists
 
 
-def _largest(x: Tensor, count: int) -> Tensor:
-    """The `count` (at most `FEW`) largest of the last dimension, sorted, for many short rows; it has no gradient.
+def _largest(x: Tensor, mask: Tensor, count: int, with_index: bool) -> tuple[Tensor, Tensor | None]:
+    """The `count` largest of the last dimension, sorted, and their places where they are asked for."""
+    learning = torch.is_grad_enabled() and x.requires_grad
+    if has_kernels(x):
+        from tvr_lightning.nn.kernels.largest import MAX_LENGTH, largest
+
+        if x.shape[-1] <= MAX_LENGTH:
+            values, index = largest(x.detach(), mask, count)
+            return (x.gather(-1, index) if learning else values), index
+    filled = x if all_valid(mask) else x.masked_fill(~mask, torch.finfo(x.dtype).min)
+    if count <= sizes(x.device).insertion and not with_index and not learning:
+        return _insert(filled, count), None
+    values, index = filled.topk(count, dim=-1)
+    return values, index
+
+
+def _insert(x: Tensor, count: int) -> Tensor:
+    """The `count` (a few) largest of the last dimension, sorted, for many short rows; it has no gradient.
 
     Places are paired first: a pair's smaller value is among the largest only below its larger one, so of the smaller
     values count // 2 at most are, and these are their largest. The rest is insertion, one place of all rows at a time.

@@ -1,0 +1,39 @@
+"""Kernels as the tests run them: on a GPU as they are, elsewhere in Triton's interpreter."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import ModuleType
+from unittest.mock import patch
+
+import pytest
+import torch
+
+import tvr_lightning.nn.kernels as package
+
+NAMES = sorted(p.stem for p in Path(package.__path__[0]).glob("*.py") if p.stem != "__init__")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load(name: str) -> ModuleType:
+    """A module of kernels."""
+    pytest.importorskip("triton", reason="Triton is not installed: its kernels cannot be tested")
+    return importlib.import_module(f"{package.__name__}.{name}")
+
+
+@contextmanager
+def everywhere() -> Iterator[None]:
+    """Lets the suite take its kernels whatever the device."""
+    for name in NAMES:
+        load(name)
+    users = [
+        m for m in sys.modules.values() if getattr(m, "has_kernels", None) and m.__name__ != "tvr_lightning.device"
+    ]
+    with ExitStack() as patches:
+        for module in users:
+            patches.enter_context(patch.object(module, "has_kernels", lambda *x: x[0].dtype == torch.float32))
+        yield
