@@ -47,7 +47,12 @@ def forms(case: Case, device: str) -> tuple[nn.Module, Mapping[str, Form]]:
         cosines = F.cosine_similarity(of_text.transpose(0, 1), of_video, dim=-1)
         return model.logit_scale(cosines)
 
-    return model, {"graphs": graphs, "dense": model.score}
+    def dense(texts: Hierarchy, videos: Hierarchy) -> Tensor:
+        if not torch.is_grad_enabled():
+            return model.score(texts, videos)
+        return model.logit_scale(align.learn(texts, videos))
+
+    return model, {"graphs": graphs, "dense": dense}
 
 
 def read_graphs(network: MPAA, roots: Tensor, items: Hierarchy) -> Tensor:

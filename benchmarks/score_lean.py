@@ -54,7 +54,8 @@ def forms(case: Case, device: str) -> tuple[nn.Module, Mapping[str, Form]]:
         if not torch.is_grad_enabled():
             return model.score(texts, videos)
         inputs = (texts.words, texts.word_mask, videos.frames, videos.frame_mask)
-        scores, divergence = scorer(*inputs, with_divergence=True)
+        scores, divergence = scorer.learn(*inputs, with_divergence=True)
+        assert divergence is not None
         total: Tensor = scores + divergence
         return total
 

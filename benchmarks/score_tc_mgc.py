@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tvr_lightning.encoders.clip import CLIPEncoder, CLIPSize
 from tvr_lightning.methods.tc_mgc import TCMGC
+from tvr_lightning.nn.tc_mgc.language_video_attention import PairCosines
 from tvr_lightning.types import TextFeatures, VideoFeatures
 
 
@@ -48,10 +49,15 @@ def forms(case: Case, device: str) -> tuple[torch.nn.Module, Mapping[str, Form]]
         parameter.data += 0.02 * torch.randn_like(parameter)
 
     def literal(texts: TextFeatures, videos: VideoFeatures) -> Tensor:
-        def cosines(queries: Tensor, _: Any, others: Tensor) -> Tensor:
-            return model.attention.literal_cosines(queries, videos.frames, videos.frame_mask, others)
+        def cosines(sentence: Tensor, words: Tensor, _: Any) -> PairCosines:
+            both = torch.cat([sentence[:, None], words], dim=1)
+            x = model.attention.literal_cosines(both, videos.frames, videos.frame_mask, both)
+            return PairCosines(x[:, :, 0, 0], x[:, :, 0, 1:], x[:, :, 1:, 0], x[:, :, 1:, 1:])
 
-        with patch.object(model.attention, "cosines", cosines):
+        with patch.object(model.attention, "text_cosines", cosines):
             return model.aggregate(model.contrast_scores(texts, videos))
 
-    return model, {"literal": literal, "low-rank": model.score}
+    def low_rank(texts: TextFeatures, videos: VideoFeatures) -> Tensor:
+        return model.learned_scores(texts, videos)[1] if torch.is_grad_enabled() else model.score(texts, videos)
+
+    return model, {"literal": literal, "low-rank": low_rank}

@@ -6,7 +6,7 @@ sizes: docs/training.md, benchmarks/score.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -44,7 +44,7 @@ CPU = Sizes(
     score_chunk=256, tc_mgc_numbers=1 << 21, ghan_numbers=1 << 21, ghan_kept_numbers=1 << 26, lean_pairs=96, insertion=4
 )
 GPU = Sizes(
-    score_chunk=4096, tc_mgc_numbers=1 << 27, ghan_numbers=1 << 27, ghan_kept_numbers=1 << 28, lean_pairs=4096,
+    score_chunk=4096, tc_mgc_numbers=1 << 28, ghan_numbers=1 << 29, ghan_kept_numbers=1 << 28, lean_pairs=4096,
     insertion=0,
 )  # fmt: skip
 
@@ -111,40 +111,42 @@ class Graphs(dict[Any, Callable[..., tuple[Tensor, ...]]]):
 
 
 def graphed(
-    module: nn.Module,
     graphs: Graphs,
     function: Callable[..., tuple[Tensor, ...]],
-    *tensors: Tensor,
+    tensors: Sequence[Tensor],
+    modules: Iterable[nn.Module],
     name: object = None,
 ) -> tuple[Tensor, ...]:
-    """Calls a module's function, while training on a GPU as a CUDA graph: the step then waits for no launch.
+    """Calls a function, while training on a GPU as a CUDA graph: the step then waits for no launch.
 
     Forward and backward pass replay what was recorded at the first call with inputs of these shapes; random numbers are
     new each time. On a CPU, without gradients and beyond `Graphs.limit` it is the plain call.
 
     Args:
-        module: has the parameters that the function uses.
-        graphs: the module's.
+        graphs: those that were recorded before.
         function: tensors to a tuple of tensors; on a GPU it must not ask for a value.
         tensors: its arguments.
-        name: tells functions of a module apart.
+        modules: have the parameters that the function uses.
+        name: tells functions with the same `graphs` apart.
 
     >>> layer = nn.Linear(2, 3)
-    >>> graphed(layer, Graphs(), lambda x: (layer(x),), torch.ones(4, 2))[0].shape
+    >>> graphed(Graphs(), lambda x: (layer(x),), [torch.ones(4, 2)], [layer])[0].shape
     torch.Size([4, 3])
     """
     if not (tensors[0].is_cuda and torch.is_grad_enabled()):
         return function(*tensors)
-    parameters = [p for p in module.parameters() if p.requires_grad]
+    modules = list(modules)
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
     shapes = tuple((x.shape, x.dtype, x.requires_grad) for x in tensors)
-    key = (name, shapes, tuple(p.data_ptr() for p in parameters), module.training)
+    key = (name, shapes, tuple(p.data_ptr() for p in parameters), tuple(module.training for module in modules))
     if key not in graphs:
         if len(graphs) >= graphs.limit:
             return function(*tensors)
         samples = [x.detach().clone().requires_grad_(x.requires_grad) for x in tensors]
-        graphs[key] = torch.cuda.make_graphed_callables(
+        recorded: Any = torch.cuda.make_graphed_callables(
             lambda *x: function(*x[: len(tensors)]), (*samples, *parameters), allow_unused_input=True
         )
+        graphs[key] = recorded
     return graphs[key](*_OwnGradients.apply(*tensors, *parameters))  # type: ignore[no-untyped-call]
 
 

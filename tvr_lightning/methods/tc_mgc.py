@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tvr_lightning.device import sizes
+from tvr_lightning.device import Graphs, graphed, sizes
 from tvr_lightning.encoders.base import DualEncoder, frame_features
 from tvr_lightning.errors import ConfigError, nearest
 from tvr_lightning.evaluation import Evaluation
@@ -149,6 +149,7 @@ class TCMGC(RetrievalModule[TextFeatures, VideoFeatures]):
                 size = reorganised_size(length, keep_rate, self.kinds[contrast])
                 self.weigh[contrast] = InteractiveAggregation(size, softmax_scale, linear)
         self.aggregate = ScoreAggregation(len(self.contrasts), aggregation)
+        self._graphs = Graphs()
 
     def encode_video(self, video: VideoInput) -> VideoFeatures:
         """Frame features after the temporal encoder."""
@@ -163,6 +164,7 @@ class TCMGC(RetrievalModule[TextFeatures, VideoFeatures]):
 
     def score(self, texts: TextFeatures, videos: VideoFeatures) -> Tensor:
         """(T, V) scores of all pairs; without gradients in blocks of texts, so that memory stays small."""
+        texts = _without_common_padding(texts)
         if torch.is_grad_enabled():
             return self.aggregate(self.contrast_scores(texts, videos))
         numbers = sizes(videos.frames.device).tc_mgc_numbers
@@ -173,11 +175,23 @@ class TCMGC(RetrievalModule[TextFeatures, VideoFeatures]):
 
     def compute_losses(self, texts: TextFeatures, videos: VideoFeatures, video_index: Tensor) -> Mapping[str, Tensor]:
         """Symmetric InfoNCE over the batch, and decorrelation of the matching pairs' scores."""
-        scores = self.contrast_scores(texts, videos)
-        losses = {"contrast": symmetric_cross_entropy(self.aggregate(scores), video_index)}
+        scores, total = self.learned_scores(texts, videos)
+        losses = {"contrast": symmetric_cross_entropy(total, video_index)}
         if self.sdr_weight and len(self.contrasts) > 1:
             losses["decorrelation"] = self.sdr_weight * similarity_decorrelation(scores)  # Eq. 37
         return losses
+
+    def learned_scores(self, texts: TextFeatures, videos: VideoFeatures) -> tuple[Tensor, Tensor]:
+        """`contrast_scores` (T, V, C) of a training batch and what they are aggregated to, (T, V)."""
+
+        def scored(*x: Tensor) -> tuple[Tensor, ...]:
+            scores = self.contrast_scores(TextFeatures(*x[:3]), VideoFeatures(*x[3:]))
+            return scores, self.aggregate(scores)
+
+        features = (*_without_common_padding(texts).tensors().values(), *videos.tensors().values())
+        heads = [self.weigh, self.aggregate, self.logit_scale, *([self.attention] if self.conditioned else [])]
+        scores, total = graphed(self._graphs, scored, features, heads)
+        return scores, total
 
     def contrast_scores(self, texts: TextFeatures, videos: VideoFeatures, basis: VideoBasis | None = None) -> Tensor:
         """The scaled scores of each contrast that enter the aggregation, (T, V, number of contrasts).
@@ -187,7 +201,6 @@ class TCMGC(RetrievalModule[TextFeatures, VideoFeatures]):
             videos: V videos.
             basis: of these videos, when several blocks of texts share it.
         """
-        texts = _without_common_padding(texts)
         conditioned, plain = self._conditioned(texts, videos, basis), self._plain(texts, videos)
         scores = []
         for contrast in self.contrasts:

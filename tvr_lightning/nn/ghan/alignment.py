@@ -61,6 +61,8 @@ class Alignment(nn.Module, ABC):
     def steps(self, texts: Hierarchy, videos: Hierarchy) -> tuple[int, int]:
         """Texts and videos of a block."""
         limit = sizes(texts.whole.device).ghan_numbers
+        if torch.is_grad_enabled():
+            limit = min(limit, sizes(texts.whole.device).ghan_kept_numbers)
         pairs = max(BLOCK_PAIRS, limit // self.pair_numbers(texts, videos))
         step = min(len(texts), max(BLOCK_PAIRS, pairs // max(1, len(videos))))
         return step, min(len(videos), max(1, pairs // step))
@@ -152,7 +154,7 @@ class DenseAlignment(Alignment):
             return (self.cosines(Hierarchy(*x[:count]), Hierarchy(*x[count:])),)
 
         fields = (*texts.tensors().values(), *videos.tensors().values())
-        return graphed(self, self._graphs, cosines, *fields)[0]
+        return graphed(self._graphs, cosines, fields, [self])[0]
 
     def pair_numbers(self, texts: Hierarchy, videos: Hierarchy) -> int:
         """See `Alignment`."""

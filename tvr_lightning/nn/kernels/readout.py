@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 MAX_HIDDEN = 32768  # nodes x width of a pair, padded to powers of 2
+TILE = 1024  # of these numbers for each warp
 
 
 def takes(leaves: int, width: int) -> bool:
@@ -50,7 +51,7 @@ def read_hidden(
     _read[(num_roots, items)](
         root_weights.contiguous(), shares.contiguous(), *(x.contiguous() for x in (*roots, *leaves)),
         mask.contiguous().view(torch.uint8), *vectors, hidden, pooled, num_roots, count, width, width // heads, heads,
-        slope, N=nodes, W=columns, num_warps=max(1, min(16, nodes * columns // 2048)),
+        slope, N=nodes, W=columns, num_warps=max(1, min(16, nodes * columns // TILE)),
     )  # fmt: skip
     return hidden, pooled
 

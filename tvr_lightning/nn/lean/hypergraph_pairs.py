@@ -130,12 +130,9 @@ def _encoded(
     """Adds the sums over all words and over all visual nodes, which hold the receiving node too, to W_x x less that."""
     around_words = shares.word_to_word * word_sum + shares.visual_to_word * visual_sum
     around_visual = shares.visual_to_visual * visual_sum + shares.word_to_visual * word_sum
-    return PairNodes(
-        F.leaky_relu(to_words + around_words[..., None, :], SLOPE),  # Eq. 8
-        F.leaky_relu(to_visual + around_visual[..., None, :], SLOPE),  # Eq. 8
-        word_mask,
-        visual_mask,
-    )
+    parts = (to_words, around_words), (to_visual, around_visual)
+    words, visual = (F.leaky_relu(own + around[..., None, :], SLOPE) for own, around in parts)  # Eq. 8
+    return PairNodes(words, visual, word_mask, visual_mask)
 
 
 def _shares(kinds: Sequence[Kind], word_mask: Tensor, visual_mask: Tensor, dtype: torch.dtype) -> _Shares:
@@ -158,7 +155,9 @@ def _less_itself(conv: LEANConv, x: Tensor, share: Tensor) -> Tensor:
 
     Whether they differ is asked on the CPU only, a GPU would have to be waited for.
     """
-    if share.device.type != "cpu" or bool((share != share[:, :1]).any()):
+    if share.device.type != "cpu":
+        return torch.addcmul(conv.own(x), share[..., None], conv.neighbour(x), value=-1)
+    if bool((share != share[:, :1]).any()):
         return conv.own(x) - share[..., None] * conv.neighbour(x)
     if bool((share == share[:1]).all()):
         return F.linear(x, conv.own.weight - share[0, 0] * conv.neighbour.weight)
@@ -202,19 +201,27 @@ def _attend(conv: LEANConv, x: PairNodes, edges: PairHyperedges) -> PairNodes:
 
     words = x.words
     if edges.cross is not None:
-        share = torch.cat([of_words, own[..., None]], dim=-1).softmax(-1).to(words.dtype)  # Eq. 11
-        words = words + share[..., :shared] @ edges.whole[:, :, :shared] + share[..., shared:] * edges.cross  # Eq. 12
+        share = torch.cat([of_words, own[..., None]], dim=-1).softmax(-1)  # Eq. 11
+        words = (
+            _plus_product(words, share[..., :shared], edges.whole[:, :, :shared]) + share[..., shared:] * edges.cross
+        )
     elif shared:
-        words = words + of_words.softmax(-1).to(words.dtype) @ edges.whole[:, :, :shared]  # Eq. 11, Eq. 12
+        words = _plus_product(words, of_words.softmax(-1), edges.whole[:, :, :shared])  # Eq. 11, Eq. 12
 
     visual = x.visual
     if edges.cross is not None:  # a word's hyperedge exists where the word does
         present = F.pad(x.word_mask[:, :, None], (count - first, 0), value=True)
-        share = masked_softmax(of_visual, present)  # Eq. 11
-        visual = visual + share.to(visual.dtype) @ every[:, :, first:]  # Eq. 12
+        visual = _plus_product(visual, masked_softmax(of_visual, present), every[:, :, first:])  # Eq. 11, Eq. 12
     elif count > first:
-        visual = visual + of_visual.softmax(-1).to(visual.dtype) @ every[:, :, first:]  # Eq. 11, Eq. 12
+        visual = _plus_product(visual, of_visual.softmax(-1), every[:, :, first:])  # Eq. 11, Eq. 12
     return x._replace(words=words, visual=visual)
+
+
+def _plus_product(x: Tensor, weights: Tensor, others: Tensor) -> Tensor:
+    """Adds weights @ others to x, (t, v, ...) each: Eq. 12; on a GPU the sum is part of the product."""
+    if x.is_cuda:
+        return torch.baddbmm(*(y.flatten(0, 1) for y in (x, weights, others))).view_as(x)
+    return x + weights @ others
 
 
 def _logits(

@@ -186,7 +186,7 @@ class HypergraphScorer(nn.Module):
         def parts(*x: Tensor) -> tuple[Tensor, ...]:
             return tuple(part for part in self(*x, with_divergence) if part is not None)
 
-        scores, *divergence = graphed(self, self._graphs, parts, *inputs, name=with_divergence)
+        scores, *divergence = graphed(self._graphs, parts, inputs, [self], with_divergence)
         return PairScores(scores, divergence[0] if divergence else None)
 
     def _chunk(
