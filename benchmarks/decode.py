@@ -45,9 +45,9 @@ WIDTH, HEIGHT, FPS, SECONDS = 320, 240, 25, (10, 30)
 OPTIONS = FrameOptions(num_frames=12, sampling="uniform", fps=None, size=224)
 
 
-def write_scene(path: Path, seconds: int) -> None:
+def write_scene(path: Path, seconds: int, seed: int = 0) -> None:
     """Writes an H.264 clip of a moving, textured picture with x264's usual key frames, at MSR-VTT's size."""
-    texture = np.random.default_rng(0).integers(0, 256, (HEIGHT // 8 + 40, WIDTH // 8 + 40, 3)).astype(np.uint8)
+    texture = np.random.default_rng(seed).integers(0, 256, (HEIGHT // 8 + 40, WIDTH // 8 + 40, 3)).astype(np.uint8)
     texture = texture.repeat(8, 0).repeat(8, 1)
     with av.open(str(path), "w") as file:
         stream: Any = file.add_stream("libx264", rate=FPS, options={"preset": "veryfast"})

@@ -25,7 +25,7 @@ from tvr_lightning.run.callbacks.faults import RankWatchdog, readable_error
 from tvr_lightning.run.callbacks.galleries import Galleries
 from tvr_lightning.run.callbacks.guard import FiniteLoss
 from tvr_lightning.run.callbacks.hashing_plots import HashingPlots
-from tvr_lightning.run.callbacks.progress import ProgressBar, StartSummary, Throughput
+from tvr_lightning.run.callbacks.progress import DataWaits, ProgressBar, StartSummary, Throughput
 from tvr_lightning.run.callbacks.resume import KeepLast
 from tvr_lightning.run.callbacks.run_folder import RunFolder
 from tvr_lightning.run.checkpoints import (
@@ -180,6 +180,7 @@ def make_trainer(cli: ExperimentCLI, command: str, folder: Path) -> Trainer:
     callbacks += [
         StartSummary(),
         Throughput(),
+        DataWaits(),
         FiniteLoss(),
         RankWatchdog(),
         RunFolder(folder, config.experiment, encoder, config.seed_everything),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.utilities import rank_zero_warn
@@ -14,7 +16,11 @@ from rich.table import Table
 
 from tvr_lightning.run.lightning_private import batch_index
 
+if TYPE_CHECKING:
+    from tvr_lightning.data.datamodule import VideoTextDataModule
+
 LINE_EVERY_S = 20.0
+WAITS_AFTER, WAITS_SHARE = 30, 0.1  # steps that are watched, and the share of their time that is worth a line
 
 
 def duration(seconds: float) -> str:
@@ -71,6 +77,58 @@ class Throughput(Callback):
             file=sys.stderr,
             flush=True,
         )
+
+
+class DataWaits(Callback):
+    """Says once when a GPU stands idle because the next batch is not there yet, and what helps.
+
+    The clock runs from the end of a step to the arrival of the next batch, and counts where the GPU had by then done
+    all that it was given; asking that does not wait for it.
+    """
+
+    def __init__(self) -> None:
+        self._done: torch.cuda.Event | None = None
+        self._ended = self._began = self._waited = 0.0
+        self._steps = 0
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Counts, and says it after some steps."""
+        now = time.monotonic()
+        if self._done is None:
+            self._began = now
+            return
+        self._steps += 1
+        self._waited += (now - self._ended) * self._done.query()
+        if self._steps == WAITS_AFTER and trainer.is_global_zero:
+            share = self._waited / max(now - self._began, 1e-9)
+            if share > WAITS_SHARE:
+                print(waiting_line(share, trainer.datamodule), file=sys.stderr)  # type: ignore[attr-defined]
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Marks what the GPU was given."""
+        if pl_module.device.type == "cuda" and self._steps < WAITS_AFTER:
+            self._done = torch.cuda.Event()
+            self._done.record()
+            self._ended = time.monotonic()
+
+
+def waiting_line(share: float, data: VideoTextDataModule) -> str:
+    """What a GPU waits for, and the settings that help."""
+    cores = os.cpu_count() or 1
+    ways = []
+    if not data.cache_frames and not data.jitter:
+        ways.append("--data.cache_frames=true decodes each video once")
+    if data.num_workers < cores:
+        ways.append(f"--data.num_workers={cores} uses all cores")
+    if data.cache_frames:
+        ways.append("later epochs read kept frames")
+    ways.append("`tvr data compress` makes small copies of the videos")
+    return (
+        f"GPU waits for decoding: {share:.0%} of the first {WAITS_AFTER} steps, with data.num_workers="
+        f"{data.num_workers}. {'; '.join(ways)}."
+    )
 
 
 class ProgressBar(TQDMProgressBar):

@@ -1,0 +1,159 @@
+"""What a GPU is kept busy with: training CLIP4Clip on MSR-VTT through the suite, and the same steps on batches at hand.
+
+    python benchmarks/train_gpu.py [--workers 8] [--compile] [--json]
+
+`clip4clip_msrvtt` (ViT-B/32, 12 frames, batch 128) with random weights, on generated clips of 320 x 240 and 10 s in
+MSR-VTT's layout. The bare steps repeat one batch that lies on the device: forward, backward, clipping, optimiser. The
+suite's are those of `tvr fit`'s trainer with its loaders and callbacks: while every video is decoded, and with frames
+from the cache. Each figure is samples per second of the median step, first steps left out. `--compile` also times the
+bare steps with both towers under torch.compile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from decode import write_scene
+from measure import write_results
+from train_step import StepTimes
+
+from tvr_lightning.config.arguments import read_arguments
+from tvr_lightning.optim import build_optimizer
+from tvr_lightning.run.build import build_cli
+from tvr_lightning.run.reader import reader_of
+from tvr_lightning.run.training import make_trainer
+from tvr_lightning.synthetic.plan import plan_shapes
+
+ROOT = Path(__file__).parents[1]
+EXPERIMENT = ROOT / "experiments" / "clip4clip_msrvtt.yaml"
+VIDEOS, SECONDS, COPIES, BATCH = 320, 10, 30, 128  # clips, their length, how often a caption stands in the lists
+STEPS, WARM = 24, 8
+
+
+def make_videos(root: Path) -> None:
+    """Generated clips in MSR-VTT's layout; many captions a video make an epoch long enough to measure in."""
+    dataset = plan_shapes(VIDEOS, 0).dataset()
+    videos = [replace(v, captions=v.captions * COPIES) if v.split == "train" else v for v in dataset.videos]
+    reader = reader_of(EXPERIMENT, [f"--data.annotations.init_args.root={root}"])
+    root.mkdir(parents=True)
+    files = [root / place for place in reader.write_layout(root, replace(dataset, videos=tuple(videos)))]
+    files[0].parent.mkdir(parents=True, exist_ok=True)
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        list(pool.map(write_scene, files, [SECONDS] * len(files), range(len(files)), chunksize=4))
+
+
+def arguments(root: Path, cache: Path, workers: int, cached: bool) -> list[str]:
+    """The experiment with random weights, cut to the steps that are measured."""
+    return [
+        *("--config", str(EXPERIMENT)), f"--data.annotations.init_args.root={root}", f"--data.cache_dir={cache}",
+        f"--data.cache_frames={str(cached).lower()}", f"--data.num_workers={workers}", "--data.fps=null",
+        f"--data.batch_size={BATCH}", "--model.encoder.from_pretrained=null", f"--trainer.max_steps={STEPS}",
+        "--trainer.max_epochs=-1", "--trainer.enable_checkpointing=false", "--tracker=none",
+        "--data.selection=last",
+    ]  # fmt: skip
+
+
+def rate(ends: list[float]) -> float:
+    """Samples per second of the median step."""
+    steps = [b - a for a, b in zip(ends[WARM:], ends[WARM + 1 :], strict=False)]
+    return BATCH / statistics.median(steps)
+
+
+class Steps(StepTimes):
+    """Step times that the device has ended too: a queue of launches would hide what it waits for."""
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Notes the time at which the step before this one was done."""
+        if torch.cuda.is_available():
+            event = torch.cuda.Event()
+            event.record()
+            self.pending, ready = event, getattr(self, "pending", None)
+            if ready is None:
+                return
+            ready.synchronize()
+        super().on_train_batch_end()
+
+
+def suite_rate(words: list[str], folder: Path) -> float:
+    """Through the suite's trainer."""
+    cli = build_cli(read_arguments(words)[0])
+    folder.mkdir()
+    trainer = make_trainer(cli, "fit", folder)
+    times = Steps()
+    trainer.callbacks.append(times)  # type: ignore[attr-defined]
+    trainer.fit(cli.model, cli.datamodule)
+    return rate(times.ends)
+
+
+def bare_rates(words: list[str], device: torch.device, compiled: bool) -> dict[str, float]:
+    """One batch that lies on the device, again and again, in the precision of the suite's run."""
+    cli = build_cli(read_arguments(words)[0])
+    model, data = cli.model.to(device).train(), cli.datamodule
+    data.setup("fit")
+    batch = next(iter(data.train_dataloader())).to(device)
+    reduced = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    rates = {}
+    forms = {
+        "bare": None,
+        "bare, fused AdamW": None,
+        **({"bare, fused AdamW, compiled towers": None} if compiled else {}),
+    }
+    for form in forms:
+        optimizer = build_optimizer(model, model.encoders, model.optimizer_options, fused="fused" in form)
+        if "compiled" in form:
+            for tower in (model.encoder.clip.visual, model.encoder.clip.transformer):
+                tower.compile(dynamic=False)
+        ends = []
+        for _ in range(STEPS):
+            with torch.autocast(device.type, torch.bfloat16, enabled=reduced):
+                texts, videos = model.encode(batch)
+                losses = model.compute_losses(texts, videos, batch.text.video_index)
+            torch.stack(list(losses.values())).sum().backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=True)
+            optimizer.step()
+            optimizer.zero_grad()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            ends.append(time.perf_counter())
+        rates[form] = rate(ends)
+    return rates
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workers", type=int, default=min(12, len(os.sched_getaffinity(0))))
+    parser.add_argument("--compile", action="store_true", help="time compiled towers too")
+    parser.add_argument("--json", action="store_true", help="one object per row")
+    options = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        make_videos(folder / "videos")
+
+        def words(cached: bool) -> list[str]:
+            return arguments(folder / "videos", folder / "cache", options.workers, cached)
+
+        rates = {"suite, decoding": suite_rate(words(False), folder / "decoding")}
+        rates["suite, frames from the cache"] = suite_rate(words(True), folder / "cached")
+        rates |= bare_rates(words(True), device, options.compile)
+    rows = [
+        {"form": form, "samples_per_s": round(value, 1), "share_of_bare": round(value / rates["bare"], 3)}
+        for form, value in rates.items()
+    ]
+    for row in rows:
+        print(json.dumps(row) if options.json else "  ".join(f"{k} {v}" for k, v in row.items()))
+    write_results("train_gpu", "python benchmarks/train_gpu.py", rows, workers=options.workers, batch=BATCH, frames=12)
+
+
+if __name__ == "__main__":
+    main()
