@@ -287,6 +287,33 @@ def test_every_parameter_receives_a_finite_gradient(method: RetrievalModule[Any,
         assert parameter.grad.abs().sum() > 0, name
 
 
+def test_losses_and_their_gradients_are_exact_whatever_the_precision(method: RetrievalModule[Any, Any]) -> None:
+    text, video = random_text(method, 6), random_video(method, 6)
+    batch = VideoTextBatch(text, video, VideoTextBatch(text, video))
+    exact = copy.deepcopy(method).double()
+    with torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad():
+            features = method.encode(batch)
+        losses = method.compute_losses(*features, video.index)
+    reduced = {x.dtype for rows in features for x in rows.tensors().values()}
+    assert torch.bfloat16 in reduced or not reduced & {torch.float32}
+    wide = [rows.map(lambda x: x.double() if x.is_floating_point() else x) for rows in features]
+    found, right = (torch.stack(list(x.values())).sum() for x in (losses, exact.compute_losses(*wide, video.index)))
+    assert found.item() == pytest.approx(right.item(), rel=1e-4)
+    if not right.requires_grad:  # nothing is learned between features and losses
+        return
+    found.backward()
+    right.backward()
+    wanted = {name: p.grad for name, p in exact.named_parameters() if p.grad is not None}
+    largest = max(float(gradient.norm()) for gradient in wanted.values())
+    wanted = {name: x for name, x in wanted.items() if float(x.norm()) > 1e-5 * largest}  # saturated: rounding alone
+    for name, parameter in method.named_parameters():
+        if name in wanted:
+            own, others = parameter.grad.double().flatten(), wanted[name].flatten()
+            assert torch.cosine_similarity(own, others, dim=0) > 0.99, name
+            assert own.norm() / others.norm() == pytest.approx(1, abs=0.05), name
+
+
 def test_one_batch_can_be_learned(method: RetrievalModule[Any, Any]) -> None:
     text, video = random_text(method, 8), random_video(method, 8)
     best = 0.0

@@ -206,6 +206,7 @@ def make_trainer(cli: ExperimentCLI, command: str, folder: Path) -> Trainer:
         settings["num_sanity_val_steps"] = 0  # a few batches of captions and videos score nothing
     # the sampler shares samples among ranks itself; Lightning's would repeat some in evaluation
     settings |= {"callbacks": callbacks, "use_distributed_sampler": False, "default_root_dir": folder}
+    settings["inference_mode"] = False  # parameters that move to a device inside it can never be trained again
     settings |= {"enable_model_summary": False, "plugins": [*_listed(settings["plugins"]), AtomicCheckpointIO()]}
     return Trainer(**settings)
 
