@@ -79,6 +79,19 @@ def test_ranks_share_an_epoch_without_overlap_and_step_alike() -> None:
     assert len({key for share in shares for key in share}) == 9
 
 
+@pytest.mark.parametrize(("length", "batch"), [(24, 2), (23, 2), (11, 1), (29, 4), (5, 4), (2, 1)])
+def test_parts_of_a_batch_in_rank_order_are_that_of_one_process(length: int, batch: int) -> None:
+    world = 3
+    joined = batch * world
+    one = list(SeededSampler(length, 3, joined))
+    shares = [list(SeededSampler(length, 3, batch, rank, world)) for rank in range(world)]
+    for step in range(length // joined):
+        parts = [key for share in shares for key in share[step * batch : (step + 1) * batch]]
+        assert parts == one[step * joined : (step + 1) * joined]
+    assert [len(share) for share in shares] == [length // world] * world
+    assert len({key for share in shares for key in share}) == length // world * world
+
+
 def test_clips_of_one_source_follow_each_other(make_data: Make) -> None:
     data = make_data(keep_sources=True, batch_size=4)
     data.setup("fit")

@@ -104,7 +104,7 @@ class Data(LightningDataModule):
         assert text.module.freeze
 
     def train_dataloader(self) -> Any:
-        sampler = SeededSampler(VIDEOS, self.seed, start=(self.start[0], self.start[1] * BATCH))
+        sampler = SeededSampler(VIDEOS, self.seed, BATCH, start=(self.start[0], self.start[1] * BATCH))
         own = torch.Generator()  # a loader must not draw from the generator that dropout draws from
         return DataLoader(
             self.pairs, BATCH, sampler=sampler, collate_fn=VideoTextBatch.cat, drop_last=True, generator=own
@@ -121,7 +121,7 @@ class Shared(Data):
     def train_dataloader(self) -> Any:
         assert self.trainer is not None
         world = self.trainer.world_size
-        sampler = SeededSampler(VIDEOS, 0, self.trainer.global_rank, world)
+        sampler = SeededSampler(VIDEOS, 0, 8 // world, self.trainer.global_rank, world)
         return DataLoader(self.pairs, 8 // world, sampler=sampler, collate_fn=VideoTextBatch.cat, drop_last=True)
 
     def evaluation_loaders(self, split: Any) -> Any:

@@ -336,7 +336,9 @@ class VideoTextDataModule(LightningDataModule):
                 f"{self.dataset} name no sources: leave it out"
             )
         groups = dataset.sources() if self.keep_sources else None
-        sampler = SeededSampler(len(dataset), self.seed, rank, world, (epoch, batches * self.batch_size), groups)
+        sampler = SeededSampler(
+            len(dataset), self.seed, self.batch_size, rank, world, (epoch, batches * self.batch_size), groups
+        )
         if len(sampler) < self.batch_size:
             raise ConfigError(
                 f"data.batch_size is {self.batch_size}, but {self.dataset} train has only {len(dataset)} samples"

@@ -316,12 +316,14 @@ def collate_captions(samples: Sequence[TextInput]) -> TextInput:
 class SeededSampler(Sampler[tuple[int, int]]):
     """A permutation for each epoch, fixed by seed and epoch alone; yields (position, epoch).
 
-    Under several ranks each takes every `world`-th sample; the last incomplete round is left out so that every rank
-    makes the same number of steps. Lightning calls `set_epoch`.
+    Under several ranks each takes its part of every joined batch: the parts in rank order are the batch of one process.
+    What cannot be shared evenly is left out, so that every rank makes the same number of steps. Lightning calls
+    `set_epoch`.
 
     Args:
         length: samples of all ranks.
         seed: the run's seed.
+        batch_size: of each rank.
         rank: which share is taken.
         world: number of shares.
         start: the epoch in which training goes on, and how many samples of this rank's share are passed over there.
@@ -332,6 +334,7 @@ class SeededSampler(Sampler[tuple[int, int]]):
         self,
         length: int,
         seed: int,
+        batch_size: int = 1,
         rank: int = 0,
         world: int = 1,
         start: tuple[int, int] = (0, 0),
@@ -340,6 +343,7 @@ class SeededSampler(Sampler[tuple[int, int]]):
         self.length = length
         self.groups = groups
         self.seed = seed
+        self.batch_size = batch_size
         self.rank = rank
         self.world = world
         self.start = start
@@ -360,6 +364,9 @@ class SeededSampler(Sampler[tuple[int, int]]):
         if self.groups is not None:
             place = generator.permutation(int(self.groups.max(initial=-1)) + 1)
             order = order[np.argsort(place[self.groups[order]], kind="stable")]
-        share = order[: len(self) * self.world][self.rank :: self.world]
+        order = order[: len(self) * self.world]
+        joined = self.batch_size * self.world
+        batches = np.split(order, range(joined, len(order), joined))
+        share = np.concatenate([np.array_split(batch, self.world)[self.rank] for batch in batches])
         for position in share[self.start[1] if self.epoch == self.start[0] else 0 :]:
             yield int(position), self.epoch

@@ -174,10 +174,12 @@ class AlternatingPasses(RetrievalModule[CodesT, CodesT], Generic[CodesT, GraphT]
         rows = self._row[video_index]
         train_graph = (self.current_epoch + (batch_idx if self._is_trial_run else 0)) % 2 == 0
         if train_graph:
-            losses = self.graph_losses(self.graph, rows)
+            with self.drawn_alike(batch_idx):
+                losses = self.graph_losses(self.graph, rows)
         else:
-            texts, videos = self.encode(batch)
-            losses = self.hash_losses(self.graph, rows, gather(texts, counts), gather(videos, counts), video_index)
+            texts, videos = self.encode_joined(batch, counts, batch_idx)
+            with self.drawn_alike(batch_idx):
+                losses = self.hash_losses(self.graph, rows, texts, videos, video_index)
         if not losses:
             return None
         total = torch.stack(list(losses.values())).sum()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
@@ -16,7 +17,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tvr_lightning.distributed import all_reduce_any, gather, gather_counts
+from tvr_lightning.distributed import all_reduce_any, gather, gather_counts, ranks
 from tvr_lightning.encoders.base import Encoder, FrameEncoder, TextEncoder, encoders_in, frozen_frames
 from tvr_lightning.errors import CheckpointError, ConfigError, DataError, few
 from tvr_lightning.evaluation import (
@@ -31,6 +32,7 @@ from tvr_lightning.evaluation import (
 )
 from tvr_lightning.evaluation.codes import has_codes
 from tvr_lightning.evaluation.encoding import encode_batch, feature_type, join_batches
+from tvr_lightning.nn.draws import drawing, joined_rows, row_parts
 from tvr_lightning.nn.similarity import LogitScale
 from tvr_lightning.optim import Optimizer, build_optimizer, build_schedule
 from tvr_lightning.types import CodeFeatures, ItemIndex, TensorRows, TextInput, VideoInput, VideoTextBatch
@@ -206,15 +208,42 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         size = self.optimizer_options.loss_chunk
         if not len(rows):  # one row, cut off again: every parameter gets the gradient that DDP waits for, zero
             return self._in_chunks(encode, _dummy_row(rows))[:0]
+        draws = row_parts()
+
+        def encode_from(start: int, *fields: Tensor) -> RowsT:
+            with draws(start):
+                return encode(type(rows)(*fields))
+
         if size is None:
-            return encode(rows)
+            return encode_from(0, *rows.tensors().values())
         parts: list[RowsT] = []
         for i in range(0, len(rows), size):
             # weights cast once for all chunks would add up the chunks' gradients in low precision
             torch.clear_autocast_cache()
             fields = rows[i : i + size].tensors().values()  # as tensors: checkpoint finds their device's random state
-            parts.append(checkpoint(lambda *x: encode(type(rows)(*x)), *fields, use_reentrant=False))
+            parts.append(checkpoint(encode_from, i, *fields, use_reentrant=False))
         return type(parts[0]).cat(parts)
+
+    def encode_joined(self, batch: VideoTextBatch, counts: Sequence[int], batch_idx: int) -> tuple[TextT, VideoT]:
+        """Features of the batch that all ranks hold together, in rank order, from this rank's share of it.
+
+        Args:
+            batch: the share.
+            counts: of `gather_counts`.
+            batch_idx: as `training_step` has it.
+        """
+        rank, step = ranks()[0], self._step_key(batch_idx)
+        # what is foreign, BERT's dropout, draws for this rank; what is ours, for the rows of the joined batch
+        with drawing(self.device, *step, 1, rank), joined_rows(sum(counts[:rank]), sum(counts), *step, 2):
+            texts, videos = self.encode(batch)
+        return gather(texts, counts), gather(videos, counts)
+
+    def drawn_alike(self, batch_idx: int) -> AbstractContextManager[None]:
+        """Inside, torch draws the same on all ranks: for what is computed of the joined batch."""
+        return drawing(self.device, *self._step_key(batch_idx), 0)
+
+    def _step_key(self, batch_idx: int) -> tuple[int, int, int]:
+        return self.datamodule.seed, self.current_epoch, batch_idx
 
     def training_step(self, batch: VideoTextBatch, batch_idx: int) -> Tensor:
         """Loss of the batch that all ranks hold together."""
@@ -222,10 +251,10 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         nothing = not any(counts)
         if nothing:  # on no rank anything was decoded: a step with zero gradients keeps the ranks together
             batch, counts = VideoTextBatch(_dummy_row(batch.text), _dummy_row(batch.video)), [1] * len(counts)
-        texts, videos = self.encode(batch)
-        texts, videos = gather(texts, counts), gather(videos, counts)
+        texts, videos = self.encode_joined(batch, counts, batch_idx)
         video_index = gather(ItemIndex(batch.text.video_index), counts).index
-        losses = self.compute_losses(texts, videos, video_index)
+        with self.drawn_alike(batch_idx):
+            losses = self.compute_losses(texts, videos, video_index)
         total = torch.stack(list(losses.values())).sum() * (not nothing)
         self.log_losses(losses, total, sum(counts))
         return total

@@ -43,12 +43,13 @@ def smoke_arguments(file: Path, data_root: Path, runs_dir: Path) -> list[str]:
     ]
 
 
-def smoke_data(file: Path, folder: Path) -> Path:
+def smoke_data(file: Path, folder: Path, num_videos: int = NUM_VIDEOS) -> Path:
     """Makes the generated dataset that an experiment can read, once for a reader and its settings; returns its root.
 
     Args:
         file: the experiment.
         folder: above the roots.
+        num_videos: of all splits.
 
     Raises:
         ConfigError: the experiment cannot be composed, or its reader has no `write_layout`.
@@ -61,7 +62,7 @@ def smoke_data(file: Path, folder: Path) -> Path:
     key = hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest()
     root = folder / key[:16]
     if not root.exists():
-        export_shapes(reader_of(file, [f"--data.annotations.init_args.root={root}"]), NUM_VIDEOS)
+        export_shapes(reader_of(file, [f"--data.annotations.init_args.root={root}"]), num_videos)
     return root
 
 

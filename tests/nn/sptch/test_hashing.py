@@ -9,7 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tvr_lightning.nn.sptch.hashing import Aggregation, GraphNetwork, HashLayer, VideoHash, binary, propagation
+from tvr_lightning.nn.draws import joined_rows
+from tvr_lightning.nn.sptch.hashing import (
+    Aggregation,
+    GraphNetwork,
+    HashLayer,
+    TransformerLayer,
+    VideoHash,
+    binary,
+    propagation,
+)
 
 BITS = 6
 
@@ -38,6 +47,43 @@ def test_hash_layer_is_the_mean_of_linear_outputs() -> None:
         expected = sum(layer.project.weight @ x[row, i] + layer.project.bias for i in range(length)) / length
         torch.testing.assert_close(out[row], expected)
     assert out[2].abs().max() == 0
+
+
+@pytest.mark.parametrize("heads", [1, 4])
+def test_a_layer_is_that_of_torch(heads: int) -> None:
+    """Names, initial weights, outputs and gradients."""
+    torch.manual_seed(0)
+    theirs = nn.TransformerEncoderLayer(16, heads, 64, 0.0, activation="gelu", batch_first=True)
+    torch.manual_seed(0)
+    ours = TransformerLayer(16, heads, 64)
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    assert all(torch.equal(x, theirs.state_dict()[n]) for n, x in ours.state_dict().items())
+    ours, theirs = ours.double(), theirs.double()
+    x, mask = draw(4, 5, 16).requires_grad_(), torch.arange(5) < torch.tensor([[5], [3], [1], [5]])
+    outputs = [ours(x, mask), theirs(x, src_key_padding_mask=~mask)]
+    gradients = [torch.autograd.grad(y.square()[mask].sum(), (x, *m.parameters()))
+                 for y, m in zip(outputs, (ours, theirs), strict=True)]  # fmt: skip
+    torch.testing.assert_close(outputs[0][mask], outputs[1][mask])
+    names = dict(zip(["x", *dict(ours.named_parameters())], gradients[0], strict=True))
+    expected = dict(zip(["x", *dict(theirs.named_parameters())], gradients[1], strict=True))
+    for name, gradient in names.items():
+        torch.testing.assert_close(gradient, expected[name], msg=name)
+
+
+@pytest.mark.parametrize("first", [3, 4])
+def test_dropout_of_videos_is_cut_from_that_of_the_joined_batch(first: int) -> None:
+    torch.manual_seed(0)
+    model = VideoHash(10, BITS, width=16, num_layers=2, heads=2, max_frames=5, dropout=0.3).double()
+    frames, mask = draw(8, 5, 10), torch.arange(5) < torch.tensor([[5], [3], [1], [5], [2], [5], [4], [5]])
+    with joined_rows(0, 8, 1):
+        whole = model(frames, mask)
+    parts = []
+    for start, end in ((0, first), (first, 8)):
+        with joined_rows(start, 8, 1):
+            parts.append(model(frames[start:end], mask[start:end]))
+    torch.testing.assert_close(torch.cat(parts), whole)
+    with joined_rows(0, 8, 2):
+        assert not torch.allclose(model(frames, mask), whole)
 
 
 def test_video_hash_looks_at_valid_frames_only() -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tvr_lightning.nn.masked import masked_mean
+from tvr_lightning.nn.draws import RowDropout
+from tvr_lightning.nn.masked import masked_mean, masked_softmax
 
 Aggregation = Literal["joint", "concatenation", "none"]
 
@@ -38,12 +40,48 @@ class HashLayer(nn.Module):
         return masked_mean(self.project(x), mask)
 
 
+class TransformerLayer(nn.Module):
+    """A transformer layer in BERT's form: after the residual comes the norm, GELU inside.
+
+        y = LN(x + attention(x)),   LN(y + W_2 GELU(W_1 y))
+
+    Weights have the names and initial values of `nn.TransformerEncoderLayer`; what differs is that dropout, that of the
+    attention too, is drawn for the batch that all ranks hold together.
+    Shapes: x (V, n, D); mask (V, n) bool, True = exists; returns (V, n, D).
+
+    >>> TransformerLayer(width=8, heads=2, hidden=32)(torch.randn(3, 5, 8), torch.ones(3, 5).bool()).shape
+    torch.Size([3, 5, 8])
+    """
+
+    def __init__(self, width: int, heads: int, hidden: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.self_attn = nn.MultiheadAttention(width, heads, batch_first=True)  # holds the weights
+        self.linear1, self.linear2 = nn.Linear(width, hidden), nn.Linear(hidden, width)
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.dropout = RowDropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Runs the layer."""
+        x = self.norm1(x + self.dropout(self._attend(x, mask)))
+        hidden = self.dropout(F.gelu(self.linear1(x)))
+        out: Tensor = self.norm2(x + self.dropout(self.linear2(hidden)))
+        return out
+
+    def _attend(self, x: Tensor, mask: Tensor) -> Tensor:
+        weights = self.self_attn
+        qkv = F.linear(x, weights.in_proj_weight, weights.in_proj_bias)
+        query, key, value = qkv.unflatten(-1, (3, weights.num_heads, -1)).permute(2, 0, 3, 1, 4)  # (V, H, n, D / H)
+        logits = query @ key.mT / math.sqrt(query.shape[-1])
+        attention = self.dropout(masked_softmax(logits, mask[:, None, None]))  # (V, H, n, n)
+        read: Tensor = weights.out_proj((attention.to(value.dtype) @ value).transpose(1, 2).flatten(2))
+        return read
+
+
 class VideoHash(nn.Module):
     """Hash function of videos: bidirectional transformer over frames, then `HashLayer` (SPTCH, Secs. 3.1.2, 4.1.3).
 
         z = HashLayer(T(LN(W v + P)))
 
-    Layers have BERT's form: after the residual comes the norm, GELU inside.
     Shapes: frames (V, n, F); frame_mask (V, n) bool; returns (V, K), before tanh.
     Raises ValueError for more frames than positions.
 
@@ -66,10 +104,7 @@ class VideoHash(nn.Module):
         self.positions = nn.Embedding(max_frames, width)
         nn.init.normal_(self.positions.weight, std=0.02)
         self.norm = nn.LayerNorm(width)
-        self.layers = nn.ModuleList(
-            nn.TransformerEncoderLayer(width, heads, 4 * width, dropout, activation="gelu", batch_first=True)
-            for _ in range(num_layers)
-        )
+        self.layers = nn.ModuleList(TransformerLayer(width, heads, 4 * width, dropout) for _ in range(num_layers))
         self.hash = HashLayer(width, code_length)
 
     def forward(self, frames: Tensor, frame_mask: Tensor) -> Tensor:
@@ -81,10 +116,8 @@ class VideoHash(nn.Module):
                 "data.num_frames"
             )
         x = self.norm(self.embed(frames) + self.positions.weight[:count])
-        # a video without a frame looks everywhere: attention over nothing would be NaN
-        padded = ~frame_mask & frame_mask.any(1, keepdim=True)
         for layer in self.layers:
-            x = layer(x, src_key_padding_mask=padded)
+            x = layer(x, frame_mask)
         return self.hash(x, frame_mask)
 
 
