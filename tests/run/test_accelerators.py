@@ -101,7 +101,7 @@ def test_devices_that_are_not_there_are_named(cards: Callable[..., None], driver
         choose_precision("auto", "gpu", 4)
     cards()
     driver("no devices", 1)
-    with pytest.raises(ConfigError, match="can use no GPU here: there is none; set trainer.accelerator=cpu"):
+    with pytest.raises(ConfigError, match=r"can use no GPU here: there is none; set trainer\.accelerator=cpu"):
         choose_precision("32-true", "gpu")
 
 

@@ -170,8 +170,9 @@ class Given(VideoTextDataModule):
 def fit(method: Method, data: Any, *callbacks: Callback, **settings: Any) -> tuple[Trainer, Kept]:
     kept = Kept()
     trainer = Trainer(
-        accelerator="cpu", devices=1, max_epochs=1, logger=False, enable_checkpointing=False, callbacks=[kept, *callbacks],
-        enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0, **settings,
+        accelerator="cpu", devices=1, max_epochs=1, logger=False, enable_checkpointing=False,
+        callbacks=[kept, *callbacks], enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
+        **settings,
     )  # fmt: skip
     trainer.fit(method, data)
     return trainer, kept

@@ -196,7 +196,7 @@ class AlternatingPasses(RetrievalModule[CodesT, CodesT], Generic[CodesT, GraphT]
         schedule.step()  # type: ignore[union-attr]
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Clips the gradients: here the scale of a loss in fp16 is off them, right after the backward pass it is not."""
+        """Clips the gradients, whose scale in fp16 is off here and not yet right after the backward pass."""
         if self.clip_norm is not None:
             self.clip_gradients(optimizer, self.clip_norm, "norm")
 

@@ -122,15 +122,15 @@ def device_advice(precision: Precision | None, accelerator: Any = "auto", device
         return advice and f"the run is on the CPU, though there is a GPU: {advice}"
     built = torch.cuda.get_arch_list()
     for card in cards:
-        capability, name = torch.cuda.get_device_capability(card), torch.cuda.get_device_name(card)
-        if not runs_on(built, capability):
+        (major, minor), name = torch.cuda.get_device_capability(card), torch.cuda.get_device_name(card)
+        if not runs_on(built, (major, minor)):
             return (
-                f"torch {torch.__version__} has no kernels for {name} (sm_{capability[0]}{capability[1]}; it has "
+                f"torch {torch.__version__} has no kernels for {name} (sm_{major}{minor}; it has "
                 f"{', '.join(built)}): {OTHER_BUILD} installs a build for older cards and drivers"
             )
         if str(precision).startswith("bf16") and not has_bf16(card):
             return (
-                f"trainer.precision={precision}, but {name} (compute capability {capability[0]}.{capability[1]}) has no "
+                f"trainer.precision={precision}, but {name} (compute capability {major}.{minor}) has no "
                 "bf16 and computes it slowly; 16-mixed or auto suits it"
             )
     return None
