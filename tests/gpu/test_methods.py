@@ -185,7 +185,8 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> Iterator[NoWaiting]:
 def test_steps_are_finite_and_wait_for_nothing(
     file: Path, precision: str, words: Callable[..., list[str]], tmp_path: Path, no_waiting: NoWaiting
 ) -> None:
-    more = [f"--trainer.fast_dev_run={WARM + 2}", f"--trainer.precision={precision}"]
+    # of the 12 training videos; both passes of a method with two networks take their turn after the warm steps
+    more = [f"--trainer.fast_dev_run={WARM + 2}", "--data.batch_size=3", f"--trainer.precision={precision}"]
     # the scaler of fp16 reads from the device whether gradients are finite
     trainer, model = fit(words(file, *more), tmp_path, *([] if precision == "16-mixed" else [no_waiting]))
     assert trainer.precision == precision
