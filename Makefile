@@ -1,4 +1,4 @@
-# Every target is one line in `make help`. Settings: EXP, BASE, SEEDS, RESUME, CKPT, RUNS, ARGS, PYTHON.
+# Every target is one line in `make help`. Settings: EXP, BASE, SEEDS, RESUME, CKPT, RUNS, ARGS, PYTHON, TORCH.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 SHELL := /bin/bash
@@ -7,16 +7,21 @@ PYTHON ?= python3
 UV_VERSION := 0.13.8
 UV := .tools/bin/uv
 BIN := .venv/bin
-READY := .venv/.ready
+
+# which build of torch: the lock's, or another CUDA's (TORCH=cu126); once chosen it stays until TORCH=lock
+BUILD := $(filter-out lock,$(or $(TORCH),$(shell cat .venv/.torch 2> /dev/null)))
+# the oldest that pyproject.toml takes: later ones leave older CUDAs out one by one
+BUILD_OF := torch==2.11.0 torchvision==0.26.0 setuptools
+READY := .venv/.ready$(addprefix -,$(BUILD))
 EXPERIMENTS := $(filter-out reported,$(patsubst experiments/%.yaml,%,$(wildcard experiments/*.yaml)))
 GRIDS := $(patsubst experiments/%.yaml,%,$(wildcard experiments/ablations/*/*.yaml))
 
-.PHONY: help setup data data-check experiments train eval smoke ablate leakcheck compare dashboard test test-all check format bench lock clean need-exp
+.PHONY: help setup data data-check experiments train eval smoke ablate leakcheck compare dashboard test test-all test-gpu check format bench lock clean need-exp
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(READY) ## make .venv from requirements.lock
+setup: $(READY) ## make .venv from requirements.lock; for older cards and drivers: TORCH=cu126, back again: TORCH=lock
 
 $(UV):
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else \
@@ -25,9 +30,22 @@ $(UV):
 	@.tools/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
 $(READY): requirements.lock pyproject.toml | $(UV)
-	@echo "setting up .venv (about 5 GB, a minute or two)"
+	@echo "setting up .venv (about 5 GB, a minute or two)$(if $(BUILD), with $(firstword $(BUILD_OF)) for $(BUILD))"
+ifneq ($(BUILD),)
+	@$(UV) pip compile --quiet --offline --torch-backend $(BUILD) /dev/null > /dev/null  # refuses what it does not know
+endif
 	@[ -x $(BIN)/python ] || $(UV) venv --quiet --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" .venv
+	@rm -f .venv/.ready*
+	@echo "$(or $(BUILD),lock)" > .venv/.torch
+ifeq ($(BUILD),)
 	@$(UV) pip sync --quiet --python $(BIN)/python --require-hashes --compile-bytecode requirements.lock
+else
+	@# the lock without torch and what only torch brings; uv knows where PyTorch keeps its builds
+	@awk '/^[a-z]/ {kept = !/^(torch|torchvision|triton|setuptools)==|^(cuda|nvidia)-/} kept' requirements.lock > .venv/.lock
+	@printf '%s\n' $(BUILD_OF) > .venv/.build
+	@$(UV) pip install --quiet --python $(BIN)/python --exact --compile-bytecode --torch-backend $(BUILD) \
+	  -r .venv/.lock -r .venv/.build
+endif
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
@@ -83,6 +101,9 @@ test: $(READY) ## the fast tests, under 15 minutes on two cores
 
 test-all: $(READY) ## all tests
 	@$(BIN)/python -m pytest -q -m '' $(ARGS)
+
+test-gpu: $(READY) ## the tests that need a GPU, two minutes on one
+	@$(BIN)/python -m pytest -q -m gpu tests/gpu $(ARGS)
 
 check: $(READY) ## lint, format, types and docker/
 	@$(BIN)/ruff check .

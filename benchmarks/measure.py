@@ -1,11 +1,13 @@
-"""What the benchmarks share: peak memory of a block, and results kept with command, date and machine."""
+"""What the benchmarks share: the device, peak memory of a block, and results kept with command, date and machine."""
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import json
 import os
 import platform
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,12 +49,31 @@ def _status(name: str) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 1024
 
 
-def write_results(name: str, command: str, rows: Sequence[dict[str, Any]], **more: Any) -> None:
-    """Keeps the rows of a benchmark as `results/NAME.json`."""
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Adds the option for the one device that a benchmark runs on: a GPU where there is one."""
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+
+
+def card_of(name: str) -> str:
+    """The model in a GPU's name, as files are called: `h100` of `NVIDIA H100 80GB HBM3`, `3090` of a GeForce RTX 3090.
+
+    Raises:
+        ValueError: the name has no number.
+    """
+    models = [word for word in re.split(r"[\s-]+", name.lower()) if re.search(r"\d", word)]
+    if not models:
+        raise ValueError(f"no model in the GPU's name '{name}'")
+    return models[0]
+
+
+def write_results(name: str, command: str, rows: Sequence[dict[str, Any]], device: str = "cpu", **more: Any) -> None:
+    """Keeps the rows of a benchmark as `results/NAME.json`, those of a GPU as `results/NAME.CARD.json`."""
     machine = f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}"
-    if torch.cuda.is_available():
+    file = f"{name}.json"
+    if device == "cuda":
         machine += f", {torch.cuda.get_device_name()}"
+        file = f"{name}.{card_of(torch.cuda.get_device_name())}.json"
     date = datetime.now(UTC).date().isoformat()
     content = {"command": command, "date": date, "machine": machine, **more, "rows": list(rows)}
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+    (RESULTS / file).write_text(json.dumps(content, indent=1) + "\n")

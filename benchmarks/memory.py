@@ -1,6 +1,6 @@
 """Peak memory of a training step against batch size, with and without gradient checkpointing and loss_chunk.
 
-    python benchmarks/memory.py [--json]
+    python benchmarks/memory.py [--device cpu] [--json]
 
 CLIP4Clip (seqTransf) on ViT-B-32 with random weights, AdamW. A figure is what the step adds to weights and optimiser
 state (which are given apart), gradients among it: on the CPU resident memory, on a GPU the allocator's. A GPU computes
@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from measure import PeakMemory, write_results
+from measure import PeakMemory, add_device, write_results
 from rich.console import Console
 from rich.table import Table
 
@@ -121,14 +121,15 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="one object per row")
+    add_device(parser)
     options = parser.parse_args()
-    rows = [row for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])) for row in measure(device)]
+    rows = measure(options.device)
     if options.json:
         for row in rows:
             print(json.dumps(row))
     else:
         print_table(rows)
-    write_results("memory", "python benchmarks/memory.py", rows, method="CLIP4Clip seqTransf, ViT-B-32")
+    write_results("memory", "python benchmarks/memory.py", rows, options.device, method="CLIP4Clip seqTransf, ViT-B-32")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Pairs per second and peak memory of all-pairs scorers: the literal form against the one that the suite uses.
 
-    python benchmarks/score.py [--only tc_mgc] [--json] [--large]
+    python benchmarks/score.py [--device cpu] [--only tc_mgc] [--json] [--large]
 
 TC-MGC's other form is the paper's equations written out, LEAN's and GHAN's a batch of T x V graphs in torch_geometric.
 Both forms run in this process with the same weights and inputs and take turns; every time is the best of the
@@ -21,7 +21,7 @@ import score_lean
 import score_tc_mgc
 import torch
 from cases import Case, Form
-from measure import PeakMemory, write_results
+from measure import PeakMemory, add_device, write_results
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -113,22 +113,22 @@ def main() -> None:
     parser.add_argument("--only", choices=sorted(SCORERS), help="one method")
     parser.add_argument("--json", action="store_true", help="one object per row")
     parser.add_argument("--large", action="store_true", help="also a whole test set")
+    add_device(parser)
     options = parser.parse_args()
-    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     rows = []
-    for device in devices:
-        for case in CASES:
-            if options.only in (None, case.method):
-                rows += run_case(case, device)
-        for method in sorted(SCORERS) if options.large else ():
-            if options.only in (None, method):
-                rows.append(run_large(LARGE[method], device))
+    for case in CASES:
+        if options.only in (None, case.method):
+            rows += run_case(case, options.device)
+    for method in sorted(SCORERS) if options.large else ():
+        if options.only in (None, method):
+            rows.append(run_large(LARGE[method], options.device))
     if options.json:
         for row in rows:
             print(json.dumps(row))
     else:
         print_table(rows)
-    write_results("score", "python benchmarks/score.py" + (" --large" if options.large else ""), rows)
+    command = "python benchmarks/score.py" + (" --large" if options.large else "")
+    write_results("score", command, rows, options.device)
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:

@@ -1,6 +1,6 @@
 """Samples per second of decoding and of training on the embedded dataset.
 
-    python benchmarks/throughput.py [--root data/shapes] [--json]
+    python benchmarks/throughput.py [--device cpu] [--root data/shapes] [--json]
 
 Decoding: videos read by the training loader, with one and with two workers, against reading in the main process.
 Training: `clip4clip_shapes` on decoded frames, seqTransf against meanP, so that both forms see the same machine state.
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measure import WHOLE_CLIP, write_results
+from measure import WHOLE_CLIP, add_device, write_results
 
 from tvr_lightning import load_experiment
 
@@ -38,23 +38,33 @@ def decoding_rate(root: Path, workers: int) -> float:
 
 
 def training_rate(exp: Any, batch: Any) -> float:
-    """Samples per second of forward, backward and optimiser on one batch."""
+    """Samples per second of forward, backward and optimiser on one batch, on the batch's device."""
+    device = batch.text.tokens.device
+    exp.model.to(device)
     optimizer = torch.optim.AdamW(exp.model.parameters(), lr=1e-4)
     exp.model.train()
     for step in range(STEPS + 1):
         if step == 1:
+            wait(device)
             began = time.perf_counter()  # the first step warms up
         texts, videos = exp.model.encode_text(batch.text), exp.model.encode_video(batch.video)
         torch.stack(list(exp.model.compute_losses(texts, videos, batch.video.index).values())).sum().backward()
         optimizer.step()
         optimizer.zero_grad()
+    wait(device)
     return STEPS * len(batch) / (time.perf_counter() - began)
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, default=ROOT / "data" / "shapes")
     parser.add_argument("--json", action="store_true", help="one object per row")
+    add_device(parser)
     options = parser.parse_args()
     rates: dict[tuple[str, str], list[float]] = {}
     for _ in range(REPEATS):
@@ -67,7 +77,7 @@ def main() -> None:
     }
     data = forms["meanP"].data
     data.setup("fit")
-    batch = next(iter(data.train_dataloader()))
+    batch = next(iter(data.train_dataloader())).to(options.device)
     for _ in range(REPEATS):
         for name, exp in forms.items():
             rates.setdefault(("training", name), []).append(training_rate(exp, batch))
@@ -85,7 +95,7 @@ def main() -> None:
     ]
     for row in rows:
         print(json.dumps(row) if options.json else "  ".join(f"{k} {v}" for k, v in row.items()))
-    write_results("throughput", "python benchmarks/throughput.py", rows)
+    write_results("throughput", "python benchmarks/throughput.py", rows, options.device)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """Where a training step's time goes, and what the suite costs beside a bare PyTorch loop of the same model.
 
-    python benchmarks/train_step.py [--experiment clip4clip_shapes] [--root data/shapes] [--tracker wandb] [--json]
+    python benchmarks/train_step.py [--device cpu] [--experiment clip4clip_shapes] [--root data/shapes] [--json]
+                                    [--tracker wandb]
 
 The bare loop (the same loader, model, optimiser, schedule and clipping, nothing else) and `tvr fit`'s trainer with all
 its callbacks take turns; each time is the median step, the first steps of each turn left out. The split is the bare
-loop's.
+loop's; on a GPU, where a call returns before its kernels end, that of a turn of its own whose parts wait for them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measure import WHOLE_CLIP, write_results
+from measure import WHOLE_CLIP, add_device, write_results
 from pytorch_lightning import Callback
 
 from tvr_lightning.config.arguments import read_arguments
@@ -50,7 +51,8 @@ def settings(options: argparse.Namespace, cache: Path) -> list[str]:
     return [
         *experiment, *(f"--{setting}" for setting in WHOLE_CLIP if has_clip),
         f"--data.annotations.root={options.root}", f"--data.cache_dir={cache}", "--data.cache_frames=true",
-        f"--trainer.max_steps={STEPS}", "--trainer.max_epochs=-1", "--trainer.check_val_every_n_epoch=1000000",
+        f"--trainer.accelerator={'gpu' if options.device == 'cuda' else 'cpu'}", f"--trainer.max_steps={STEPS}",
+        "--trainer.max_epochs=-1", "--trainer.check_val_every_n_epoch=1000000",
         "--trainer.enable_checkpointing=false", f"--tracker={options.tracker}",
     ]  # fmt: skip
 
@@ -65,11 +67,19 @@ def suite_steps(arguments: list[str], folder: Path) -> list[float]:
     return [b - a for a, b in zip(times.ends[WARM:], times.ends[WARM + 1 :], strict=False)]
 
 
-def bare_steps(arguments: list[str]) -> tuple[list[float], dict[str, list[float]]]:
-    """Step times of the bare loop, and their parts."""
+def bare_steps(
+    arguments: list[str], device: torch.device, apart: bool = False
+) -> tuple[list[float], dict[str, list[float]]]:
+    """Step times of the bare loop, and their parts; `apart` waits for the device between them."""
     cli = build_cli(read_arguments(arguments)[0])
-    model, data = cli.model, cli.datamodule
+    model, data = cli.model.to(device), cli.datamodule
     data.setup("fit")
+
+    def now() -> float:
+        if apart and device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
     optimizer = build_optimizer(model, model.encoders, model.optimizer_options, True)
     schedule = build_schedule(optimizer, STEPS, model.optimizer_options)
     loader = data.train_dataloader()
@@ -80,24 +90,25 @@ def bare_steps(arguments: list[str]) -> tuple[list[float], dict[str, list[float]
         loader.sampler.set_epoch(epoch)
         batches = iter(loader)
         while step < STEPS:
-            marks = [time.perf_counter()]
+            marks = [now()]
             batch = next(batches, None)
-            marks.append(time.perf_counter())
+            batch = batch if batch is None else batch.to(device, non_blocking=True)
+            marks.append(now())
             if batch is None:
                 break
             texts, videos = model.encode_text(batch.text), model.encode_video(batch.video)
-            marks.append(time.perf_counter())
+            marks.append(now())
             losses = model.compute_losses(texts, videos, batch.text.video_index)
             loss = torch.stack(list(losses.values())).sum()
-            marks.append(time.perf_counter())
+            marks.append(now())
             optimizer.zero_grad()
             loss.backward()
-            marks.append(time.perf_counter())
+            marks.append(now())
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()
             model.on_train_batch_end(None, batch, step)
-            marks.append(time.perf_counter())
+            marks.append(now())
             ends.append(marks[-1])
             if step >= WARM:
                 names = ("data", "encoders", "head and loss", "backward", "clipping and optimiser")
@@ -114,20 +125,24 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=ROOT / "data" / "shapes")
     parser.add_argument("--tracker", default="wandb", choices=("wandb", "tensorboard", "csv", "none"))
     parser.add_argument("--json", action="store_true", help="one object per row")
+    add_device(parser)
     options = parser.parse_args()
+    device = torch.device(options.device)
     os.environ["WANDB_MODE"] = "offline"
     suite: list[float] = []
     bare: list[float] = []
     parts: dict[str, list[float]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder:
         arguments = settings(options, Path(folder) / "cache")
-        bare_steps(arguments)  # fills the frame cache
+        bare_steps(arguments, device)  # fills the frame cache
         for turn in range(TURNS):
             run = Path(folder) / f"run{turn}"
             run.mkdir()
             suite += suite_steps(arguments, run)
-            steps, split = bare_steps(arguments)
+            steps, split = bare_steps(arguments, device)
             bare += steps
+            if device.type == "cuda":
+                split = bare_steps(arguments, device, apart=True)[1]
             for name, values in split.items():
                 parts[name] += values
     whole = statistics.median(bare)
@@ -147,7 +162,7 @@ def main() -> None:
             json.dumps(row) if options.json else f"{row['part']:<48} {row['ms']:>9.2f} ms {100 * row['share']:>7.1f} %"
         )
     of = {"experiment": options.experiment, "tracker": options.tracker}
-    write_results("train_step", "python benchmarks/train_step.py", rows, **of)
+    write_results("train_step", "python benchmarks/train_step.py", rows, options.device, **of)
 
 
 if __name__ == "__main__":

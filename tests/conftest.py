@@ -22,6 +22,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )  # fmt: skip
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skips what is marked `gpu` where there is none."""
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_cache_at_home(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keeps what tests cache out of the user's folders."""

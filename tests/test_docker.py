@@ -86,8 +86,10 @@ def test_every_step_is_set_up_or_its_prerequisite() -> None:
     """Packages come from `make setup` alone; the distribution gives nothing but make."""
     system, setup, user = RUNS
     assert re.findall(r"install (?:--\S+ )*([\w -]+?)\s*&&", system) == ["make"]
-    assert re.sub(r"--mount=\S+ ", "", setup) == "make setup"
+    assert re.sub(r"--mount=\S+ ", "", setup) == 'make setup TORCH="$TORCH"'
     assert not re.search(r"\b(pip|uv|curl|wget|conda|apt-get|npm)\b", user)
+    assert "TORCH=" in of("ARG")  # the lock's build unless asked for
+    assert all(service["build"]["args"]["TORCH"] == "${TORCH:-}" for service in compose()["services"].values())
     assert not of("ADD")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 TARGETS = [
@@ -26,7 +28,7 @@ TARGETS = [
         "compare",
         "dashboard",
     ),
-    *("test", "test-all", "check", "format", "bench", "lock", "clean"),
+    *("test", "test-all", "test-gpu", "check", "format", "bench", "lock", "clean"),
 ]
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
@@ -70,3 +72,73 @@ def test_lock_holds_versions_and_hashes_but_no_address() -> None:
     assert "--hash=sha256:" in text
     assert "://" not in text
     assert "torch==" in text
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """The files of set-up, and a uv that only notes what it is asked for."""
+    for name in ("Makefile", "pyproject.toml", "requirements.lock"):
+        shutil.copy(ROOT / name, tmp_path)
+    for program, text in (
+        (".tools/bin/uv", 'echo "$@" >> asked; case "$*" in *cu999*) exit 2; esac'),
+        (".venv/bin/python", ""),
+    ):
+        path = tmp_path / program
+        path.parent.mkdir(parents=True)
+        path.write_text(f"#!/bin/sh\n{text}\n")
+        path.chmod(0o755)
+    return tmp_path
+
+
+def set_up(checkout: Path, *words: str) -> tuple[int, str]:
+    """Runs set-up; returns its exit code and what uv was asked for."""
+    (checkout / "asked").write_text("")
+    done = subprocess.run(
+        ["make", "-s", "setup", *words], cwd=checkout, capture_output=True, text=True, check=False, timeout=120
+    )
+    return done.returncode, (checkout / "asked").read_text()
+
+
+def test_set_up_installs_the_lock(checkout: Path) -> None:
+    code, asked = set_up(checkout)
+    assert code == 0
+    assert "pip sync" in asked
+    assert "requirements.lock" in asked
+    assert "torch-backend" not in asked
+    assert set_up(checkout) == (0, "")
+
+
+def test_another_build_of_torch_stays_until_the_lock_is_asked_for(checkout: Path) -> None:
+    assert set_up(checkout)[0] == 0
+    code, asked = set_up(checkout, "TORCH=cu126")
+    assert code == 0
+    assert "pip install" in asked
+    assert "--torch-backend cu126" in asked
+    assert "pip sync" not in asked
+    rest = (checkout / ".venv" / ".lock").read_text()
+    assert "torch-geometric==" in rest
+    assert "--hash=sha256:" in rest
+    assert not re.search(r"^(torch|torchvision|triton)==|^nvidia-|^cuda-", rest, re.MULTILINE)
+    assert set_up(checkout, "TORCH=cu126") == (0, "")
+    assert set_up(checkout) == (0, "")
+    time = (checkout / ".venv" / ".ready-cu126").stat().st_mtime + 10
+    os.utime(checkout / "requirements.lock", (time, time))  # renewed
+    assert "--torch-backend cu126" in set_up(checkout)[1]
+    assert "pip sync" in set_up(checkout, "TORCH=lock")[1]
+    assert not (checkout / ".venv" / ".ready-cu126").exists()
+
+
+def test_a_build_that_does_not_exist_changes_nothing(checkout: Path) -> None:
+    assert set_up(checkout)[0] == 0
+    assert set_up(checkout, "TORCH=cu999")[0] != 0
+    assert set_up(checkout) == (0, "")
+
+
+def test_the_other_builds_are_of_a_release_that_pyproject_takes() -> None:
+    named = re.search(r"^BUILD_OF := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert named
+    pins = {Requirement(text).name: Requirement(text) for text in named[1].split()}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    floors = {r.name: r for r in map(Requirement, project["dependencies"])}
+    for name in ("torch", "torchvision"):
+        assert next(iter(pins[name].specifier)).version in floors[name].specifier

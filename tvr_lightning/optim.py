@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from pytorch_lightning import Trainer
+from pytorch_lightning.plugins import MixedPrecision
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -68,9 +70,23 @@ def parameter_groups(module: nn.Module, encoders: Iterable[nn.Module], options: 
 def build_optimizer(
     module: nn.Module, encoders: Iterable[nn.Module], options: Optimizer, fused: bool = False
 ) -> torch.optim.AdamW:
-    """Builds AdamW over `parameter_groups`; `fused` is faster, but Lightning cannot clip for it in mixed precision."""
+    """Builds AdamW over `parameter_groups`; `fused` is faster, see `fused_allowed`."""
     groups = parameter_groups(module, encoders, options)
     return torch.optim.AdamW(groups, betas=options.betas, eps=options.eps, fused=fused)
+
+
+def fused_allowed(trainer: Trainer) -> bool:
+    """Whether a trainer can step AdamW's fused form.
+
+    Not where losses are scaled (fp16): it takes the scale off the gradients itself, after they were clipped. Nor where
+    gradients are clipped in bf16, which has no scale: Lightning refuses that for either precision. A method that steps
+    by itself may clip.
+    """
+    plugin = trainer.precision_plugin
+    if not isinstance(plugin, MixedPrecision):
+        return True
+    clips = bool(trainer.gradient_clip_val) or not trainer.lightning_module.automatic_optimization
+    return plugin.scaler is None and not clips
 
 
 def learning_rate_factor(step: int, total: int, options: Optimizer) -> float:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.plugins import MixedPrecision
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -65,13 +66,14 @@ def fit(
     model: SPTCH, epochs: int = 4, at: int = -1, folder: Path | None = None, resume: Path | None = None, **settings: Any
 ) -> Watch:
     watch = Watch(at)
-    callbacks: list[Callback] = [FiniteLoss(), watch]
+    callbacks: list[Callback] = [FiniteLoss(), watch, *settings.pop("callbacks", ())]
     if folder is not None:
         callbacks.append(KeepLast(folder, 1))
     trainer = Trainer(
         accelerator="cpu", max_epochs=epochs, callbacks=callbacks, logger=False, enable_progress_bar=False,
         enable_checkpointing=folder is not None, enable_model_summary=False, limit_val_batches=0,
-        use_distributed_sampler=False, num_sanity_val_steps=0, plugins=[AtomicCheckpointIO()], **settings,
+        use_distributed_sampler=False, num_sanity_val_steps=0,
+        plugins=[AtomicCheckpointIO(), *settings.pop("plugins", ())], **settings,
     )  # fmt: skip
     torch.manual_seed(7)
     more: dict[str, Any] = {} if resume is None else {"ckpt_path": str(resume), "weights_only": True}
@@ -151,20 +153,29 @@ def test_every_variant_trains(variant: Variant) -> None:
     assert changed(watch.weights[1], watch.weights[2]) == {"video_hash", "text_hash", "text_hash_encoder"}
 
 
-def test_gradients_are_clipped() -> None:
-    norms: list[float] = []
-    model = build(clip_norm=1e-3)
-    plain = model.clip_gradients
+class Norms(Callback):
+    """Notes the norm of the gradients that an optimiser steps with."""
 
-    def clip(optimizer: Any, *arguments: Any) -> None:
-        plain(optimizer, *arguments)
+    def __init__(self) -> None:
+        self.found: list[float] = []
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        for optimizer in trainer.optimizers:
+            optimizer.register_step_post_hook(self._note)
+
+    def _note(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norms.append(float(torch.stack([g.norm() for g in grads]).norm()))
+        self.found.append(float(torch.stack([g.norm() for g in grads]).norm()))
 
-    model.clip_gradients = clip  # type: ignore[method-assign]
-    fit(model, epochs=2)
-    assert len(norms) == 2 * STEPS
-    assert all(n == pytest.approx(1e-3, rel=1e-2) for n in norms)
+
+@pytest.mark.parametrize("scale", [None, 1024.0], ids=["float32", "fp16"])
+def test_gradients_are_clipped(scale: float | None) -> None:
+    norms, plugins = Norms(), []
+    if scale is not None:
+        plugins = [MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=scale))]
+    fit(build(clip_norm=1e-3), epochs=2, callbacks=[norms], plugins=plugins)
+    assert len(norms.found) == 2 * STEPS
+    assert all(n == pytest.approx(1e-3, rel=1e-2) for n in norms.found)
 
 
 @pytest.mark.parametrize("part", ["graph_network", "video_hash"])

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.plugins import MixedPrecision
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -166,11 +167,12 @@ class Given(VideoTextDataModule):
         return DataLoader([pairs(seed=s) for s in range(4)], batch_size=None)  # type: ignore[arg-type]
 
 
-def fit(method: Method, data: Any, **settings: Any) -> tuple[Trainer, Kept]:
+def fit(method: Method, data: Any, *callbacks: Callback, **settings: Any) -> tuple[Trainer, Kept]:
     kept = Kept()
     trainer = Trainer(
-        accelerator="cpu", devices=1, max_epochs=1, logger=False, enable_checkpointing=False, callbacks=[kept],
-        enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0, **settings,
+        accelerator="cpu", devices=1, max_epochs=1, logger=False, enable_checkpointing=False,
+        callbacks=[kept, *callbacks], enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
+        **settings,
     )  # fmt: skip
     trainer.fit(method, data)
     return trainer, kept
@@ -215,6 +217,53 @@ def test_mixed_precision_keeps_weights_and_optimiser_in_float32(
     states = [s for state in trainer.optimizers[0].state.values() for s in state.values()]
     assert len(states) >= 2 * len(list(method.parameters()))
     assert {s.dtype for s in states} == {torch.float32}
+
+
+class Clipped(Callback):
+    """Keeps the norms of the gradients that steps are made with, and whether the optimiser is the fused one."""
+
+    def __init__(self) -> None:
+        self.norms: list[float] = []
+        self.fused: set[bool] = set()
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        trainer.optimizers[0].register_step_post_hook(self._note)
+
+    def _note(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        self.norms.append(float(torch.stack([g.norm() for g in grads]).norm()))
+        self.fused |= {bool(group["fused"]) for group in optimizer.param_groups}
+
+
+def scaled(scale: float = 512.0) -> MixedPrecision:
+    return MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=scale))
+
+
+@pytest.mark.parametrize(
+    ("settings", "fused"),
+    [
+        ({}, True),
+        ({"gradient_clip_val": 1e-3}, True),
+        ({"precision": "bf16-mixed"}, True),
+        ({"precision": "bf16-mixed", "gradient_clip_val": 1e-3}, False),
+        ({"plugins": scaled}, False),
+        ({"plugins": scaled, "gradient_clip_val": 1e-3}, False),
+    ],
+    ids=["32", "32-clipped", "bf16", "bf16-clipped", "fp16", "fp16-clipped"],
+)
+def test_steps_are_clipped_and_fused_where_that_goes_together(
+    make: Callable[..., Method], data: Given, settings: dict[str, Any], fused: bool
+) -> None:
+    method, clipped = make("clip4clip-seqTransf"), Clipped()
+    start = {name: weight.clone() for name, weight in method.state_dict().items()}
+    fit(method, data, clipped, **{k: v() if callable(v) else v for k, v in settings.items()})
+    assert clipped.fused == {fused}
+    assert len(clipped.norms) == 4
+    expected = 1e-3 if "gradient_clip_val" in settings else None
+    for norm in clipped.norms:  # of gradients without the loss's scale
+        assert norm == pytest.approx(1e-3, rel=1e-2) if expected else norm < 50
+    assert any(not torch.equal(start[n], v) for n, v in method.state_dict().items())
+    assert all(torch.isfinite(v).all() for v in method.state_dict().values())
 
 
 def test_chunks_in_mixed_precision_add_up_in_float32(make: Callable[..., Method]) -> None:

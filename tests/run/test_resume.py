@@ -280,6 +280,21 @@ def test_what_is_not_resumed(
     assert "checkpoint_every is 0" in refused(2, "--checkpoint_every=0")
 
 
+def test_devices_of_another_precision_do_not_go_on(
+    fit: Callable[..., int], unfinished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last = unfinished / "checkpoints" / "last.ckpt"
+    content = torch.load(last, weights_only=True)
+    assert content["precision"] == "32-true"
+    torch.save({**content, "precision": "bf16-mixed"}, last)
+    assert fit("--resume=last") == 1
+    error = capsys.readouterr().err
+    assert "the run began in bf16-mixed and its devices here give 32-true (trainer.precision is auto)" in error
+    assert last.is_file()
+    torch.save({k: v for k, v in content.items() if k != "precision"}, last)  # of an earlier version
+    assert fit("--resume=last") == 0
+
+
 def test_a_run_that_goes_on_elsewhere_is_not_resumed(fit: Callable[..., int], unfinished: Path) -> None:
     script = (
         "import fcntl, sys, time; f = open(sys.argv[1], 'r+b'); fcntl.lockf(f, fcntl.LOCK_EX); print(1, flush=True); "

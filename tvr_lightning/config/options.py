@@ -40,7 +40,7 @@ def _root() -> Signature:
         {
             "seed_everything": Slot("", "int"),  # no bool: a seed that nobody knows repeats nothing
             **options.slots,
-            "trainer": Slot("", "pytorch_lightning.trainer.trainer.Trainer", group=True),
+            "trainer": Slot("", "tvr_lightning.run.accelerators.ExperimentTrainer", group=True),
             "data": Slot("", "tvr_lightning.data.datamodule.VideoTextDataModule", group=True),
             "model": Slot("", "tvr_lightning.methods.base.RetrievalModule"),
         }

@@ -196,10 +196,13 @@ class AlternatingPasses(RetrievalModule[CodesT, CodesT], Generic[CodesT, GraphT]
             loss = loss + 0.0 * torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum()
         optimizer.zero_grad()
         self.manual_backward(loss)
-        if self.clip_norm is not None:
-            self.clip_gradients(optimizer, self.clip_norm, "norm")  # type: ignore[arg-type]
         optimizer.step()
         schedule.step()  # type: ignore[union-attr]
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Clips the gradients, whose scale in fp16 is off here and not yet right after the backward pass."""
+        if self.clip_norm is not None:
+            self.clip_gradients(optimizer, self.clip_norm, "norm")
 
     def configure_optimizers(self) -> Any:
         """An optimiser for each network, and its schedule over the steps of its passes."""

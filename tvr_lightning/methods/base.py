@@ -34,7 +34,7 @@ from tvr_lightning.evaluation.codes import has_codes
 from tvr_lightning.evaluation.encoding import encode_batch, feature_type, join_batches
 from tvr_lightning.nn.draws import drawing, joined_rows, row_parts
 from tvr_lightning.nn.similarity import LogitScale
-from tvr_lightning.optim import Optimizer, build_optimizer, build_schedule
+from tvr_lightning.optim import Optimizer, build_optimizer, build_schedule, fused_allowed
 from tvr_lightning.types import CodeFeatures, ItemIndex, TensorRows, TextInput, VideoInput, VideoTextBatch
 
 if TYPE_CHECKING:
@@ -284,7 +284,7 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         Raises:
             ConfigError: training has no end.
         """
-        optimizer = build_optimizer(network, self.encoders, options, fused=self.trainer.precision == "32-true")
+        optimizer = build_optimizer(network, self.encoders, options, fused=fused_allowed(self.trainer))
         steps = self.trainer.estimated_stepping_batches
         if math.isinf(steps):
             raise ConfigError(

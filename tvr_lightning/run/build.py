@@ -14,6 +14,7 @@ from tvr_lightning.config.objects import class_of, readable_errors
 from tvr_lightning.config.options import RunOptions
 from tvr_lightning.data.datamodule import VideoTextDataModule
 from tvr_lightning.methods.base import RetrievalModule
+from tvr_lightning.run.accelerators import ExperimentTrainer
 
 
 class ExperimentCLI(LightningCLI):
@@ -24,6 +25,7 @@ class ExperimentCLI(LightningCLI):
         super().__init__(
             RetrievalModule,
             VideoTextDataModule,
+            trainer_class=ExperimentTrainer,
             save_config_callback=None,
             seed_everything_default=0,
             parser_kwargs={"exit_on_error": False},

@@ -27,7 +27,8 @@ class Experiment:
         name: the experiment's name, the file's stem.
         model: the method with its encoders.
         data: the data module; call `setup(stage)` or hand it to a trainer.
-        trainer_config: the keyword arguments of `pytorch_lightning.Trainer`.
+        trainer_config: the keyword arguments of `run.accelerators.ExperimentTrainer`, Lightning's trainer that knows
+            `precision: auto`.
         config: the complete resolved configuration, as a run folder keeps it.
     """
 

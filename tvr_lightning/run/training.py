@@ -18,6 +18,7 @@ from tvr_lightning.config.objects import build_reader
 from tvr_lightning.data.annotations.base import TEST
 from tvr_lightning.data.stores.files import atomic_write
 from tvr_lightning.errors import INTERRUPTED, ConfigError
+from tvr_lightning.run.accelerators import ExperimentTrainer, choose_precision, device_advice
 from tvr_lightning.run.build import ExperimentCLI, build_cli, dump_config, resolved_config
 from tvr_lightning.run.callbacks.attention import AttentionFigures
 from tvr_lightning.run.callbacks.curves import Curves
@@ -86,7 +87,7 @@ def check_annotations(config: Mapping[str, Any]) -> None:
 
 
 def check_options(cli: ExperimentCLI, command: str) -> None:
-    """Refuses options of a run that its command cannot follow.
+    """Refuses options of a run that its command or its devices cannot follow.
 
     Raises:
         ConfigError: says which, and what to do.
@@ -101,6 +102,7 @@ def check_options(cli: ExperimentCLI, command: str) -> None:
         raise ConfigError("nothing to validate on: data.selection is `last`; set it to validation, holdout or test")
     if config.checkpoint_every < 1:
         raise ConfigError(f"checkpoint_every is {config.checkpoint_every}; it must be at least 1")
+    choose_precision(*_devices(cli))
 
 
 def choose_weights(cli: ExperimentCLI, command: str) -> Path | None:
@@ -169,6 +171,8 @@ def make_trainer(cli: ExperimentCLI, command: str, folder: Path) -> Trainer:
     config, data, model = cli.config, cli.datamodule, cli.model
     settings: dict[str, Any] = cli.config_init.trainer.as_dict()
     check_strategy(settings["strategy"])
+    if is_first_rank() and (advice := device_advice(*_devices(cli))):
+        print(f"tvr: {advice}", file=sys.stderr)
     encoder = " + ".join(encoder.name for encoder in model.encoders)
     smoke = bool(settings["fast_dev_run"])
     if command == "validate" or smoke:
@@ -208,7 +212,12 @@ def make_trainer(cli: ExperimentCLI, command: str, folder: Path) -> Trainer:
     settings |= {"callbacks": callbacks, "use_distributed_sampler": False, "default_root_dir": folder}
     settings["inference_mode"] = False  # parameters that move to a device inside it can never be trained again
     settings |= {"enable_model_summary": False, "plugins": [*_listed(settings["plugins"]), AtomicCheckpointIO()]}
-    return Trainer(**settings)
+    return ExperimentTrainer(**settings)
+
+
+def _devices(cli: ExperimentCLI) -> tuple[Any, Any, Any]:
+    settings = cli.config_init.trainer
+    return settings.precision, settings.accelerator, settings.devices
 
 
 def check_strategy(strategy: Any) -> None:

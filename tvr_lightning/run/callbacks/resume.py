@@ -17,6 +17,7 @@ from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from tvr_lightning.errors import RunError
 from tvr_lightning.nn.similarity import LogitScale
 from tvr_lightning.run.checkpoints import LAST
 from tvr_lightning.run.lightning_private import (
@@ -73,15 +74,26 @@ class KeepLast(Checkpoint):
         self._random = state_dict["random"]
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Corrects the count of batches."""
+        """Corrects the count of batches, and notes the precision, which `auto` chooses by the devices."""
         count_skipped_batches(checkpoint)
+        checkpoint["precision"] = str(trainer.precision)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Tells the data where training goes on, and the selection where the run's folder lies now."""
+        """Tells the data where training goes on, and the selection where the run's folder lies now.
+
+        Raises:
+            RunError: the run began in another precision.
+        """
         if trainer.state.fn != TrainerFn.FITTING:
             return
         trainer.datamodule.start = position(checkpoint)  # type: ignore[attr-defined]
         if Path(str(trainer.ckpt_path)).absolute() == self.path.absolute():
+            began, here = checkpoint.get("precision", str(trainer.precision)), str(trainer.precision)
+            if began != here:
+                raise RunError(
+                    f"the run began in {began} and its devices here give {here} (trainer.precision is auto): resume it "
+                    f"where they give {began}, or start a new run from its weights: --ckpt_path={self.path.parents[1]}"
+                )
             selecting = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
             for callback in selecting:
                 move_selection(checkpoint["callbacks"].get(callback.state_key, {}), str(callback.dirpath))
