@@ -78,11 +78,14 @@ compare: $(READY) ## one table over runs: RUNS='runs/clip4clip_shapes runs/other
 dashboard: $(READY) ## one page over runs, runs/report.html: RUNS='runs/clip4clip_shapes runs/other' ARGS='--full'
 	@$(BIN)/tvr dashboard $(RUNS) $(ARGS)
 
+# a worker a core, of one thread each; a worker holds about 1.5 GB, hence the bound
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist worksteal
+
 test: $(READY) ## the fast tests, under 15 minutes on two cores
-	@$(BIN)/python -m pytest -q $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 test-all: $(READY) ## all tests
-	@$(BIN)/python -m pytest -q -m '' $(ARGS)
+	@$(PYTEST) -m '' $(ARGS)
 
 check: $(READY) ## lint, format, types and docker/
 	@$(BIN)/ruff check .
