@@ -78,8 +78,8 @@ compare: $(READY) ## one table over runs: RUNS='runs/clip4clip_shapes runs/other
 dashboard: $(READY) ## one page over runs, runs/report.html: RUNS='runs/clip4clip_shapes runs/other' ARGS='--full'
 	@$(BIN)/tvr dashboard $(RUNS) $(ARGS)
 
-# a worker a core, of one thread each; a worker holds about 1.5 GB, hence the bound
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist worksteal
+# a worker a core, of one thread each; one holds about 1.5 GB, hence the bound; a file's tests share what they made
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadscope
 
 test: $(READY) ## the fast tests, under 15 minutes on two cores
 	@$(PYTEST) $(ARGS)
