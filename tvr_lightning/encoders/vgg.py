@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 from torch.utils.checkpoint import checkpoint
 
+from tvr_lightning.data.stores.hub import before_fetching
 from tvr_lightning.encoders.base import FrameEncoder
 from tvr_lightning.encoders.weights import (
     SUFFIXES,
@@ -239,6 +240,7 @@ def _read(name: str, source: str) -> tuple[str, Mapping[str, Tensor]]:
 def _download() -> Mapping[str, Tensor]:
     from torchvision.models import VGG16_Weights
 
+    before_fetching(f"vgg16 {_TAG}")
     url = VGG16_Weights.IMAGENET1K_V1.url
     try:
         return torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
