@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tvr_lightning.nn.masked import masked_mean
+from tvr_lightning.nn.temporal import first_positions
 
 Aggregation = Literal["joint", "concatenation", "none"]
 
@@ -74,13 +75,7 @@ class VideoHash(nn.Module):
 
     def forward(self, frames: Tensor, frame_mask: Tensor) -> Tensor:
         """Hashes videos."""
-        count = frames.shape[1]
-        if count > self.positions.num_embeddings:
-            raise ValueError(
-                f"{count} frames, but only {self.positions.num_embeddings} positions: raise max_frames or lower "
-                "data.num_frames"
-            )
-        x = self.norm(self.embed(frames) + self.positions.weight[:count])
+        x = self.norm(self.embed(frames) + first_positions(self.positions, frames.shape[1]))
         # a video without a frame looks everywhere: attention over nothing would be NaN
         padded = ~frame_mask & frame_mask.any(1, keepdim=True)
         for layer in self.layers:
