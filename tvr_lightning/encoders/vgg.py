@@ -133,18 +133,7 @@ class VGGEncoder(FrameEncoder):
         self.train()
 
     def encode_frames(self, frames: Tensor, frame_mask: Tensor) -> Tensor:
-        """Encodes frames one by one; on the CPU, masked ones are not computed at all.
-
-        Args:
-            frames: (V, n, 3, S, S) uint8, S the image size.
-            frame_mask: (V, n) bool, True = the frame exists.
-
-        Returns:
-            (V, n, D), zeros where the mask is False.
-
-        Raises:
-            ValueError: frames of another size or type, or a mask that does not fit.
-        """
+        """Encodes frames one by one; on the CPU, masked ones are not computed at all."""
         self.check_frames(frames, frame_mask)
         if frames.device.type != "cpu":  # gathering would have to wait for the device
             features = self._encode(frames.flatten(0, 1)).unflatten(0, frame_mask.shape)  # (V, n, D)
