@@ -96,11 +96,14 @@ compare: $(READY) ## one table over runs: RUNS='runs/clip4clip_shapes runs/other
 dashboard: $(READY) ## one page over runs, runs/report.html: RUNS='runs/clip4clip_shapes runs/other' ARGS='--full'
 	@$(BIN)/tvr dashboard $(RUNS) $(ARGS)
 
+# a worker a core, of one thread each; one holds about 1.5 GB, hence the bound; a file's tests share what they made
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadscope
+
 test: $(READY) ## the fast tests, under 15 minutes on two cores
-	@$(BIN)/python -m pytest -q $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 test-all: $(READY) ## all tests
-	@$(BIN)/python -m pytest -q -m '' $(ARGS)
+	@$(PYTEST) -m '' $(ARGS)
 
 test-gpu: $(READY) ## the tests that need a GPU, two minutes on one
 	@$(BIN)/python -m pytest -q -m gpu tests/gpu $(ARGS)

@@ -49,14 +49,6 @@ def test_data_is_made_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "already there" in capsys.readouterr().out
 
 
-def test_missing_data_is_said_before_weights_are_fetched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = [f"--data.annotations.root={tmp_path}", "--model.encoder.from_pretrained=/no/such/weights"]
-    assert main(["fit", "--config", str(ROOT / "experiments" / "clip4clip_msrvtt.yaml"), *words]) == 1
-    error = capsys.readouterr().err
-    assert "MSRVTT_JSFUSION_test.csv" in error
-    assert "docs/datasets.md" in error
-
-
 def test_config_can_be_printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     with pytest.raises(SystemExit) as stop:

@@ -1,14 +1,19 @@
-"""Every experiment is built without weights and runs for two batches on generated data."""
+"""Every experiment is built without weights, and every kind of them runs for two batches on generated data."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tvr_lightning.commands.main import main
 from tvr_lightning.config.arguments import read_arguments
-from tvr_lightning.config.compose import experiments_in
+from tvr_lightning.config.compose import compose, experiments_in
+from tvr_lightning.config.objects import smallest_parts
+from tvr_lightning.run.load import build
 from tvr_lightning.run.smoke import smoke_arguments, smoke_data
 from tvr_lightning.run.training import run
 
@@ -20,12 +25,43 @@ def layouts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("layouts")
 
 
-@pytest.mark.parametrize("name", experiments_in(EXPERIMENTS))
+def settings_of(part: Any, where: str = "") -> Iterator[tuple[str, Any]]:
+    """The settings of a configuration that are no numbers."""
+    if isinstance(part, dict):
+        for key, value in part.items():
+            yield from settings_of(value, f"{where}.{key}" if where else key)
+    elif isinstance(part, bool) or not isinstance(part, int | float):
+        yield where, part
+
+
+def kind_of(name: str) -> str:
+    """What a trial run sees of an experiment: neither numbers nor the encoders that it puts small ones in place of."""
+    config = compose(EXPERIMENTS / f"{name}.yaml")
+    replaced = {setting.removeprefix("--").partition("=")[0] for setting in smallest_parts(config)}
+    return json.dumps([s for s in settings_of(config) if s[0] not in replaced], sort_keys=True)
+
+
+def by_kind() -> Iterator[Any]:
+    """All experiments; those that are of an earlier one's kind are slow."""
+    seen: set[str] = set()
+    for name in experiments_in(EXPERIMENTS):
+        kind = kind_of(name)
+        yield pytest.param(name, marks=[pytest.mark.slow] if kind in seen else [])
+        seen.add(kind)
+
+
+@pytest.mark.parametrize("name", by_kind())
 def test_two_batches(name: str, layouts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = EXPERIMENTS / f"{name}.yaml"
     config, _ = read_arguments(smoke_arguments(file, smoke_data(file, layouts), tmp_path))
     assert run("fit", config) == 0
     assert name in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", [p.values[0] for p in by_kind() if p.marks])
+def test_those_that_do_not_run_are_built(name: str, tmp_path: Path) -> None:
+    config, _ = read_arguments(smoke_arguments(EXPERIMENTS / f"{name}.yaml", tmp_path, tmp_path))
+    assert build(config).name == name
 
 
 def test_smoke_of_an_unknown_experiment(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

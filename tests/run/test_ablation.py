@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import yaml
 from tvr_lightning.commands.main import main
 from tvr_lightning.config.arguments import read_arguments
 from tvr_lightning.config.compose import experiments_in
+from tvr_lightning.config.objects import class_of
 from tvr_lightning.data.stores.files import write_json
 from tvr_lightning.errors import ConfigError
 from tvr_lightning.run import ablation
@@ -317,14 +319,18 @@ def test_every_table_has_its_points() -> None:
     assert {(f.parent.name, f.stem) for f in GRIDS} == {(m, table) for m, own in NUM_POINTS.items() for table in own}
 
 
+@cache
+def points_of(file: Path) -> list[Point]:
+    return read_grid(file)
+
+
 @pytest.mark.parametrize("file", GRIDS, ids=lambda f: f"{f.parent.name}/{f.stem}")
 def test_every_point_composes(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     assert file.read_text().startswith("# ")
     assert yaml.safe_load(file.read_text())["command"][3].startswith("experiments/")
-    assert (
-        len(read_grid(file)) == NUM_POINTS[file.parent.name][file.stem]
-    )  # each point has passed `arguments.check_config`
+    # each point has passed `arguments.check_config`
+    assert len(points_of(file)) == NUM_POINTS[file.parent.name][file.stem]
 
 
 @pytest.mark.parametrize("file", GRIDS, ids=lambda f: f"{f.parent.name}/{f.stem}")
@@ -332,12 +338,12 @@ def test_first_and_last_point_can_be_built(file: Path, monkeypatch: pytest.Monke
     from tvr_lightning.run.load import build
 
     monkeypatch.chdir(ROOT)
-    points = read_grid(file)
+    points = points_of(file)
     for point in (points[0], points[-1]):
         config = read_arguments(point.words)[0]
-        for name, part in config["model"]["init_args"].items():
-            if name.endswith("encoder"):  # the weights may be anywhere
-                part["init_args"]["from_pretrained"] = None
+        for part in config["model"]["init_args"].values():  # the encoders' weights may be anywhere
+            if smallest := getattr(class_of(part), "smallest", None):
+                part["init_args"] |= smallest
         built = build(config).config
         for word in point.words[2:]:
             name, _, text = word[2:].partition("=")

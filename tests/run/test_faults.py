@@ -23,12 +23,9 @@ from tvr_lightning.run.callbacks.faults import readable_error
 from tvr_lightning.run.checkpoints import AtomicCheckpointIO
 from tvr_lightning.run.smoke import smoke_arguments
 
+from ..small_runs import EXPERIMENT, SIZE
+
 ROOT = Path(__file__).parents[2]
-EXPERIMENT = ROOT / "experiments" / "clip4clip_shapes.yaml"
-SIZE = (
-    "{image_size: 32, patch_size: 16, image_width: 32, image_layers: 1, image_heads: 2, text_width: 32, "
-    "text_layers: 1, text_heads: 2, embed_dim: 32}"
-)
 WITHIN_S = 60
 
 

@@ -61,6 +61,21 @@ class Toy(RetrievalModule[SentenceFeatures, SentenceFeatures]):
         return {"contrastive": symmetric_cross_entropy(self.score(texts, videos), video_index)}
 
 
+class Parameterless(Toy):
+    """Compares mean features as they are."""
+
+    def __init__(self, encoder: CLIPEncoder) -> None:
+        super().__init__(encoder)
+        self.of_text, self.of_video = nn.Identity(), nn.Identity()
+
+
+class ParameterlessByPlace(Parameterless):
+    """Prefers the video whose place in the list is the text's."""
+
+    def score(self, texts: SentenceFeatures, videos: SentenceFeatures) -> Tensor:
+        return super().score(texts, videos) + 100 * torch.eye(len(texts), len(videos))
+
+
 class ByPlace(Toy):
     """Prefers the video whose place in the list is the text's."""
 
@@ -148,8 +163,9 @@ def test_an_honest_method_passes_although_it_learned_by_heart(check: Callable[..
 
 
 def test_the_same_seed_gives_the_same_report(check: Callable[..., LeakReport]) -> None:
-    assert check(Toy) == check(Toy)
-    assert check(Toy, replace(SMALL, seed=1)) != check(Toy)
+    report = check(Toy)
+    assert check(Toy) == report
+    assert check(Toy, replace(SMALL, seed=1)) != report
 
 
 @pytest.mark.parametrize("method", [ByPlace, Slightly, Told])
@@ -175,6 +191,14 @@ def test_a_collapsed_method_is_not_called_clean_without_a_word(check: Callable[.
     for finding in report.findings:
         assert finding.percent == pytest.approx(100 * finding.chance)
     assert "nothing was learned" in report.text()
+
+
+def test_a_method_with_nothing_to_train_is_tested_as_it_is(check: Callable[..., LeakReport]) -> None:
+    report = check(Parameterless)
+    assert not report.leaks
+    assert "no trainable parameters beside its encoders'" in report.text()
+    assert "Try another --lr" not in report.text()
+    assert check(ParameterlessByPlace).leaks
 
 
 # one experiment of each method, on the embedded dataset

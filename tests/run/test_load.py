@@ -14,18 +14,15 @@ from tvr_lightning.commands.main import main
 from tvr_lightning.errors import CheckpointError, ConfigError, RunError
 from tvr_lightning.evaluation import encode_texts, encode_videos, score_all
 from tvr_lightning.metrics import ranking_metrics
-from tvr_lightning.run.smoke import smoke_arguments
 
-EXPERIMENT = Path(__file__).parents[2] / "experiments" / "clip4clip_shapes.yaml"
+from ..small_runs import EXPERIMENT, run_arguments
 
 
 @pytest.fixture(scope="module")
 def run(shapes_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run, whose best weights are not its last."""
     runs = tmp_path_factory.mktemp("runs")
-    words = [a for a in smoke_arguments(EXPERIMENT, shapes_root, runs) if "fast_dev_run" not in a]
-    words += ["--trainer.max_epochs=2", "--trainer.check_val_every_n_epoch=1", "--tracker=none", "--run_id=a"]
-    assert main(["fit", *words, "--model.optimizer.lr=0.01"]) == 0
+    assert main(["fit", *run_arguments(shapes_root, runs, "--run_id=a", "--model.optimizer.lr=0.01")]) == 0
     return runs / "clip4clip_shapes" / "a"
 
 

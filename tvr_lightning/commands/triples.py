@@ -26,7 +26,7 @@ def main(words: Sequence[str]) -> int:
         ConfigError: there are no captions, or the backend cannot work.
         DataError: the file of captions cannot be read, or a server refuses one.
     """
-    from tvr_lightning.data.triples.base import Nodes, chosen_words
+    from tvr_lightning.data.triples.base import CORENLP_URL, SPACY_MODEL, Nodes, chosen_words
     from tvr_lightning.data.triples.cached import CachedTriples
     from tvr_lightning.data.triples.choose import Backend, make_extractor
 
@@ -39,8 +39,8 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("captions", nargs="*", metavar="CAPTION")
     parser.add_argument("--file", type=Path, help="more captions, one per line (UTF-8)")
     parser.add_argument("--backend", choices=get_args(Backend), default="offline", help="default: offline")
-    parser.add_argument("--model", default="en_core_web_sm", help="of spacy (default: en_core_web_sm)")
-    parser.add_argument("--url", default="http://localhost:9000", help="of corenlp (default: http://localhost:9000)")
+    parser.add_argument("--model", default=SPACY_MODEL, help="of spacy (default: %(default)s)")
+    parser.add_argument("--url", default=CORENLP_URL, help="of corenlp (default: %(default)s)")
     parser.add_argument(
         "--nodes",
         choices=get_args(Nodes),

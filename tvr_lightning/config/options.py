@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from tvr_lightning.config.sources import Signature, Slot, signature
@@ -31,6 +31,10 @@ class RunOptions:
     ckpt_path: str | None = None
     resume: str | None = None
     checkpoint_every: int = 200
+
+
+# where a run lies and how often it is kept: nothing that its result is named by
+WHERE_AND_HOW_OFTEN = tuple(option.name for option in fields(RunOptions) if option.name != "experiment")
 
 
 def _root() -> Signature:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from pytorch_lightning import LightningDataModule
 from pytorch_lightning.utilities import rank_zero_warn
-from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from tvr_lightning.data.annotations.base import TEST, TRAIN, VALIDATION, Annotations
@@ -28,6 +27,7 @@ from tvr_lightning.data.dataset import (
     collate_videos,
 )
 from tvr_lightning.data.frozen import EncodeOptions, Frozen, precompute_text_features, precompute_video_features
+from tvr_lightning.data.split import Split
 from tvr_lightning.data.stores.features import FeatureStore
 from tvr_lightning.data.stores.frames import FrameCache
 from tvr_lightning.data.stores.store import Store
@@ -39,53 +39,6 @@ from tvr_lightning.types import Probe, Record, TextInput, VideoInput, VideoTextB
 
 Selection = Literal["auto", "validation", "holdout", "last", "test"]
 HOLDOUT_SHARE = 0.05
-
-
-@dataclass(frozen=True)
-class Split:
-    """A split as it will be used, with account of what is not in it.
-
-    Attributes:
-        name: `train`, `validation` or `test`.
-        records: videos that take part.
-        captions: their captions, tokenised.
-        listed: how many videos the annotation files name.
-        missing: ids of listed videos without a file.
-        without_captions: ids of videos that no caption describes.
-        probes: minimal pairs, as (kind, row of video a, row of video b).
-    """
-
-    name: str
-    records: tuple[Record, ...]
-    captions: TokenizedCaptions
-    listed: int
-    missing: tuple[str, ...] = ()
-    without_captions: tuple[str, ...] = ()
-    probes: tuple[tuple[str, int, int], ...] = ()
-    reader: VideoReader = field(repr=False, kw_only=True)
-
-    @property
-    def undecodable(self) -> tuple[str, ...]:
-        """Ids of videos that were skipped because they cannot be decoded, so far."""
-        return tuple(self.records[i].video_id for i in torch.nonzero(self.reader.failed)[:, 0].tolist())
-
-    @property
-    def caption_video(self) -> Tensor:
-        """(T,) int64, the row of each caption's video."""
-        return self.captions.video_index
-
-    def summary(self) -> dict[str, Any]:
-        """Sizes and everything that was left out, for `metrics.json` and the start-up table."""
-        return {
-            "split": self.name,
-            "videos": len(self.records),
-            "captions": len(self.captions),
-            "listed": self.listed,
-            "missing": len(self.missing),
-            "without_captions": len(self.without_captions),
-            "undecodable": len(self.undecodable),
-            "truncated_captions": self.captions.truncated,
-        }
 
 
 class VideoTextDataModule(LightningDataModule):

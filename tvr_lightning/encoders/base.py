@@ -70,6 +70,9 @@ class FrameEncoder(Encoder):
 
         Returns:
             (V, n, D), zeros where the mask is False.
+
+        Raises:
+            ValueError: frames of another size or type, or a mask that does not fit.
         """
 
     def check_frames(self, frames: Tensor, frame_mask: Tensor) -> None:
@@ -106,6 +109,9 @@ class TextEncoder(Encoder):
 
         Returns:
             (T, m, D), zeros where the mask is False.
+
+        Raises:
+            ValueError: captions that are too long, or a mask that does not fit.
         """
 
     def check_tokens(self, tokens: Tensor, token_mask: Tensor) -> None:

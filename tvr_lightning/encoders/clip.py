@@ -189,18 +189,7 @@ class CLIPEncoder(DualEncoder):
         return sentence, x.masked_fill(~token_mask.unsqueeze(-1), 0.0)
 
     def encode_frames(self, frames: Tensor, frame_mask: Tensor) -> Tensor:
-        """Encodes frames one by one.
-
-        Args:
-            frames: (V, n, 3, H, W) uint8.
-            frame_mask: (V, n) bool, True = the frame exists.
-
-        Returns:
-            (V, n, D), the image tower's pooled feature after the projection, zeros where the mask is False.
-
-        Raises:
-            ValueError: frames of another size or type, or a mask that does not fit.
-        """
+        """Encodes frames one by one, to the image tower's pooled feature after the projection."""
         self.check_frames(frames, frame_mask)
         pixels = frames.flatten(0, 1).to(self.pixel_mean.dtype)  # (V * n, 3, H, W)
         features = self.clip.visual((pixels - self.pixel_mean) / self.pixel_std)

@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from tvr_lightning.data.stores.hub import read_json
+from tvr_lightning.data.stores.hub import before_fetching, read_json
 from tvr_lightning.encoders.weights import SUFFIXES, find_weight_file, read_state_dict, shipped_weights
 from tvr_lightning.errors import CheckpointError, ConfigError
 
@@ -211,6 +211,7 @@ def resolve_weights(model: str, source: str | None, tags: Tags) -> tuple[CLIPWei
 def _download(model: str, source: str, tag: dict[str, Any]) -> Path:
     from open_clip.pretrained import download_pretrained
 
+    before_fetching(f"{model} {source}")
     try:
         return Path(download_pretrained(tag))
     except Exception as error:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 from torch.utils.checkpoint import checkpoint
 
+from tvr_lightning.data.stores.hub import before_fetching
 from tvr_lightning.encoders.base import FrameEncoder
 from tvr_lightning.encoders.weights import (
     SUFFIXES,
@@ -132,18 +133,7 @@ class VGGEncoder(FrameEncoder):
         self.train()
 
     def encode_frames(self, frames: Tensor, frame_mask: Tensor) -> Tensor:
-        """Encodes frames one by one; on the CPU, masked ones are not computed at all.
-
-        Args:
-            frames: (V, n, 3, S, S) uint8, S the image size.
-            frame_mask: (V, n) bool, True = the frame exists.
-
-        Returns:
-            (V, n, D), zeros where the mask is False.
-
-        Raises:
-            ValueError: frames of another size or type, or a mask that does not fit.
-        """
+        """Encodes frames one by one; on the CPU, masked ones are not computed at all."""
         self.check_frames(frames, frame_mask)
         if frames.device.type != "cpu":  # gathering would have to wait for the device
             features = self._encode(frames.flatten(0, 1)).unflatten(0, frame_mask.shape)  # (V, n, D)
@@ -239,6 +229,7 @@ def _read(name: str, source: str) -> tuple[str, Mapping[str, Tensor]]:
 def _download() -> Mapping[str, Tensor]:
     from torchvision.models import VGG16_Weights
 
+    before_fetching(f"vgg16 {_TAG}")
     url = VGG16_Weights.IMAGENET1K_V1.url
     try:
         return torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)

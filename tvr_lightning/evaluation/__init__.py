@@ -1,12 +1,11 @@
 """All pairs to metrics: features of every caption and video, their scores, what scores say."""
 
 from tvr_lightning.evaluation.encoding import EncodedSplit, encode_split, encode_texts, encode_videos
-from tvr_lightning.evaluation.evaluator import LEAKY, EvaluationResult, TrainingItems, evaluate
+from tvr_lightning.evaluation.evaluator import EvaluationResult, TrainingItems, evaluate
 from tvr_lightning.evaluation.options import CodeOptions, Evaluation
 from tvr_lightning.evaluation.scoring import score_all
 
 __all__ = [
-    "LEAKY",
     "CodeOptions",
     "EncodedSplit",
     "Evaluation",

@@ -30,6 +30,7 @@ from tvr_lightning.metrics import (
     metrics_of_codes,
     query_precisions,
 )
+from tvr_lightning.names import CHANCE, PCA, RANDOM
 from tvr_lightning.types import CodeFeatures
 
 EncodedCodes = EncodedSplit[CodeFeatures, CodeFeatures]
@@ -149,11 +150,11 @@ def _baselines(
 ) -> dict[str, float]:
     """The mAP of codes that nobody learned; projections are fitted on the database's features of each modality."""
     bits = counts["t2v"].bits
-    found = {f"hash/chance/{direction}/mAP": c.tied() for direction, c in counts.items()}
+    found = {f"hash/{CHANCE}/{direction}/mAP": c.tied() for direction, c in counts.items()}
     has_source = all(x.source.shape[1] for x in (database.texts, database.videos))
     fits: dict[str, Callable[[Tensor, int], ProjectionCodes]] = {
-        "pca": pca_codes,
-        "random": partial(hyperplane_codes, seed=seed),
+        PCA: pca_codes,
+        RANDOM: partial(hyperplane_codes, seed=seed),
     }
     for name, fit in fits.items() if has_source else ():
         text, video = fit(database.texts.source, bits), fit(database.videos.source, bits)

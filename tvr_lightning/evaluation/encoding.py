@@ -19,7 +19,7 @@ from tvr_lightning.errors import DataError
 from tvr_lightning.types import ItemIndex, TensorRows, TextInput, VideoInput
 
 if TYPE_CHECKING:
-    from tvr_lightning.data.datamodule import Split
+    from tvr_lightning.data.split import Split
 
 TextT = TypeVar("TextT", bound=TensorRows)
 VideoT = TypeVar("VideoT", bound=TensorRows)

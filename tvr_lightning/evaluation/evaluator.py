@@ -23,9 +23,9 @@ from tvr_lightning.metrics import (
     qb_norm,
     query_ranks,
 )
+from tvr_lightning.names import LEAKY
 
 TOP = 10  # how many retrieved items a run keeps of each query
-LEAKY = "leaky/"  # begins the name of every figure whose scores read the ground truth
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,6 @@ from tvr_lightning.distributed import all_reduce_any, gather, gather_counts, ran
 from tvr_lightning.encoders.base import Encoder, FrameEncoder, TextEncoder, encoders_in, frozen_frames
 from tvr_lightning.errors import CheckpointError, ConfigError, DataError, few
 from tvr_lightning.evaluation import (
-    LEAKY,
     EncodedSplit,
     Evaluation,
     EvaluationResult,
@@ -32,6 +31,7 @@ from tvr_lightning.evaluation import (
 )
 from tvr_lightning.evaluation.codes import has_codes
 from tvr_lightning.evaluation.encoding import encode_batch, feature_type, join_batches
+from tvr_lightning.names import LEAKY
 from tvr_lightning.nn.draws import drawing, joined_rows, row_parts
 from tvr_lightning.nn.similarity import LogitScale
 from tvr_lightning.optim import Optimizer, build_optimizer, build_schedule, fused_allowed

@@ -33,6 +33,7 @@ from tvr_lightning.nn.ghan.mpaa import Readout
 from tvr_lightning.nn.ghan.refining import TokenRefining
 from tvr_lightning.nn.masked import masked_mean
 from tvr_lightning.nn.similarity import LogitScale, cosine_matrix
+from tvr_lightning.nn.temporal import first_positions
 from tvr_lightning.optim import Optimizer
 from tvr_lightning.types import TextInput, VideoInput
 
@@ -126,13 +127,7 @@ class GHAN(RetrievalModule[Hierarchy, Hierarchy]):
         """Clips, or frames without refining, and their mean."""
         frames, mask = frame_features(self.encoder, video), video.frame_mask  # Eq. 2
         if self.positions is not None:
-            count = frames.shape[1]
-            if count > self.positions.num_embeddings:
-                raise ValueError(
-                    f"{count} frames, but only {self.positions.num_embeddings} positions: raise model.max_frames or "
-                    "lower data.num_frames"
-                )
-            frames = (frames + self.positions.weight[:count]) * mask[..., None]
+            frames = (frames + first_positions(self.positions, frames.shape[1])) * mask[..., None]
         return self._hierarchy(frames, mask, self.clips)
 
     def encode_text(self, text: TextInput) -> Hierarchy:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tvr_lightning.metrics.average_precision import harmonic_numbers
 from tvr_lightning.metrics.bootstrap import TAILS
-from tvr_lightning.metrics.matrix import chunks
+from tvr_lightning.metrics.matrix import as_matrix, chunks
 
 if TYPE_CHECKING:
     from tvr_lightning.metrics.matrix import ArrayLike
@@ -309,10 +309,7 @@ def _log_choose(n: Tensor, k: Tensor) -> Tensor:
 
 
 def _as_codes(codes: ArrayLike, name: str) -> Tensor:
-    matrix = torch.as_tensor(codes).detach()
-    if matrix.ndim != 2 or matrix.numel() == 0:
-        raise ValueError(f"{name} must be a matrix with rows and columns, got shape {tuple(matrix.shape)}")
-    matrix = matrix.float()
+    matrix = as_matrix(codes, name).float()
     if not bool((matrix.abs() == 1).all()):
         raise ValueError(f"{name} must hold -1 and +1 only; take the sign of real codes first, 0 counting as +1")
     return matrix

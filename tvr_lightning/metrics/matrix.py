@@ -18,15 +18,25 @@ if TYPE_CHECKING:
 CHUNK = 1 << 24  # entries of a matrix looked at together: 64 MiB of float32, wide enough for memory-mapped columns
 
 
+def as_matrix(values: ArrayLike, name: str) -> Tensor:
+    """Returns a detached (rows, columns) tensor that shares the values' memory.
+
+    Raises:
+        ValueError: not two-dimensional, or empty.
+    """
+    matrix = torch.as_tensor(values).detach()
+    if matrix.ndim != 2 or matrix.numel() == 0:
+        raise ValueError(f"{name} must be a matrix with rows and columns, got shape {tuple(matrix.shape)}")
+    return matrix
+
+
 def as_scores(scores: ArrayLike, name: str = "scores") -> Tensor:
     """Returns scores as a detached (rows, columns) tensor that shares their memory.
 
     Raises:
         ValueError: not two-dimensional, empty, or complex numbers.
     """
-    matrix = torch.as_tensor(scores).detach()
-    if matrix.ndim != 2 or matrix.numel() == 0:
-        raise ValueError(f"{name} must be a matrix with rows and columns, got shape {tuple(matrix.shape)}")
+    matrix = as_matrix(scores, name)
     if matrix.is_complex():
         raise ValueError(f"{name} must be real numbers, got {matrix.dtype}")
     return matrix

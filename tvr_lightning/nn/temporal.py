@@ -49,6 +49,22 @@ def copy_clip_layers(layers: nn.ModuleList, positions: nn.Embedding, blocks: Seq
     return min(len(layers), len(blocks))
 
 
+def first_positions(positions: nn.Embedding, count: int) -> Tensor:
+    """The first rows (count, D) of a table of frame positions.
+
+    Raises:
+        ValueError: it has fewer.
+
+    >>> first_positions(nn.Embedding(4, 8), 3).shape
+    torch.Size([3, 8])
+    """
+    if count > positions.num_embeddings:
+        raise ValueError(
+            f"{count} frames, but only {positions.num_embeddings} positions: raise max_frames or lower data.num_frames"
+        )
+    return positions.weight[:count]
+
+
 class TemporalTransformer(nn.Module):
     """Frames with learned positions through transformer layers, plus the frames themselves: T(v + P) + v.
 
@@ -71,13 +87,7 @@ class TemporalTransformer(nn.Module):
 
     def forward(self, frames: Tensor, frame_mask: Tensor) -> Tensor:
         """Encodes frames."""
-        count = frames.shape[1]
-        if count > self.positions.num_embeddings:
-            raise ValueError(
-                f"{count} frames, but only {self.positions.num_embeddings} positions: raise max_frames or lower "
-                "data.num_frames"
-            )
-        x = frames + self.positions.weight[:count]  # TC-MGC Eq. 1, to the last layer
+        x = frames + first_positions(self.positions, frames.shape[1])  # TC-MGC Eq. 1, to the last layer
         for layer in self.layers:
             x = layer(x, src_key_padding_mask=~frame_mask)
         return (x + frames) * frame_mask.unsqueeze(-1)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tvr_lightning.errors import ConfigError, nearest
+from tvr_lightning.names import LEAKY
 from tvr_lightning.run.results import DIRECTIONS, LOWER_IS_BETTER, Run
 
 SHORT = ("R@1", "R@5", "R@10", "MdR")
@@ -51,7 +52,7 @@ def figure(run: Run, key: str) -> float | None:
         value = run.content.get(key)
         return value * COSTS[key][2] if value else None  # 0 s: tested only
     metrics = run.content["metrics"]
-    found = metrics.get(f"test/{key}", metrics.get(f"test/leaky/{key}"))
+    found = metrics.get(f"test/{key}", metrics.get(f"test/{LEAKY}{key}"))
     return None if found is None else float(found)
 
 
@@ -61,7 +62,7 @@ def choose_columns(runs: Sequence[Run], metrics: Sequence[str] = (), full: bool 
     Raises:
         ConfigError: a metric is named that no run has.
     """
-    names = (name.removeprefix("test/").removeprefix("leaky/") for run in runs for name in run.content["metrics"])
+    names = (name.removeprefix("test/").removeprefix(LEAKY) for run in runs for name in run.content["metrics"])
     known = list(dict.fromkeys(names))
     for name in metrics:
         if name not in known:

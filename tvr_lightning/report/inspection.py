@@ -22,7 +22,8 @@ from tvr_lightning.types import TextInput
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from tvr_lightning.data.datamodule import Split, VideoTextDataModule
+    from tvr_lightning.data.datamodule import VideoTextDataModule
+    from tvr_lightning.data.split import Split
     from tvr_lightning.methods.base import RetrievalModule
 
 PAIRS = 200  # matching pairs of the test split that the distribution of scores shows

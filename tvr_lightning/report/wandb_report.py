@@ -28,7 +28,7 @@ def write_report(comparison: Comparison) -> str:
     Raises:
         RunError: W&B refuses it or cannot be reached.
     """
-    from tvr_lightning.run.trackers import wandb_has_key
+    from tvr_lightning.run.trackers import wandb_has_key, wandb_project
 
     if os.environ.get("WANDB_MODE", "online") != "online" or not wandb_has_key():
         return "W&B: offline or without a key, only the page was written"
@@ -36,7 +36,7 @@ def write_report(comparison: Comparison) -> str:
         return "W&B: only the page was written; for a report there install tvr-lightning[reports]"
     import wandb
 
-    project = os.environ.get("WANDB_PROJECT", "tvr_lightning")
+    project = wandb_project()
     try:
         api = wandb.Api()
         entity = os.environ.get("WANDB_ENTITY") or api.default_entity or ""

@@ -15,13 +15,14 @@ import yaml
 from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.utilities import rank_zero_warn
 
+from tvr_lightning.config.options import WHERE_AND_HOW_OFTEN
 from tvr_lightning.errors import CheckpointError, ConfigError, RunError, few
 from tvr_lightning.run.results import CHECKPOINTS, CONFIG, METRICS
 
-LAST = "last.ckpt"
+BEST, LAST = "best.ckpt", "last.ckpt"
 # what may differ in a run that goes on: where things lie and how often they are kept, nothing that a result depends on
 CHANGEABLE_ON_RESUME = (
-    *("run_id", "runs_dir", "ckpt_path", "resume", "checkpoint_every", "tracker"),
+    *WHERE_AND_HOW_OFTEN,
     *("data.num_workers", "data.cache_frames", "data.cache_dir", "data.cache_gib"),
 )
 
@@ -45,7 +46,7 @@ def find_checkpoint(home: Path, wanted: str, resume: bool = False) -> Path:
             raise CheckpointError(f"no run in {home} has weights; train first, or give a file")
         path = runs[-1].parents[1]
     if path.is_dir():
-        names = (LAST,) if resume or wanted == "last" else ("best.ckpt", LAST)
+        names = (LAST,) if resume or wanted == "last" else (BEST, LAST)
         named = [path / CHECKPOINTS / name for name in names]
         path = next((p for p in named if p.is_file()), named[0])
     if not path.is_file():

@@ -21,7 +21,7 @@ from tvr_lightning.run.results import caption_id
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tvr_lightning.data.datamodule import Split
+    from tvr_lightning.data.split import Split
     from tvr_lightning.evaluation import EvaluationResult
     from tvr_lightning.types import Record
 

@@ -79,12 +79,14 @@ class LeakReport:
         findings: R@1 and R@10 on fresh noise, both directions.
         trained: R@1 on pairs of the training, learned by heart.
         reads_ground_truth: whether the method says itself that it leaks.
+        trainable: whether the method has anything to train beside its encoders.
     """
 
     name: str
     findings: tuple[Finding, ...]
     trained: Finding
     reads_ground_truth: bool
+    trainable: bool = True
 
     @property
     def leaks(self) -> bool:
@@ -105,7 +107,12 @@ class LeakReport:
             lines.append(f"{self.name}: LEAK, {why}. Its figures are no retrieval results; see docs/leakage.md.")
         else:
             lines.append(f"{self.name}: no leak found, fresh noise is retrieved at chance.")
-            if self.trained.p_value >= SIGNIFICANCE:
+            if not self.trainable:
+                lines.append(
+                    "The method has no trainable parameters beside its encoders', which noise replaces: it was tested "
+                    "untrained."
+                )
+            elif self.trained.p_value >= SIGNIFICANCE:
                 lines.append(
                     "The training pairs are at chance too: nothing was learned, so a leak that is learned could not "
                     "show. Try another --lr or more --steps."
@@ -190,7 +197,11 @@ def check_leak(words: Sequence[str], probe: LeakProbe) -> LeakReport:
             max_steps=probe.steps, max_epochs=epochs + epochs % 2,  # methods that train two parts in turn need both
             gradient_clip_val=experiment.trainer_config.get("gradient_clip_val"),
         )  # fmt: skip
-        trainer.fit(model, datamodule=data)
+        trainable = any(parameter.requires_grad for parameter in model.parameters())
+        if trainable:
+            trainer.fit(model, datamodule=data)
+        else:  # no optimiser takes an empty list
+            data.setup("fit")
         fresh, trained = _retrieve(model, data, TEST), _retrieve(model, data, TRAIN, TRAINED)
     t2v, v2t = fresh.ranks.t2v, fresh.ranks.v2t  # captions in sets: as many items as videos
     findings = tuple(
@@ -199,7 +210,7 @@ def check_leak(words: Sequence[str], probe: LeakProbe) -> LeakReport:
         for k in CUTOFFS
     )
     known = _finding("t2v/R@1, trained on", trained.ranks.t2v, 1, len(trained.video_ids))
-    return LeakReport(experiment.name, findings, known, bool(model.reads_ground_truth))
+    return LeakReport(experiment.name, findings, known, bool(model.reads_ground_truth), trainable)
 
 
 @contextmanager

@@ -10,13 +10,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tvr_lightning.config.options import WHERE_AND_HOW_OFTEN
 from tvr_lightning.data.stores.files import atomic_write
 from tvr_lightning.errors import RunError, nearest
+from tvr_lightning.names import HASH_BASELINES, LEAKY
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from tvr_lightning.data.datamodule import Split
+    from tvr_lightning.data.split import Split
     from tvr_lightning.evaluation import EvaluationResult
     from tvr_lightning.metrics.ranking import Ranks
 
@@ -24,9 +26,7 @@ METRICS, RANKS, CONFIG, CHECKPOINTS = "metrics.json", "ranks.parquet", "config.y
 PREDICTIONS = "predictions.parquet"
 DIRECTIONS = {"t2v": "text → video", "v2t": "video → text"}
 LOWER_IS_BETTER = ("MdR", "MnR")  # of all metrics these
-HASH_BASELINES = ("pca", "random", "chance")  # codes that nobody learned
-# what two seeds of one experiment differ in, and what says where a run lies
-NOT_SETTINGS = ("seed_everything", "run_id", "runs_dir", "ckpt_path", "tracker", "resume", "checkpoint_every")
+NOT_SETTINGS = ("seed_everything", *WHERE_AND_HOW_OFTEN)  # in which two seeds of one setting may differ
 REQUIRED = {
     "experiment",
     "dataset",
@@ -251,7 +251,8 @@ def find_runs(paths: Sequence[Path], runs_dir: Path = Path("runs")) -> list[Run]
 
 def leaky_prefix(content: Mapping[str, Any]) -> str:
     """What the names of a run's metrics begin with: `test/`, or `test/leaky/` where scores read the ground truth."""
-    return "test/leaky/" if any(name.startswith("test/leaky/") for name in content["metrics"]) else "test/"
+    leaky = f"test/{LEAKY}"
+    return leaky if any(name.startswith(leaky) for name in content["metrics"]) else "test/"
 
 
 def result_table(content: Mapping[str, Any]) -> Table:

@@ -50,6 +50,11 @@ def wandb_has_key() -> bool:
         return False
 
 
+def wandb_project() -> str:
+    """The project in W&B that runs and their report go to."""
+    return os.environ.get("WANDB_PROJECT", "tvr_lightning")
+
+
 def is_first_rank() -> bool:
     """Whether this process is the one that writes; before a trainer exists, the environment tells."""
     return int(getattr(rank_zero_only, "rank", 0)) == 0
@@ -68,7 +73,7 @@ def _wandb(folder: Path, experiment: str, group: str, tags: Sequence[str]) -> Wa
 
     def start(offline: bool) -> WandbLogger:
         logger = WandbLogger(
-            project=os.environ.get("WANDB_PROJECT", "tvr_lightning"),
+            project=wandb_project(),
             name=experiment, save_dir=folder, group=group, tags=list(tags), offline=offline,
             settings=wandb.Settings(init_timeout=WANDB_INIT_TIMEOUT_S),
         )  # fmt: skip

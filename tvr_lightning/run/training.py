@@ -17,6 +17,7 @@ from pytorch_lightning.trainer.states import TrainerStatus
 from tvr_lightning.config.objects import build_reader
 from tvr_lightning.data.annotations.base import TEST
 from tvr_lightning.data.stores.files import atomic_write
+from tvr_lightning.data.stores.hub import FetchPostponedError, without_fetching
 from tvr_lightning.errors import INTERRUPTED, ConfigError
 from tvr_lightning.run.accelerators import ExperimentTrainer, choose_precision, device_advice
 from tvr_lightning.run.build import ExperimentCLI, build_cli, dump_config, resolved_config
@@ -29,12 +30,7 @@ from tvr_lightning.run.callbacks.hashing_plots import HashingPlots
 from tvr_lightning.run.callbacks.progress import DataWaits, ProgressBar, StartSummary, Throughput
 from tvr_lightning.run.callbacks.resume import KeepLast
 from tvr_lightning.run.callbacks.run_folder import RunFolder
-from tvr_lightning.run.checkpoints import (
-    LAST,
-    AtomicCheckpointIO,
-    find_checkpoint,
-    run_folder_lock,
-)
+from tvr_lightning.run.checkpoints import BEST, LAST, AtomicCheckpointIO, find_checkpoint, run_folder_lock
 from tvr_lightning.run.folders import make_run_folder, remove_without_result, resumed_folder, run_home
 from tvr_lightning.run.results import CHECKPOINTS, CONFIG
 from tvr_lightning.run.trackers import build_tracker, is_first_rank
@@ -49,11 +45,7 @@ def run(command: str, arguments: Mapping[str, Any], flags: Sequence[str] = ()) -
         flags: `--help` or `--print_config`.
     """
     _silence_lightning()
-    if not flags:
-        check_annotations(arguments)
-    cli = build_cli(arguments, flags)
-    check_options(cli, command)
-    folder = choose_weights(cli, command)
+    cli, folder = build_for(command, arguments, flags)
     cli.datamodule.setup(command)  # what is missing is said before a run folder exists
     is_new = folder is None
     folder = folder or make_run_folder(cli.config)
@@ -74,8 +66,39 @@ def run(command: str, arguments: Mapping[str, Any], flags: Sequence[str] = ()) -
     return 0
 
 
+def build_for(
+    command: str, arguments: Mapping[str, Any], flags: Sequence[str] = ()
+) -> tuple[ExperimentCLI, Path | None]:
+    """Builds an experiment; faults show in the order of what they cost: in arguments, in data, in downloads.
+
+    Everything is built at first without downloads, which shows wrong arguments. Then the dataset is made and read.
+    Where weights have to be fetched, the first attempt ended there, and all is built again.
+
+    Args:
+        command: `fit`, `validate`, `test` or `predict`.
+        arguments: a composed experiment.
+        flags: `--help` or `--print_config`, which end the program.
+
+    Returns:
+        The experiment, and the folder of the run that goes on; None for a new run.
+
+    Raises:
+        TVRError: an argument, the data or the weights do not fit.
+    """
+    try:
+        with without_fetching():
+            cli = build_cli(arguments, flags)
+    except FetchPostponedError:
+        check_annotations(arguments)
+        cli = build_cli(arguments)
+        return cli, choose_weights(cli, command)
+    folder = choose_weights(cli, command)
+    check_annotations(arguments)
+    return cli, folder
+
+
 def check_annotations(config: Mapping[str, Any]) -> None:
-    """Makes a dataset that can be made, and reads its test split before any weights are fetched: faults come first.
+    """Makes a dataset that can be made, and reads its test split.
 
     Raises:
         DataError: annotation files are missing or broken.
@@ -112,8 +135,9 @@ def choose_weights(cli: ExperimentCLI, command: str) -> Path | None:
         The folder of the run that goes on; None for a new run.
 
     Raises:
-        TVRError: there is no such checkpoint or run, or it cannot be used so.
+        TVRError: there is no such checkpoint or run, it cannot be used so, or an option does not fit the command.
     """
+    check_options(cli, command)
     config = cli.config
     resumed = None if config.resume is None else resumed_folder(cli, command)
     wanted = config.ckpt_path if resumed is None else str(resumed)
@@ -202,7 +226,7 @@ def make_trainer(cli: ExperimentCLI, command: str, folder: Path) -> Trainer:
     if not smoke and settings["enable_checkpointing"] is not False:
         kept: dict[str, Any] = {"dirpath": folder / CHECKPOINTS, "enable_version_counter": False}
         if data.selection != "last":
-            callbacks.append(ModelCheckpoint(filename="best", monitor=model.monitor, mode="max", **kept))
+            callbacks.append(ModelCheckpoint(filename=Path(BEST).stem, monitor=model.monitor, mode="max", **kept))
         callbacks.append(KeepLast(folder, config.checkpoint_every))
     if data.selection == "last":
         settings["limit_val_batches"] = 0

@@ -1,16 +1,12 @@
+"""The frame cache: what it gives back, and what it does not believe."""
+
 from __future__ import annotations
 
-import fcntl
 import logging
-import multiprocessing
 import os
 import pickle
-import resource
 import shutil
-import signal
-import time
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,31 +17,18 @@ from tvr_lightning.data import dataset as dataset_module
 from tvr_lightning.data.dataset import VideoReader
 from tvr_lightning.data.stores import contents as contents_module
 from tvr_lightning.data.stores import frames as cache_module
-from tvr_lightning.data.stores import store as store_module
 from tvr_lightning.data.stores.files import cache_folder
-from tvr_lightning.data.stores.frames import FrameCache
-from tvr_lightning.data.stores.store import Store
 from tvr_lightning.data.video.frames import VideoFrames, read_frames
 from tvr_lightning.data.video.sampling import FrameOptions
 from tvr_lightning.errors import ConfigError, DecodeError
 from tvr_lightning.types import Record
 
 from ..clips import grainy, write_clip
+from .frame_cases import CLIP_BYTES, OPTIONS, cache_in, clips_of, decode, fetch, same
 
 Make = Callable[..., Any]
-OPTIONS = FrameOptions(num_frames=4, sampling="uniform", fps=None, size=16)
-CLIP_BYTES = 192 + 4 * 3 * 16 * 16 + 64 + 64  # header and table, frames, mask, times; places are multiples of 64
 
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def videos(tmp_path: Path) -> list[Record]:
-    paths = [write_clip(tmp_path / f"{i}.mp4", 10 + i, width=32, height=32) for i in range(6)]
-    return [Record(path.stem, path, (path.stem,)) for path in paths]
+pytestmark = pytest.mark.usefixtures("strict")
 
 
 @pytest.fixture
@@ -59,55 +42,6 @@ def forbid_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable
 
     monkeypatch.setattr(dataset_module, "read_frames", watched)
     return flag.touch
-
-
-@pytest.fixture(autouse=True)
-def strict() -> Iterator[None]:
-    """A cache that gives up says so with a warning: no test may pass because it did unasked."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", message="frame cache")
-        yield
-
-
-def gib(clips: float) -> float:
-    return clips * CLIP_BYTES / 2**30
-
-
-def decode(record: Record, options: FrameOptions = OPTIONS) -> VideoFrames:
-    o = options
-    return read_frames(
-        record.video_path, o.num_frames, o.sampling, o.fps, o.size, start=record.start, end=record.end
-    )  # fmt: skip
-
-
-def cache_in(folder: Path, gib: float) -> FrameCache:
-    return FrameCache(Store(folder, gib))
-
-
-def fetch(cache: FrameCache, record: Record, options: FrameOptions = OPTIONS) -> tuple[VideoFrames, bool, bool]:
-    """Frames, whether they were decoded, whether they are kept."""
-    decoded = []
-
-    def watched() -> VideoFrames:
-        decoded.append(record)
-        return decode(record, options)
-
-    clip, kept = cache.fetch(record, options, watched)
-    return clip, bool(decoded), kept
-
-
-def clips_of(folder: Path) -> list[Path]:
-    return sorted(folder.glob("frames/??/*.frames"))
-
-
-def same(a: VideoFrames, b: VideoFrames) -> bool:
-    return all(x.dtype == y.dtype and torch.equal(x, y) for x, y in zip(a, b, strict=True))
-
-
-def age(folder: Path, seconds: float = 3600) -> None:
-    """Makes what lies in the cache that of a run long ago."""
-    for path in clips_of(folder):
-        os.utime(path, (time.time() - seconds, path.stat().st_mtime - seconds))
 
 
 def test_second_fetch_gives_the_very_frames_without_decoding(folder: Path, videos: list[Record]) -> None:
@@ -296,164 +230,6 @@ def test_decoders_warning_of_a_damaged_file_is_given_again(
     assert said[0][0][:2] == ("tvr_lightning.data.video.frames", logging.WARNING)
     assert said[0][0][2].startswith("PATH: damaged: only 1 of 4 frames can be decoded")
     assert said[0] == said[1] == said[2]
-
-
-def test_oldest_clips_make_room(folder: Path, videos: list[Record]) -> None:
-    for record in videos[:4]:
-        fetch(cache_in(folder, gib(4.5)), record)
-    age(folder)
-    cache = cache_in(folder, gib(4.5))
-    assert not fetch(cache, videos[0])[1]  # used by this run
-    for record in videos[4:]:
-        assert fetch(cache, record)[2]
-        assert sum(p.stat().st_size for p in clips_of(folder)) <= cache.store.bound
-    assert [fetch(cache_in(folder, 1), v)[1] for v in (videos[0], *videos[4:])] == [False, False, False]
-    assert len(clips_of(folder)) == 4  # the size fits the bound again: one in, one out
-
-
-def test_clips_of_this_run_stay_and_the_cache_says_once_that_it_is_full(folder: Path, videos: list[Record]) -> None:
-    reader = VideoReader(videos, OPTIONS, "raise", cache_in(folder, gib(2.5)))
-    with pytest.warns(UserWarning, match=r"frame cache .* is full: data.cache_gib=.* Raise --data.cache_gib") as said:
-        read = [reader.read(row) for row in (*range(6), *range(6))]
-    assert None not in read
-    assert len([w for w in said if "frame cache" in str(w.message)]) == 1
-    assert reader.uncached.tolist() == [False, False, True, True, True, True]
-    assert len(clips_of(folder)) == 2
-    later = cache_in(folder, gib(2.5))
-    later.store.started += 2 * store_module.GRACE_S
-    assert fetch(later, videos[5])[2]  # a later run has other needs
-
-
-def test_foreign_files_in_the_folder_are_left_alone(folder: Path, videos: list[Record]) -> None:
-    own = [folder / "frames" / name for name in ("ab/notes.txt", "readme.frames", "long/x.frames")]
-    for path in own:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("mine")
-        os.utime(path, (0, 0))
-    for record in videos[:3]:
-        fetch(cache_in(folder, gib(3.5)), record)
-    age(folder)
-    fetch(cache_in(folder, gib(1.5)), videos[3])
-    assert len(clips_of(folder)) == 1
-    assert all(path.read_text() == "mine" for path in own)
-
-
-def _fill(folder: Path, videos: list[Record], first: int, bound: float, failed: Any) -> None:
-    try:
-        cache = cache_in(folder, bound)
-        for record in (videos[first:] + videos[:first]) * 2:
-            clip, _ = cache.fetch(record, OPTIONS, lambda r=record: decode(r))  # type: ignore[misc]
-            assert same(clip, decode(record))
-    except BaseException as error:
-        failed.put(repr(error))
-        raise
-
-
-def in_processes(folder: Path, videos: list[Record], bound: float, count: int = 4) -> None:
-    fork = multiprocessing.get_context("fork")
-    failed = fork.SimpleQueue()
-    processes = [fork.Process(target=_fill, args=(folder, videos, i, bound, failed)) for i in range(count)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-    assert failed.empty(), failed.get()
-    assert [p.exitcode for p in processes] == [0] * count
-
-
-def test_processes_share_the_folder(folder: Path, videos: list[Record]) -> None:
-    in_processes(folder, videos, 1)
-    assert len(clips_of(folder)) == len(videos)
-    assert sorted(p.name for p in folder.iterdir() if not p.is_dir()) == ["lock"]
-    assert int((folder / "lock").read_bytes()) == len(videos) * CLIP_BYTES
-
-
-def test_bound_holds_while_several_processes_write(folder: Path, videos: list[Record]) -> None:
-    warnings.filterwarnings("ignore", message="frame cache")  # each process is told that the cache is full
-    in_processes(folder, videos, gib(3.2))
-    assert 0 < sum(p.stat().st_size for p in clips_of(folder)) <= 3.2 * CLIP_BYTES
-
-
-def _killed(folder: Path, record: Record, where: str) -> None:
-    def die(*args: Any) -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    def half(path: Path, data: bytes) -> None:
-        with path.open("wb") as file:
-            file.write(data[: len(data) // 2])
-        die()
-
-    if where == "in the write":
-        Path.write_bytes = half  # type: ignore[assignment, method-assign]
-    else:
-        Path.replace = die  # type: ignore[assignment, method-assign]
-    fetch(cache_in(folder, 1), record)
-
-
-@pytest.mark.parametrize("where", ["in the write", "before the rename"])
-def test_a_kill_leaves_nothing_that_is_believed(folder: Path, videos: list[Record], where: str) -> None:
-    process = multiprocessing.get_context("fork").Process(target=_killed, args=(folder, videos[0], where))
-    process.start()
-    process.join(60)
-    assert process.exitcode == -signal.SIGKILL
-    assert clips_of(folder) == []
-    assert (folder / "incoming").exists()
-    for record in videos:
-        clip, decoded, kept = fetch(cache_in(folder, 1), record)
-        assert decoded
-        assert kept
-        assert same(clip, decode(record))
-    assert not (folder / "incoming").exists()
-    assert int((folder / "lock").read_bytes()) == 7 * CLIP_BYTES  # too large by the killed one ...
-    assert fetch(cache_in(folder, gib(7.5)), Record("a", videos[0].video_path, (), end=0.5))[2]
-    assert int((folder / "lock").read_bytes()) == 7 * CLIP_BYTES  # ... until the folder is listed
-
-
-def test_disk_full_warns_once_and_decodes_on(folder: Path, videos: list[Record]) -> None:
-    """The limit of a file's size stands for the full disk: the system refuses in the middle of a write."""
-    fetch(cache_in(folder, 1), videos[0])
-    cache = cache_in(folder, 1)
-    reader = VideoReader(videos, OPTIONS, "raise", cache)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (CLIP_BYTES // 2, limits[1]))
-    try:
-        with pytest.warns(UserWarning, match=r"frame cache .*: File too large\. .* Free space .*cache_dir") as said:
-            clips = [reader.read(row) for row in (*range(6), *range(6))]
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, before)
-    assert len([w for w in said if "frame cache" in str(w.message)]) == 1
-    assert reader.uncached.tolist() == [False, True, True, True, True, True]
-    for row, clip in enumerate(clips):
-        assert clip is not None
-        assert torch.equal(clip.frames[0], decode(videos[row % 6]).frames)
-    assert len(clips_of(folder)) == 1
-    assert not (folder / "incoming").exists()
-
-
-def test_unusable_folder_warns_once_with_path_and_reason(tmp_path: Path, videos: list[Record]) -> None:
-    (tmp_path / "file").write_text("")
-    reader = VideoReader(videos, OPTIONS, "raise", cache_in(tmp_path / "file", 1))
-    with pytest.warns(UserWarning, match=rf"frame cache {tmp_path}/file .*: Not a directory") as said:
-        read = [reader.read(row) for row in range(6)]
-    assert None not in read
-    assert len(said) == 1
-    assert reader.uncached.all()
-
-
-def test_a_stopped_writer_does_not_hang_the_others(
-    folder: Path, videos: list[Record], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fetch(cache_in(folder, 1), videos[0])
-    monkeypatch.setattr(store_module, "LOCK_S", 0.05)
-    cache = cache_in(folder, 1)
-    with (folder / "lock").open("rb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        assert not fetch(cache, videos[0])[1]  # readers need no lock
-        with pytest.warns(UserWarning, match="another process has held the lock"):
-            assert not fetch(cache, videos[1])[2]
-    assert fetch(cache_in(folder, 1), videos[1])[2]
 
 
 def test_workers_started_afresh_know_what_the_run_knows(folder: Path) -> None:

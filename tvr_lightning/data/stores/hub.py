@@ -1,13 +1,41 @@
-"""Files that are fetched by name from a model hub."""
+"""Files that are fetched by name, from a model hub or elsewhere."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from tvr_lightning.errors import CheckpointError
+from tvr_lightning.errors import CheckpointError, TVRError
+
+_postponed = ContextVar("_postponed", default=False)
+
+
+class FetchPostponedError(TVRError):
+    """Something has to be fetched, inside `without_fetching`."""
+
+
+@contextmanager
+def without_fetching() -> Iterator[None]:
+    """Lets nothing be fetched while the block runs: what is wrong without a download shows before one begins."""
+    token = _postponed.set(True)
+    try:
+        yield
+    finally:
+        _postponed.reset(token)
+
+
+def before_fetching(what: str) -> None:
+    """Stands before every download.
+
+    Raises:
+        FetchPostponedError: inside `without_fetching`.
+    """
+    if _postponed.get():
+        raise FetchPostponedError(f"{what} is not fetched yet")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -44,6 +72,7 @@ def fetch_from_hub(repository: str, files: Sequence[Sequence[str]], setting: str
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+    before_fetching(repository)
     folder = Path()
     for names in files:
         for name in names:

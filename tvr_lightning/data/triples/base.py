@@ -21,6 +21,10 @@ Span: TypeAlias = tuple[int, int]
 
 Nodes: TypeAlias = Literal["triples", "entities", "all"]
 
+# what the backends take where nothing is said; here, because theirs are loaded when they work
+SPACY_MODEL = "en_core_web_sm"
+CORENLP_URL = "http://localhost:9000"
+
 _log = logging.getLogger(__name__)
 
 # letters and digits, joined inside by apostrophes, hyphens, or a number's point or comma

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias, get_args
 
-from tvr_lightning.data.triples.base import TripleExtractor
+from tvr_lightning.data.triples.base import CORENLP_URL, SPACY_MODEL, TripleExtractor
 from tvr_lightning.errors import ConfigError, nearest
 
 Backend: TypeAlias = Literal["offline", "spacy", "corenlp"]
 
 
-def make_extractor(
-    backend: Backend = "offline", model: str = "en_core_web_sm", url: str = "http://localhost:9000"
-) -> TripleExtractor:
+def make_extractor(backend: Backend = "offline", model: str = SPACY_MODEL, url: str = CORENLP_URL) -> TripleExtractor:
     """Makes an extractor; what it needs is loaded when it first works.
 
     Args:

@@ -12,10 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import quote
 
-from tvr_lightning.data.triples.base import Phrase, Span, Triple, TripleExtractor, phrase_of, word_spans
+from tvr_lightning.data.triples.base import CORENLP_URL, Phrase, Span, Triple, TripleExtractor, phrase_of, word_spans
 from tvr_lightning.errors import ConfigError, DataError
 
-START_COMMAND = 'java -mx4g -cp "*" edu.stanford.nlp.pipeline.StanfordCoreNLPServer -port 9000 -timeout 15000'
+START_COMMAND = (
+    'java -mx4g -cp "*" edu.stanford.nlp.pipeline.StanfordCoreNLPServer '
+    f"-port {CORENLP_URL.rpartition(':')[2]} -timeout 15000"
+)
 
 _PROPERTIES = {"annotators": "openie", "outputFormat": "json"}  # the server adds the annotators that openie needs
 _ESCAPE = re.compile(r"%(?=[0-9a-fA-F]{2})")
@@ -34,9 +37,9 @@ class CoreNLPTriples(TripleExtractor):
         ConfigError: the address is none.
     """
 
-    def __init__(self, url: str = "http://localhost:9000", timeout: float = 120.0, workers: int = 4) -> None:
+    def __init__(self, url: str = CORENLP_URL, timeout: float = 120.0, workers: int = 4) -> None:
         if not re.match(r"https?://[^/\s]+", url):
-            raise ConfigError(f"'{url}' is no address of a CoreNLP server; it looks like http://localhost:9000")
+            raise ConfigError(f"'{url}' is no address of a CoreNLP server; it looks like {CORENLP_URL}")
         if timeout <= 0 or workers < 1:
             raise ConfigError(f"timeout={timeout} and workers={workers} must be above 0")
         self.url = url.rstrip("/")

@@ -7,7 +7,7 @@ from functools import cache
 from importlib import import_module
 from typing import Any, Protocol
 
-from tvr_lightning.data.triples.base import Span, Triple, TripleExtractor, phrase_of, word_spans
+from tvr_lightning.data.triples.base import SPACY_MODEL, Span, Triple, TripleExtractor, phrase_of, word_spans
 from tvr_lightning.errors import ConfigError
 
 _SUBJECTS = {"nsubj", "nsubjpass", "nsubj:pass", "csubj"}
@@ -44,7 +44,7 @@ class SpacyTriples(TripleExtractor):
         model: name or folder of an installed pipeline with a parser; it is loaded once per process, at first use.
     """
 
-    def __init__(self, model: str = "en_core_web_sm") -> None:
+    def __init__(self, model: str = SPACY_MODEL) -> None:
         self.model = model
 
     @property
@@ -70,7 +70,7 @@ class SpacyTriples(TripleExtractor):
         if not pipeline.has_pipe("parser"):
             raise ConfigError(
                 f"spaCy's model '{self.model}' has no parser; it has {', '.join(pipeline.pipe_names) or 'nothing'}. "
-                "Choose one that parses, e.g. en_core_web_sm."
+                f"Choose one that parses, e.g. {SPACY_MODEL}."
             )
         return iter(pipeline.pipe(captions))
 

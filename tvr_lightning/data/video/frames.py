@@ -134,12 +134,21 @@ def _probe(video: OpenVideo, full: bool) -> VideoProbe:
 def _check_arguments(num_frames: int, sampling: str, fps: float | None, size: int, threads: int) -> None:
     if sampling not in get_args(Sampling):
         raise ConfigError(f"frame sampling '{sampling}' does not exist: {nearest(sampling, get_args(Sampling))}")
+    check_numbers(num_frames, size, threads)
+    if fps is not None and not 0 < fps <= 1000:
+        raise ConfigError(f"fps must lie between 0 and 1000 or be null for every frame, got {fps}")
+
+
+def check_numbers(num_frames: int, size: int, threads: int) -> None:
+    """Refuses numbers with which nothing can be read.
+
+    Raises:
+        ConfigError: one is too small.
+    """
     if num_frames < 1 or size < 1 or threads < 0:
         raise ConfigError(
             f"num_frames ({num_frames}) and size ({size}) must be 1 or more, threads ({threads}) 0 or more"
         )
-    if fps is not None and not 0 < fps <= 1000:
-        raise ConfigError(f"fps must lie between 0 and 1000 or be null for every frame, got {fps}")
 
 
 def draw_frames(

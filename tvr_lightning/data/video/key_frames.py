@@ -22,10 +22,9 @@ from numpy.typing import NDArray
 from tvr_lightning.data.video import frames as video
 from tvr_lightning.data.video.container import OpenVideo, Packets, Timeline, first_that_decodes, reason, scan
 from tvr_lightning.data.video.decoding import numbered_frames
-from tvr_lightning.data.video.frames import VideoFrames, draw_frames, segment
+from tvr_lightning.data.video.frames import VideoFrames, check_numbers, draw_frames, segment
 from tvr_lightning.data.video.pixels import Resizer
 from tvr_lightning.data.video.sampling import choose_frames
-from tvr_lightning.errors import ConfigError
 
 THUMBNAIL_SIDE = 32
 """Height and width of the pictures that are compared: the same centre square that is shown, averaged."""
@@ -65,10 +64,7 @@ def read_key_frames(
         DecodeError: no frame can be given; the message has the path and the reason.
         ConfigError: an argument is out of range.
     """
-    if num_frames < 1 or size < 1 or threads < 0:
-        raise ConfigError(
-            f"num_frames ({num_frames}) and size ({size}) must be 1 or more, threads ({threads}) 0 or more"
-        )
+    check_numbers(num_frames, size, threads)
     path = Path(path)
 
     def read(video: OpenVideo) -> VideoFrames:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from tvr_lightning.nn.draws import RowDropout
 from tvr_lightning.nn.masked import masked_mean, masked_softmax
+from tvr_lightning.nn.temporal import first_positions
 
 Aggregation = Literal["joint", "concatenation", "none"]
 
@@ -109,13 +110,7 @@ class VideoHash(nn.Module):
 
     def forward(self, frames: Tensor, frame_mask: Tensor) -> Tensor:
         """Hashes videos."""
-        count = frames.shape[1]
-        if count > self.positions.num_embeddings:
-            raise ValueError(
-                f"{count} frames, but only {self.positions.num_embeddings} positions: raise max_frames or lower "
-                "data.num_frames"
-            )
-        x = self.norm(self.embed(frames) + self.positions.weight[:count])
+        x = self.norm(self.embed(frames) + first_positions(self.positions, frames.shape[1]))
         for layer in self.layers:
             x = layer(x, frame_mask)
         return self.hash(x, frame_mask)
