@@ -15,7 +15,7 @@ measure() { # seconds that it may take, script, its options
 timeout 60 "$python" -m tvr_lightning data shapes
 measure 120 score --large
 measure 90 memory
-measure 120 train_step --tracker none
-measure 90 throughput
+measure 150 train_gpu --compile
+measure 60 train_step --experiment lean_shapes --tracker none
 
 exit "$failed"

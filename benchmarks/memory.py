@@ -1,10 +1,11 @@
-"""Peak memory of a training step against batch size, with and without gradient checkpointing and loss_chunk.
+"""Memory of a training step, with and without gradient checkpointing and loss_chunk.
 
     python benchmarks/memory.py [--device cpu] [--json]
 
-CLIP4Clip (seqTransf) on ViT-B-32 with random weights, AdamW. A figure is what the step adds to weights and optimiser
-state (which are given apart), gradients among it: on the CPU resident memory, on a GPU the allocator's. A GPU computes
-in bf16-mixed, 12 frames a video; a CPU small batches of 2 frames in float32: not every processor multiplies bf16.
+CLIP4Clip (seqTransf) with random weights and AdamW. On a CPU: ViT-B-32, small batches of 2 frames in float32; a figure
+is what the first step adds to weights and optimiser state, gradients among it, as resident memory. On a GPU: 128 videos
+of 12 frames, bf16-mixed, ViT-B-32 and ViT-B-16; a figure is the peak of the whole process's tensors, weights and
+optimiser state among it, over steps after the first, and what torch has reserved for them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,7 +27,7 @@ from tvr_lightning.methods.clip4clip import CLIP4Clip
 from tvr_lightning.optim import build_optimizer
 from tvr_lightning.types import TextInput, VideoInput, VideoTextBatch
 
-WORDS = 32
+WORDS, STEPS = 32, 3
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,11 @@ class Sizes:
     chunk: int
 
 
-SIZES = {"cpu": Sizes((4, 8, 16), 2, 4), "cuda": Sizes((16, 32, 64, 128), 12, 16)}
+CPU = Sizes((4, 8, 16), 2, 4)
+GPU = Sizes((128,), 12, 16)
+GPU_MODELS = ("ViT-B-32", "ViT-B-16")
+CARDS_GB = (16, 24, 32, 40, 80)
+CONTEXT_GIB = 0.6  # what CUDA itself takes of a card
 
 
 def random_batch(count: int, frames: int, size: int, device: str) -> VideoTextBatch:
@@ -68,51 +74,90 @@ def step(model: CLIP4Clip, optimizer: torch.optim.Optimizer, batch: VideoTextBat
         torch.cuda.synchronize()
 
 
-def measure(device: str) -> list[dict[str, Any]]:
-    """One row for each way and batch size; a GPU that is too small for one says so."""
-    sizes = SIZES[device]
+def build(model: str, device: str) -> tuple[CLIPEncoder, CLIP4Clip, torch.optim.Optimizer]:
     torch.manual_seed(0)
-    encoder = CLIPEncoder("ViT-B-32", context_length=WORDS)
-    model = CLIP4Clip(encoder).to(device).train()
-    optimizer = build_optimizer(model, model.encoders, model.optimizer_options, fused=device == "cpu")
-    whole = model.optimizer_options
-    step(model, optimizer, random_batch(2, sizes.frames, model.image_size, device), device)
-    numbers = sum(p.numel() for p in model.parameters())
-    fixed = round(numbers * 12 / 2**20)  # float32 weights and Adam's two averages
-    rows = []
+    encoder = CLIPEncoder(model, context_length=WORDS)
+    method = CLIP4Clip(encoder).to(device).train()
+    return encoder, method, build_optimizer(method, method.encoders, method.optimizer_options, fused=device == "cpu")
+
+
+def ways(encoder: CLIPEncoder, method: CLIP4Clip, sizes: Sizes) -> Iterator[tuple[bool, int | None]]:
+    """Sets each way of saving memory, and says which."""
+    whole = method.optimizer_options
     for checkpointing in (False, True):
         encoder.clip.set_grad_checkpointing(checkpointing)
         for chunk in (None, sizes.chunk):
-            model.optimizer_options = replace(whole, loss_chunk=chunk)
-            for count in sizes.batches:
-                batch = random_batch(count, sizes.frames, model.image_size, device)
-                try:
-                    with PeakMemory(device) as memory:
-                        began = time.perf_counter()
-                        step(model, optimizer, batch, device)
-                        seconds = time.perf_counter() - began
-                except torch.cuda.OutOfMemoryError:
-                    added = pairs_per_s = None
-                    optimizer.zero_grad()
-                else:
-                    added, pairs_per_s = round(memory.mib), round(count / seconds, 2)
-                rows.append(
-                    {
-                        "device": device, "precision": "bf16-mixed" if device == "cuda" else "32-true",
-                        "gradient_checkpointing": checkpointing, "loss_chunk": chunk, "batch": count,
-                        "frames": sizes.frames, "added_mib": added, "fixed_mib": fixed, "pairs_per_s": pairs_per_s,
-                    }
-                )  # fmt: skip
+            method.optimizer_options = replace(whole, loss_chunk=chunk)
+            yield checkpointing, chunk
+
+
+def measure_cpu() -> list[dict[str, Any]]:
+    """One row for each way and batch size."""
+    encoder, method, optimizer = build("ViT-B-32", "cpu")
+    step(method, optimizer, random_batch(2, CPU.frames, method.image_size, "cpu"), "cpu")
+    numbers = sum(p.numel() for p in method.parameters())
+    fixed = round(numbers * 12 / 2**20)  # float32 weights and Adam's two averages
+    rows = []
+    for checkpointing, chunk in ways(encoder, method, CPU):
+        for count in CPU.batches:
+            batch = random_batch(count, CPU.frames, method.image_size, "cpu")
+            with PeakMemory("cpu") as memory:
+                began = time.perf_counter()
+                step(method, optimizer, batch, "cpu")
+                seconds = time.perf_counter() - began
+            rows.append(
+                {
+                    "model": "ViT-B-32", "precision": "32-true", "gradient_checkpointing": checkpointing,
+                    "loss_chunk": chunk, "batch": count, "frames": CPU.frames, "added_mib": round(memory.mib),
+                    "fixed_mib": fixed, "pairs_per_s": round(count / seconds, 2),
+                }
+            )  # fmt: skip
+    return rows
+
+
+def measure_gpu() -> list[dict[str, Any]]:
+    """One row for each model and way; a GPU that is too small for one says so."""
+    rows = []
+    for model in GPU_MODELS:
+        encoder, method, optimizer = build(model, "cuda")
+        batch = random_batch(GPU.batches[0], GPU.frames, method.image_size, "cuda")
+        for checkpointing, chunk in ways(encoder, method, GPU):
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+            row: dict[str, Any] = {
+                "model": model, "precision": "bf16-mixed", "gradient_checkpointing": checkpointing,
+                "loss_chunk": chunk, "batch": GPU.batches[0], "frames": GPU.frames,
+            }  # fmt: skip
+            try:
+                times = []
+                for _ in range(STEPS):
+                    began = time.perf_counter()
+                    step(method, optimizer, batch, "cuda")
+                    times.append(time.perf_counter() - began)
+            except torch.cuda.OutOfMemoryError:
+                optimizer.zero_grad()
+                row |= {"allocated_gib": None, "reserved_gib": None, "pairs_per_s": None, "fits_gb": []}
+            else:
+                allocated, reserved = (
+                    x / 2**30 for x in (torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved())
+                )
+                row |= {
+                    "allocated_gib": round(allocated, 2), "reserved_gib": round(reserved, 2),
+                    "pairs_per_s": round(GPU.batches[0] / min(times), 1),
+                    "fits_gb": [gb for gb in CARDS_GB if reserved + CONTEXT_GIB < gb * 1e9 / 2**30],
+                }  # fmt: skip
+            rows.append(row)
+        del encoder, method, optimizer, batch
     return rows
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
-    table = Table(caption="added: peak of a step above weights and optimiser state (fixed)")
+    table = Table()
     for column in rows[0]:
         table.add_column(column.replace("_", " "), justify="right")
     for row in rows:
         values = (
-            "out of memory" if k == "added_mib" and v is None else "-" if v is None else v for k, v in row.items()
+            "out of memory" if k == "allocated_gib" and v is None else "-" if v is None else v for k, v in row.items()
         )
         table.add_row(*map(str, values))
     Console(width=130).print(table)
@@ -123,13 +168,13 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one object per row")
     add_device(parser)
     options = parser.parse_args()
-    rows = measure(options.device)
+    rows = measure_cpu() if options.device == "cpu" else measure_gpu()
     if options.json:
         for row in rows:
             print(json.dumps(row))
     else:
         print_table(rows)
-    write_results("memory", "python benchmarks/memory.py", rows, options.device, method="CLIP4Clip seqTransf, ViT-B-32")
+    write_results("memory", "python benchmarks/memory.py", rows, options.device, method="CLIP4Clip seqTransf")
 
 
 if __name__ == "__main__":

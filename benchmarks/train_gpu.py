@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 from decode import write_scene
-from measure import write_results
+from measure import add_device, write_results
 from train_step import StepTimes
 
 from tvr_lightning.config.arguments import read_arguments
@@ -134,8 +134,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=min(12, len(os.sched_getaffinity(0))))
     parser.add_argument("--compile", action="store_true", help="time compiled towers too")
     parser.add_argument("--json", action="store_true", help="one object per row")
+    add_device(parser)
     options = parser.parse_args()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(options.device)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         make_videos(folder / "videos")
@@ -152,7 +153,8 @@ def main() -> None:
     ]
     for row in rows:
         print(json.dumps(row) if options.json else "  ".join(f"{k} {v}" for k, v in row.items()))
-    write_results("train_gpu", "python benchmarks/train_gpu.py", rows, workers=options.workers, batch=BATCH, frames=12)
+    of = {"workers": options.workers, "batch": BATCH, "frames": 12}
+    write_results("train_gpu", "python benchmarks/train_gpu.py", rows, options.device, **of)
 
 
 if __name__ == "__main__":
