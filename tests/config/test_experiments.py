@@ -41,16 +41,13 @@ def kind_of(name: str) -> str:
     return json.dumps([s for s in settings_of(config) if s[0] not in replaced], sort_keys=True)
 
 
-def by_kind() -> Iterator[Any]:
-    """All experiments; those that are of an earlier one's kind are slow."""
-    seen: set[str] = set()
-    for name in experiments_in(EXPERIMENTS):
-        kind = kind_of(name)
-        yield pytest.param(name, marks=[pytest.mark.slow] if kind in seen else [])
-        seen.add(kind)
+NAMES = experiments_in(EXPERIMENTS)
+FIRST = set({kind_of(name): name for name in reversed(NAMES)}.values())  # of each kind
 
 
-@pytest.mark.parametrize("name", by_kind())
+@pytest.mark.parametrize(
+    "name", [name if name in FIRST else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+)
 def test_two_batches(name: str, layouts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = EXPERIMENTS / f"{name}.yaml"
     config, _ = read_arguments(smoke_arguments(file, smoke_data(file, layouts), tmp_path))
@@ -58,7 +55,7 @@ def test_two_batches(name: str, layouts: Path, tmp_path: Path, capsys: pytest.Ca
     assert name in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", [p.values[0] for p in by_kind() if p.marks])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in FIRST])
 def test_those_that_do_not_run_are_built(name: str, tmp_path: Path) -> None:
     config, _ = read_arguments(smoke_arguments(EXPERIMENTS / f"{name}.yaml", tmp_path, tmp_path))
     assert build(config).name == name

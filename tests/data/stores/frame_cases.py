@@ -24,6 +24,7 @@ def gib(clips: float) -> float:
 
 def decode(record: Record, options: FrameOptions = OPTIONS) -> VideoFrames:
     o = options
+    assert o.sampling != "key"  # another function reads those
     return read_frames(
         record.video_path, o.num_frames, o.sampling, o.fps, o.size, start=record.start, end=record.end
     )  # fmt: skip
