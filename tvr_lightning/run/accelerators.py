@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Trainer
 from pytorch_lightning.accelerators import Accelerator, CUDAAccelerator
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from tvr_lightning.errors import ConfigError
 
