@@ -9,7 +9,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from functools import wraps
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
@@ -31,6 +30,7 @@ from tvr_lightning.evaluation import (
 )
 from tvr_lightning.evaluation.codes import has_codes
 from tvr_lightning.evaluation.encoding import encode_batch, feature_type, join_batches
+from tvr_lightning.methods.precision import full_precision
 from tvr_lightning.names import LEAKY
 from tvr_lightning.nn.draws import drawing, joined_rows, row_parts
 from tvr_lightning.nn.similarity import LogitScale
@@ -417,25 +417,6 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
                 f"the checkpoint is of another size: {few(wrong, separator='; ')}. Evaluate it with the experiment "
                 "that trained it: its run folder's config.yaml."
             )
-
-
-def full_precision(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A method of a module that runs with autocast off and gets features of reduced precision in float32.
-
-    A similarity rounded to three digits and multiplied by 100, twice, has a gradient of noise.
-    """
-
-    @wraps(function)
-    def wrapped(self: LightningModule, *args: Any, **kwargs: Any) -> Any:
-        with torch.autocast(self.device.type, enabled=False):
-            return function(self, *map(_widened, args), **{k: _widened(v) for k, v in kwargs.items()})
-
-    return wrapped
-
-
-def _widened(value: Any) -> Any:
-    reduced = (torch.bfloat16, torch.float16)
-    return value.map(lambda x: x.float() if x.dtype in reduced else x) if isinstance(value, TensorRows) else value
 
 
 def _dummy_row(rows: InputT) -> InputT:
