@@ -12,7 +12,7 @@ measure() { # seconds that it may take, script, its options
   echo "$2: $((SECONDS - began)) s"
 }
 
-timeout 60 "$python" -m tvr_lightning data shapes
+timeout 120 "$python" -m tvr_lightning data shapes
 measure 120 score --large
 measure 90 memory
 measure 150 train_gpu --compile
