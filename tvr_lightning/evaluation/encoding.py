@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tvr_lightning.device import fits, to_host, wait
 from tvr_lightning.distributed import gather_on_cpu, ranks
@@ -291,5 +291,8 @@ def feature_type(model: Retriever[TextT, Any], split: Split) -> type[TextT]:
     """
     if not len(split.captions):
         raise DataError(f"the {split.name} split has no captions: nothing can be retrieved")
+    weights = model.parameters() if isinstance(model, nn.Module) else iter(())
+    first = next(weights, None)  # where they lie: between two runs of a trainer a module's own word is the last run's
+    device = model.device if first is None else first.device
     with inference(model):
-        return type(model.encode_text(split.captions.rows(torch.tensor([0])).to(model.device)))
+        return type(model.encode_text(split.captions.rows(torch.tensor([0])).to(device)))

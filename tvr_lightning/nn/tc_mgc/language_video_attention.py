@@ -161,7 +161,9 @@ class LanguageVideoAttention(nn.Module):
         """What `cosines` needs of videos, for any number of texts: (V, n, D), (V, n) bool, at least one frame each."""
         num_videos = len(frames)
         normed = self.norm_inputs(frames)
-        weight = self.fc.weight + torch.eye(self.width).to(self.fc.weight) if self.residual else self.fc.weight
+        weight = self.fc.weight
+        if self.residual:
+            weight = weight + torch.eye(self.width, dtype=weight.dtype, device=weight.device)
         centred = _centre(self._values(normed))  # C (V, H n, D)
         combined = F.linear(centred * self.norm_attended.weight, weight)  # P (V, H n, D)
         constant = F.linear(self.norm_attended.bias, weight, self.fc.bias).expand(num_videos, 1, -1)
