@@ -16,6 +16,7 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.trainer.states import TrainerFn
 from rich.console import Console
 
+from tvr_lightning import __version__
 from tvr_lightning.data.stores.files import write_json
 from tvr_lightning.errors import RunError
 from tvr_lightning.evaluation import EvaluationResult
@@ -23,7 +24,7 @@ from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.run.callbacks.progress import count_parameters
 from tvr_lightning.run.results import LOWER_IS_BETTER, METRICS, PREDICTIONS, RANKS, result_table, write_ranks
 
-PACKAGES = ("tvr_lightning", "torch", "pytorch_lightning", "open_clip_torch", "av")
+PACKAGES = ("torch", "pytorch_lightning", "open_clip_torch", "av")  # besides this one, which may run from a checkout
 
 
 class RunFolder(Callback):
@@ -119,7 +120,11 @@ class RunFolder(Callback):
             "train_time_s": round(self._train_time, 1),
             "wall_time_s": round(self._earlier["wall"] + time.monotonic() - self._began, 1),
             "peak_memory_mib": peak_memory_mib(on_gpu),
-            "versions": {p: version(p) for p in PACKAGES} | {"python": platform.python_version()},
+            "versions": {
+                "tvr_lightning": __version__,
+                **{p: version(p) for p in PACKAGES},
+                "python": platform.python_version(),
+            },
             "git_commit": git_commit(),
         }
         write_json(self.path / METRICS, content)
