@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from tvr_lightning.distributed import all_reduce_any, gather, gather_counts, ranks
 from tvr_lightning.encoders.base import Encoder, FrameEncoder, TextEncoder, encoders_in, frozen_frames
@@ -30,9 +29,10 @@ from tvr_lightning.evaluation import (
 )
 from tvr_lightning.evaluation.codes import has_codes
 from tvr_lightning.evaluation.encoding import encode_batch, feature_type, join_batches
+from tvr_lightning.methods.chunks import dummy_row, in_chunks
 from tvr_lightning.methods.precision import full_precision
 from tvr_lightning.names import LEAKY
-from tvr_lightning.nn.draws import drawing, joined_rows, row_parts
+from tvr_lightning.nn.draws import drawing, joined_rows
 from tvr_lightning.nn.similarity import LogitScale
 from tvr_lightning.optim import Optimizer, build_optimizer, build_schedule, fused_allowed
 from tvr_lightning.types import CodeFeatures, ItemIndex, TensorRows, TextInput, VideoInput, VideoTextBatch
@@ -205,24 +205,7 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         return self._in_chunks(self.encode_text, batch.text), self._in_chunks(self.encode_video, batch.video)
 
     def _in_chunks(self, encode: Callable[[InputT], RowsT], rows: InputT) -> RowsT:
-        size = self.optimizer_options.loss_chunk
-        if not len(rows):  # one row, cut off again: every parameter gets the gradient that DDP waits for, zero
-            return self._in_chunks(encode, _dummy_row(rows))[:0]
-        draws = row_parts()
-
-        def encode_from(start: int, *fields: Tensor) -> RowsT:
-            with draws(start):
-                return encode(type(rows)(*fields))
-
-        if size is None:
-            return encode_from(0, *rows.tensors().values())
-        parts: list[RowsT] = []
-        for i in range(0, len(rows), size):
-            # weights cast once for all chunks would add up the chunks' gradients in low precision
-            torch.clear_autocast_cache()
-            fields = rows[i : i + size].tensors().values()  # as tensors: checkpoint finds their device's random state
-            parts.append(checkpoint(encode_from, i, *fields, use_reentrant=False))
-        return type(parts[0]).cat(parts)
+        return in_chunks(encode, rows, self.optimizer_options.loss_chunk)
 
     def encode_joined(self, batch: VideoTextBatch, counts: Sequence[int], batch_idx: int) -> tuple[TextT, VideoT]:
         """Features of the batch that all ranks hold together, in rank order, from this rank's share of it.
@@ -250,7 +233,7 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         counts = gather_counts(len(batch))
         nothing = not any(counts)
         if nothing:  # on no rank anything was decoded: a step with zero gradients keeps the ranks together
-            batch, counts = VideoTextBatch(_dummy_row(batch.text), _dummy_row(batch.video)), [1] * len(counts)
+            batch, counts = VideoTextBatch(dummy_row(batch.text), dummy_row(batch.video)), [1] * len(counts)
         texts, videos = self.encode_joined(batch, counts, batch_idx)
         video_index = gather(ItemIndex(batch.text.video_index), counts).index
         with self.drawn_alike(batch_idx):
@@ -417,11 +400,6 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
                 f"the checkpoint is of another size: {few(wrong, separator='; ')}. Evaluate it with the experiment "
                 "that trained it: its run folder's config.yaml."
             )
-
-
-def _dummy_row(rows: InputT) -> InputT:
-    """One row that means nothing, with every place filled: of the same shapes."""
-    return rows.map(lambda x: x.new_ones(1, *x.shape[1:]))
 
 
 def _shape(weight: Tensor | None) -> str:
