@@ -1,4 +1,4 @@
-"""A batch encoded a few rows at a time: cached-gradient contrastive training (Gao et al. 2021), written as one graph."""
+"""A batch encoded a few rows at a time: cached-gradient contrastive training (Gao et al. 2021) as one graph."""
 
 from __future__ import annotations
 
