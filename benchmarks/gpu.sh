@@ -12,9 +12,9 @@ measure() { # seconds that it may take, script, its options
   echo "$2: $((SECONDS - began)) s"
 }
 
-timeout 120 "$python" -m tvr_lightning data shapes
-measure 120 score --large
-measure 90 memory
+timeout 90 "$python" -m tvr_lightning data shapes
+measure 90 score --large
+measure 80 memory
 measure 150 train_gpu --compile
 measure 60 train_step --experiment lean_shapes --tracker none
 

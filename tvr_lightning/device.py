@@ -120,7 +120,7 @@ def graphed(
     """Calls a function, while training on a GPU as a CUDA graph: the step then waits for no launch.
 
     Forward and backward pass replay what was recorded at the first call with inputs of these shapes; random numbers are
-    new each time. On a CPU, without gradients and beyond `Graphs.limit` it is the plain call.
+    new each time. On a CPU, without gradients and beyond the limit of `Graphs` it is the plain call.
 
     Args:
         graphs: those that were recorded before.

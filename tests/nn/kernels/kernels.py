@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import tvr_lightning.nn.kernels as package
+from tvr_lightning import device
 
 NAMES = sorted(p.stem for p in Path(package.__path__[0]).glob("*.py") if p.stem != "__init__")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -30,9 +31,8 @@ def everywhere() -> Iterator[None]:
     """Lets the suite take its kernels whatever the device."""
     for name in NAMES:
         load(name)
-    users = [
-        m for m in sys.modules.values() if getattr(m, "has_kernels", None) and m.__name__ != "tvr_lightning.device"
-    ]
+    own = [module for name, module in list(sys.modules.items()) if name.startswith("tvr_lightning.")]
+    users = [module for module in own if hasattr(module, "has_kernels") and module is not device]
     with ExitStack() as patches:
         for module in users:
             patches.enter_context(patch.object(module, "has_kernels", lambda *x: x[0].dtype == torch.float32))

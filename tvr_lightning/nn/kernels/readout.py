@@ -79,7 +79,7 @@ def _read(
     leaf = (item * n + node[:, None]) * width + c[None, :]
     own = tl.load(value + r * width + c, mask=inside, other=0.0)
 
-    # at the root, Eq. 6 and Eq. 8
+    # at the root, GHAN Eq. 6, GHAN Eq. 8
     weight = root_weights + ((item * H + head) * R + r) * (n + 1)
     root = tl.load(weight, mask=inside, other=0.0) * own + tl.load(skip + r * width + c, mask=inside, other=0.0)
     to_root = tl.load(weight[None, :] + 1 + node[:, None], mask=both, other=0.0)
@@ -92,7 +92,7 @@ def _read(
     hidden = _elu(apart * share + tl.load(base + leaf, mask=both, other=0.0))
     hidden = tl.where(both, hidden, 0.0)
 
-    # the attention of Eq. 9
+    # the attention of GHAN Eq. 9
     source = tl.load(of_source + c, mask=inside, other=0.0)
     into = tl.sum(root * tl.load(of_target + c, mask=inside, other=0.0), axis=0)
     to_itself = _leaky(into + tl.sum(root * source, axis=0), slope)

@@ -46,8 +46,8 @@ class TransformerLayer(nn.Module):
 
         y = LN(x + attention(x)),   LN(y + W_2 GELU(W_1 y))
 
-    Weights have the names and initial values of `nn.TransformerEncoderLayer`; what differs is that dropout, that of the
-    attention too, is drawn for the batch that all ranks hold together.
+    Weights have the names and initial values of `torch.nn.TransformerEncoderLayer`; what differs is that dropout, that
+    of the attention too, is drawn for the batch that all ranks hold together.
     Shapes: x (V, n, D); mask (V, n) bool, True = exists; returns (V, n, D).
 
     >>> TransformerLayer(width=8, heads=2, hidden=32)(torch.randn(3, 5, 8), torch.ones(3, 5).bool()).shape
