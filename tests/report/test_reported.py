@@ -158,6 +158,21 @@ def test_only_the_papers_own_settings_get_its_figures() -> None:
                 assert (list(default) if isinstance(default, tuple) else default) == value, key
 
 
+def test_an_ablation_gets_its_own_figure_and_not_the_full_models(tmp_path: Path) -> None:
+    entries = load_reported(FOLDER)
+    own = next(e for e in entries if e.name == "TC-MGC")
+    for changes, expected in (
+        ({}, [("TC-MGC", 47.4)]),
+        ({"heads": 2}, [("TC-MGC, 2 heads", 47.4)]),
+        ({"residual": False}, [("TC-MGC, w/o residual connection", 44.5)]),
+        ({"heads": 2, "residual": False}, []),
+    ):
+        run = run_of(tmp_path / str(len(changes)), method="TC-MGC")
+        (run.path / "config.yaml").write_text(yaml.safe_dump({"model": {"init_args": {**own.settings, **changes}}}))
+        found = reported_for([Run(run.path, run.content)], entries)
+        assert [(e.name, e.metrics["t2v/R@1"]) for e in found] == expected
+
+
 def test_figures_that_several_tables_print_are_shown_once(tmp_path: Path) -> None:
     """Of equal rows the one without a caution stands; a row with further figures is another."""
     run = run_of(tmp_path / "run", method="Foo")

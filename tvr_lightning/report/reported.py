@@ -196,13 +196,13 @@ def _mapping(settings: Any, where: str) -> dict[str, Any]:
 
 
 def _sums(metrics: Mapping[str, float]) -> dict[str, float]:
-    """RSum of each direction that has its terms, SumR where both have."""
+    """RSum of each direction that has its terms, SumR where both have; rounded, to equal printed ones."""
     sums = {
-        f"{direction}/RSum": sum(metrics[f"{direction}/{name}"] for name in SUMMED)
+        f"{direction}/RSum": round(sum(metrics[f"{direction}/{name}"] for name in SUMMED), 2)
         for direction in ("t2v", "v2t")
         if all(f"{direction}/{name}" in metrics for name in SUMMED)
     }
-    return sums | ({"SumR": sum(sums.values())} if len(sums) == 2 else {})
+    return sums | ({"SumR": round(sum(sums.values()), 2)} if len(sums) == 2 else {})
 
 
 def reported_for(runs: Sequence[Run], entries: Sequence[Reported]) -> list[Reported]:
