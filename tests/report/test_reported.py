@@ -13,7 +13,7 @@ from tvr_lightning.errors import ConfigError
 from tvr_lightning.report.reported import Reported, load_reported, reported_for
 from tvr_lightning.run.results import Run
 
-FILE = Path(__file__).parents[2] / "experiments" / "reported.yaml"
+FOLDER = Path(__file__).parents[2] / "experiments" / "reported"
 
 TABLE: dict[str, Any] = {
     "paper": "A (2020)",
@@ -27,15 +27,15 @@ TABLE: dict[str, Any] = {
 }
 
 
+METHODS = {"Baz": {"method": "Foo", "settings": {"x": 2, "y": [1], "z": True}}}
+
+
 def load(tmp_path: Path, **changes: Any) -> list[Reported]:
     table = {k: v for k, v in (copy.deepcopy(TABLE) | changes).items() if v is not ...}
-    path = tmp_path / "reported.yaml"
-    path.write_text(
-        yaml.safe_dump(
-            {"methods": {"Baz": {"method": "Foo", "settings": {"x": 2}}}, "tables": [table]}, sort_keys=False
-        )
-    )
-    return load_reported(path)
+    shared = {"paper": table.pop("paper")} if "paper" in table else {}
+    (tmp_path / "methods.yaml").write_text(yaml.safe_dump(METHODS))
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(shared | {"tables": [table]}, sort_keys=False))
+    return load_reported(tmp_path)
 
 
 def test_rows_become_entries(tmp_path: Path) -> None:
@@ -43,9 +43,24 @@ def test_rows_become_entries(tmp_path: Path) -> None:
     assert (foo.name, foo.method, foo.source) == ("Foo-Bar", "Foo-Bar", "A (2020), Table 1")
     assert foo.conditions == "as told; re-trained by this paper"
     assert foo.metrics == {"t2v/R@1": 1.0, "t2v/R@5": 2.0}
-    assert (baz.method, baz.settings, baz.conditions) == ("Foo", {"x": 2}, "as told")
+    assert (baz.method, baz.settings, baz.conditions) == ("Foo", METHODS["Baz"]["settings"], "as told")
     assert baz.metrics["t2v/RSum"] == 190.5
     assert "SumR" not in baz.metrics
+
+
+def test_a_row_that_stands_for_several_splits_is_several_entries(tmp_path: Path) -> None:
+    assert [(e.name, e.split) for e in load(tmp_path, split=["9k", "full"], rows={"Baz": [1, 2, 3]})] == [
+        ("Baz", "9k"),
+        ("Baz", "full"),
+    ]
+
+
+def test_an_ablation_changes_settings_of_what_it_ablates(tmp_path: Path) -> None:
+    rows = {"w/o z": {"settings": {"z": False}, "figures": [1, 2, 3]}, "all": [4, 5, 6]}
+    without, full = load(tmp_path, table="Fig. 2", ablates="Baz", settings={"x": 3}, any=["y"], rows=rows)
+    assert (without.name, without.method, without.source) == ("Baz, w/o z", "Foo", "A (2020), Fig. 2")
+    assert (without.settings, full.settings) == ({"x": 3, "z": False}, {"x": 3, "z": True})
+    assert full.metrics["t2v/R@1"] == 4
 
 
 @pytest.mark.parametrize(
@@ -58,6 +73,12 @@ def test_rows_become_entries(tmp_path: Path) -> None:
         ({"rows": {"A": [1.0]}}, "row 'A' does not give one figure for each of 3 columns"),
         ({"rows": {"A": [1.0, "2", 3.0]}}, "'2' is no number"),
         ({"columns": ["t2v/R@1"] * 3}, "list of different metrics"),
+        ({"split": ["9k", 7]}, "split is \\['9k', 7\\]"),
+        ({"settings": {"x": 1}}, "settings without `ablates`"),
+        ({"ablates": "Bas"}, "ablates 'Bas'; did you mean Baz"),
+        ({"ablates": "Baz", "any": ["w"]}, "any is \\['w'\\]; give a list of settings of 'Baz'"),
+        ({"ablates": "Baz", "settings": ["x"]}, "settings is \\['x'\\]; give a mapping"),
+        ({"rows": {"A": {"settings": {}, "figures": [1, 2, 3]}}}, "row 'A' does not give one figure for each"),
     ],
 )
 def test_what_does_not_fit_is_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -66,12 +87,18 @@ def test_what_does_not_fit_is_named(tmp_path: Path, changes: dict[str, Any], mes
 
 
 def test_files_that_are_none(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot be read"):
-        load_reported(tmp_path / "none.yaml")
-    for text, message in (("a: [", "not valid YAML"), ("a: 1", "a mapping of `methods` and `tables`")):
+    with pytest.raises(ConfigError, match=r"methods.yaml: cannot be read"):
+        load_reported(tmp_path)
+    load(tmp_path)
+    for text, message in (
+        ("a: [", "not valid YAML"),
+        ("[1]", "are a mapping, found list"),
+        ("a: 1", "give `tables`, a list"),
+        ("tables: [1]", "table 1: a table is a mapping, found int"),
+    ):
         (tmp_path / "x.yaml").write_text(text)
-        with pytest.raises(ConfigError, match=message):
-            load_reported(tmp_path / "x.yaml")
+        with pytest.raises(ConfigError, match=f"x.yaml: .*{message}"):
+            load_reported(tmp_path)
 
 
 def run_of(folder: Path, similarity: str = "seqTransf", **changes: Any) -> Run:
@@ -85,7 +112,7 @@ def run_of(folder: Path, similarity: str = "seqTransf", **changes: Any) -> Run:
 
 
 def test_a_run_gets_the_figures_of_its_method_data_and_encoder(tmp_path: Path) -> None:
-    entries = load_reported(FILE)
+    entries = load_reported(FOLDER)
     found = reported_for([run_of(tmp_path / "a")], entries)
     assert [(e.name, e.source) for e in found] == [("CLIP4Clip-seqTransf", "TC-MGC (Jing et al. 2025), Table 1b")]
     assert found[0].metrics["t2v/R@1"] == 44.5
@@ -122,7 +149,7 @@ def test_only_the_papers_own_settings_get_its_figures() -> None:
         "SPTCH-64": SPTCH,
     }
     for name, cls in classes.items():
-        entry = next(e for e in load_reported(FILE) if e.name == name)
+        entry = next(e for e in load_reported(FOLDER) if e.name == name)
         parameters = signature(cls).parameters
         assert entry.settings.keys() <= parameters.keys()
         if cls is not CLIP4Clip:
@@ -131,15 +158,42 @@ def test_only_the_papers_own_settings_get_its_figures() -> None:
                 assert (list(default) if isinstance(default, tuple) else default) == value, key
 
 
+def test_an_ablation_gets_its_own_figure_and_not_the_full_models(tmp_path: Path) -> None:
+    entries = load_reported(FOLDER)
+    own = next(e for e in entries if e.name == "TC-MGC")
+    for changes, expected in (
+        ({}, [("TC-MGC", 47.4)]),
+        ({"heads": 2}, [("TC-MGC, 2 heads", 47.4)]),
+        ({"residual": False}, [("TC-MGC, w/o residual connection", 44.5)]),
+        ({"heads": 2, "residual": False}, []),
+    ):
+        run = run_of(tmp_path / str(len(changes)), method="TC-MGC")
+        (run.path / "config.yaml").write_text(yaml.safe_dump({"model": {"init_args": {**own.settings, **changes}}}))
+        found = reported_for([Run(run.path, run.content)], entries)
+        assert [(e.name, e.metrics["t2v/R@1"]) for e in found] == expected
+
+
+def test_figures_that_several_tables_print_are_shown_once(tmp_path: Path) -> None:
+    """Of equal rows the one without a caution stands; a row with further figures is another."""
+    run = run_of(tmp_path / "run", method="Foo")
+    (run.path / "config.yaml").write_text(yaml.safe_dump({"model": {"init_args": METHODS["Baz"]["settings"]}}))
+    (doubtful,) = load(tmp_path, caution="who knows", rows={"Baz": [1, 2, 3]})
+    (plain,) = load(tmp_path, rows={"Baz": [1, 2, None]})
+    (more,) = load(tmp_path, rows={"Baz": [1, 2, 3]})
+    assert reported_for([run], [doubtful, more]) == [more]
+    assert reported_for([run], [more, plain]) == [more]
+    assert reported_for([run], [plain, more]) == [plain, more]
+
+
 def test_a_run_without_configuration_has_no_settings_to_match(tmp_path: Path) -> None:
     run = run_of(tmp_path / "a")
     (run.path / "config.yaml").unlink()
-    assert reported_for([Run(run.path, run.content)], load_reported(FILE)) == []
+    assert reported_for([Run(run.path, run.content)], load_reported(FOLDER)) == []
 
 
 def test_figures_are_plausible() -> None:
-    entries = load_reported(FILE)
-    assert len(entries) > 90
+    entries = load_reported(FOLDER)
+    assert len(entries) > 250
     places = [(e.name, e.dataset, e.split, e.encoder, e.source) for e in entries]
     assert len(set(places)) == len(places)
     for entry in entries:
@@ -175,7 +229,7 @@ GHAN | MSVD | official | ViT-B-32 | 64.0 99.0 99.0 1 | 67.0 99.7 99.8 1 | 528.5
 @pytest.mark.parametrize("line", CHECKED.strip().splitlines())
 def test_figures_are_those_of_the_papers(line: str) -> None:
     name, dataset, split, encoder, *figures, total = (cell.strip() for cell in line.split("|"))
-    entries = load_reported(FILE)
+    entries = load_reported(FOLDER)
     places = [(e.name, e.dataset, e.split, e.encoder) for e in entries]
     entry = entries[places.index((name, dataset, split, encoder))]
     for direction, cells in zip(("t2v", "v2t"), figures, strict=True):
@@ -187,4 +241,4 @@ def test_figures_are_those_of_the_papers(line: str) -> None:
 def test_no_experiment_is_meant() -> None:
     from tvr_lightning.config.compose import experiments_in
 
-    assert "reported" not in experiments_in(FILE.parent)
+    assert "reported" not in experiments_in(FOLDER.parent)

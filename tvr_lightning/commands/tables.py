@@ -36,7 +36,7 @@ def compare_paths(
     from tvr_lightning.report.reported import REPORTED, load_reported
 
     names = [name.strip() for name in metrics.split(",") if name.strip()]
-    reported = load_reported() if REPORTED.is_file() else []
+    reported = load_reported() if REPORTED.is_dir() else []
     return compare(runs_with_baseline(paths, runs_dir, baseline), baseline, names, full, reported)
 
 

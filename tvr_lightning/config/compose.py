@@ -22,6 +22,7 @@ FOLDER = "experiments"
 PACKAGED = Path(__file__).parents[1] / FOLDER  # in a checkout a link to the folder beside the package
 PARTS = ("trainer", "data", "method")
 GRIDS = "ablations"
+FIGURES = "reported"
 
 
 def experiments_in(folder: Path) -> list[str]:
@@ -29,7 +30,7 @@ def experiments_in(folder: Path) -> list[str]:
     return sorted(
         p.relative_to(folder).with_suffix("").as_posix()
         for p in folder.rglob("*.yaml")
-        if p.relative_to(folder).parts[0] not in (*PARTS, GRIDS, "reported.yaml")
+        if p.relative_to(folder).parts[0] not in (*PARTS, GRIDS, FIGURES)
     )
 
 
