@@ -11,7 +11,7 @@ OVERVIEW = """\
             go on with one that was killed        tvr fit --config experiments/X.yaml --resume=last
   validate  evaluate weights on the split that selects
   test      evaluate weights on the test split    tvr test --config experiments/X.yaml --ckpt_path=best
-            of a run, under its own settings      tvr test runs/X/RUN
+            of a run, under its own settings      tvr test runs/X/RUN [--trust], see SECURITY.md
   predict   write the ten best items of every test caption and video
 """
 
