@@ -296,6 +296,8 @@ def test_trust_allows_it(run_folder: Path, capsys: pytest.CaptureFixture[str]) -
     for words in (["test", str(run_folder)], ["encode", str(run_folder)], ["inspect", str(run_folder), "video0#0"]):
         main([*words, "--trust"])
         assert "names the module" not in capsys.readouterr().err
+    main(["test", "--trust", str(run_folder)])
+    assert "is no setting" not in capsys.readouterr().err
     assert TARGET.exists()
 
 

@@ -18,10 +18,10 @@ OVERVIEW = """\
 
 def main(words: Sequence[str]) -> int:
     """Runs the command that `words` begin with; returns the exit code."""
-    from tvr_lightning.config.arguments import read_arguments
+    from tvr_lightning.config.arguments import TRUST, read_arguments
 
     command = words[0]
-    settings = list(words[1:])
+    settings = sorted(words[1:], key=TRUST.__eq__)  # a run's folder may follow it
     if command != "fit" and settings and not settings[0].startswith("-"):
         settings[0] = f"--ckpt_path={settings[0]}"
     config, flags = read_arguments(settings)

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from inspect import Parameter, signature
+from os import PathLike
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -59,7 +60,7 @@ def resolve(class_path: str) -> type:
             raise ConfigError(
                 f"{class_path}: {module.__name__} merely imports {name}; write {found.__module__}.{found.__qualname__}"
             )
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def check_named(config: Any, where: str = "") -> None:
@@ -121,7 +122,7 @@ def check_parsed(value: Any, where: str = "") -> None:
             check_parsed(part, f"{where}.{number}")
     elif isinstance(value, type):
         _refuse_standard_library(value.__module__, f"{where}: {value.__module__}.{value.__qualname__}")
-    elif callable(value):
+    elif callable(value) and not isinstance(value, PathLike):  # paths that the parser made: calling one opens it
         name = f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__name__)}"
         raise ConfigError(
             f"{where} names {name}, which is no class; an experiment names classes only. Write a class whose objects "
