@@ -28,7 +28,7 @@ def resolve(class_path: str) -> type:
     """Imports the class that a class path names; nothing is called.
 
     Args:
-        class_path: `module.Class`, also `module.Outer.Inner`, or a class that a package's `__init__` passes on.
+        class_path: a module and a class in it, also one inside a class, or a class that a package passes on.
 
     Raises:
         ConfigError: it names no class, the standard library, or what its module merely imports.
