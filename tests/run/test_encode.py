@@ -59,7 +59,7 @@ class TinyHash(RetrievalModule[CodeFeatures, CodeFeatures]):
 def run(tmp_path: Path, make_data: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run's folder whose weights are a fresh `TinyHash`."""
 
-    def load(path: Path) -> Experiment:
+    def load(path: Path, trust: bool) -> Experiment:
         data = make_data(eval_batch_size=5, cache_features=False)
         return Experiment("tiny", TinyHash().eval(), data, {}, {})
 
@@ -106,7 +106,7 @@ def test_the_file_goes_where_it_is_wanted(run: Path, tmp_path: Path, capsys: pyt
 
 def test_a_split_that_nothing_reads(run: Path, make_data: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     data = make_data(selection="test")
-    monkeypatch.setattr(module, "load_run", lambda _: Experiment("tiny", TinyHash(), data, {}, {}))
+    monkeypatch.setattr(module, "load_run", lambda _, trust: Experiment("tiny", TinyHash(), data, {}, {}))
     with pytest.raises(ConfigError, match=r"has no validation split under data\.selection=test"):
         module.encode_run(run, "validation")
 
@@ -116,7 +116,7 @@ def test_weights_of_another_vocabulary(
 ) -> None:
     data = make_data()
     data.trained_tokenizer = "words of another dataset"
-    monkeypatch.setattr(module, "load_run", lambda _: Experiment("tiny", TinyHash(), data, {}, {}))
+    monkeypatch.setattr(module, "load_run", lambda _, trust: Experiment("tiny", TinyHash(), data, {}, {}))
     with pytest.raises(CheckpointError, match="another vocabulary"):
         module.encode_run(run, "test")
 

@@ -11,17 +11,17 @@ OVERVIEW = """\
             go on with one that was killed        tvr fit --config experiments/X.yaml --resume=last
   validate  evaluate weights on the split that selects
   test      evaluate weights on the test split    tvr test --config experiments/X.yaml --ckpt_path=best
-            of a run, under its own settings      tvr test runs/X/RUN
+            of a run, under its own settings      tvr test runs/X/RUN [--trust], see SECURITY.md
   predict   write the ten best items of every test caption and video
 """
 
 
 def main(words: Sequence[str]) -> int:
     """Runs the command that `words` begin with; returns the exit code."""
-    from tvr_lightning.config.arguments import read_arguments
+    from tvr_lightning.config.arguments import TRUST, read_arguments
 
     command = words[0]
-    settings = list(words[1:])
+    settings = sorted(words[1:], key=TRUST.__eq__)  # a run's folder may follow it
     if command != "fit" and settings and not settings[0].startswith("-"):
         settings[0] = f"--ckpt_path={settings[0]}"
     config, flags = read_arguments(settings)

@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from tvr_lightning.config.arguments import TRUST
+
 OVERVIEW = """\
   inspect   draw what a run looks at              tvr inspect runs/tc_mgc_shapes/RUN 'video1300#0'
 """
@@ -20,9 +22,12 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("query", help="a test caption's id (video7#0), or any text")
     parser.add_argument("--video", help="look at this test video; default: the caption's own, or the best for a text")
     parser.add_argument("--against", type=Path, nargs="*", default=(), metavar="RUN", help="runs to show beside")
+    parser.add_argument(
+        TRUST, action="store_true", help="the runs' configurations may import modules of the working directory"
+    )
     options = parser.parse_args(words[1:])
     from tvr_lightning.report.inspection import inspect_run
 
-    for path in inspect_run(options.run, options.query, options.video, options.against):
+    for path in inspect_run(options.run, options.query, options.video, options.against, options.trust):
         print(path)
     return 0

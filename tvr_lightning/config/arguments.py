@@ -10,13 +10,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from tvr_lightning.config.compose import compose, is_text
+from tvr_lightning.config.class_paths import module_of_working_directory, reach
+from tvr_lightning.config.compose import compose, find_file, is_text
 from tvr_lightning.config.layers import lay, lay_value
 from tvr_lightning.config.options import ROOT
-from tvr_lightning.config.sources import Signature, Slot, reach, signature, why_missing
+from tvr_lightning.config.sources import Signature, Slot, signature, why_missing
 from tvr_lightning.errors import ConfigError, nearest
+from tvr_lightning.run.results import CHECKPOINTS, CONFIG, METRICS, PREDICTIONS
 
 OBJECT_KEYS = ("class_path", "init_args", "dict_kwargs")
+TRUST = "--trust"
 
 
 def read_arguments(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
@@ -24,7 +27,7 @@ def read_arguments(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]
 
     Settings go into the configuration here and not through the parser's own command line, which turns a `null` inside
     a nested class into the text `None` (pinned in tests/config/test_arguments.py). Modules that the configuration names
-    are found in the working directory too.
+    are found in the working directory too; those of a run's own `config.yaml` only with `--trust`.
 
     Args:
         arguments: what follows the command, e.g. `--config experiments/x.yaml --data.batch_size=8`.
@@ -33,12 +36,14 @@ def read_arguments(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]
         The configuration, and the words that are no settings (`--help`, also of a class, and `--print_config`).
 
     Raises:
-        ConfigError: a file cannot be composed, a key is unknown, a value does not fit.
+        ConfigError: a file cannot be composed, a key is unknown, a value does not fit, or a run's configuration names a
+            module of the working directory.
     """
     config: dict[str, Any] = {}
     settings: list[tuple[str, str]] = []
     flags: list[str] = []
-    words = list(arguments)
+    words = [word for word in arguments if word != TRUST]
+    trusted = len(words) < len(arguments)
     while words:
         word = words.pop(0)
         if word.startswith("-c") and len(word) > 2:
@@ -55,13 +60,15 @@ def read_arguments(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]
             value = words.pop(0)
         if option in ("config", "-c"):
             content = ({} if is_text(value) else {"experiment": Path(value).stem}) | compose(value)
+            if not trusted:
+                _check_origin(content, find_file(value))
             reach(content)
             check_config(content, value)
             config = lay(config, content, ROOT)
         else:
             settings.append((_whole(option), value))
     for option, value in settings:
-        reach(value)
+        reach(_yaml(value))
         _set(config, option, value)
     check_config(config, "command line")
     return config, flags
@@ -74,6 +81,16 @@ def check_config(config: Mapping[str, Any], source: str) -> None:
         ConfigError: names the key, and the nearest that exist.
     """
     _check_arguments(config, ROOT, "", source)
+
+
+def _check_origin(content: Mapping[str, Any], file: Path) -> None:
+    """Refuses modules of the working directory in a run's configuration, which may be someone else's."""
+    is_run = file.name == CONFIG and any((file.parent / name).exists() for name in (METRICS, PREDICTIONS, CHECKPOINTS))
+    if is_run and (module := module_of_working_directory(content)):
+        raise ConfigError(
+            f"{file} names the module '{module}', which would be imported from the working directory; a run's "
+            f"configuration may not do that, since runs are passed on. If you know what {module} does, add {TRUST}"
+        )
 
 
 def _whole(option: str) -> str:

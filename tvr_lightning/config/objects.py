@@ -6,18 +6,15 @@ The parser builds objects: it checks a class against its slot before any call.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pydoc import ErrorDuringImport, locate
 from typing import TYPE_CHECKING, Any
 
+from tvr_lightning.config.class_paths import CLASS_PATH, check_named, check_parsed, resolve
 from tvr_lightning.errors import ConfigError, TVRError
 
 if TYPE_CHECKING:
     from tvr_lightning.data.annotations.base import Annotations
-
-_CLASS_PATH = re.compile(r"(\w+\.)+[A-Z]\w*")
 
 
 def class_of(value: Any) -> type | None:
@@ -26,13 +23,12 @@ def class_of(value: Any) -> type | None:
     None where it names none, or one that cannot be imported: the parser says why.
     """
     path = value.get("class_path") if isinstance(value, Mapping) else value
-    if not isinstance(path, str) or not _CLASS_PATH.fullmatch(path):
+    if not isinstance(path, str) or not CLASS_PATH.fullmatch(path) or not path.rpartition(".")[2][0].isupper():
         return None
     try:
-        found = locate(path)
-    except ErrorDuringImport:
+        return resolve(path)
+    except ConfigError:
         return None
-    return found if isinstance(found, type) else None
 
 
 def smallest_parts(config: Mapping[str, Any], where: str = "") -> Iterator[str]:
@@ -58,14 +54,17 @@ def smallest_parts(config: Mapping[str, Any], where: str = "") -> Iterator[str]:
 
 @contextmanager
 def readable_errors() -> Iterator[None]:
-    """Turns what the parser raises into our errors.
+    """Turns what the parser raises into our errors, and narrows what it may import.
 
     Raises:
         ConfigError: the parser's own message, without the configuration's text, which it repeats.
         TVRError: what a constructor raised, which the parser wraps.
     """
-    from jsonargparse import ArgumentError
+    from jsonargparse import ArgumentError, set_parsing_settings
 
+    # a second line behind `class_paths`: jsonargparse's own list of what no value may name, and no objects for untyped
+    # parameters, which no class could be held against
+    set_parsing_settings(import_path_denylist=[], instantiate_subclass_spec_in_any=False)
     try:
         yield
     except ArgumentError as error:
@@ -97,6 +96,8 @@ def build_reader(part: Any) -> Annotations:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Annotations, "data.annotations")
     with readable_errors():
+        check_named(part, "data.annotations")
         parsed = parser.parse_object({"data": {"annotations": part}})
+        check_parsed(parsed)
         reader: Annotations = parser.instantiate(parsed).data.annotations
     return reader

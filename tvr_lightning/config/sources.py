@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -142,17 +141,9 @@ def why_missing(class_path: str, slot: Slot) -> str | None:
     return f"no '{name}' in {module}; {nearest(name, classes)}"
 
 
-def reach(content: Any) -> None:
-    """Makes the working directory importable where a configuration names a module that is nowhere else."""
-    if isinstance(content, Mapping):
-        content = list(content.values())
-    if isinstance(content, list):
-        for part in content:
-            reach(part)
-    elif isinstance(content, str) and re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", content):
-        top, here = content.partition(".")[0], Path.cwd()
-        if not _exists(top) and ((here / f"{top}.py").is_file() or (here / top).is_dir()):
-            sys.path.append(os.fspath(here))  # at the end: it hides nothing that is installed
+def takes_over_names(module: str) -> bool:
+    """Whether a module takes all names of another with `from x import *`, and so offers them as its own."""
+    return any(isinstance(node, ast.ImportFrom) for node in (_names(module) or {}).get("*", ()))
 
 
 class _NotPlainError(Exception):

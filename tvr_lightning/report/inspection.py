@@ -50,13 +50,17 @@ class Inspected:
         return self.data.splits[TEST]
 
 
-def open_run(path: Path) -> Inspected:
+def open_run(path: Path, trust: bool = False) -> Inspected:
     """Builds a run's method and data from its folder and loads its weights.
+
+    Args:
+        path: the run's folder.
+        trust: see `load_run`.
 
     Raises:
         RunError: no run folder. ConfigError: its method has nothing to draw. CheckpointError: no readable weights.
     """
-    run = load_run(path)
+    run = load_run(path, trust=trust)
     if not isinstance(run.model, HasFrameAttention):
         raise ConfigError(f"{path}: {type(run.model).__name__} has no attention over frames to draw")
     run.data.setup("test")
@@ -138,7 +142,9 @@ def draw_contrasts(pair: Pair, distributions: Sequence[tuple[str, Tensor]]) -> F
     return figure
 
 
-def inspect_run(path: Path, query: str, video_id: str | None = None, against: Sequence[Path] = ()) -> list[Path]:
+def inspect_run(
+    path: Path, query: str, video_id: str | None = None, against: Sequence[Path] = (), trust: bool = False
+) -> list[Path]:
     """Draws what a run's method sees of a query; writes PNG files below the run's folder.
 
     Args:
@@ -146,13 +152,14 @@ def inspect_run(path: Path, query: str, video_id: str | None = None, against: Se
         query: see `find_pair`.
         video_id: see `find_pair`.
         against: further runs whose scores stand beside, such as one without decorrelation.
+        trust: see `load_run`; of all these runs.
 
     Returns:
         The files written.
     """
-    run = open_run(path)
+    run = open_run(path, trust)
     pair = look(run, *find_pair(run, query, video_id))
-    others = [open_run(other) for other in against]
+    others = [open_run(other, trust) for other in against]
     for other in others:
         if other.model.contrasts != run.model.contrasts:
             raise ConfigError(

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
+from tvr_lightning.config.class_paths import check_named, check_parsed
 from tvr_lightning.config.objects import class_of, readable_errors
 from tvr_lightning.config.options import RunOptions
 from tvr_lightning.data.datamodule import VideoTextDataModule
@@ -50,6 +51,7 @@ class ExperimentCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses without Lightning's warning about `sys.argv`, which is not for this program's own callers."""
         self.config = parser.parse_args(args)
+        check_parsed(self.config)
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Nothing yet: see `run`."""
@@ -66,6 +68,7 @@ def build_cli(config: Mapping[str, Any], flags: Sequence[str] = ()) -> Experimen
     Raises:
         TVRError: a key or value does not fit, or the method or a part of it refuses its arguments.
     """
+    check_named(config)
     with readable_errors():
         return ExperimentCLI(config, flags)
 

@@ -18,13 +18,16 @@ SplitName = Literal["train", "validation", "test"]
 STAGES: dict[SplitName, str] = {"train": "fit", "validation": "validate", "test": "test"}
 
 
-def encode_run(path: Path, split: SplitName, out: Path | None = None) -> tuple[Path, dict[str, Codes]]:
+def encode_run(
+    path: Path, split: SplitName, out: Path | None = None, trust: bool = False
+) -> tuple[Path, dict[str, Codes]]:
     """Writes the codes of a split as an .npz file; see `code_files.save_codes` for what it holds.
 
     Args:
         path: the run's folder.
         split: whose captions and videos.
         out: the file; `codes.npz` in the run's folder when None.
+        trust: see `load_run`.
 
     Returns:
         The file, and the codes: `text` under caption ids (`video7#0`), `video` under video ids.
@@ -38,7 +41,7 @@ def encode_run(path: Path, split: SplitName, out: Path | None = None) -> tuple[P
     target = path / CODES if out is None else out
     if not target.parent.is_dir():  # said before the work, not after it
         raise RunError(f"cannot write {target}: there is no folder {target.parent}")
-    run = load_run(path)
+    run = load_run(path, trust=trust)
     model, data = run.model, run.data
     data.setup(STAGES[split])
     if split not in data.splits:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from tvr_lightning.config.arguments import read_arguments
+from tvr_lightning.config.arguments import TRUST, read_arguments
 from tvr_lightning.data.datamodule import VideoTextDataModule
 from tvr_lightning.errors import ConfigError
 from tvr_lightning.methods.base import RetrievalModule
@@ -62,7 +62,7 @@ def load_experiment(path: str | os.PathLike[str], overrides: Sequence[str] = ())
     return build(config)
 
 
-def load_run(path: str | os.PathLike[str], device: str | torch.device | None = None) -> Experiment:
+def load_run(path: str | os.PathLike[str], device: str | torch.device | None = None, trust: bool = False) -> Experiment:
     """Builds a run's method and data module as its folder describes them, and loads the weights that it trained.
 
     The data module refuses in `setup` captions that give another vocabulary than these weights were trained with.
@@ -70,6 +70,7 @@ def load_run(path: str | os.PathLike[str], device: str | torch.device | None = N
     Args:
         path: the run's folder, for the weights that its result came from; or one of its checkpoints.
         device: where the model goes; the CPU when None.
+        trust: whether its configuration may import modules of the working directory.
 
     Returns:
         The run, its model in eval mode. No split is set up: call `data.setup("test")`.
@@ -77,7 +78,7 @@ def load_run(path: str | os.PathLike[str], device: str | torch.device | None = N
     Raises:
         RunError: the path is no run.
         CheckpointError: there are no weights, or they cannot be read or do not fit the run's configuration.
-        ConfigError: the run's configuration no longer fits the suite.
+        ConfigError: the run's configuration no longer fits the suite, or names a module of the working directory.
 
     A run's test split is encoded again by `run = load_run("runs/clip4clip_shapes/a")`, `run.data.setup("test")` and
     `evaluation.encode_split(run.model, split, run.data.evaluation_loaders(split))`, `split` being
@@ -90,7 +91,7 @@ def load_run(path: str | os.PathLike[str], device: str | torch.device | None = N
     """
     folder = run_of(path)
     checkpoint = find_checkpoint(folder.parent, str(Path(path).absolute()))
-    experiment = build(read_arguments(["--config", str(folder / CONFIG)])[0])
+    experiment = build(read_arguments(["--config", str(folder / CONFIG), *([TRUST] if trust else [])])[0])
     content = torch.load(checkpoint, map_location="cpu", weights_only=True)
     model = experiment.model
     model.on_load_checkpoint(content)
