@@ -1,6 +1,9 @@
-"""Parts of the names of figures: evaluation writes them, results and reports read them without loading torch."""
+"""Names that several rooms write and read, without loading torch: of figures, and of what lies in a run's folder."""
 
 from __future__ import annotations
 
 LEAKY = "leaky/"  # begins the name of every figure whose scores read the ground truth
 HASH_BASELINES = PCA, RANDOM, CHANCE = "pca", "random", "chance"  # codes that nobody learned
+
+CONFIG, METRICS, CHECKPOINTS = "config.yaml", "metrics.json", "checkpoints"
+RANKS, PREDICTIONS = "ranks.parquet", "predictions.parquet"

@@ -26,8 +26,8 @@ def main(words: Sequence[str]) -> int:
         settings[0] = f"--ckpt_path={settings[0]}"
     config, flags = read_arguments(settings)
     if command != "fit" and "model" not in config and config.get("ckpt_path") not in (None, "last", "best"):
+        from tvr_lightning.names import CONFIG
         from tvr_lightning.run.checkpoints import run_of
-        from tvr_lightning.run.results import CONFIG
 
         own = {key: config.get(key) for key in ("run_id", "resume")}  # not those of the run that trained
         config = read_arguments(["--config", str(run_of(config["ckpt_path"]) / CONFIG), *settings])[0] | own

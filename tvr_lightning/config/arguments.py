@@ -16,7 +16,7 @@ from tvr_lightning.config.layers import lay, lay_value
 from tvr_lightning.config.options import ROOT
 from tvr_lightning.config.sources import Signature, Slot, signature, why_missing
 from tvr_lightning.errors import ConfigError, nearest
-from tvr_lightning.run.results import CHECKPOINTS, CONFIG, METRICS, PREDICTIONS
+from tvr_lightning.names import CHECKPOINTS, CONFIG, METRICS, PREDICTIONS
 
 OBJECT_KEYS = ("class_path", "init_args", "dict_kwargs")
 TRUST = "--trust"

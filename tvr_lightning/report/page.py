@@ -16,11 +16,12 @@ from markupsafe import Markup
 from tvr_lightning import __version__
 from tvr_lightning.data.stores.files import atomic_write
 from tvr_lightning.errors import RunError
+from tvr_lightning.names import METRICS, RANKS
 from tvr_lightning.report import charts, text
 from tvr_lightning.report.comparison import Block, Comparison
 from tvr_lightning.run.curves import CURVES, read_curves
 from tvr_lightning.run.gallery import FRAMES, GALLERY, Gallery, num_frames, rank_histogram, read_gallery
-from tvr_lightning.run.results import DIRECTIONS, METRICS, RANKS, Run
+from tvr_lightning.run.results import DIRECTIONS, Run
 
 MAX_RUNS = 24  # with curves, ranks and queries; the tables hold all
 MAX_PICTURES = 8 << 20  # bytes of all pictures of a page

@@ -22,7 +22,7 @@ from typing import Any
 from tvr_lightning.config.arguments import read_arguments
 from tvr_lightning.config.compose import find_file
 from tvr_lightning.errors import INTERRUPTED, ConfigError, nearest
-from tvr_lightning.run.results import METRICS
+from tvr_lightning.names import METRICS
 
 KEYS = ("program", "command", "method", "metric", "parameters", "name", "description", "project", "entity")
 COMMAND = 'command: [tvr, fit, --config, experiments/NAME.yaml, "${args}"]'

@@ -17,7 +17,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 
 from tvr_lightning.config.options import WHERE_AND_HOW_OFTEN
 from tvr_lightning.errors import CheckpointError, ConfigError, RunError, few
-from tvr_lightning.run.results import CHECKPOINTS, CONFIG, METRICS
+from tvr_lightning.names import CHECKPOINTS, CONFIG, METRICS
 
 BEST, LAST = "best.ckpt", "last.ckpt"
 # what may differ in a run that goes on: where things lie and how often they are kept, nothing that a result depends on

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from tvr_lightning.errors import ConfigError, RunError
+from tvr_lightning.names import CHECKPOINTS, METRICS, PREDICTIONS
 from tvr_lightning.run.build import ExperimentCLI, resolved_config
 from tvr_lightning.run.checkpoints import check_settings, find_unfinished
-from tvr_lightning.run.results import CHECKPOINTS, METRICS, PREDICTIONS
 
 RUN_FOLDER_VARIABLE = "TVR_RUN_ID"  # processes that Lightning starts for further devices write to the same run
 

@@ -14,9 +14,9 @@ from tvr_lightning.config.arguments import TRUST, read_arguments
 from tvr_lightning.data.datamodule import VideoTextDataModule
 from tvr_lightning.errors import ConfigError
 from tvr_lightning.methods.base import RetrievalModule
+from tvr_lightning.names import CONFIG
 from tvr_lightning.run.build import build_cli, resolved_config
 from tvr_lightning.run.checkpoints import find_checkpoint, run_of
-from tvr_lightning.run.results import CONFIG
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tvr_lightning.config.options import WHERE_AND_HOW_OFTEN
 from tvr_lightning.data.stores.files import atomic_write
 from tvr_lightning.errors import RunError, nearest
-from tvr_lightning.names import HASH_BASELINES, LEAKY
+from tvr_lightning.names import CONFIG, HASH_BASELINES, LEAKY, METRICS, RANKS
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from tvr_lightning.evaluation import EvaluationResult
     from tvr_lightning.metrics.ranking import Ranks
 
-METRICS, RANKS, CONFIG, CHECKPOINTS = "metrics.json", "ranks.parquet", "config.yaml", "checkpoints"
-PREDICTIONS = "predictions.parquet"
 DIRECTIONS = {"t2v": "text → video", "v2t": "video → text"}
 LOWER_IS_BETTER = ("MdR", "MnR")  # of all metrics these
 NOT_SETTINGS = ("seed_everything", *WHERE_AND_HOW_OFTEN)  # in which two seeds of one setting may differ

@@ -19,6 +19,7 @@ from tvr_lightning.data.annotations.base import TEST
 from tvr_lightning.data.stores.files import atomic_write
 from tvr_lightning.data.stores.hub import FetchPostponedError, without_fetching
 from tvr_lightning.errors import INTERRUPTED, ConfigError
+from tvr_lightning.names import CHECKPOINTS, CONFIG
 from tvr_lightning.run.accelerators import ExperimentTrainer, choose_precision, device_advice
 from tvr_lightning.run.build import ExperimentCLI, build_cli, dump_config, resolved_config
 from tvr_lightning.run.callbacks.attention import AttentionFigures
@@ -32,7 +33,6 @@ from tvr_lightning.run.callbacks.resume import KeepLast
 from tvr_lightning.run.callbacks.run_folder import RunFolder
 from tvr_lightning.run.checkpoints import BEST, LAST, AtomicCheckpointIO, find_checkpoint, run_folder_lock
 from tvr_lightning.run.folders import make_run_folder, remove_without_result, resumed_folder, run_home
-from tvr_lightning.run.results import CHECKPOINTS, CONFIG
 from tvr_lightning.run.trackers import build_tracker, is_first_rank
 
 

@@ -18,6 +18,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from tvr_lightning.errors import RunError
+from tvr_lightning.names import CHECKPOINTS
 from tvr_lightning.nn.similarity import LogitScale
 from tvr_lightning.run.checkpoints import LAST
 from tvr_lightning.run.lightning_private import (
@@ -28,7 +29,6 @@ from tvr_lightning.run.lightning_private import (
     move_selection,
     position,
 )
-from tvr_lightning.run.results import CHECKPOINTS
 
 
 class KeepLast(Checkpoint):

@@ -21,8 +21,9 @@ from tvr_lightning.data.stores.files import write_json
 from tvr_lightning.errors import RunError
 from tvr_lightning.evaluation import EvaluationResult
 from tvr_lightning.methods.base import RetrievalModule
+from tvr_lightning.names import METRICS, PREDICTIONS, RANKS
 from tvr_lightning.run.callbacks.progress import count_parameters
-from tvr_lightning.run.results import LOWER_IS_BETTER, METRICS, PREDICTIONS, RANKS, result_table, write_ranks
+from tvr_lightning.run.results import LOWER_IS_BETTER, result_table, write_ranks
 
 PACKAGES = ("torch", "pytorch_lightning", "open_clip_torch", "av")  # besides this one, which may run from a checkout
 
