@@ -103,11 +103,7 @@ def bare_rates(words: list[str], device: torch.device, compiled: bool) -> dict[s
     batch = next(iter(data.train_dataloader())).to(device)
     reduced = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     rates = {}
-    forms = {
-        "bare": None,
-        "bare, fused AdamW": None,
-        **({"bare, fused AdamW, compiled towers": None} if compiled else {}),
-    }
+    forms = ["bare", "bare, fused AdamW", *(["bare, fused AdamW, compiled towers"] if compiled else [])]
     for form in forms:
         optimizer = build_optimizer(model, model.encoders, model.optimizer_options, fused="fused" in form)
         if "compiled" in form:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import signal
+import subprocess
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,28 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def no_cache_at_home(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Keeps what tests cache out of the user's folders."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def run_alone() -> Callable[[Sequence[str], float], str]:
+    """Runs a command in a session of its own, of which nothing survives; returns what it printed."""
+
+    def run(command: Sequence[str], limit: float) -> str:
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        try:
+            output, _ = process.communicate(timeout=limit)
+        finally:
+            try:
+                os.killpg(process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                process.wait()
+        assert process.returncode == 0, output
+        return output
+
+    return run
 
 
 @pytest.fixture(scope="session")

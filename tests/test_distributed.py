@@ -8,9 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -241,28 +239,13 @@ def broken_root(shapes_root: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="module")
-def found(shapes_root: Path, broken_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def found(
+    shapes_root: Path, broken_root: Path, tmp_path_factory: pytest.TempPathFactory, run_alone: Any
+) -> dict[str, Any]:
     """What two ranks and one process found."""
     out = tmp_path_factory.mktemp("found")
     run_alone([sys.executable, __file__, str(shapes_root), str(broken_root), str(out)], LIMIT_S)
     return {name: torch.load(out / f"{name}.pt", weights_only=False) for name in ("rank0", "rank1", "single")}
-
-
-def run_alone(command: Sequence[str], limit: float) -> str:
-    """Runs a command in a session of its own, of which nothing survives; returns what it printed."""
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    try:
-        output, _ = process.communicate(timeout=limit)
-    finally:
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            process.wait()
-    assert process.returncode == 0, output
-    return output
 
 
 def gap(mine: dict[str, torch.Tensor], reference: dict[str, torch.Tensor]) -> float:
@@ -347,7 +330,7 @@ def test_sharded_parameters_are_refused_with_the_reason(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_run_on_two_devices_is_the_run_on_one(shapes_root: Path, tmp_path: Path) -> None:
+def test_a_run_on_two_devices_is_the_run_on_one(shapes_root: Path, tmp_path: Path, run_alone: Any) -> None:
     settings = [a for a in smoke_arguments(ROOT / "experiments/clip4clip_shapes.yaml", shapes_root, tmp_path)
                 if "fast_dev_run" not in a]  # fmt: skip
     settings += ["--trainer.max_epochs=2", "--trainer.check_val_every_n_epoch=1", "--tracker=csv",

@@ -143,9 +143,10 @@ def graphed(
         if len(graphs) >= graphs.limit:
             return function(*tensors)
         samples = [x.detach().clone().requires_grad_(x.requires_grad) for x in tensors]
-        recorded: Any = torch.cuda.make_graphed_callables(
-            lambda *x: function(*x[: len(tensors)]), (*samples, *parameters), allow_unused_input=True
-        )
+        with torch.random.fork_rng([tensors[0].device]):  # a step draws the same, recorded in it or before
+            recorded: Any = torch.cuda.make_graphed_callables(
+                lambda *x: function(*x[: len(tensors)]), (*samples, *parameters), allow_unused_input=True
+            )
         graphs[key] = recorded
     return graphs[key](*_OwnGradients.apply(*tensors, *parameters))  # type: ignore[no-untyped-call]
 

@@ -10,9 +10,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
-import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -225,36 +223,25 @@ def check(how: str, name: str, found: Mapping[str, Any]) -> None:
     assert max(differences.values()) < TOLERANCE
 
 
-def results(folder: Path, run: str) -> dict[str, Any]:
-    """What two ranks and one process found, from a session of its own, of which nothing survives."""
-    process = subprocess.Popen(
-        [sys.executable, __file__, str(folder), run], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    try:
-        output, _ = process.communicate(timeout=RUNS[run][0].limit_s)
-    finally:
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            process.wait()
-    assert process.returncode == 0, output
+def results(folder: Path, run: str, run_alone: Any) -> dict[str, Any]:
+    """What two ranks and one process found."""
+    run_alone([sys.executable, __file__, str(folder), run], RUNS[run][0].limit_s)
     return {name: torch.load(folder / f"{name}.pt", weights_only=True) for name in ("single", "rank0", "rank1")}
 
 
 @pytest.fixture(scope="module")
-def quick(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return results(tmp_path_factory.mktemp("quick"), "quick")
+def quick(tmp_path_factory: pytest.TempPathFactory, run_alone: Any) -> dict[str, Any]:
+    return results(tmp_path_factory.mktemp("quick"), "quick", run_alone)
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return results(tmp_path_factory.mktemp("settings"), "settings")
+def settings(tmp_path_factory: pytest.TempPathFactory, run_alone: Any) -> dict[str, Any]:
+    return results(tmp_path_factory.mktemp("settings"), "settings", run_alone)
 
 
 @pytest.fixture(scope="module")
-def large(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return results(tmp_path_factory.mktemp("large"), "large")
+def large(tmp_path_factory: pytest.TempPathFactory, run_alone: Any) -> dict[str, Any]:
+    return results(tmp_path_factory.mktemp("large"), "large", run_alone)
 
 
 @pytest.mark.timeout(SMALL.limit_s + 60)

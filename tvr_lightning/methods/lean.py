@@ -32,6 +32,7 @@ from tvr_lightning.losses.contrastive import directional_cross_entropy
 from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.nn.lean.hypergraph import KINDS, Kind
 from tvr_lightning.nn.lean.pair_scorer import NETWORKS, HypergraphScorer, Network
+from tvr_lightning.nn.masked import filled_length
 from tvr_lightning.optim import Optimizer
 from tvr_lightning.types import TensorRows, TextInput, VideoFeatures, VideoInput
 
@@ -167,8 +168,5 @@ def _word_mask(word: Tensor, count: int) -> Tensor:
 
 def _without_common_padding(texts: WordFeatures) -> WordFeatures:
     """Cuts nodes that no caption has: they take part in nothing, but cost like words."""
-    if torch.is_grad_enabled() and texts.words.device.type != "cpu":
-        return texts  # a GPU would have to be waited for
-    filled = texts.word_mask.any(0).nonzero()
-    longest = int(filled[-1]) + 1 if len(filled) else 1
+    longest = filled_length(texts.word_mask)
     return WordFeatures(texts.words[:, :longest], texts.word_mask[:, :longest])

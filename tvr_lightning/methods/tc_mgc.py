@@ -30,7 +30,7 @@ from tvr_lightning.errors import ConfigError, nearest
 from tvr_lightning.evaluation import Evaluation
 from tvr_lightning.losses.contrastive import similarity_decorrelation, symmetric_cross_entropy
 from tvr_lightning.methods.base import RetrievalModule
-from tvr_lightning.nn.masked import masked_mean
+from tvr_lightning.nn.masked import filled_length, masked_mean
 from tvr_lightning.nn.similarity import LogitScale
 from tvr_lightning.nn.tc_mgc.language_video_attention import LanguageVideoAttention, VideoBasis
 from tvr_lightning.nn.tc_mgc.similarity_reorganisation import (
@@ -297,8 +297,5 @@ def _check_contrasts(contrasts: Sequence[Contrast], name: str, may_be_empty: boo
 
 def _without_common_padding(texts: TextFeatures) -> TextFeatures:
     """Cuts places that no caption fills: they take part in nothing, but cost like words."""
-    if torch.is_grad_enabled() and texts.words.device.type != "cpu":
-        return texts  # a GPU would have to be waited for
-    filled = texts.word_mask.any(0).nonzero()
-    longest = int(filled[-1]) + 1 if len(filled) else 1
+    longest = filled_length(texts.word_mask)
     return TextFeatures(texts.sentence, texts.words[:, :longest], texts.word_mask[:, :longest])

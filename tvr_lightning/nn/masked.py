@@ -35,3 +35,17 @@ def masked_softmax(x: Tensor, mask: Tensor, dim: int = -1) -> Tensor:
 def all_valid(mask: Tensor) -> bool:
     """Whether passes over masked places can be saved; asked on the CPU only, a GPU would have to be waited for."""
     return mask.device.type == "cpu" and bool(mask.all())
+
+
+def filled_length(mask: Tensor) -> int:
+    """How many places are left when those at the end that no row fills are cut, at least 1: (N, n) bool.
+
+    All of them while training on a GPU, which would have to be waited for.
+
+    >>> filled_length(torch.tensor([[True, False, False], [True, True, False]]))
+    2
+    """
+    if torch.is_grad_enabled() and mask.device.type != "cpu":
+        return mask.shape[1]
+    filled = mask.any(0).nonzero()
+    return int(filled[-1]) + 1 if len(filled) else 1

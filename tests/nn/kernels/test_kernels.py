@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,9 +12,8 @@ from tvr_lightning.nn.lean.pair_scorer import HypergraphScorer
 from tvr_lightning.nn.tc_mgc.language_video_attention import LanguageVideoAttention
 from tvr_lightning.nn.tc_mgc.similarity_reorganisation import reorganise
 
-spec = importlib.util.spec_from_file_location("kernels", Path(__file__).with_name("kernels.py"))
-kernels = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(kernels)
+from . import kernels
+
 DEVICE = kernels.DEVICE
 
 
