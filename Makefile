@@ -52,20 +52,20 @@ endif
 data: $(READY) ## make the embedded dataset, which training makes too where it is not there
 	@$(BIN)/tvr data shapes
 
-data-check: need-exp ## say what a dataset on disk lacks: EXP=clip4clip_msrvtt ARGS='--split test --full'
+data-check: need-exp $(READY) ## say what a dataset on disk lacks: EXP=clip4clip_msrvtt ARGS='--split test --full'
 	@$(BIN)/tvr data check --config experiments/$(EXP).yaml $(ARGS)
 
 experiments: $(READY) ## list the experiments with what each reproduces
 	@$(BIN)/tvr experiments
 
-need-exp: $(READY)
+need-exp: # before the set-up, which takes minutes
 	@[ -n "$(EXP)" ] || { echo "which experiment? EXP=NAME, one of: $(EXPERIMENTS)" >&2; exit 2; }
 
 # runs of several seeds get names of their own, so that the table at the end holds these and no others
 COMMA := ,
 HOME_OF_RUNS = $(or $(patsubst --runs_dir=%,%,$(filter --runs_dir=%,$(ARGS))),runs)/$(notdir $(EXP))
 
-train: need-exp ## train an experiment and test it: EXP=clip4clip_shapes SEEDS=0,1,2 RESUME=last ARGS='--trainer.max_epochs=1'
+train: need-exp $(READY) ## train an experiment and test it: EXP=clip4clip_shapes SEEDS=0,1,2 RESUME=last ARGS='--trainer.max_epochs=1'
 ifneq ($(and $(SEEDS),$(RESUME)),)
 	@echo "RESUME goes on with one run: leave SEEDS out, give its seed as ARGS=--seed_everything=N" >&2; exit 2
 else ifeq ($(SEEDS),)
@@ -77,7 +77,7 @@ else
 	$(BIN)/tvr compare "$${folders[@]}"
 endif
 
-eval: need-exp ## test weights: EXP=clip4clip_shapes CKPT=best (or last, a run folder, a file)
+eval: need-exp $(READY) ## test weights: EXP=clip4clip_shapes CKPT=best (or last, a run folder, a file)
 	@$(BIN)/tvr test --config experiments/$(EXP).yaml --ckpt_path=$(or $(CKPT),best) $(ARGS)
 
 smoke: $(READY) ## run every experiment for two batches on tiny generated data, or one: EXP=clip4clip_msrvtt
@@ -87,7 +87,7 @@ ablate: $(READY) ## run a grid, then compare: EXP=ablations/tc_mgc/heads BASE=tc
 	@[ -n "$(EXP)" ] || { echo "which grid? EXP=NAME, one of: $(GRIDS)" >&2; exit 2; }
 	@$(BIN)/tvr ablate --config experiments/$(EXP).yaml $(if $(BASE),--base experiments/$(BASE).yaml) $(ARGS)
 
-leakcheck: need-exp ## train on noise, fail when new noise is found: EXP=ghan_shapes ARGS='--model.pairing=matched'
+leakcheck: need-exp $(READY) ## train on noise, fail when new noise is found: EXP=ghan_shapes ARGS='--model.pairing=matched'
 	@$(BIN)/tvr leakcheck --config experiments/$(EXP).yaml $(ARGS)
 
 compare: $(READY) ## one table over runs: RUNS='runs/clip4clip_shapes runs/other' ARGS='--baseline clip4clip_shapes'

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tvr_lightning.errors import DataError, ScoreError
+from tvr_lightning.errors import ConfigError, DataError, ScoreError
 from tvr_lightning.evaluation import (
     EncodedSplit,
     Evaluation,
@@ -16,6 +16,7 @@ from tvr_lightning.evaluation import (
     evaluate,
     score_all,
 )
+from tvr_lightning.evaluation.encoding import inference
 from tvr_lightning.metrics import ranking_metrics
 from tvr_lightning.types import TensorRows, TextInput, VideoInput
 
@@ -97,6 +98,31 @@ def test_a_score_that_is_no_number_names_method_and_pair(value: float) -> None:
     texts.vector[4] = value
     with pytest.raises(ScoreError, match="Dot scored text 4 with video 0"):
         score_all(Dot(), texts, vectors(5, 1), chunk_size=3)
+
+
+@pytest.mark.parametrize("chunk", [0, -1])
+def test_a_chunk_of_nothing_is_refused(chunk: int) -> None:
+    with pytest.raises(ConfigError, match=f"chunk_size is {chunk}; at least 1"):
+        score_all(Dot(), vectors(3, 0), vectors(3, 1), chunk_size=chunk)
+    with pytest.raises(ConfigError, match="chunk_size"):
+        Evaluation(chunk_size=chunk)
+
+
+@pytest.mark.parametrize("shape", [(5,), (6, 1), (5, 6)])
+def test_scores_of_another_shape_are_not_spread_over_the_matrix(
+    shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Dot, "score", lambda *_: torch.zeros(shape))
+    with pytest.raises(ScoreError, match="6 texts and 5 videos"):
+        score_all(Dot(), vectors(6, 0), vectors(5, 1))
+
+
+def test_every_part_of_a_method_gets_its_own_mode_back() -> None:
+    model = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Dropout()).train()
+    model[1].eval()
+    with inference(model):
+        assert not model[0].training
+    assert [part.training for part in model.modules()] == [True, True, False]
 
 
 def test_videos_that_could_not_be_encoded_take_their_captions_along() -> None:

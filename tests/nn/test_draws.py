@@ -112,3 +112,8 @@ def test_a_row_that_stands_in_for_none_drops_like_any() -> None:
 def test_more_rows_than_the_batch_has() -> None:
     with joined_rows(0, 4, 1), pytest.raises(ValueError, match="8 rows, but the joined batch has 4"):
         drop(BATCH)
+
+
+def test_what_drops_everything_leaves_nothing():
+    with joined_rows(0, 4, 1):
+        assert not RowDropout(1.0)(torch.ones(2, 3)).any()

@@ -116,6 +116,13 @@ def test_half_precision_is_not_for_processors(cards: Callable[..., None]) -> Non
         choose_precision("16-mixed", "cpu")
 
 
+@pytest.mark.parametrize("devices", ["a", "", "0-1", None, ["0"]])
+def test_devices_that_mean_nothing_are_named(cards: Callable[..., None], devices: Any) -> None:
+    cards("a100", "a100")
+    with pytest.raises(ConfigError, match=r"trainer\.devices="):
+        choose_precision("auto", "gpu", devices)
+
+
 def test_the_trainer_computes_in_what_was_chosen(cards: Callable[..., None]) -> None:
     cards()
     quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False}

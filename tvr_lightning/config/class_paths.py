@@ -25,7 +25,7 @@ CLASS_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 
 
 def resolve(class_path: str) -> type:
-    """Imports the class that a class path names; nothing is called.
+    """Imports the class that a class path names; nothing that it names is called.
 
     Args:
         class_path: a module and a class in it, also one inside a class, or a class that a package passes on.
@@ -186,6 +186,8 @@ def _import(parts: list[str]) -> tuple[ModuleType, list[str]]:
             module = import_module(name)
     except ImportError as error:
         raise ConfigError(f"{class_path} cannot be imported: {error}") from None
+    except Exception as error:  # whatever the file that it names does wrong
+        raise ConfigError(f"{class_path} cannot be imported: {type(error).__name__}: {error}") from error
     return module, parts[-1:]
 
 
@@ -201,7 +203,12 @@ def _offers(module: ModuleType, name: str, found: type) -> bool:
 
 def _defaults(kind: type, name: str) -> list[Any]:
     """What the constructors of a class and its parents say for a parameter: code, and no text of a configuration."""
-    found = [signature(c.__init__).parameters.get(name) for c in kind.__mro__ if "__init__" in vars(c)]  # type: ignore[misc]
+    found = []
+    for parent in kind.__mro__:
+        try:
+            found.append(signature(parent.__init__).parameters.get(name) if "__init__" in vars(parent) else None)  # type: ignore[misc]
+        except ValueError:  # of a compiled class, which says nothing
+            continue
     return [p.default for p in found if p is not None and p.default is not Parameter.empty]
 
 

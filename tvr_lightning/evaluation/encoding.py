@@ -56,13 +56,15 @@ def inference(model: Retriever[Any, Any]) -> Iterator[None]:
 
     Not torch's inference mode: parameters that move to a device inside it can never be trained again.
     """
-    training = model.training
+    parts: list[Any] = list(model.modules()) if isinstance(model, nn.Module) else [model]
+    modes = [part.training for part in parts]
     model.train(False)
     try:
         with torch.no_grad():
             yield
     finally:
-        model.train(training)
+        for part, mode in zip(parts, modes, strict=True):  # each its own: what was frozen inside stays so
+            part.training = mode
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from tvr_lightning.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class CodeOptions:
@@ -48,3 +50,16 @@ class Evaluation:
     qb_bank: int = 5000
     matrix_limit_mib: int = 4096
     codes: CodeOptions = field(default_factory=CodeOptions)
+
+    def __post_init__(self) -> None:
+        check_chunk_size(self.chunk_size)
+
+
+def check_chunk_size(chunk_size: int | None) -> None:
+    """Refuses a size with which nothing would be scored.
+
+    Raises:
+        ConfigError: it is below 1.
+    """
+    if chunk_size is not None and chunk_size < 1:
+        raise ConfigError(f"model.evaluation.chunk_size is {chunk_size}; at least 1, or null for what suits the device")

@@ -19,6 +19,7 @@ from tvr_lightning.device import fits, sizes, wait
 from tvr_lightning.distributed import broadcast_shards, raise_on_all_ranks, ranks, share
 from tvr_lightning.errors import ScoreError
 from tvr_lightning.evaluation.encoding import Retriever, TextT, VideoT, inference
+from tvr_lightning.evaluation.options import check_chunk_size
 from tvr_lightning.types import TensorRows
 
 
@@ -45,7 +46,8 @@ def score_all(
         (T, V) float32 on the CPU.
 
     Raises:
-        ScoreError: a score is NaN or infinite; names the method and the pair.
+        ScoreError: a score is NaN or infinite; names the method and the pair. Or scores of another shape.
+        ConfigError: `chunk_size` is below 1.
 
     >>> from tvr_lightning.encoders import CLIPEncoder
     >>> from tvr_lightning.methods.clip4clip import CLIP4Clip
@@ -56,6 +58,7 @@ def score_all(
     >>> score_all(model, captions, videos).shape
     torch.Size([3, 2])
     """
+    check_chunk_size(chunk_size)
     device, (rank, world) = model.device, ranks() if shared else (0, 1)
     step = chunk_size or sizes(device).score_chunk
     if chunk_size is None and device.type != "cpu":  # a chunk for every rank
@@ -72,7 +75,13 @@ def score_all(
         for t in own[::step]:
             text_chunk = texts[t : t + step].to(device)
             for v in range(0, len(videos), step):
-                chunk = model.score(text_chunk, videos[v : v + step].to(device)).float()
+                video_chunk = videos[v : v + step].to(device)
+                chunk = model.score(text_chunk, video_chunk).float()
+                if chunk.shape != (len(text_chunk), len(video_chunk)):
+                    raise ScoreError(
+                        f"{type(model).__name__} gave scores {tuple(chunk.shape)} for {len(text_chunk)} texts and "
+                        f"{len(video_chunk)} videos; `score` gives one for each pair, a row for each text"
+                    )
                 finite = finite & torch.isfinite(chunk).all()
                 if len(there):
                     there[t - own.start : t - own.start + step, v : v + step] = chunk
@@ -88,8 +97,8 @@ def score_all(
 
 
 def _refuse(model: Retriever[Any, Any], scores: Tensor, rows: range) -> None:
-    row, column = torch.nonzero(~torch.isfinite(scores[rows.start : rows.stop]))[0].tolist()
-    row += rows.start
+    row = next(r for r in rows if not bool(torch.isfinite(scores[r]).all()))  # row by row: the matrix may be a file
+    column = int(torch.isfinite(scores[row]).int().argmin())
     raise ScoreError(
         f"{type(model).__name__} scored text {row} with video {column} as {scores[row, column].item()}; a rank of it "
         "would mean nothing. Look at the weights (a diverged run?) and at that video's and caption's features."

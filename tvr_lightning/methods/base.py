@@ -30,7 +30,7 @@ from tvr_lightning.evaluation import (
 from tvr_lightning.evaluation.codes import has_codes
 from tvr_lightning.evaluation.encoding import encode_batch, feature_type, join_batches
 from tvr_lightning.methods.chunks import dummy_row, in_chunks
-from tvr_lightning.methods.precision import full_precision
+from tvr_lightning.methods.precision import full_precision, is_full_precision
 from tvr_lightning.names import LEAKY
 from tvr_lightning.nn.draws import drawing, joined_rows
 from tvr_lightning.nn.similarity import LogitScale
@@ -69,12 +69,12 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
     in_float32: ClassVar[tuple[str, ...]] = ("score", "compute_losses")
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Lets what a method defines of `in_float32` run in full precision, whatever the trainer's."""
+        """Lets a method's functions of `in_float32`, its parents' and mixins' too, run in full precision."""
         super().__init_subclass__(**kwargs)
-        for name in cls.in_float32:
-            own = cls.__dict__.get(name)
-            if own is not None and not getattr(own, "__isabstractmethod__", False):
-                setattr(cls, name, full_precision(own))
+        for name in {name for parent in cls.__mro__ for name in parent.__dict__.get("in_float32", ())}:
+            found = getattr(cls, name, None)
+            if found and not getattr(found, "__isabstractmethod__", False) and not is_full_precision(found):
+                setattr(cls, name, full_precision(found))
 
     def __init__(self, optimizer: Optimizer, evaluation: Evaluation) -> None:
         super().__init__()

@@ -13,7 +13,7 @@ from tvr_lightning.types import TensorRows
 
 
 def full_precision(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A method of a module that runs with autocast off and gets features of reduced precision in float32.
+    """A method of a module that runs with autocast off and gets arguments that are features in float32 at least.
 
     A similarity rounded to three digits and multiplied by 100, twice, has a gradient of noise.
     """
@@ -23,7 +23,13 @@ def full_precision(function: Callable[..., Any]) -> Callable[..., Any]:
         with torch.autocast(self.device.type, enabled=False):
             return function(self, *map(_widened, args), **{k: _widened(v) for k, v in kwargs.items()})
 
+    wrapped.is_full_precision = True  # type: ignore[attr-defined]
     return wrapped
+
+
+def is_full_precision(function: Callable[..., Any]) -> bool:
+    """Whether it comes from `full_precision`."""
+    return getattr(function, "is_full_precision", False)
 
 
 def _widened(value: Any) -> Any:

@@ -24,7 +24,7 @@ def drawing(device: torch.device, *key: int) -> Iterator[None]:
 
     Args:
         device: where is computed.
-        key: numbers from 0 on; another key gives independent draws.
+        key: numbers from 0 on; another key of as many numbers gives independent draws.
 
     >>> with drawing(torch.device("cpu"), 0, 7):
     ...     first = torch.rand(3)
@@ -60,6 +60,8 @@ class _Rows:
                 f"{len(like)} rows, but the joined batch has {self.total}: dropout acts on rows of a batch"
             )
         generator = torch.Generator(like.device).manual_seed(_seed((*self.key, next(self.numbers))))
+        if rate == 1:  # nothing is kept
+            return torch.zeros_like(like)
         whole = like.new_empty(self.total, *like.shape[1:]).bernoulli_(1 - rate, generator=generator)
         first = min(self.first, self.total - len(like))  # a row that stands in for none has no place of its own
         return whole[first : first + len(like)] / (1 - rate)

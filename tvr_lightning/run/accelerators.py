@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Trainer
-from pytorch_lightning.accelerators import Accelerator, CUDAAccelerator
+from pytorch_lightning.accelerators import Accelerator, CPUAccelerator, CUDAAccelerator
 
 from tvr_lightning.errors import ConfigError
 
@@ -95,7 +95,7 @@ def cuda_devices(accelerator: Any, devices: Any) -> list[int]:
         return []
     try:
         return CUDAAccelerator.parse_devices(torch.cuda.device_count() if devices == "auto" else devices) or []
-    except MisconfigurationException as error:
+    except (MisconfigurationException, TypeError, ValueError) as error:
         raise ConfigError(f"trainer.devices={devices}: {' '.join(str(error).split())}") from None
 
 
@@ -105,7 +105,11 @@ def has_bf16(card: int) -> bool:
 
 
 def _is_cpu(accelerator: Any) -> bool:
-    return accelerator == "cpu" or (accelerator == "auto" and not torch.backends.mps.is_available())
+    return (
+        isinstance(accelerator, CPUAccelerator)
+        or accelerator == "cpu"
+        or (accelerator == "auto" and not torch.backends.mps.is_available())
+    )
 
 
 def device_advice(precision: Precision | None, accelerator: Any = "auto", devices: Any = "auto") -> str | None:
