@@ -150,7 +150,7 @@ def main() -> None:
                 rates |= bare_rates(words, device, options.compile)
             else:
                 rates[form] = suite_rate(words, folder / kind, kind)
-            print(f"{form}: after {time.perf_counter() - began:.0f} s", file=sys.stderr)
+            print(f"{form}: {rates[form]:.0f} samples/s, after {time.perf_counter() - began:.0f} s", file=sys.stderr)
     rows = [
         {"form": form, "samples_per_s": round(value, 1), "share_of_bare": round(value / rates["bare"], 3)}
         for form, value in rates.items()
