@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
-from typing import Any, Self
+from typing import Any, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -90,6 +90,45 @@ def to_host(x: Tensor) -> Tensor:
     if not x.is_cuda:
         return x.to("cpu")
     return torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x, non_blocking=True)
+
+
+class Rows(Protocol):
+    """What `to_device` moves: tensors under one name."""
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
+        """Returns a copy with `function` applied to every tensor."""
+
+
+RowsT = TypeVar("RowsT", bound=Rows)
+
+
+def to_device(rows: RowsT, device: torch.device) -> RowsT:
+    """Moves a batch; to a GPU, from pinned memory, while it still computes what it was given before.
+
+    Copies go through a stream of their own. Kernels launched from now on wait for them, the program does not.
+
+    >>> from tvr_lightning.types import ItemIndex
+    >>> to_device(ItemIndex(torch.arange(2)), torch.device("cpu")).index
+    tensor([0, 1])
+    """
+    if device.type != "cuda":
+        return rows.map(lambda x: x.to(device))
+    computing, copying = torch.cuda.current_stream(device), _copying(device)
+
+    def move(x: Tensor) -> Tensor:
+        with torch.cuda.stream(copying):
+            moved = x.to(device, non_blocking=True)
+        moved.record_stream(computing)  # else its memory could be taken for the next copy while kernels read it
+        return moved
+
+    moved = rows.map(move)
+    computing.wait_stream(copying)
+    return moved
+
+
+@cache
+def _copying(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
 
 
 def wait(device: torch.device) -> None:

@@ -30,6 +30,8 @@ class Optimizer:
         schedule: what follows the warm-up: `cosine` to zero, or `constant`.
         loss_chunk: pairs whose activations a training step keeps at a time; the loss and its gradients stay those of
             the whole batch. Null keeps all: faster.
+        compile_encoders: trains with the encoders' towers under torch.compile: their first steps take a minute more,
+            all others less. Evaluation computes as without.
     """
 
     lr: float = 1e-4
@@ -40,6 +42,7 @@ class Optimizer:
     warmup: float = 0.0
     schedule: Literal["cosine", "constant"] = "constant"
     loss_chunk: int | None = None
+    compile_encoders: bool = False
 
 
 def parameter_groups(module: nn.Module, encoders: Iterable[nn.Module], options: Optimizer) -> list[dict[str, Any]]:
@@ -70,23 +73,18 @@ def parameter_groups(module: nn.Module, encoders: Iterable[nn.Module], options: 
 def build_optimizer(
     module: nn.Module, encoders: Iterable[nn.Module], options: Optimizer, fused: bool = False
 ) -> torch.optim.AdamW:
-    """Builds AdamW over `parameter_groups`; `fused` is faster, see `fused_allowed`."""
+    """Builds AdamW over `parameter_groups`; `fused` is faster, and wants gradients without a scale: `scales_losses`."""
     groups = parameter_groups(module, encoders, options)
-    return torch.optim.AdamW(groups, betas=options.betas, eps=options.eps, fused=fused)
+    optimizer = torch.optim.AdamW(groups, betas=options.betas, eps=options.eps, fused=fused)
+    if fused:  # it could take a scale off by itself, so Lightning would not let it be clipped, in bf16 neither
+        optimizer._step_supports_amp_scaling = False
+    return optimizer
 
 
-def fused_allowed(trainer: Trainer) -> bool:
-    """Whether a trainer can step AdamW's fused form.
-
-    Not where losses are scaled (fp16): it takes the scale off the gradients itself, after they were clipped. Nor where
-    gradients are clipped in bf16, which has no scale: Lightning refuses that for either precision. A method that steps
-    by itself may clip.
-    """
+def scales_losses(trainer: Trainer) -> bool:
+    """Whether a trainer scales losses, as fp16 does: gradients are clipped before a fused step could take it off."""
     plugin = trainer.precision_plugin
-    if not isinstance(plugin, MixedPrecision):
-        return True
-    clips = bool(trainer.gradient_clip_val) or not trainer.lightning_module.automatic_optimization
-    return plugin.scaler is None and not clips
+    return isinstance(plugin, MixedPrecision) and plugin.scaler is not None
 
 
 def learning_rate_factor(step: int, total: int, options: Optimizer) -> float:

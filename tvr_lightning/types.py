@@ -163,21 +163,18 @@ class VideoTextBatch:
         """Number of pairs."""
         return len(self.text)
 
+    def map(self, function: Callable[[Tensor], Tensor]) -> VideoTextBatch:
+        """Returns a copy with `function` applied to every tensor."""
+        second = None if self.augmented is None else self.augmented.map(function)
+        return VideoTextBatch(self.text.map(function), self.video.map(function), second)
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> VideoTextBatch:
         """Moves every part to `device`."""
-        return VideoTextBatch(
-            self.text.to(device, non_blocking),
-            self.video.to(device, non_blocking),
-            None if self.augmented is None else self.augmented.to(device, non_blocking),
-        )
+        return self.map(lambda x: x.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> VideoTextBatch:
         """Pins every part; the data loader calls this."""
-        return VideoTextBatch(
-            self.text.pin_memory(),
-            self.video.pin_memory(),
-            None if self.augmented is None else self.augmented.pin_memory(),
-        )
+        return self.map(lambda x: x.pin_memory())
 
     @classmethod
     def cat(cls, parts: Sequence[VideoTextBatch]) -> VideoTextBatch:

@@ -157,7 +157,10 @@ class NoWaiting(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if batch_idx >= WARM:
             self.checked += 1
+            pinned = batch.to("cpu").pin_memory()
             torch.cuda.set_sync_debug_mode("error")
+            again = trainer.datamodule.transfer_batch_to_device(pinned, pl_module.device, 0)
+            assert len(again) == len(batch)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         torch.cuda.set_sync_debug_mode("default")

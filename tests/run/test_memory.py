@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -245,13 +246,13 @@ def scaled(scale: float = 512.0) -> MixedPrecision:
         ({}, True),
         ({"gradient_clip_val": 1e-3}, True),
         ({"precision": "bf16-mixed"}, True),
-        ({"precision": "bf16-mixed", "gradient_clip_val": 1e-3}, False),
+        ({"precision": "bf16-mixed", "gradient_clip_val": 1e-3}, True),
         ({"plugins": scaled}, False),
         ({"plugins": scaled, "gradient_clip_val": 1e-3}, False),
     ],
     ids=["32", "32-clipped", "bf16", "bf16-clipped", "fp16", "fp16-clipped"],
 )
-def test_steps_are_clipped_and_fused_where_that_goes_together(
+def test_steps_are_clipped_and_fused_unless_losses_have_a_scale(
     make: Callable[..., Method], data: Given, settings: dict[str, Any], fused: bool
 ) -> None:
     method, clipped = make("clip4clip-seqTransf"), Clipped()
@@ -264,6 +265,50 @@ def test_steps_are_clipped_and_fused_where_that_goes_together(
         assert norm == pytest.approx(1e-3, rel=1e-2) if expected else norm < 50
     assert any(not torch.equal(start[n], v) for n, v in method.state_dict().items())
     assert all(torch.isfinite(v).all() for v in method.state_dict().values())
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """For every graph that torch.compile made of a module, whether that was for training; they run as they are."""
+    seen: list[bool] = []
+    plain = nn.Module.compile
+
+    def backend(graph: torch.fx.GraphModule, inputs: Any) -> Callable[..., Any]:
+        seen.append(torch.is_grad_enabled())
+        return graph.forward
+
+    monkeypatch.setattr(nn.Module, "compile", lambda module, **options: plain(module, backend=backend, **options))
+    return seen
+
+
+@pytest.mark.parametrize("chunk", [None, 3])
+def test_compiled_encoders_train_the_same_weights_and_are_not_compiled_for_evaluation(
+    make: Callable[..., Method], data: Given, compiled: list[bool], chunk: int | None
+) -> None:
+    weights = []
+    for setting in (False, True):
+        method = make("clip4clip-seqTransf", chunk)
+        method.optimizer_options = replace(method.optimizer_options, compile_encoders=setting)
+        fit(method, data)
+        assert bool(compiled) == setting
+        with torch.no_grad():
+            method.eval().validation_step(pairs(5).video, 0)
+        assert all(compiled)
+        weights.append(method.state_dict())
+    assert list(weights[0]) == list(weights[1])
+    for name, weight in weights[0].items():
+        torch.testing.assert_close(weights[1][name], weight, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_compiling_without_a_compiler_is_refused(
+    make: Callable[..., Method], data: Given, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = make("clip4clip-seqTransf")
+    method.optimizer_options = replace(method.optimizer_options, compile_encoders=True)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CC", raising=False)
+    with pytest.raises(ConfigError, match="needs a C compiler"):
+        fit(method, data)
 
 
 def test_chunks_in_mixed_precision_add_up_in_float32(make: Callable[..., Method]) -> None:

@@ -33,6 +33,7 @@ from tvr_lightning.data.stores.frames import FrameCache
 from tvr_lightning.data.stores.store import Store
 from tvr_lightning.data.text import CLIPTokenizer, Tokenizer
 from tvr_lightning.data.video.sampling import FrameOptions, FrameSampling
+from tvr_lightning.device import to_device
 from tvr_lightning.distributed import share
 from tvr_lightning.errors import CheckpointError, ConfigError, DataError, few
 from tvr_lightning.types import Probe, Record, TextInput, VideoInput, VideoTextBatch
@@ -307,6 +308,10 @@ class VideoTextDataModule(LightningDataModule):
             return batch
         split = self.splits[TRAIN]
         return VideoTextBatch(split.captions.rows(torch.empty(0, dtype=torch.int64)), split.reader.empty_input())
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Moves a batch; Lightning would wait until the device has done all that it was given."""
+        return None if batch is None else to_device(batch, device)
 
     def evaluation_loaders(self, split: Split) -> tuple[DataLoader[TextInput], DataLoader[VideoInput | None]]:
         """Each caption of a split once, and each video once; under several ranks this rank's share of both.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Self, cast
 
@@ -195,6 +196,11 @@ class CLIPEncoder(DualEncoder):
         features = self.clip.visual((pixels - self.pixel_mean) / self.pixel_std)
         features = features.unflatten(0, frame_mask.shape)  # (V, n, D)
         return cast(Tensor, features.masked_fill(~frame_mask.unsqueeze(-1), 0.0))
+
+    @property
+    def towers(self) -> Sequence[nn.Module]:
+        """The image tower and the text tower's blocks."""
+        return self.clip.visual, self._text.transformer
 
     @property
     def frames_frozen(self) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
@@ -16,7 +16,15 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
 from tvr_lightning.distributed import all_reduce_any, gather, gather_counts, ranks
-from tvr_lightning.encoders.base import Encoder, FrameEncoder, TextEncoder, encoders_in, frozen_frames
+from tvr_lightning.encoders.base import (
+    Encoder,
+    FrameEncoder,
+    TextEncoder,
+    compile_towers,
+    encoders_in,
+    frozen_frames,
+    uncompiled,
+)
 from tvr_lightning.errors import CheckpointError, ConfigError, DataError, few
 from tvr_lightning.evaluation import (
     EncodedSplit,
@@ -34,7 +42,7 @@ from tvr_lightning.methods.precision import full_precision, is_full_precision
 from tvr_lightning.names import LEAKY
 from tvr_lightning.nn.draws import drawing, joined_rows
 from tvr_lightning.nn.similarity import LogitScale
-from tvr_lightning.optim import Optimizer, build_optimizer, build_schedule, fused_allowed
+from tvr_lightning.optim import Optimizer, build_optimizer, build_schedule, scales_losses
 from tvr_lightning.types import CodeFeatures, ItemIndex, TensorRows, TextInput, VideoInput, VideoTextBatch
 
 if TYPE_CHECKING:
@@ -189,6 +197,8 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         if stage == "fit" and (video is not None or text is not None):
             self.datamodule.train_dataloader()  # a batch that cannot be filled is said before hours of encoding
         self.datamodule.precompute_features(video, text, self.trainer.strategy.root_device)
+        if stage == "fit" and self.optimizer_options.compile_encoders:
+            compile_towers(self.encoders)
 
     @property
     def datamodule(self) -> VideoTextDataModule:
@@ -267,7 +277,7 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         Raises:
             ConfigError: training has no end.
         """
-        optimizer = build_optimizer(network, self.encoders, options, fused=fused_allowed(self.trainer))
+        optimizer = build_optimizer(network, self.encoders, options, fused=not scales_losses(self.trainer))
         steps = self.trainer.estimated_stepping_batches
         if math.isinf(steps):
             raise ConfigError(
@@ -277,10 +287,11 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _collect(self, batch: TextInput | VideoInput | None) -> None:
-        if isinstance(batch, TextInput):
-            self._texts.append(encode_batch(self.encode_text, batch))
-        elif batch is not None:
-            self._videos.append(encode_batch(self.encode_video, batch))
+        with uncompiled() if self.optimizer_options.compile_encoders else nullcontext():
+            if isinstance(batch, TextInput):
+                self._texts.append(encode_batch(self.encode_text, batch))
+            elif batch is not None:
+                self._videos.append(encode_batch(self.encode_video, batch))
 
     def validation_step(self, batch: TextInput | VideoInput | None, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Encodes a batch of captions or of videos."""
