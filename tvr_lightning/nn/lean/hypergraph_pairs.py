@@ -153,9 +153,9 @@ def _shares(kinds: Sequence[Kind], word_mask: Tensor, visual_mask: Tensor, dtype
 def _less_itself(conv: LEANConv, x: Tensor, share: Tensor) -> Tensor:
     """W_x x - share W_N x for (t, v, X, D): one product where shares do not differ, or by text only.
 
-    Whether they differ is asked on the CPU only, a GPU would have to be waited for.
+    Whether they differ is not asked of a GPU while training: a step must not wait for it.
     """
-    if share.device.type != "cpu":
+    if share.device.type != "cpu" and torch.is_grad_enabled():
         return torch.addcmul(conv.own(x), share[..., None], conv.neighbour(x), value=-1)
     if bool((share != share[:, :1]).any()):
         return conv.own(x) - share[..., None] * conv.neighbour(x)
