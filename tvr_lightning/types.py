@@ -12,6 +12,7 @@ from typing import Self
 
 import torch
 from torch import Tensor
+from torch.utils.data import default_collate
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,15 @@ class TensorRows:
     def cat(cls, parts: Sequence[Self]) -> Self:
         """Joins parts along the first dimension."""
         return cls(**{f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(cls)})  # type: ignore[arg-type]
+
+    @classmethod
+    def of_rows(cls, rows: Sequence[Self]) -> Self:
+        """Joins parts of one row each; a loader's worker writes them where the main process reads them.
+
+        >>> ItemIndex.of_rows([ItemIndex(torch.tensor([7])), ItemIndex(torch.tensor([8]))]).index
+        tensor([7, 8])
+        """
+        return cls(**{f.name: default_collate([getattr(r, f.name)[0] for r in rows]) for f in fields(cls)})  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -177,13 +187,13 @@ class VideoTextBatch:
         return self.map(lambda x: x.pin_memory())
 
     @classmethod
-    def cat(cls, parts: Sequence[VideoTextBatch]) -> VideoTextBatch:
-        """Joins batches; all of them have a second view, or none."""
-        second = [p.augmented for p in parts if p.augmented is not None]
+    def of_rows(cls, rows: Sequence[VideoTextBatch]) -> VideoTextBatch:
+        """Joins batches of one pair each; all of them have a second view, or none. See `TensorRows.of_rows`."""
+        second = [p.augmented for p in rows if p.augmented is not None]
         return cls(
-            TextInput.cat([p.text for p in parts]),
-            VideoInput.cat([p.video for p in parts]),
-            cls.cat(second) if second else None,
+            TextInput.of_rows([p.text for p in rows]),
+            VideoInput.of_rows([p.video for p in rows]),
+            cls.of_rows(second) if second else None,
         )
 
 

@@ -13,7 +13,7 @@ from pytorch_lightning import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from tvr_lightning.data.dataset import SeededSampler
+from tvr_lightning.data.dataset import SeededSampler, collate_pairs
 from tvr_lightning.encoders import BERTEncoder, BERTSize, VGGEncoder, VGGSize
 from tvr_lightning.methods.sptch import SPTCH, Variant
 from tvr_lightning.optim import Optimizer
@@ -106,9 +106,7 @@ class Data(LightningDataModule):
     def train_dataloader(self) -> Any:
         sampler = SeededSampler(VIDEOS, self.seed, BATCH, start=(self.start[0], self.start[1] * BATCH))
         own = torch.Generator()  # a loader must not draw from the generator that dropout draws from
-        return DataLoader(
-            self.pairs, BATCH, sampler=sampler, collate_fn=VideoTextBatch.cat, drop_last=True, generator=own
-        )
+        return DataLoader(self.pairs, BATCH, sampler=sampler, collate_fn=collate_pairs, drop_last=True, generator=own)
 
     def evaluation_loaders(self, split: Any) -> Any:
         texts = [self.pairs.text[i : i + 5] for i in range(0, VIDEOS, 5)]
@@ -122,7 +120,7 @@ class Shared(Data):
         assert self.trainer is not None
         world = self.trainer.world_size
         sampler = SeededSampler(VIDEOS, 0, 8 // world, self.trainer.global_rank, world)
-        return DataLoader(self.pairs, 8 // world, sampler=sampler, collate_fn=VideoTextBatch.cat, drop_last=True)
+        return DataLoader(self.pairs, 8 // world, sampler=sampler, collate_fn=collate_pairs, drop_last=True)
 
     def evaluation_loaders(self, split: Any) -> Any:
         assert self.trainer is not None

@@ -299,18 +299,18 @@ class CaptionDataset(Dataset[TextInput]):
 def collate_pairs(samples: Sequence[VideoTextBatch | None]) -> VideoTextBatch | None:
     """Joins pairs; None when every video of the batch was skipped."""
     kept = [s for s in samples if s is not None]
-    return VideoTextBatch.cat(kept) if kept else None
+    return VideoTextBatch.of_rows(kept) if kept else None
 
 
 def collate_videos(samples: Sequence[VideoInput | None]) -> VideoInput | None:
     """Joins videos; None when every one was skipped."""
     kept = [s for s in samples if s is not None]
-    return VideoInput.cat(kept) if kept else None
+    return VideoInput.of_rows(kept) if kept else None
 
 
 def collate_captions(samples: Sequence[TextInput]) -> TextInput:
     """Joins captions."""
-    return TextInput.cat(list(samples))
+    return TextInput.of_rows(samples)
 
 
 class SeededSampler(Sampler[tuple[int, int]]):
