@@ -21,9 +21,7 @@ Span: TypeAlias = tuple[int, int]
 
 Nodes: TypeAlias = Literal["triples", "entities", "all"]
 
-# what the backends take where nothing is said; here, because theirs are loaded when they work
-SPACY_MODEL = "en_core_web_sm"
-CORENLP_URL = "http://localhost:9000"
+SPACY_MODEL = "en_core_web_sm"  # what spaCy takes where nothing is said; here, because its module is loaded late
 
 _log = logging.getLogger(__name__)
 
