@@ -90,6 +90,12 @@ def test_what_the_rules_miss_is_added(caption: str, added: list[str]) -> None:
     assert set(words) <= set(OfflineTriples().words([caption])[0])
 
 
+def test_an_entity_alone_is_an_entity() -> None:
+    caption = "a man slowly stands up, a red car"
+    entities = OfflineTriples().words([caption], "entities")[0]
+    assert [caption[a:b] for a, b in entities] == ["man", "red", "car"]
+
+
 def test_contractions_are_one_node() -> None:
     caption = "he's playing the man's guitar"
     nodes = OfflineTriples().words([caption])[0]
