@@ -13,7 +13,9 @@ from tvr_lightning.data.triples import corenlp
 from tvr_lightning.data.triples.base import word_spans
 from tvr_lightning.data.triples.cached import CachedTriples
 from tvr_lightning.data.triples.corenlp import CoreNLPFiles, command, line_of, write_captions
+from tvr_lightning.data.word_pieces import WordPieces
 from tvr_lightning.errors import ConfigError, DataError, RunError
+from tvr_lightning.run.load import load_experiment
 
 GUITAR = "a man in a red shirt is playing a guitar."
 EMOJI = "🎸 man doesn't play 100%25 guitar"
@@ -99,6 +101,24 @@ def test_triples_of_files(folder: Path) -> None:
 def test_a_single_file(folder: Path) -> None:
     one = CoreNLPFiles(folder / "captions-00000.txt.json")
     assert one.extract(CAPTIONS) == CoreNLPFiles(folder).extract(CAPTIONS)
+
+
+def test_an_experiment_reads_them(folder: Path) -> None:
+    extractor = "data.tokenizer.init_args.triples"
+    built = load_experiment(
+        Path(__file__).parents[3] / "experiments" / "lean_shapes.yaml",
+        [
+            f"{extractor}.class_path=tvr_lightning.data.triples.corenlp.CoreNLPFiles",
+            f"{extractor}.init_args.path={folder}",
+        ],
+    )
+    tokenizer = built.data.tokenizer
+    assert isinstance(tokenizer, WordPieces)
+    tokenizer.learn([GUITAR])
+    nodes = len(CoreNLPFiles(folder).words([GUITAR])[0])
+    assert set(tokenizer([GUITAR]).word.flatten().tolist()) == {-1, *range(nodes)}
+    with pytest.raises(DataError, match="no CoreNLP output"):
+        tokenizer(["a woman sleeps"])
 
 
 def test_many_files_are_read_when_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
