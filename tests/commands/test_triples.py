@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tvr_lightning.commands.main import main
+from tvr_lightning.data.annotations.msrvtt import MSRVTT
 
 CAPTION = "a man in a red shirt is playing a guitar"
 
@@ -61,8 +62,10 @@ def test_file_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     ("words", "code", "text"),
     [
         ([], 2, "no captions"),
-        (["a man", "--backend", "corenlp", "--url", "http://127.0.0.1:9"], 2, "no CoreNLP server answers"),
-        (["a man", "--backend", "corenlp", "--url", "nowhere"], 2, "is no address"),
+        (["a man", "--backend", "corenlp_json"], 2, "give the folder with --path"),
+        (["a man", "--backend", "corenlp_json", "--path", "/no/such/folder"], 1, "neither a folder nor a file"),
+        (["--write", "/no/such/folder"], 2, "no captions"),
+        (["--config", "/no/such/experiment.yaml"], 2, "/no/such/experiment.yaml"),
         (["--file", "/no/such/file"], 1, "cannot read /no/such/file"),
         (["\udcff"], 2, "is no UTF-8 text"),
     ],
@@ -72,6 +75,43 @@ def test_errors(words: list[str], code: int, text: str, capsys: pytest.CaptureFi
     captured = capsys.readouterr()
     assert text in captured.err
     assert captured.out == ""
+
+
+def test_captions_for_corenlp_and_its_output(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    folder = tmp_path / "for corenlp"
+    assert main(["triples", "a dog barks", "--write", str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert f"files of captions in {folder}: 1." in said
+    assert f"-filelist '{folder}/files.list' -outputDirectory '{folder}'" in said
+    tokens = [
+        {"word": word, "originalText": word, "characterOffsetBegin": start, "characterOffsetEnd": end}
+        for word, start, end in (("a", 0, 1), ("dog", 2, 5), ("barks", 6, 11))
+    ]
+    found = {"subject": "dog", "relation": "is", "object": "barks"}
+    spans = {"subjectSpan": [1, 2], "relationSpan": [1, 2], "objectSpan": [2, 3]}
+    output = {"sentences": [{"tokens": tokens, "openie": [found | spans]}]}
+    (folder / "captions-00000.txt.json").write_text(json.dumps(output))
+    assert main(["triples", "a dog barks", "--backend", "corenlp_json", "--path", str(folder)]) == 0
+    assert capsys.readouterr().out.splitlines() == ["a dog barks", "  dog | is | barks", "  nodes: dog barks"]
+    assert main(["triples", "a cat sleeps", "--backend", "corenlp_json", "--path", str(folder)]) == 1
+    assert "no CoreNLP output" in capsys.readouterr().err
+    assert main(["triples", "a dog barks", "--write", str(folder)]) == 2
+
+
+def test_captions_of_a_dataset(tmp_path: Path, shapes_root: Path) -> None:
+    config = tmp_path / "mine.yaml"
+    reader = "{class_path: tvr_lightning.data.annotations.msrvtt.MSRVTT, init_args: {root: nowhere}}"
+    config.write_text(f"data: {{annotations: {reader}}}\n")
+    folder = tmp_path / "captions"
+    words = ["triples", "--config", str(config), "--write", str(folder)]
+    assert main([*words, f"--data.annotations.init_args.root={shapes_root}"]) == 0
+    files = (folder / "files.list").read_text().splitlines()
+    written = [line for name in files for line in Path(name).read_text().splitlines()]
+    dataset = MSRVTT(shapes_root)
+    captions = {caption for split in dataset.splits for record in dataset.load(split) for caption in record.captions}
+    assert sorted(written) == sorted(captions)
+    with pytest.raises(SystemExit, match="2"):
+        main(["triples", "a man", "--data.annotations.init_args.root=x"])
 
 
 def test_spacy_that_is_missing_is_no_other_backend(

@@ -1,9 +1,13 @@
-"""`tvr triples`: print what captions say as subject, relation and object, and which of their words are nodes."""
+"""`tvr triples`: print what captions say as subject, relation and object, and which of their words are nodes.
+
+It also writes captions as files that Stanford CoreNLP can read.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -24,9 +28,10 @@ def main(words: Sequence[str]) -> int:
 
     Raises:
         ConfigError: there are no captions, or the backend cannot work.
-        DataError: the file of captions cannot be read, or a server refuses one.
+        DataError: captions or CoreNLP's files cannot be read.
+        RunError: captions cannot be written.
     """
-    from tvr_lightning.data.triples.base import CORENLP_URL, SPACY_MODEL, Nodes, chosen_words
+    from tvr_lightning.data.triples.base import SPACY_MODEL, Nodes, chosen_words
     from tvr_lightning.data.triples.cached import CachedTriples
     from tvr_lightning.data.triples.choose import Backend, make_extractor
 
@@ -38,9 +43,10 @@ def main(words: Sequence[str]) -> int:
     )
     parser.add_argument("captions", nargs="*", metavar="CAPTION")
     parser.add_argument("--file", type=Path, help="more captions, one per line (UTF-8)")
+    parser.add_argument("--config", type=Path, help="all captions of an experiment's dataset: experiments/NAME.yaml")
     parser.add_argument("--backend", choices=get_args(Backend), default="offline", help="default: offline")
     parser.add_argument("--model", default=SPACY_MODEL, help="of spacy (default: %(default)s)")
-    parser.add_argument("--url", default=CORENLP_URL, help="of corenlp (default: %(default)s)")
+    parser.add_argument("--path", type=Path, help="of corenlp_json: the folder with CoreNLP's output, or a file of it")
     parser.add_argument(
         "--nodes",
         choices=get_args(Nodes),
@@ -49,19 +55,43 @@ def main(words: Sequence[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="one JSON object per caption, with character spans")
     parser.add_argument("--cache_dir", type=Path, help="where triples are kept (default: the user's cache folder)")
-    options = parser.parse_args(words[1:])
+    parser.add_argument(
+        "--write", type=Path, metavar="FOLDER", help="write the captions as files for CoreNLP, and print nothing else"
+    )
+    options, settings = parser.parse_known_args(words[1:])
+    if settings and not options.config:
+        parser.error(f"unrecognized arguments: {' '.join(settings)}")
 
     captions = [*options.captions, *(_lines(options.file) if options.file else [])]
+    if options.config:
+        captions += _captions_of(options.config, settings)
     if not captions:
-        raise ConfigError('no captions: give some, `tvr triples "a man plays a guitar"`, or --file captions.txt')
+        raise ConfigError(
+            'no captions: give some, `tvr triples "a man plays a guitar"`, --file captions.txt, or --config X.yaml'
+        )
     for caption in options.captions:
         if any("\ud800" <= letter <= "\udfff" for letter in caption):  # a shell passes any bytes on
             raise ConfigError(f"caption {caption!a} is no UTF-8 text")
-    extractor = CachedTriples(make_extractor(options.backend, options.model, options.url), options.cache_dir)
+    if options.write:
+        from tvr_lightning.data.triples.corenlp import command, write_captions
+
+        files = write_captions(captions, options.write)
+        print(f"files of captions in {options.write}: {len(files):,}. In the folder of Stanford CoreNLP run\n")
+        print(f"  {command(options.write)}\n")
+        print(f"then: tvr triples --backend corenlp_json --path {shlex.quote(str(options.write))} ...")
+        return 0
+    extractor = CachedTriples(make_extractor(options.backend, options.model, options.path), options.cache_dir)
     for caption, triples in zip(captions, extractor.extract(captions), strict=True):
         nodes = chosen_words(caption, triples, options.nodes)
         print(_as_json(caption, triples, nodes) if options.json else _as_text(caption, triples, nodes))
     return 0
+
+
+def _captions_of(config: Path, settings: Sequence[str]) -> list[str]:
+    from tvr_lightning.run.reader import reader_of
+
+    reader = reader_of(config, settings)
+    return [caption for split in reader.splits for record in reader.load(split) for caption in record.captions]
 
 
 def _lines(path: Path) -> list[str]:

@@ -21,9 +21,7 @@ Span: TypeAlias = tuple[int, int]
 
 Nodes: TypeAlias = Literal["triples", "entities", "all"]
 
-# what the backends take where nothing is said; here, because theirs are loaded when they work
-SPACY_MODEL = "en_core_web_sm"
-CORENLP_URL = "http://localhost:9000"
+SPACY_MODEL = "en_core_web_sm"  # what spaCy takes where nothing is said; here, because its module is loaded late
 
 _log = logging.getLogger(__name__)
 
@@ -49,14 +47,20 @@ class Triple(NamedTuple):
     """What a caption says of something.
 
     Attributes:
-        subject: who or what.
-        relation: the verb, the preposition, or both.
-        object: of the relation; without text and words for an intransitive verb.
+        subject: who or what; without text and words where a sentence leaves it out.
+        relation: the verb, the preposition, or both; without text and words where it is only implied, and for an
+            entity alone.
+        object: of the relation; without text and words for an intransitive verb and an entity alone.
     """
 
     subject: Phrase
     relation: Phrase
     object: Phrase
+
+
+def word_set(text: str) -> frozenset[str]:
+    """The words of a text."""
+    return frozenset(text.split())
 
 
 def word_spans(caption: str) -> list[Span]:
@@ -71,6 +75,18 @@ def word_spans(caption: str) -> list[Span]:
     return [m.span() for m in _WORD.finditer(plain)] or [m.span() for m in _GROUP.finditer(caption)]
 
 
+def words_of(piece: Span, words: Sequence[Span]) -> list[Span]:
+    """The words that a piece of a caption is, or is a part of: `'s` of `man's`; none for a symbol."""
+    start, end = piece
+    place = max(0, bisect(words, piece) - 1)
+    found = []
+    while place < len(words) and words[place][0] < end:
+        if words[place][1] > start:
+            found.append(words[place])
+        place += 1
+    return found
+
+
 def phrase_of(caption: str, pieces: Iterable[Span], words: Sequence[Span], text: str | None = None) -> Phrase:
     """Makes a phrase from pieces of a caption; a piece of a word (`'s`) stands for all of it.
 
@@ -81,13 +97,7 @@ def phrase_of(caption: str, pieces: Iterable[Span], words: Sequence[Span], text:
         text: the phrase's text; the pieces themselves when there is none.
     """
     ordered = sorted(set(pieces))
-    found: dict[Span, None] = {}
-    for start, end in ordered:
-        place = max(0, bisect(words, (start, len(caption))) - 1)
-        while place < len(words) and words[place][0] < end:
-            if words[place][1] > start:
-                found[words[place]] = None
-            place += 1
+    found = dict.fromkeys(word for piece in ordered for word in words_of(piece, words))
     said = " ".join(caption[start:end] for start, end in ordered) if text is None else text
     return Phrase(said, tuple(found))
 

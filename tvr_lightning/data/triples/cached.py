@@ -63,7 +63,7 @@ class CachedTriples(TripleExtractor):
         for start in range(0, len(missing), _BLOCK):
             block = missing[start : start + _BLOCK]
             found = dict(zip(block, self.extractor.extract(block), strict=True))
-            self._write([(keys[caption], _encoded(triples)) for caption, triples in found.items()])
+            self._write([(keys[caption], encoded(triples)) for caption, triples in found.items()])
             known |= found
         return [known[caption] for caption in captions]
 
@@ -85,7 +85,7 @@ class CachedTriples(TripleExtractor):
         for caption, key in keys.items():
             if key in rows:
                 try:
-                    known[caption] = _decoded(rows[key], len(caption))
+                    known[caption] = decoded(rows[key], len(caption))
                 except (TypeError, ValueError):
                     broken += 1
         if broken:
@@ -140,15 +140,16 @@ def _key(caption: str) -> bytes:
     return hashlib.blake2b(caption.encode(errors="surrogatepass"), digest_size=32).digest()
 
 
-def _encoded(triples: Sequence[Triple]) -> str:
+def encoded(triples: Sequence[Triple]) -> str:
+    """Triples as compact JSON."""
     return json.dumps(triples, separators=(",", ":"))
 
 
-def _decoded(text: str, length: int) -> tuple[Triple, ...]:
+def decoded(text: str, length: int) -> tuple[Triple, ...]:
     """Triples from JSON.
 
     Raises:
-        TypeError, ValueError: it is nothing that `_encoded` has made of a caption of this length.
+        TypeError, ValueError: it is nothing that `encoded` has made of a caption of this length.
     """
     triples = []
     for members in json.loads(text):

@@ -1,122 +1,274 @@
-"""Triples of Stanford CoreNLP's open information extraction (Angeli et al. 2015), which LEAN uses (Sec. 3.1.1)."""
+"""Triples of Stanford CoreNLP's open information extraction (Angeli et al. 2015), which LEAN uses (Sec. 3.1.1).
+
+CoreNLP runs beforehand, on files of captions: `write_captions` makes them and `command` says how it is called. Its
+output stays beside them, and `CoreNLPFiles` reads that.
+"""
 
 from __future__ import annotations
 
-import http.client
+import hashlib
 import json
 import re
-import urllib.error
-import urllib.request
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import shlex
+from bisect import bisect
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-from tvr_lightning.data.triples.base import CORENLP_URL, Phrase, Span, Triple, TripleExtractor, phrase_of, word_spans
-from tvr_lightning.errors import ConfigError, DataError
+from tvr_lightning.data.stores.code import code_fingerprint
+from tvr_lightning.data.triples import base
+from tvr_lightning.data.triples.base import Phrase, Span, Triple, TripleExtractor, phrase_of, word_spans
+from tvr_lightning.data.triples.cached import decoded, encoded
+from tvr_lightning.errors import ConfigError, DataError, RunError, few
 
-START_COMMAND = (
-    'java -mx4g -cp "*" edu.stanford.nlp.pipeline.StanfordCoreNLPServer '
-    f"-port {CORENLP_URL.rpartition(':')[2]} -timeout 15000"
-)
+CAPTIONS_PER_FILE = 500  # some 10 MB of CoreNLP's JSON
+MAX_TEXT_BYTES = 1 << 24
+MAX_JSON_BYTES = 1 << 28
 
-_PROPERTIES = {"annotators": "openie", "outputFormat": "json"}  # the server adds the annotators that openie needs
-_ESCAPE = re.compile(r"%(?=[0-9a-fA-F]{2})")
+_LIST = "files.list"  # no .txt: it holds no captions
+_NO_LINE = re.compile(r"[\s\x00-\x1f\x7f-\x9f]")  # what Java or Python could take for the end of a line
 
 
-class CoreNLPTriples(TripleExtractor):
-    """The `openie` annotator of a CoreNLP server, over HTTP.
+def line_of(caption: str) -> str:
+    r"""A caption as a line of a file: of as many characters, each at its place, but none that ends a line.
+
+    >>> line_of("a man\n sings\t")
+    'a man  sings '
+    """
+    return re.sub("[\ud800-\udfff]", "?", _NO_LINE.sub(" ", caption))
+
+
+def write_captions(captions: Iterable[str], folder: Path) -> list[Path]:
+    """Writes captions as text files for CoreNLP, one a line and each once, and a list of these files.
 
     Args:
-        url: of the server, which keeps no state of ours; the cache tells servers apart by it, because they do not say
-            their version.
-        timeout: seconds to wait for an answer; the first one loads the models.
-        workers: requests at a time.
+        captions: in any order; blank ones are left out.
+        folder: where the files go; it must hold no others of this kind.
+
+    Returns:
+        The files of captions.
 
     Raises:
-        ConfigError: the address is none.
+        ConfigError: there is no caption, or the folder holds such files already.
+        RunError: the folder cannot be written.
+    """
+    lines = [line for line in dict.fromkeys(line_of(caption) for caption in captions) if line.strip()]
+    if not lines:
+        raise ConfigError("no captions to write: give some, `--file captions.txt` or `--config experiments/X.yaml`")
+    if there := [path.name for pattern in ("*.txt", "*.txt.json") for path in sorted(folder.glob(pattern))]:
+        raise ConfigError(f"{folder} holds {few(there, 3)} already. Give an empty folder, or delete these files.")
+    written = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for start in range(0, len(lines), CAPTIONS_PER_FILE):
+            written.append(folder / f"captions-{start // CAPTIONS_PER_FILE:05d}.txt")
+            text = "".join(f"{line}\n" for line in lines[start : start + CAPTIONS_PER_FILE])
+            written[-1].write_text(text, encoding="utf-8", newline="\n")
+        (folder / _LIST).write_text("".join(f"{path.resolve()}\n" for path in written), encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise RunError(f"cannot write captions to {folder}: {error.strerror}. Choose another folder.") from error
+    return written
+
+
+def command(folder: Path) -> str:
+    """What makes CoreNLP's output for the captions in a folder; to be run in the folder of CoreNLP."""
+    place = shlex.quote(str(folder.resolve()))
+    return (
+        'java -mx4g -cp "*" edu.stanford.nlp.pipeline.StanfordCoreNLP '
+        "-annotators tokenize,ssplit,pos,lemma,depparse,natlog,openie -ssplit.newlineIsSentenceBreak always "
+        f"-encoding utf-8 -outputFormat json -filelist {shlex.quote(str(folder.resolve() / _LIST))} "
+        f"-outputDirectory {place}"
+    )
+
+
+class CoreNLPFiles(TripleExtractor):
+    """Reads what the `openie` annotator of CoreNLP has found, from its JSON files.
+
+    A file `NAME.txt.json` belongs to the captions in `NAME.txt`, one a line. Sentences are given to captions by their
+    tokens' places, and each token must stand in the caption as the JSON says: a file of other captions is refused.
+    Files are read when the triples of one of their captions are asked for, each once.
+
+    Args:
+        path: a folder that `write_captions` has made and CoreNLP has written to, or one of its JSON files.
     """
 
-    def __init__(self, url: str = CORENLP_URL, timeout: float = 120.0, workers: int = 4) -> None:
-        if not re.match(r"https?://[^/\s]+", url):
-            raise ConfigError(f"'{url}' is no address of a CoreNLP server; it looks like {CORENLP_URL}")
-        if timeout <= 0 or workers < 1:
-            raise ConfigError(f"timeout={timeout} and workers={workers} must be above 0")
-        self.url = url.rstrip("/")
-        self.timeout = timeout
-        self.workers = workers
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._known: dict[str, str] = {}  # lines and their triples, as compact as the cache has them
+        self._read: set[int] = set()
 
     @property
     def fingerprint(self) -> str:
-        """The server's address and the properties that it is asked with."""
-        return f"corenlp 1 {self.url} {json.dumps(_PROPERTIES)}"
-
-    def extract(self, captions: Sequence[str]) -> list[tuple[Triple, ...]]:
-        """Asks the server about each caption.
+        """The code, and what the files hold.
 
         Raises:
-            ConfigError: no server answers.
-            DataError: the server refuses a caption, or answers something else than triples.
+            DataError: files are missing or cannot be read.
         """
-        with ThreadPoolExecutor(self.workers) as pool:
-            return list(pool.map(self._one, captions))
+        return self._fingerprint
 
-    def _one(self, caption: str) -> tuple[Triple, ...]:
-        text = caption.strip()
-        if not text:
+    @cached_property
+    def _fingerprint(self) -> str:
+        digest = hashlib.blake2b(digest_size=16)
+        for files in self._documents:
+            for file, bound in zip(files, (MAX_TEXT_BYTES, MAX_JSON_BYTES), strict=True):
+                digest.update(hashlib.blake2b(_content(file, bound)).digest())
+        return f"corenlp_json {code_fingerprint(Path(f) for f in (base.__file__, __file__))} {digest.hexdigest()}"
+
+    def extract(self, captions: Sequence[str]) -> list[tuple[Triple, ...]]:
+        """Looks the triples of each caption up; a blank one has none.
+
+        Raises:
+            DataError: files are missing or broken, belong to other captions, or lack one of these.
+        """
+        return [self._triples(caption) for caption in captions]
+
+    def _triples(self, caption: str) -> tuple[Triple, ...]:
+        line = line_of(caption)
+        if not line.strip():
             return ()
-        answer = self._ask(text)
-        try:
-            return _triples(caption, caption.index(text), json.loads(answer, strict=False))
-        except (LookupError, TypeError, ValueError) as error:
+        if line not in self._index:
             raise DataError(
-                f"{self.url} answered no triples of CoreNLP for {text[:60]!r}: {answer[:120]!r} ({error!r}). Is it a "
-                f"CoreNLP server with the English models? Start one with: {START_COMMAND}"
-            ) from error
-
-    def _ask(self, text: str) -> str:
-        request = urllib.request.Request(
-            f"{self.url}/?properties={quote(json.dumps(_PROPERTIES))}",
-            # the server undoes URL escapes in the text, whatever its type
-            data=_ESCAPE.sub("%25", text).encode(errors="replace"),
-            # without the blank that is usual: the server does not find the charset behind one
-            headers={"Content-Type": "text/plain;charset=utf-8"},
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=self.timeout) as answer:
-                return str(answer.read().decode("utf-8", "replace"))
-        except urllib.error.HTTPError as error:
-            said = error.read(200).decode("utf-8", "replace").strip()
-            raise DataError(f"{self.url} refuses {text[:60]!r}: {error.code} {said or error.reason}") from error
-        except (OSError, http.client.HTTPException) as error:
-            why = getattr(error, "reason", None) or error
-            raise ConfigError(
-                f"no CoreNLP server answers at {self.url} ({why}). Start one in the folder of Stanford CoreNLP "
-                f"({START_COMMAND}), or choose another backend; see docs/triples.md."
-            ) from error
-
-
-def _triples(caption: str, start: int, answer: dict[str, Any]) -> tuple[Triple, ...]:
-    """Reads an answer about the part of a caption that begins at `start`."""
-    words = word_spans(caption)
-    places = _utf16_places(caption[start:])
-    triples = []
-    for sentence in answer["sentences"]:
-        pieces = []
-        for token in sentence["tokens"]:
-            begin = start + places[token["characterOffsetBegin"]]
-            end = start + places[token["characterOffsetEnd"]]
-            if caption[begin:end] != token["originalText"]:
-                raise ValueError(f"token {token['originalText']!r} is not at {begin}:{end}")
-            pieces.append((begin, end))
-        spelt = [token["word"] for token in sentence["tokens"]]
-        for found in sentence["openie"]:
-            subject, relation, object_ = (
-                _phrase(caption, found[name], found[f"{name}Span"], spelt, pieces, words)
-                for name in ("subject", "relation", "object")
+                f"no CoreNLP output in {self.path} for the caption {caption[:60]!r} ({len(self._index):,} others are "
+                "there). Write the captions of this dataset to a new folder and run CoreNLP on it; see docs/triples.md."
             )
-            triples.append(Triple(subject, relation, object_))
-    return tuple(dict.fromkeys(triples))
+        number = self._index[line]
+        if number not in self._read:
+            found = _read_document(*self._documents[number])
+            self._known |= {line: encoded(triples) for line, triples in found.items()}
+            self._read.add(number)
+        return decoded(self._known[line], len(caption))
+
+    @cached_property
+    def _index(self) -> dict[str, int]:
+        """The number of the file that each caption stands in."""
+        texts = [_text(text) for text, _ in self._documents]
+        return {line: i for i, text in reversed(list(enumerate(texts))) for line in text.split("\n") if line.strip()}
+
+    @cached_property
+    def _documents(self) -> list[tuple[Path, Path]]:
+        """The files of captions and those of triples."""
+        folder = self.path if self.path.is_dir() else self.path.parent
+        if self.path.is_dir():
+            texts, found = ({p.name for p in folder.glob(pattern)} for pattern in ("*.txt", "*.txt.json"))
+        elif self.path.is_file() and self.path.name.endswith(".txt.json"):
+            found = {self.path.name}
+            texts = {self.path.name.removesuffix(".json")}
+        else:
+            raise DataError(
+                f"{self.path} is neither a folder nor a file NAME.txt.json. Make it: tvr triples --write FOLDER; see "
+                "docs/triples.md."
+            )
+        wanted = {f"{name}.json" for name in texts}
+        if not wanted and not found:
+            raise DataError(f"{folder} holds no captions-*.txt. Make them: tvr triples --write FOLDER.")
+        if lacking := sorted(wanted - found):
+            raise DataError(
+                f"{len(lacking)} of {len(wanted)} files of captions in {folder} have no output of CoreNLP: "
+                f"{few(lacking, 3)} missing. Run: {command(folder)}"
+            )
+        if strange := sorted(found - wanted):
+            raise DataError(
+                f"{folder} holds {few(strange, 3)} without the captions that belong to it: put "
+                f"{strange[0].removesuffix('.json')} beside it, or remove it."
+            )
+        root = folder.resolve()
+        files = [(folder / name, folder / f"{name}.json") for name in sorted(texts)]
+        for file in (file for pair in files for file in pair):
+            if not file.resolve().is_relative_to(root):
+                raise DataError(f"{file} is a link out of {folder}. Put the file itself there.")
+        return files
+
+
+def _content(file: Path, bound: int) -> bytes:
+    try:
+        if not file.is_file():
+            raise DataError(f"{file} is missing, or no file. Put it beside the other files of CoreNLP.")
+        with file.open("rb") as opened:
+            content = opened.read(bound + 1)
+    except OSError as error:
+        raise DataError(f"cannot read {file}: {error.strerror}. Make it readable, or make it anew.") from error
+    if len(content) > bound:
+        raise DataError(
+            f"{file} is larger than {bound >> 20} MiB. Write fewer captions to a file; tvr triples --write has "
+            f"{CAPTIONS_PER_FILE}."
+        )
+    return content
+
+
+def _text(file: Path) -> str:
+    try:
+        return _content(file, MAX_TEXT_BYTES).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{file} is no UTF-8 text ({error.reason} at byte {error.start}). Make it with tvr triples --write."
+        ) from error
+
+
+def _read_document(text_file: Path, json_file: Path) -> dict[str, tuple[Triple, ...]]:
+    """The captions of a file with their triples."""
+    text = _text(text_file)
+    try:
+        # CoreNLP leaves control characters in strings as they are
+        document = json.loads(_content(json_file, MAX_JSON_BYTES).decode("utf-8"), strict=False)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{json_file} is no JSON, or only a part of it ({error}). Run CoreNLP on it again.") from error
+    lines = text.split("\n")
+    starts = [0, *accumulate(len(line) + 1 for line in lines)]
+    places = _utf16_places(text)
+    found: list[list[Triple] | None] = [None] * len(lines)
+    try:
+        for sentence in document["sentences"]:
+            pieces = [_place(token, text, places) for token in sentence["tokens"]]
+            number = bisect(starts, pieces[0][0]) - 1
+            if pieces[-1][1] > starts[number] + len(lines[number]):
+                raise ValueError(
+                    f"the sentence of line {number + 1} goes on in the next caption: CoreNLP has run without "
+                    "`-ssplit.newlineIsSentenceBreak always`"
+                )
+            own = [(start - starts[number], end - starts[number]) for start, end in pieces]
+            found[number] = [*(found[number] or ()), *_triples(lines[number], own, sentence)]
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        said = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise DataError(
+            f"{json_file} is not what CoreNLP's openie gives for {text_file.name}: {said}. Run: "
+            f"{command(text_file.parent)}"
+        ) from error
+    lacking = [line for line, row in zip(lines, found, strict=True) if row is None and re.search(r"[^\W_]", line)]
+    if lacking:
+        raise DataError(
+            f"{json_file} has no sentence for {len(lacking):,} of the captions in {text_file.name}, the first is "
+            f"{lacking[0].strip()[:60]!r}. Run: {command(text_file.parent)}"
+        )
+    return {line: tuple(dict.fromkeys(row or ())) for line, row in zip(lines, found, strict=True)}
+
+
+def _place(token: dict[str, Any], text: str, places: Sequence[int]) -> Span:
+    """Where a token stands in the text.
+
+    Raises:
+        LookupError, TypeError, ValueError: it is no token of this text.
+    """
+    begin, end, said = token["characterOffsetBegin"], token["characterOffsetEnd"], token["originalText"]
+    if not 0 <= begin < end < len(places):
+        raise ValueError(f"token {said!r} is at {begin} to {end} of {len(places) - 1} characters")
+    span = places[begin], places[end]
+    if text[slice(*span)] != said:
+        raise ValueError(f"token {said!r} is not at {begin} to {end}, where {text[slice(*span)][:40]!r} stands")
+    return span
+
+
+def _triples(caption: str, pieces: Sequence[Span], sentence: dict[str, Any]) -> list[Triple]:
+    words = word_spans(caption)
+    spelt = [token["word"] for token in sentence["tokens"]]
+    return [
+        Triple(*(
+            _phrase(caption, found[name], found[f"{name}Span"], spelt, pieces, words)
+            for name in ("subject", "relation", "object")
+        ))
+        for found in sentence["openie"]
+    ]  # fmt: skip
 
 
 def _phrase(

@@ -8,9 +8,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 from tvr_lightning.data.stores.code import code_fingerprint
-from tvr_lightning.data.triples import base, tags
-from tvr_lightning.data.triples.base import Triple, TripleExtractor, phrase_of, word_spans
-from tvr_lightning.data.triples.tags import ANIMATE, LINKING, Chunk, Piece, sentences, word_set
+from tvr_lightning.data.triples import base, completing, tags
+from tvr_lightning.data.triples.base import Span, Triple, TripleExtractor, phrase_of, word_set, word_spans
+from tvr_lightning.data.triples.completing import Kind, Part, completed
+from tvr_lightning.data.triples.tags import ANIMATE, LINKING, Chunk, Piece, sentences
 
 MAX_CONJUNCTS = 8  # of one enumeration: two long ones would make a triple of each pair
 
@@ -19,6 +20,10 @@ _DEPICTIONS = word_set(
     "pictures recording scene scenes screenshot series shot shots slideshow trailer video videos view views"
 )
 _SHOWING = word_set("show shows showing shown features featuring depicts depicting")
+
+_PART_KINDS: dict[str, Kind] = {
+    "NP": "noun", "AP": "adjective", "IN": "preposition", "OF": "preposition", "TO": "preposition", "RP": "preposition",
+}  # fmt: skip
 
 Noun = tuple[Piece, ...]
 
@@ -30,6 +35,14 @@ class OfflineTriples(TripleExtractor):
     plays on; stage); a preposition before the verb joins two nouns, (man; in; red shirt). A verb with neither makes a
     triple without object, (man; sings; ). Conjuncts make triples of their own. Articles, demonstratives and `some`,
     `all`, `no` belong to no phrase, as in CoreNLP's triples; possessives, numbers and auxiliaries do.
+
+    Every noun, verb, adjective, adverb and number of a caption that has a triple is in one: what these rules miss is
+    added as `completing.completed` says, an object of the preposition before it or an entity alone.
+
+    >>> for triple in OfflineTriples().extract(["a man in black picks something up"])[0]:
+    ...     print(" | ".join(phrase.text for phrase in triple))
+    man | picks | something
+    man | in | black
     """
 
     @property
@@ -38,13 +51,13 @@ class OfflineTriples(TripleExtractor):
         return _fingerprint()
 
     def extract(self, captions: Sequence[str]) -> list[tuple[Triple, ...]]:
-        """Finds the triples of each caption in the order of their relations' last words."""
+        """Finds the triples of each caption in the order of their relations' last words, then what these miss."""
         return [_extract(caption) for caption in captions]
 
 
 @cache
 def _fingerprint() -> str:
-    code = code_fingerprint(Path(file) for file in (base.__file__, tags.__file__, __file__))
+    code = code_fingerprint(Path(file) for file in (base.__file__, completing.__file__, tags.__file__, __file__))
     return f"offline {code} HanTa {version('HanTa')} nltk {version('nltk')}"
 
 
@@ -52,12 +65,24 @@ def _extract(caption: str) -> tuple[Triple, ...]:
     words = word_spans(caption)
     if not any(character.isalnum() for character in caption):
         return ()
-    found: dict[Triple, None] = {}
+    found: list[Triple] = []
+    parts: list[list[Part]] = []
     for chunks in sentences(caption, words):
+        parts.append([Part(_part_kind(chunk), _spans(_without_articles(chunk.pieces))) for chunk in chunks])
         for members in _Clauses(chunks).read():
-            subject, relation, object_ = (phrase_of(caption, [p.span for p in member], words) for member in members)
-            found[Triple(subject, relation, object_)] = None
-    return tuple(found)
+            subject, relation, object_ = (phrase_of(caption, _spans(member), words) for member in members)
+            found.append(Triple(subject, relation, object_))
+    return completed(caption, found, parts, words)
+
+
+def _spans(pieces: Noun) -> tuple[Span, ...]:
+    return tuple(piece.span for piece in pieces)
+
+
+def _part_kind(chunk: Chunk) -> Kind:
+    if chunk.kind == "VP":
+        return "verb" if _finite(chunk.pieces) else "participle"
+    return _PART_KINDS.get(chunk.kind, "other")
 
 
 class _Clauses:

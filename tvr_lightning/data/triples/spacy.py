@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Protocol
 
+from tvr_lightning.data.stores.code import code_fingerprint
+from tvr_lightning.data.triples import base, completing
 from tvr_lightning.data.triples.base import SPACY_MODEL, Span, Triple, TripleExtractor, phrase_of, word_spans
+from tvr_lightning.data.triples.completing import Kind, Part, completed, is_content
 from tvr_lightning.errors import ConfigError
 
 _SUBJECTS = {"nsubj", "nsubjpass", "nsubj:pass", "csubj"}
@@ -16,7 +20,16 @@ _MODIFIERS = {
     "amod", "compound", "nummod", "nmod", "poss", "nmod:poss", "case", "quantmod", "advmod", "compound:prt",
 }  # fmt: skip
 _VERBAL = {"aux", "auxpass", "aux:pass", "neg", "prt", "compound:prt", "cop"}
-_PARTICIPLES = {"acl", "advcl", "xcomp", "relcl", "acl:relcl"}
+_NOUNS = {"NOUN", "PROPN", "PRON", "NUM"}
+_VERBS = {"VERB", "AUX"}
+_CARRIERS = {"advmod", "acomp", "attr", "oprd", "amod", "prt"}  # adjectives and adverbs: "next to", "full of"
+_STEPS = 8  # from a word to what its prepositions reach
+_QUESTIONS = {"how", "when", "whenever", "where", "wherever", "why"}  # they open a clause and say nothing of its verb
+_PART_KINDS: dict[str, Kind] = {
+    **dict.fromkeys(_NOUNS, "noun"), **dict.fromkeys(_VERBS, "verb"), "ADJ": "adjective", "ADP": "preposition",
+}  # fmt: skip
+_RELATIVE = {"relcl", "acl:relcl"}
+_PARTICIPLES = {"acl", "advcl", "xcomp", *_RELATIVE}
 
 
 class Token(Protocol):
@@ -55,7 +68,8 @@ class SpacyTriples(TripleExtractor):
             ConfigError: spaCy or the model is not installed.
         """
         meta = _pipeline(self.model).meta
-        return f"spacy 1 {self.model} {meta.get('version')} {import_module('spacy').__version__}"
+        code = code_fingerprint(Path(file) for file in (base.__file__, completing.__file__, __file__))
+        return f"spacy {code} {self.model} {meta.get('version')} {import_module('spacy').__version__}"
 
     def extract(self, captions: Sequence[str]) -> list[tuple[Triple, ...]]:
         """Parses each caption.
@@ -95,22 +109,27 @@ def _pipeline(model: str) -> Any:
 def parsed_triples(caption: str, tokens: Iterable[Token]) -> tuple[Triple, ...]:
     """Triples of a parsed caption: subject-verb-object, subject-verb preposition-object and noun-preposition-noun.
 
-    A verb without object makes a triple without one. Articles are left out; conjuncts make triples of their own.
+    A verb without object makes a triple without one. Articles are left out; conjuncts make triples of their own. A verb
+    behind a preposition belongs to the relation, (man; talks about cooking; rice), and so do prepositions, adverbs and
+    adjectives that lead to one another, (dog; runs out of; house), (bag; full of; apples). What these rules miss is
+    added, see `completing.completed`.
 
     Args:
         caption: the text.
         tokens: its tokens, with the places of their heads.
     """
+    tokens = list(tokens)
     triples: list[tuple[list[Token], list[Token], list[Token]]] = []
     for token in tokens:
-        if token.pos_ in ("VERB", "AUX") and token.dep_ not in _VERBAL:
+        if token.pos_ in _VERBS and token.dep_ not in _VERBAL and not (token.dep_ == "pcomp" and not _own(token)):
             subjects = [noun for found in _subjects(token) for noun in _conjuncts(found)]
             triples += [(_noun(s), r, o) for s in subjects for r, o in _predicates(token)]
-        elif token.pos_ in ("NOUN", "PROPN", "PRON"):
-            triples += [(_noun(token), [prep], _noun(o)) for prep, o in _prepositional(token)]
+        elif token.pos_ in _NOUNS | {"DET"}:
+            triples += [(_noun(token), relation, object_) for relation, object_ in _prepositional(token) if object_]
     words = word_spans(caption)
     made = (Triple(*(phrase_of(caption, map(_span, member), words) for member in triple)) for triple in triples)
-    return tuple(dict.fromkeys(triple for triple in made if triple.subject.spans and triple.relation.spans))
+    found = [triple for triple in made if triple.subject.spans and triple.relation.spans]
+    return completed(caption, found, _sentences(tokens), words)
 
 
 def _subjects(verb: Token) -> list[Token]:
@@ -118,8 +137,8 @@ def _subjects(verb: Token) -> list[Token]:
     seen: set[int] = set()
     while verb.i not in seen:  # a root is its own head
         seen.add(verb.i)
-        own = [child for child in verb.children if child.dep_ in _SUBJECTS]
-        described = verb.head if verb.dep_ in ("acl", "relcl", "acl:relcl") else None
+        own = _own(verb)
+        described = verb.head if verb.dep_ in {"acl", *_RELATIVE} else None
         if described is not None and (
             not own or (own[0].pos_ == "PRON" and own[0].text.lower() in ("who", "that", "which"))
         ):
@@ -132,22 +151,56 @@ def _subjects(verb: Token) -> list[Token]:
     return []
 
 
-def _predicates(verb: Token) -> list[tuple[list[Token], list[Token]]]:
-    chain = [verb, *(child for child in verb.children if child.dep_ in _VERBAL)]
-    found = [(chain, _noun(o)) for child in verb.children if child.dep_ in _OBJECTS for o in _conjuncts(child)]
-    found += [([*chain, prep], _noun(o)) for prep, o in _prepositional(verb)]
-    return found or [(chain, [])]
+def _own(verb: Token) -> list[Token]:
+    return [child for child in verb.children if child.dep_ in _SUBJECTS]
 
 
-def _prepositional(token: Token) -> list[tuple[Token, Token]]:
-    return [
-        (prep, noun)
-        for prep in token.children
-        if prep.dep_ in ("prep", "agent", "dative") and prep.pos_ in ("ADP", "SCONJ", "PART")
-        for object_ in prep.children
-        if object_.dep_ in ("pobj", "obj")
-        for noun in _conjuncts(object_)
+def _predicates(verb: Token, steps: int = _STEPS) -> list[tuple[list[Token], list[Token]]]:
+    adverbs = [
+        child
+        for child in verb.children
+        if child.dep_ == "advmod" and child.text.lower() not in _QUESTIONS and not _prepositional(child, steps - 1)
     ]
+    chain = [verb, *(child for child in verb.children if child.dep_ in _VERBAL), *adverbs]
+    found = [(chain, _noun(o)) for child in verb.children if child.dep_ in _OBJECTS for o in _conjuncts(child)]
+    gap = _gap(verb)
+    found += [([*chain, *relation], object_ or gap) for relation, object_ in _prepositional(verb, steps)]
+    return found or [(chain, gap)]
+
+
+def _gap(verb: Token) -> list[Token]:
+    """The noun that a relative clause with a subject of its own describes: `the girl he talks to`."""
+    opened = any(child.text.lower() in _QUESTIONS for child in verb.children)
+    return _noun(verb.head) if verb.dep_ in _RELATIVE and not opened and _subjects(verb) != [verb.head] else []
+
+
+def _prepositional(token: Token, steps: int = _STEPS) -> list[tuple[list[Token], list[Token]]]:
+    """The prepositions of a word, each with its object, or without one: `looks around`."""
+    found: list[tuple[list[Token], list[Token]]] = []
+    for child in token.children if steps > 0 else ():
+        if child.dep_ in ("prep", "agent") or (child.dep_ == "dative" and child.pos_ in ("ADP", "SCONJ", "PART")):
+            found += _reached(child, steps - 1)
+        elif child.dep_ in _CARRIERS and child.pos_ in ("ADJ", "ADV", "ADP", "PART"):
+            found += [([child, *relation], object_) for relation, object_ in _prepositional(child, steps - 1)]
+    return found
+
+
+def _reached(preposition: Token, steps: int) -> list[tuple[list[Token], list[Token]]]:
+    """What a preposition leads to: nouns, a verb with its own objects, or another preposition."""
+    found: list[tuple[list[Token], list[Token]]] = []
+    for child in preposition.children if steps > 0 else ():
+        if child.dep_ == "pcomp" and child.pos_ in _VERBS:
+            if own := _own(child):  # a clause makes triples of its own
+                found += [([preposition], _noun(noun)) for subject in own for noun in _conjuncts(subject)]
+            else:
+                found += [([preposition, *relation], object_) for relation, object_ in _predicates(child, steps - 1)]
+        elif child.dep_ in ("pobj", "obj", "pcomp"):
+            found += [([preposition], _noun(noun)) for noun in _conjuncts(child)]
+        elif child.dep_ == "prep":
+            found += [([preposition, *relation], object_) for relation, object_ in _reached(child, steps - 1)]
+        elif child.dep_ == "conj" and child.pos_ == "ADP":
+            found += _reached(child, steps - 1)
+    return found or [([preposition], [])]
 
 
 def _conjuncts(token: Token) -> list[Token]:
@@ -168,6 +221,24 @@ def _noun(head: Token) -> list[Token]:
         found += [child for child in found[place].children if child.dep_ == "case" and child.text in ("'s", "’s", "'")]
         place += 1
     return list({token.i: token for token in found}.values())
+
+
+def _sentences(tokens: Sequence[Token]) -> list[list[Part]]:
+    """The parts of each sentence: nouns with what stands before them, and all other words one by one."""
+    nouns = [token for token in tokens if token.pos_ in _NOUNS]
+    groups = {token.i: group for token in nouns if len(group := _noun(token)) > 1}
+    inside = {token.i for head, group in groups.items() for token in group if token.i != head}
+    sentences: dict[int, list[tuple[int, Part]]] = {}
+    for token in tokens:
+        if token.i in inside or (token.pos_ == "DET" and not is_content(token.text)):
+            continue
+        group = sorted(groups.get(token.i, [token]), key=lambda member: member.i)
+        root = token
+        while root.head.i != root.i:
+            root = root.head
+        part = Part(_PART_KINDS.get(token.pos_, "other"), tuple(map(_span, group)))
+        sentences.setdefault(root.i, []).append((group[0].i, part))
+    return [[part for _, part in sorted(sentence)] for sentence in sentences.values()]
 
 
 def _span(token: Token) -> Span:

@@ -12,13 +12,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-from tvr_lightning.data.triples.base import Span
-
-
-def word_set(text: str) -> frozenset[str]:
-    """The words of a text."""
-    return frozenset(text.split())
-
+from tvr_lightning.data.triples.base import Span, word_set
 
 MAX_WORDS = 100  # of a sentence: a text without full stops is cut
 MAX_LETTERS = 40  # of a word for the tagger, which looks at every part of it
@@ -230,6 +224,8 @@ def _repair(words: list[str], given: list[str]) -> list[str]:
             tags[i] = "VVN"
         elif word.endswith(("haired", "eyed", "skinned", "colored", "coloured")) and after in _NOMINAL:
             tags[i] = "AJ0"
+        elif word == "first" and tags[i] == "ORD" and (before in _NOMINAL | _PRONOUNS or (not i and after in _FINITE)):
+            tags[i] = "AV0"  # "the camera first pans", "first see a dog"
         elif word == "doing":
             tags[i] = "VDG"
         elif word == "s" and before in _NOMINAL | {"PNI"} and after in _NOMINAL:  # an apostrophe that got lost
@@ -309,12 +305,13 @@ def _is_verb(words: Sequence[str], tags: Sequence[str], i: int) -> bool:
         )
     head = next((k for k in range(start, i) if tags[k] in _NOMINAL | _PRONOUNS), None)
     coloured = tags[i - 1] == "AJ0" and i > 1 and tags[i - 2] == "PRP"  # "a woman in pink talks"
-    if not (coloured or tags[i - 1] in _NOMINAL | _PRONOUNS) or head is None:
+    ordered = words[i - 1] == "first" and tags[i - 1] == "AV0" and i > 1  # "the camera first pans"
+    if not (coloured or tags[i - 1 - ordered] in _NOMINAL | _PRONOUNS) or head is None:
         return False
     # the subject is all nouns in a row
     while head + 1 < i and tags[head + 1] in _NOMINAL:
         head += 1
-    alone = head == i - 1
+    alone = head == i - 1 - ordered
     if not after and (not alone or "VVG" in tags[start:i]):
         return False
     # before a noun it may as well be a part of its name: only a common verb is taken for one
