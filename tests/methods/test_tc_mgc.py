@@ -11,16 +11,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tvr_lightning import device
+from tvr_lightning.config.arguments import read_arguments
+from tvr_lightning.data.stores.hub import without_fetching
 from tvr_lightning.errors import ConfigError
-from tvr_lightning.methods.tc_mgc import CONTRASTS, TCMGC
-from tvr_lightning.types import TextFeatures, VideoFeatures
+from tvr_lightning.methods.tc_mgc import CONTRASTS, TCMGC, StillFeatures
+from tvr_lightning.run.build import build_cli
+from tvr_lightning.types import TextFeatures, VideoFeatures, VideoInput
 
 WORDS, FRAMES = 12, 5
 
 
 def build(small_encoder: Any, trained: bool = True, **kwargs: Any) -> TCMGC:
     torch.manual_seed(0)
-    model = TCMGC(small_encoder(context_length=WORDS), keep_rate=kwargs.pop("keep_rate", 0.3), max_frames=6, **kwargs)
+    model = TCMGC(small_encoder(context_length=WORDS), keep_rate=kwargs.pop("keep_rate", 0.3), num_frames=6, **kwargs)
     if trained:
         for name, parameter in model.named_parameters():
             if not name.startswith("encoder"):
@@ -39,10 +42,11 @@ def features(model: TCMGC, texts: int, videos: int) -> tuple[TextFeatures, Video
     word_mask = torch.arange(WORDS) < lengths
     counts = torch.randint(1, FRAMES + 1, (videos, 1), generator=generator)
     frame_mask = torch.arange(FRAMES) < counts
-    return (
-        TextFeatures(draw(texts, width), draw(texts, WORDS, width) * word_mask[..., None], word_mask),
-        VideoFeatures(draw(videos, FRAMES, width) * frame_mask[..., None], frame_mask),
-    )
+    text = TextFeatures(draw(texts, width), draw(texts, WORDS, width) * word_mask[..., None], word_mask)
+    frames, still = (draw(videos, FRAMES, width) * frame_mask[..., None] for _ in range(2))
+    if len(model.conditioned) == len(model.contrasts):
+        return text, VideoFeatures(frames, frame_mask)
+    return text, StillFeatures(frames, frame_mask, still)
 
 
 def obvious_contrasts(model: TCMGC, texts: TextFeatures, videos: VideoFeatures, t: int, v: int) -> Tensor:
@@ -77,9 +81,10 @@ def obvious_contrasts(model: TCMGC, texts: TextFeatures, videos: VideoFeatures, 
     scores = []
     for contrast in model.contrasts:
         conditioned = contrast in model.conditioned
-        coarse = attend(texts.sentence[t][None]) if conditioned else frames.mean(0, keepdim=True)
-        fine = attend(words) if conditioned else frames
-        length = WORDS if conditioned else model.max_frames
+        mean = F.normalize(frames, dim=-1).mean(0, keepdim=True)
+        coarse = attend(texts.sentence[t][None]) if conditioned else mean
+        fine = attend(words) if conditioned else getattr(videos, "still")[v][videos.frame_mask[v]]  # noqa: B009
+        length = WORDS if conditioned else model.num_frames
         if contrast == "video_sentence":
             scores.append(cos(coarse, texts.sentence[t][None])[0, 0])
         elif contrast == "video_word":
@@ -187,6 +192,8 @@ def test_attention_weights_belong_to_sentence_then_words(small_encoder):
         ({"keep_rate": 0.0}, "keep_rate"),
         ({"keep_rate": 1.2}, "keep_rate"),
         ({"heads": 5}, "heads"),
+        ({"logit_scale": 0.0}, "logit_scale is 0.0"),
+        ({"max_logit_scale": -1.0}, "max_logit_scale is -1.0"),
     ],
 )
 def test_settings_that_do_not_fit(settings, message, small_encoder):
@@ -197,9 +204,58 @@ def test_settings_that_do_not_fit(settings, message, small_encoder):
 def test_more_frames_than_the_plain_contrasts_have_room_for(small_encoder):
     model = build(small_encoder, conditioned=[])
     texts, videos = features(model, 1, 1)
-    more = VideoFeatures(videos.frames.repeat(1, 2, 1), videos.frame_mask.repeat(1, 2))
-    with pytest.raises(ValueError, match="max_frames"):
+    more = StillFeatures(*(x.repeat(1, 2, *[1] * (x.ndim - 2)) for x in videos.tensors().values()))
+    with pytest.raises(ValueError, match=r"built for 6: data.num_frames"):
         model.score(texts, more)
+
+
+def test_without_conditioning_frames_are_those_before_the_temporal_encoder(small_encoder):
+    """X-CLIP's; a conditioned contrast alone needs no second copy of them."""
+    model = build(small_encoder, contrasts=["sentence_frame", "video_sentence"], conditioned=["video_sentence"])
+    video = VideoInput(
+        torch.randint(0, 256, (2, 3, 3, 32, 32), dtype=torch.uint8), torch.ones(2, 3).bool(), torch.arange(2)
+    )
+    encoded = model.encode_video(video)
+    assert isinstance(encoded, StillFeatures)
+    torch.testing.assert_close(encoded.still, model.encoder.encode_frames(video.frames, video.frame_mask))
+    assert not torch.allclose(encoded.still, encoded.frames)
+    assert type(build(small_encoder).encode_video(video)) is VideoFeatures
+
+
+@pytest.mark.parametrize(("frames", "size"), [(12, 2), (64, 7)])
+def test_the_frames_that_are_kept_follow_the_data(frames, size):
+    """A tenth, fused with the rest: not of 77 positions."""
+    words = ["--data.annotations.root=x", f"--data.num_frames={frames}", "--model.conditioned=[]"]
+    tiny = ["--model.encoder.from_pretrained=null", "--model.encoder.model=tiny", "--model.num_layers=1"]
+    with without_fetching():
+        cli = build_cli(read_arguments(["--config", "experiments/tc_mgc_msrvtt.yaml", *words, *tiny])[0])
+    assert cli.model.weigh["sentence_frame"].interact.weight.shape == (size, size)
+
+
+@pytest.mark.parametrize("pairs", ["positive", "negative", "all"])
+def test_decorrelation_takes_the_pairs_it_is_told(pairs, small_encoder):
+    model = build(small_encoder, sdr_pairs=pairs)
+    texts, videos = features(model, 4, 4)
+    index = torch.tensor([0, 1, 0, 2])  # the first and the third caption describe one video
+    variances = model.contrast_scores(texts, videos).var(-1)
+    chosen = {
+        "positive": torch.eye(4).bool(),
+        "negative": index[:, None] != index,
+        "all": torch.ones(4, 4).bool(),
+    }[pairs]
+    loss = model.compute_losses(texts, videos, index)["decorrelation"]
+    torch.testing.assert_close(loss, 0.5 * variances[chosen].mean())
+
+
+def test_the_logit_scale_ends_where_it_is_told(small_encoder):
+    model = build(small_encoder, trained=False, logit_scale=1000.0, max_logit_scale=1000.0)
+    assert float(model.logit_scale.log.detach().exp()) == pytest.approx(1000)
+    model.logit_scale.log.data += 1
+    model.logit_scale.clamp_()
+    assert float(model.logit_scale.log.detach().exp()) == pytest.approx(1000)
+    assert float(
+        build(small_encoder, trained=False, logit_scale=1000.0).logit_scale.log.detach().exp()
+    ) == pytest.approx(100)
 
 
 def test_contrasts_in_any_order_are_the_same_model(small_encoder):

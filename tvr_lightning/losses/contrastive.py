@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -43,16 +45,29 @@ def symmetric_cross_entropy(scores: Tensor, video_index: Tensor | None = None) -
     return (by_text + by_video) / 2  # GHAN Eq. 12, TC-MGC Eq. 35
 
 
-def similarity_decorrelation(scores: Tensor) -> Tensor:
-    """SDR: how much the contrasts' scores of a matching pair differ (TC-MGC, Jing et al. 2025).
+Pairs = Literal["positive", "negative", "all"]
+
+
+def similarity_decorrelation(scores: Tensor, pairs: Pairs = "positive", video_index: Tensor | None = None) -> Tensor:
+    """SDR: how much the contrasts' scores of a pair differ (TC-MGC, Jing et al. 2025).
 
     Args:
-        scores: (B, B, C) scaled scores of C >= 2 contrasts; the diagonal holds the pairs.
+        scores: (B, B, C) scaled scores of C >= 2 contrasts; the diagonal holds the matching pairs.
+        pairs: those that are averaged over: the paper's `positive`, or the others of its Table A.1.
+        video_index: (B,) int64, the video of each pair; a caption and its own video are nowhere a negative.
 
     Returns:
-        The unbiased variance over contrasts, averaged over the pairs: a scalar.
+        The unbiased variance over contrasts, averaged over pairs: a scalar; 0 where there is no such pair.
 
-    >>> similarity_decorrelation(torch.tensor([[[1.0, 3.0]]]))
-    tensor(2.)
+    >>> scores = torch.tensor([[[1.0, 3.0], [0.0, 0.0]], [[1.0, 5.0], [2.0, 2.0]]])
+    >>> [float(similarity_decorrelation(scores, pairs)) for pairs in ("positive", "negative", "all")]
+    [1.0, 4.0, 2.5]
     """
-    return scores.diagonal(dim1=0, dim2=1).var(0).mean()  # TC-MGC Eq. 36
+    if pairs == "positive":
+        return scores.diagonal(dim1=0, dim2=1).var(0).mean()  # TC-MGC Eq. 36
+    variances = scores.var(-1)
+    if pairs == "all":
+        return variances.mean()
+    video_index = torch.arange(len(scores), device=scores.device) if video_index is None else video_index
+    negative = video_index[:, None] != video_index
+    return (variances * negative).sum() / negative.sum().clamp(min=1)

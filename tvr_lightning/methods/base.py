@@ -262,7 +262,7 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         self.log(f"train/{name}", total.detach(), prog_bar=True, batch_size=size)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Keeps logit scales at 100 at most."""
+        """Keeps logit scales at their limit at most."""
         for module in self.modules():
             if isinstance(module, LogitScale):
                 module.clamp_()

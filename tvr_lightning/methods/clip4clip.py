@@ -67,7 +67,7 @@ class CLIP4Clip(RetrievalModule[SentenceFeatures, VideoFeatures]):
         if similarity == "tightTransf":
             self.cross = transformer = CrossTransformer(width, heads, num_layers, max_frames)
         else:
-            self.logit_scale = LogitScale(logit_scale or encoder.logit_scale_init)
+            self.logit_scale = LogitScale(encoder.logit_scale_init if logit_scale is None else logit_scale)
         if similarity == "seqLSTM":
             self.temporal: nn.Module = TemporalLSTM(width)
         elif similarity == "seqTransf":

@@ -103,7 +103,7 @@ class GHAN(RetrievalModule[Hierarchy, Hierarchy]):
         self.encoder = encoder
         self.layers, self.pairing = layers, pairing
         width = encoder.embed_dim
-        self.logit_scale = LogitScale(logit_scale or encoder.logit_scale_init)
+        self.logit_scale = LogitScale(encoder.logit_scale_init if logit_scale is None else logit_scale)
         self.positions = self.phrases = self.clips = None
         self.align: Alignment | None = None
         if layers != "baseline":

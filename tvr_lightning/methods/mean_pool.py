@@ -49,9 +49,8 @@ class MeanPool(RetrievalModule[SentenceFeatures, VideoFeatures]):
         evaluation: Evaluation = Evaluation(),
     ) -> None:
         super().__init__(optimizer, evaluation)
-        for name, value in {"width": width, "logit_scale": logit_scale}.items():
-            if value <= 0:
-                raise ConfigError(f"model.{name} is {value}; it must be positive")
+        if width <= 0:
+            raise ConfigError(f"model.width is {width}; it must be positive")
         self.video_encoder, self.text_encoder = video_encoder, text_encoder
         self.visual = nn.Linear(video_encoder.embed_dim, width)
         self.textual = nn.Linear(text_encoder.embed_dim, width)

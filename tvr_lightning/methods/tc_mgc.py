@@ -10,14 +10,21 @@ one of all    linear softmax aggregation  -> nn.tc_mgc.similarity_reorganisation
 loss          symmetric InfoNCE, SDR      -> losses.contrastive, TCMGC                  33 34 35 36 37
 What trains (without dropout) and scores is `LanguageVideoAttention.cosines`: no pair has a vector of width D. What
 reads like the paper is `LanguageVideoAttention.attend`. tests/nn/tc_mgc/test_language_video_attention.py ties them.
-Departures: cosines where the paper says dot product, as its released code has; frames and words that do not exist are
-masked everywhere (the released code does not); lambda is 100 inside both softmaxes of ISA (Table 13), which the
-equations do not print; the two directions of the loss are averaged, where Eq. 35 adds them (released code: mean).
+Departures, as the released code has them: cosines where the paper says dot product; Eq. 35's sum of the two directions
+is their mean; Eq. 31, Eq. 32 and Eq. 36 take scores times the logit scale, at most 100; lambda is 100 inside both
+softmaxes of ISA, which the equations do not print. The text calls Table 13's lambda the factor of InfoNCE, the code
+uses it in ISA: `softmax_scale` is the latter, `logit_scale` and `max_logit_scale` are the former.
+Not as the released code: frames and words that do not exist are masked everywhere; its two matrices D x D, which no
+equation has, are left out; 3 temporal layers as the paper says, where it has 4; no dropout.
+Where the paper is silent: attention, ISA and LSA start as the identity; one head; contrasts without conditioning
+(Table 4) are X-CLIP's, the mean of unit frames and, for frames, those of CLIP before the temporal encoder; captions of
+one video in a batch are no negatives of each other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
 import torch
@@ -28,10 +35,10 @@ from tvr_lightning.device import Graphs, graphed, sizes
 from tvr_lightning.encoders.base import DualEncoder, frame_features
 from tvr_lightning.errors import ConfigError, nearest
 from tvr_lightning.evaluation import Evaluation
-from tvr_lightning.losses.contrastive import similarity_decorrelation, symmetric_cross_entropy
+from tvr_lightning.losses.contrastive import Pairs, similarity_decorrelation, symmetric_cross_entropy
 from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.nn.masked import filled_length, masked_mean
-from tvr_lightning.nn.similarity import LogitScale
+from tvr_lightning.nn.similarity import MAX_LOGIT_SCALE, LogitScale
 from tvr_lightning.nn.tc_mgc.language_video_attention import LanguageVideoAttention, VideoBasis
 from tvr_lightning.nn.tc_mgc.similarity_reorganisation import (
     BidirectionalAggregation,
@@ -49,6 +56,17 @@ Contrast = Literal["video_sentence", "video_word", "sentence_frame", "frame_word
 CONTRASTS: tuple[Contrast, ...] = get_args(Contrast)
 
 
+@dataclass(frozen=True)
+class StillFeatures(VideoFeatures):
+    """Features of videos with frames that know nothing of each other, for contrasts without conditioning.
+
+    Attributes:
+        still: (V, n, D) of the encoder, before the temporal encoder.
+    """
+
+    still: Tensor
+
+
 class TCMGC(RetrievalModule[TextFeatures, VideoFeatures]):
     """TC-MGC.
 
@@ -56,7 +74,7 @@ class TCMGC(RetrievalModule[TextFeatures, VideoFeatures]):
         encoder: CLIP; its context_length is m.
         contrasts: which of the four take part, in any combination (Table 9).
         conditioned: which of them look at the video through the text; the others compare with the mean-pooled video
-            and the plain frames, as X-CLIP does (Table 4).
+            and with the encoder's frames, as X-CLIP does (Table 4).
         keep_rate: r, the share of similarities that reorganisation keeps.
         video_word: what happens to the other words' similarities with the video (Table 5).
         sentence_frame: ... to the other frames' with the sentence (Table 6).
@@ -67,13 +85,16 @@ class TCMGC(RetrievalModule[TextFeatures, VideoFeatures]):
         temporal: `none` leaves the temporal encoder out (Table 10).
         num_layers: layers of the temporal encoder.
         max_frames: n at most.
+        num_frames: n, of which reorganisation keeps a share where frames are not conditioned; `data.num_frames`.
         heads: of the language-video attention (Table 12).
         projections: see `LanguageVideoAttention`.
         residual: see `LanguageVideoAttention` (Table 11).
         dropout: see `LanguageVideoAttention`; scores of training steps then come from the literal form.
         softmax_scale: lambda of ISA (Table 13).
-        sdr_weight: alpha, weight of similarity decorrelation; 0 leaves it out (Fig. 7).
+        sdr_weight: alpha, weight of similarity decorrelation; 0 leaves it out (Fig. 7, Fig. A.1).
+        sdr_pairs: whose scores it decorrelates (Table A.1).
         logit_scale: where the learned scale starts; the encoder's own when null.
+        max_logit_scale: where it ends.
         optimizer: rates, decay, schedule.
         evaluation: how scores become numbers.
 
@@ -98,13 +119,16 @@ class TCMGC(RetrievalModule[TextFeatures, VideoFeatures]):
         temporal: Literal["transformer", "none"] = "transformer",
         num_layers: int = 3,
         max_frames: int = 77,
+        num_frames: int = 12,
         heads: int = 1,
         projections: bool = True,
         residual: bool = True,
         dropout: float = 0.0,
         softmax_scale: float = 100.0,
         sdr_weight: float = 0.5,
+        sdr_pairs: Pairs = "positive",
         logit_scale: float | None = None,
+        max_logit_scale: float = MAX_LOGIT_SCALE,
         optimizer: Optimizer = Optimizer(),
         evaluation: Evaluation = Evaluation(),
     ) -> None:
@@ -116,14 +140,14 @@ class TCMGC(RetrievalModule[TextFeatures, VideoFeatures]):
         self.encoder = encoder
         self.contrasts = tuple(c for c in CONTRASTS if c in contrasts)
         self.conditioned = frozenset(conditioned) & frozenset(contrasts)
-        self.keep_rate, self.sdr_weight, self.max_frames = keep_rate, sdr_weight, max_frames
-        self.max_words = encoder.context_length
+        self.keep_rate, self.sdr_weight, self.sdr_pairs = keep_rate, sdr_weight, sdr_pairs
+        self.num_frames, self.max_words = num_frames, encoder.context_length
         self.kinds: dict[str, Reorganisation] = {
             "video_word": video_word, "sentence_frame": sentence_frame,
             "words": frame_word_words, "frames": frame_word_frames,
         }  # fmt: skip
         width = encoder.embed_dim
-        self.logit_scale = LogitScale(logit_scale or encoder.logit_scale_init)
+        self.logit_scale = LogitScale(encoder.logit_scale_init if logit_scale is None else logit_scale, max_logit_scale)
         self.temporal = None
         if temporal == "transformer":
             self.temporal = TemporalTransformer(width, max(1, width // 64), num_layers, max_frames)
@@ -139,7 +163,7 @@ class TCMGC(RetrievalModule[TextFeatures, VideoFeatures]):
         linear = weighting == "isa"
         self.weigh = nn.ModuleDict()
         for contrast in self.contrasts[self.contrasts[0] == "video_sentence" :]:
-            frames = self.max_words if contrast in self.conditioned else max_frames
+            frames = self._length(contrast)
             if contrast == "frame_word":
                 rows = reorganised_size(frames, keep_rate, frame_word_frames)
                 columns = reorganised_size(self.max_words, keep_rate, frame_word_words)
@@ -152,11 +176,13 @@ class TCMGC(RetrievalModule[TextFeatures, VideoFeatures]):
         self._graphs = Graphs()
 
     def encode_video(self, video: VideoInput) -> VideoFeatures:
-        """Frame features after the temporal encoder."""
-        frames = frame_features(self.encoder, video)
+        """Frame features after the temporal encoder, and before it where a contrast is not conditioned."""
+        frames = still = frame_features(self.encoder, video)
         if self.temporal is not None:
-            frames = self.temporal(frames, video.frame_mask)
-        return VideoFeatures(frames, video.frame_mask)
+            frames = self.temporal(still, video.frame_mask)
+        if len(self.conditioned) == len(self.contrasts):
+            return VideoFeatures(frames, video.frame_mask)
+        return StillFeatures(frames, video.frame_mask, still)
 
     def encode_text(self, text: TextInput) -> TextFeatures:
         """Sentence and word features."""
@@ -178,14 +204,15 @@ class TCMGC(RetrievalModule[TextFeatures, VideoFeatures]):
         scores, total = self.learned_scores(texts, videos)
         losses = {"contrast": symmetric_cross_entropy(total, video_index)}
         if self.sdr_weight and len(self.contrasts) > 1:
-            losses["decorrelation"] = self.sdr_weight * similarity_decorrelation(scores)  # Eq. 37
+            spread = similarity_decorrelation(scores, self.sdr_pairs, video_index)
+            losses["decorrelation"] = self.sdr_weight * spread  # Eq. 37
         return losses
 
     def learned_scores(self, texts: TextFeatures, videos: VideoFeatures) -> tuple[Tensor, Tensor]:
         """`contrast_scores` (T, V, C) of a training batch and what they are aggregated to, (T, V)."""
 
         def scored(*x: Tensor) -> tuple[Tensor, ...]:
-            scores = self.contrast_scores(TextFeatures(*x[:3]), VideoFeatures(*x[3:]))
+            scores = self.contrast_scores(TextFeatures(*x[:3]), type(videos)(*x[3:]))
             return scores, self.aggregate(scores)
 
         features = (*_without_common_padding(texts).tensors().values(), *videos.tensors().values())
@@ -254,13 +281,13 @@ class TCMGC(RetrievalModule[TextFeatures, VideoFeatures]):
 
     def _plain(self, texts: TextFeatures, videos: VideoFeatures) -> dict[Contrast, tuple[Tensor, Tensor]]:
         """The same without conditioning: frames are the video's own, masks (V, 1, n) or (V, T, n, m)."""
-        if len(self.conditioned) == len(self.contrasts):
+        if not isinstance(videos, StillFeatures):
             return {}
         count = videos.frames.shape[1]
-        if count > self.max_frames:
-            raise ValueError(f"{count} frames, but model.max_frames is {self.max_frames}: raise it")
-        video = F.normalize(masked_mean(videos.frames, videos.frame_mask), dim=-1)
-        frames = F.normalize(videos.frames, dim=-1)
+        if count > self.num_frames:
+            raise ValueError(f"{count} frames, but the model was built for {self.num_frames}: data.num_frames")
+        video = F.normalize(masked_mean(F.normalize(videos.frames, dim=-1), videos.frame_mask), dim=-1)
+        frames = F.normalize(videos.still, dim=-1)
         sentence, words = F.normalize(texts.sentence, dim=-1), F.normalize(texts.words, dim=-1)
         exists, spoken = videos.frame_mask[:, None], texts.word_mask
         return {
@@ -273,12 +300,15 @@ class TCMGC(RetrievalModule[TextFeatures, VideoFeatures]):
             ),
         }
 
+    def _length(self, contrast: Contrast) -> int:
+        """How many frames a contrast compares: seen through the text a video has one for each word."""
+        return self.max_words if contrast in self.conditioned else self.num_frames
+
     def _weigh(self, contrast: Contrast, similarities: Tensor, mask: Tensor) -> Tensor:
         """(V, T, ...) similarities of one contrast to one score (V, T)."""
         if contrast == "video_sentence":
             return similarities[..., 0]
-        frames = self.max_words if contrast in self.conditioned else self.max_frames
-        rate = self.keep_rate
+        frames, rate = self._length(contrast), self.keep_rate
         if contrast == "frame_word":
             s, mask = reorganise(similarities, mask, self.max_words, rate, self.kinds["words"])  # Eq. 16
             s, mask = reorganise(s.mT, mask.mT, frames, rate, self.kinds["frames"])  # Eq. 17

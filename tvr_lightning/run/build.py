@@ -14,6 +14,7 @@ from tvr_lightning.config.class_paths import check_named, check_parsed
 from tvr_lightning.config.objects import class_of, readable_errors
 from tvr_lightning.config.options import RunOptions
 from tvr_lightning.data.datamodule import VideoTextDataModule
+from tvr_lightning.errors import ConfigError
 from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.run.accelerators import ExperimentTrainer
 
@@ -22,7 +23,7 @@ class ExperimentCLI(LightningCLI):
     """LightningCLI over `VideoTextDataModule` and any `RetrievalModule`; the trainer is built when a run starts."""
 
     def __init__(self, config: Mapping[str, Any], flags: Sequence[str] = ()) -> None:
-        self.model_settings: Mapping[str, Any] = (config.get("model") or {}).get("init_args") or {}
+        self.composed = config
         super().__init__(
             RetrievalModule,
             VideoTextDataModule,
@@ -40,13 +41,26 @@ class ExperimentCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds what belongs to a run, and links what data and model share."""
         parser.add_class_arguments(RunOptions, instantiate=False)
-        parser.link_arguments("seed_everything", "data.seed")
-        for name, value in self.model_settings.items():
-            part = class_of(value)
-            if part is not None and "context_length" in signature(part).parameters:
-                parser.link_arguments("data.max_words", f"model.init_args.{name}.init_args.context_length")
-        parser.link_arguments("data.max_words", "data.tokenizer.init_args.context_length")
+        model = self.composed.get("model") or {}
+        links = {"data.seed": "seed_everything", "data.tokenizer.init_args.context_length": "data.max_words"}
+        if _takes(model, "num_frames"):
+            links["model.init_args.num_frames"] = "data.num_frames"
+        for name, value in (model.get("init_args") or {}).items():
+            if _takes(value, "context_length"):
+                links[f"model.init_args.{name}.init_args.context_length"] = "data.max_words"
+        for target, source in links.items():
+            self._refuse_given(target, source)
+            parser.link_arguments(source, target)
+        self._refuse_given("data.size", "the encoder's image size")
         parser.link_arguments("model.image_size", "data.size", apply_on="instantiate")
+
+    def _refuse_given(self, target: str, source: str) -> None:
+        value: Any = self.composed
+        for name in target.split("."):
+            value = value.get(name) if isinstance(value, Mapping) else None
+        if value is not None:
+            short = target.replace(".init_args.", ".")
+            raise ConfigError(f"{short} is {value}, but it follows {source}: set that, and leave {short} out")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses without Lightning's warning about `sys.argv`, which is not for this program's own callers."""
@@ -56,6 +70,12 @@ class ExperimentCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Nothing yet: see `run`."""
         return None
+
+
+def _takes(value: Any, argument: str) -> bool:
+    """Whether a value names a class whose constructor has an argument of that name."""
+    part = class_of(value)
+    return part is not None and argument in signature(part).parameters
 
 
 def build_cli(config: Mapping[str, Any], flags: Sequence[str] = ()) -> ExperimentCLI:
