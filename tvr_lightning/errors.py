@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+MOST = 30  # names that a message gives: a split has thousands of videos
 INTERRUPTED = 130  # exit code after Ctrl-C: 128 + SIGINT
 
 
@@ -37,7 +38,7 @@ class RunError(TVRError):
 
 
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
-    """Returns `did you mean a, b or c?` for a misspelt name, or the known names when none is near.
+    """Returns `did you mean a, b or c?` for a misspelt name, or known names when none is near.
 
     Args:
         name: what the user wrote.
@@ -49,7 +50,7 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     if near:
         head, last = near[:-1], near[-1]
         return f"did you mean {', '.join(head)} or {last}?" if head else f"did you mean {last}?"
-    return "known: " + ", ".join(names) if names else "nothing is known here"
+    return f"known: {few(names, MOST)}" if names else "nothing is known here"
 
 
 def few(items: Iterable[str], count: int = 5, separator: str = ", ") -> str:

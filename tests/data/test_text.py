@@ -62,6 +62,19 @@ def test_special_tokens_in_a_caption_do_not_end_it():
     assert torch.equal(tokenizer(["a <end_of_text> dog"]).tokens, tokenizer(["a dog"]).tokens)
 
 
+@pytest.mark.parametrize(
+    ("caption", "words"),
+    [
+        ("a turquoise xylqz café", ("a", "turquoise", "x-", "yl-", "q-", "z", "café")),
+        ("Красный круг", ("к-", "р-", "а-", "с-", "н-", "ы-", "-", "й", "к-", "р-", "у-", "-", "г")),
+        ("红 🙂", ("-", "-", "红", "🙂")),
+    ],
+)
+def test_words_are_spelt_in_their_own_letters(caption, words):
+    tokenizer = CLIPTokenizer(20)
+    assert tokenizer.words(tokenizer([caption]).tokens[0]) == words
+
+
 def test_no_captions():
     text = CLIPTokenizer(7)([])
     assert text.tokens.shape == text.mask.shape == (0, 7)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
 from pkgutil import iter_modules
@@ -20,6 +21,7 @@ from tvr_lightning.config.compose import compose, experiments_in
 from tvr_lightning.config.objects import class_of
 from tvr_lightning.evaluation import score_all
 from tvr_lightning.methods.base import RetrievalModule
+from tvr_lightning.methods.views import Frame, Maps, Parts, View, Weights, Word
 from tvr_lightning.metrics import ranking_metrics
 from tvr_lightning.types import TextInput, VideoInput, VideoTextBatch
 
@@ -99,6 +101,37 @@ def test_what_padded_places_hold_changes_nothing(method: RetrievalModule[Any, An
     torch.testing.assert_close(
         method.score(method.encode_text(text), method.encode_video(noisy)), plain, rtol=1e-4, atol=1e-5
     )
+
+
+@torch.no_grad()
+def test_what_it_shows_is_of_the_pair(method: RetrievalModule[Any, Any]) -> None:
+    text, video = random_text(method, 4)[2:3], random_video(method, 4)[1:2]
+    noise = torch.randint(0, 256, video.frames.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(9))
+    noisy = replace(video, frames=torch.where(video.frame_mask[..., None, None, None], video.frames, noise))
+    views, again = method.explain(text, video), method.explain(text, noisy)
+    assert len({view.name for view in views}) == len(views)
+    length, count = int(text.token_mask.sum()), int(video.frame_mask.sum())
+    for view, other in zip(views, again, strict=True):
+        for label in [x for p in panels_of(view) for x in (*p.rows, *p.columns)]:
+            if isinstance(label, Word):
+                assert label.tokens
+                assert all(0 < token < length - 1 for token in label.tokens)
+            elif isinstance(label, Frame):
+                assert label.place < count
+        for mine, its in zip(numbers_of(view), numbers_of(other), strict=True):
+            torch.testing.assert_close(mine, its, rtol=1e-4, atol=1e-5, equal_nan=True)
+    for panel in (p for view in views for p in panels_of(view) if p.unit in ("weight", "attention")):
+        torch.testing.assert_close(panel.values.nansum(1), torch.ones(len(panel.rows)))  # all that is weighed is shown
+
+
+def panels_of(view: View) -> Sequence[Weights]:
+    return view.panels if isinstance(view, Maps) else ()
+
+
+def numbers_of(view: View) -> list[torch.Tensor]:
+    if isinstance(view, Maps):
+        return [panel.values for panel in view.panels]
+    return list((view.series if isinstance(view, Parts) else view.vectors).values())
 
 
 @torch.no_grad()

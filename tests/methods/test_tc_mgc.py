@@ -178,8 +178,17 @@ def test_attention_weights_belong_to_sentence_then_words(small_encoder):
     assert weights.shape == (2, 3, WORDS + 1, FRAMES)
     alone = model.attention.weights(texts.sentence[1:], videos.frames[2:], videos.frame_mask[2:])
     torch.testing.assert_close(weights[1, 2, 0], alone[0, 0, :, 0])
-    with pytest.raises(ConfigError, match="conditioned"):
-        build(small_encoder, conditioned=[]).attention_weights(texts, videos)
+
+
+def test_weights_of_the_aggregation(small_encoder):
+    scores = torch.tensor([[3.0, 1.0, 0.5, 0.0]], dtype=torch.double)
+    for kind, weights in (("softmax", scores.softmax(-1)), ("mean", torch.full_like(scores, 0.25))):
+        aggregate = build(small_encoder, aggregation=kind).aggregate
+        torch.testing.assert_close(aggregate.weights(scores), weights)
+        torch.testing.assert_close(aggregate(scores), (weights * scores).sum(-1))
+    aggregate = build(small_encoder).aggregate
+    assert not torch.allclose(aggregate.weights(scores), scores.softmax(-1))
+    torch.testing.assert_close(aggregate(scores), (aggregate.weights(scores) * scores).sum(-1))
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,18 @@ def written(path: Path) -> str:
     return (path / "report.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("caption", ["一只红色的狗", "كرة حمراء تتحرك", "Красный круг"])
+def test_captions_of_any_script_stand_apart_from_the_page_s_language(
+    caption: str, make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    make_run("a", caption=caption)
+    assert main(["dashboard", "--runs_dir", str(tmp_path / "runs")]) == 0
+    text = written(tmp_path / "runs")
+    assert '<meta charset="utf-8">' in text[:200]
+    assert f'“<bdi lang="">{caption}</bdi>”' in text  # its own direction, and no English font or hyphens
+
+
 def test_page_loads_nothing_and_escapes_everything(
     make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

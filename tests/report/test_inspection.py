@@ -1,7 +1,8 @@
-"""`tvr inspect`: pictures of a trained run on the tiny dataset."""
+"""`tvr inspect`: pictures of trained runs on the tiny dataset."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ from PIL import Image
 
 from tvr_lightning.commands.main import main
 from tvr_lightning.errors import ConfigError, DataError
-from tvr_lightning.report.inspection import find_pair, look, matching_scores, open_run
-from tvr_lightning.run.attention import draw_attention
+from tvr_lightning.methods.views import Maps, Parts, View
+from tvr_lightning.report import distributions
+from tvr_lightning.report.inspection import find_pair, inspect_run, matching_pairs, open_run, series_of, vectors_of
 from tvr_lightning.run.smoke import smoke_arguments
 
 ROOT = Path(__file__).parents[2]
@@ -25,43 +27,125 @@ def train(name: str, data: Path, runs: Path, *more: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(shapes_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train("tc_mgc_shapes", shapes_root, tmp_path_factory.mktemp("runs"))
+def trained(shapes_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    runs = tmp_path_factory.mktemp("runs")
+    made: dict[str, Path] = {}
+
+    def run_of(name: str) -> Path:
+        if name not in made:
+            made[name] = train(name, shapes_root, runs)
+        return made[name]
+
+    return run_of
 
 
-def test_pictures_of_a_caption_and_of_a_text(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def run(trained: Callable[[str], Path]) -> Path:
+    return trained("tc_mgc_shapes")
+
+
+def view_of(views: tuple[View, ...], name: str) -> View:
+    return next(view for view in views if view.name == name)
+
+
+def test_pictures_of_a_caption_and_of_a_text(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(distributions, "TSNE", "no_such_package")
     opened = open_run(run)
     video = opened.split.records[2].video_id
     assert main(["inspect", str(run), f"{video}#0", "--against", str(run)]) == 0
-    written = [Path(line) for line in capsys.readouterr().out.splitlines()]
-    assert [p.name for p in written] == [f"{video}_0-attention.png", f"{video}_0-contrasts.png"]
+    output = capsys.readouterr()
+    written = [Path(line) for line in output.out.splitlines()]
+    assert [p.name for p in written] == [f"{video}_0-{name}.png" for name in ("attention", "contrasts", "aggregation")]
     for path in written:
         pixels = np.asarray(Image.open(path).convert("RGB"))
         assert min(pixels.shape[:2]) > 200
         assert pixels.std() > 10  # something is drawn
-    assert main(["inspect", str(run), "a red circle / that blinks"]) == 0
-    assert (run / "inspect" / "a_red_circle_that_blinks-attention.png").is_file()
+    assert "tvr: no picture of features: t-SNE needs scikit-learn, which is not installed: uv pip install" in output.err
+    assert inspect_run(run, "un círculo / красный", video).paths[0].name == f"un_círculo_красный-{video}-attention.png"
     assert not list((run / "inspect").glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "picture", "panels"),
+    [
+        ("ghan_shapes", "weights", ["frame-clip", "word-phrase", "text-clip", "video-phrase"]),
+        ("lean_shapes", "weights", ["nodes over hyperedges", "nodes over hyperedges", "readout"]),
+        ("clip4clip_shapes", "similarity", ["caption and frame"]),
+        ("mean_pool_shapes", "similarity", ["caption and frame"]),
+    ],
+)
+def test_pictures_of_other_methods(
+    name: str, picture: str, panels: list[str], trained: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = trained(name)
+    opened = open_run(path)
+    capsys.readouterr()
+    pair = opened.see(find_pair(opened, opened.split.records[1].video_id))
+    (maps,) = pair.views
+    assert isinstance(maps, Maps)
+    assert [next((p for p in panels if panel.title.startswith(p)), "") for panel in maps.panels] == panels
+    spelt = [[pair.spell(x) for x in (*panel.rows, *panel.columns)] for panel in maps.panels]
+    assert all("[" not in label for labels in spelt for label in labels)  # no special token
+    drawn = inspect_run(path, opened.split.records[1].video_id)
+    assert [p.name for p in drawn.paths] == [f"{opened.split.records[1].video_id}-{picture}.png"]
+    assert not drawn.notes
+    with pytest.raises(ConfigError, match="leave --against out"):
+        inspect_run(path, "red", against=[path])
 
 
 def test_weights_and_scores_are_the_method_s_own(run: Path) -> None:
     opened = open_run(run)
-    caption, row = find_pair(opened, opened.split.records[1].video_id)
-    assert row == 1
-    pair = look(opened, caption, row)
-    assert len(pair.words) == int(caption.token_mask.sum()) - 2
-    assert pair.weights.shape == (len(pair.words) + 1, len(pair.frames))
-    torch.testing.assert_close(pair.weights.sum(1), torch.ones(len(pair.words) + 1))
-    clip = opened.split.reader.read(row)
+    query = find_pair(opened, opened.split.records[1].video_id)
+    assert query.video == 1
+    pair = opened.see(query)
+    assert pair.caption == opened.split.records[1].captions[0]
+    assert len(pair.words) == int(query.tokens.token_mask.sum()) - 2
+    attention = view_of(pair.views, "attention")
+    assert isinstance(attention, Maps)
+    values = attention.panels[0].values
+    assert values.shape == (len(pair.words) + 1, len(pair.frames))
+    torch.testing.assert_close(values.sum(1), torch.ones(len(pair.words) + 1))
+    clip = opened.split.reader.read(1)
+    assert clip is not None
     with torch.no_grad():
-        texts, videos = opened.model.encode_text(caption), opened.model.encode_video(clip)
-        assert pair.total == pytest.approx(float(opened.model.score(texts, videos)))
+        texts, videos = opened.model.encode_text(query.tokens), opened.model.encode_video(clip)
+        assert pair.score == pytest.approx(float(opened.model.score(texts, videos)))
         weights = opened.model.attention.weights(texts.words[0, 1:2], videos.frames, videos.frame_mask)
-    torch.testing.assert_close(pair.weights[1], weights[0, 0, :, 0])
-    assert list(pair.scores) == ["video_sentence", "video_word", "sentence_frame", "frame_word"]
-    assert matching_scores(opened, 3).shape == (3, 4)
-    labels = [t.get_text() for t in draw_attention(pair).axes[1].get_yticklabels()]
-    assert labels == ["sentence", *pair.words]
+    torch.testing.assert_close(values[1], weights[0, 0, :, 0])
+    contrasts, aggregation = (view_of(pair.views, name) for name in ("contrasts", "aggregation"))
+    assert isinstance(contrasts, Parts)
+    assert isinstance(aggregation, Parts)
+    assert contrasts.names == ("video-sentence", "video-word", "sentence-frame", "frame-word")
+    weighed = aggregation.series["linear softmax"] @ contrasts.series["score"]
+    assert float(weighed) == pytest.approx(pair.score, rel=1e-5)
+
+
+def test_distributions_are_of_matching_pairs(run: Path) -> None:
+    opened = open_run(run)
+    pairs = matching_pairs(opened, 3)
+    assert len({pair.video_id for pair in pairs}) == 3
+    contrasts = view_of(pairs[0].views, "contrasts")
+    assert isinstance(contrasts, Parts)
+    assert series_of("run", pairs, contrasts)["score"].shape == (3, 4)
+    other = Parts("contrasts", "", ("video-sentence",), {"score": torch.zeros(1)})
+    with pytest.raises(ConfigError, match="which cannot stand beside those of video-sentence"):
+        series_of("run", pairs, other)
+    vectors = vectors_of(pairs, "features")
+    assert {name: len(some) for name, some in vectors.items()} == {"words": 3, "frames": 3}
+
+
+def test_words_and_frames_by_t_sne(run: Path) -> None:
+    pytest.importorskip(distributions.TSNE, reason="scikit-learn is not installed")
+    opened = open_run(run)
+    vectors = vectors_of(matching_pairs(opened, 3), "features")
+    figure = distributions.draw_clouds("run", vectors)
+    words, frames = figure.axes
+    count = sum(map(len, vectors["words"]))
+    assert words.get_title() == f"words: {count} of 3 matching pairs"
+    assert sum(len(c.get_offsets()) for c in words.collections) == count
+    assert len(frames.collections) == 3
 
 
 def test_what_cannot_be_found(run: Path) -> None:
@@ -75,12 +159,16 @@ def test_what_cannot_be_found(run: Path) -> None:
         find_pair(opened, " ")
 
 
-def test_runs_that_cannot_be_drawn(shapes_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_that_cannot_be_drawn(
+    shapes_root: Path, tmp_path: Path, run: Path, trained: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["inspect", str(tmp_path), "a circle"]) == 1
     assert "config.yaml" in capsys.readouterr().err
-    other = train("clip4clip_shapes", shapes_root, tmp_path)
-    with pytest.raises(ConfigError, match="CLIP4Clip has no attention"):
-        open_run(other)
+    other = train("ghan_shapes", shapes_root, tmp_path, "--model.layers=baseline")
+    with pytest.raises(ConfigError, match="GHAN, as this run has it, shows nothing of a pair"):
+        inspect_run(other, "a circle")
+    with pytest.raises(ConfigError, match="clip4clip_shapes/a shows contrasts of nothing"):
+        inspect_run(run, "a circle", against=[trained("clip4clip_shapes")])
 
 
 def test_pieces_of_words_are_marked(run: Path) -> None:

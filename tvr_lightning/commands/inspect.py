@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,23 +12,55 @@ from tvr_lightning.config.arguments import TRUST
 OVERVIEW = """\
   inspect   draw what a run looks at              tvr inspect runs/tc_mgc_shapes/RUN 'video1300#0'
 """
+VIDEO = "--video"
 
 
 def main(words: Sequence[str]) -> int:
     """Draws the pictures; returns the exit code."""
     parser = argparse.ArgumentParser(
-        "tvr inspect", description="Draw the attention and the contrasts' scores of a run as PNG files in its folder."
+        "tvr inspect",
+        description="Draw what a run's method shows of a query as PNG files in its folder: weights of words and "
+        "frames, and where a method has several scores, their distribution over the test split.",
+        usage="tvr inspect [-h] [--video ID] [--against RUN ...] [--trust] RUN [--] QUERY",
+        epilog="An id or a text may begin with a dash; put -- before a QUERY that begins with two.",
+        allow_abbrev=False,
     )
-    parser.add_argument("run", type=Path, help="a run's folder, of a method that looks at frames through the text")
+    parser.add_argument("run", type=Path, help="a run's folder")
     parser.add_argument("query", help="a test caption's id (video7#0), or any text")
-    parser.add_argument("--video", help="look at this test video; default: the caption's own, or the best for a text")
+    parser.add_argument(VIDEO, help="look at this test video; default: the caption's own, or the best for a text")
     parser.add_argument("--against", type=Path, nargs="*", default=(), metavar="RUN", help="runs to show beside")
     parser.add_argument(
         TRUST, action="store_true", help="the runs' configurations may import modules of the working directory"
     )
-    options = parser.parse_args(words[1:])
+    options = parser.parse_args(with_dashes(words[1:]))
     from tvr_lightning.report.inspection import inspect_run
 
-    for path in inspect_run(options.run, options.query, options.video, options.against, options.trust):
+    drawn = inspect_run(options.run, options.query, options.video, options.against, options.trust)
+    for path in drawn.paths:
         print(path)
+    for note in drawn.notes:
+        print(f"tvr: {note}", file=sys.stderr)
     return 0
+
+
+def with_dashes(words: Sequence[str]) -> list[str]:
+    """Words such that `argparse` takes no id for an option: YouTube's begin with a dash now and then.
+
+    What follows `--video` is its value; other words that begin with one dash, but `-h`, are no options.
+
+    >>> with_dashes(["RUN", "-0sXY#1", "--video", "--a", "--trust"])
+    ['RUN', '--video=--a', '--trust', '--', '-0sXY#1']
+    """
+    options: list[str] = []
+    values: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        if word == "--":
+            values += rest
+        elif word == VIDEO:
+            options.append("=".join([word, *([value] if (value := next(rest, None)) is not None else [])]))
+        elif word.startswith("-") and not word.startswith("--") and word != "-h":
+            values.append(word)
+        else:
+            options.append(word)
+    return [*options, "--", *values] if values else options

@@ -153,14 +153,25 @@ class VideoReader:
         Raises:
             DecodeError: as `read`.
         """
-        o = self.frames
-        clip = self._decode(index, replace(o, num_frames=o.views * o.num_frames, views=1), generator)
+        clip, place = self._decode_views(index, generator), torch.tensor([index])
         if clip is None:
             return None
         last = int(clip.mask.sum()) - 1
-        sets = (slice(min(view, last), None, o.views) for view in range(o.views))
-        place = torch.tensor([index])
+        sets = (slice(min(view, last), None, self.frames.views) for view in range(self.frames.views))
         return tuple(VideoInput(clip.frames[rows][None], clip.mask[rows][None], place) for rows in sets)
+
+    def watch(self, index: int) -> VideoFrames | None:
+        """The first view of one video to look at: its frames, even where features are kept, and their times.
+
+        Raises:
+            DecodeError: as `read`.
+        """
+        clip = self._decode_views(index, None)
+        return clip and VideoFrames(*(x[:: self.frames.views] for x in clip))
+
+    def _decode_views(self, index: int, generator: np.random.Generator | None) -> VideoFrames | None:
+        o = self.frames
+        return self._decode(index, replace(o, num_frames=o.views * o.num_frames, views=1), generator)
 
     def _decode(self, index: int, o: FrameOptions, generator: np.random.Generator | None) -> VideoFrames | None:
         record = self.records[index]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from codecs import getincrementaldecoder
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, ClassVar, NamedTuple
@@ -131,4 +132,11 @@ class CLIPTokenizer(Tokenizer):
         encoding = _byte_pair_encoding()
         pieces = [encoding.decoder[token] for token in tokens.tolist()[1:]]
         spelt = pieces[: pieces.index(encoding.decoder[encoding.eot_token_id])]
-        return tuple(p.removesuffix("</w>") if p.endswith("</w>") else f"{p}-" for p in spelt)
+        # a letter outside of ASCII can be several tokens: it is spelt by the last of them
+        letters = getincrementaldecoder("utf-8")(errors="replace")
+        words = []
+        for piece in spelt:
+            ends = piece.endswith("</w>")
+            letter = letters.decode(bytes(encoding.byte_decoder[c] for c in piece.removesuffix("</w>")), final=ends)
+            words.append(letter if ends else f"{letter}-")
+        return tuple(words)

@@ -39,6 +39,7 @@ from tvr_lightning.evaluation.codes import has_codes
 from tvr_lightning.evaluation.encoding import encode_batch, feature_type, join_batches
 from tvr_lightning.methods.chunks import dummy_row, in_chunks
 from tvr_lightning.methods.precision import full_precision, is_full_precision
+from tvr_lightning.methods.views import View
 from tvr_lightning.names import LEAKY
 from tvr_lightning.nn.draws import drawing, joined_rows
 from tvr_lightning.nn.similarity import LogitScale
@@ -162,6 +163,10 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
             caption_video: (T,) int64, the row of each caption's video.
         """
         return texts, videos
+
+    def explain(self, text: TextInput, video: VideoInput) -> Sequence[View]:
+        """What the method shows of one caption and one video, for pictures; nothing unless it says so."""
+        return ()
 
     def frozen_video(self) -> Frozen[VideoInput] | None:
         """What of `encode_video` nothing trains: its outputs then come as `VideoInput.features`, computed once.

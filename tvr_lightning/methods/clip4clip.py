@@ -10,7 +10,7 @@ Departures: captions of the same video are no negatives of each other's video (l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -20,7 +20,8 @@ from tvr_lightning.encoders.base import DualEncoder, frame_features
 from tvr_lightning.evaluation import Evaluation
 from tvr_lightning.losses.contrastive import symmetric_cross_entropy
 from tvr_lightning.methods.base import RetrievalModule
-from tvr_lightning.nn.similarity import LogitScale, mean_frame_cosines
+from tvr_lightning.methods.views import View, over_frames
+from tvr_lightning.nn.similarity import LogitScale, cosine_matrix, mean_frame_cosines
 from tvr_lightning.nn.temporal import (
     TemporalLSTM,
     TemporalTransformer,
@@ -98,6 +99,13 @@ class CLIP4Clip(RetrievalModule[SentenceFeatures, VideoFeatures]):
     ) -> Mapping[str, Tensor]:
         """Symmetric cross-entropy."""
         return {"contrastive": symmetric_cross_entropy(self.score(texts, videos), video_index)}
+
+    def explain(self, text: TextInput, video: VideoInput) -> Sequence[View]:
+        """The caption's cosine with each frame; the tight type has no such number."""
+        if self.similarity == "tightTransf":
+            return ()
+        sentence, frames = self.encode_text(text).sentence, self.encode_video(video).frames
+        return (over_frames(video, cosine_matrix(sentence, frames[0])[0]),)
 
 
 class CrossTransformer(nn.Module):

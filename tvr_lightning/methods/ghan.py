@@ -17,7 +17,7 @@ Departures: one ReLU between the linear layers of refining, no bias in its softm
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -28,6 +28,7 @@ from tvr_lightning.errors import ConfigError, DataError
 from tvr_lightning.evaluation import Evaluation
 from tvr_lightning.losses.contrastive import symmetric_cross_entropy
 from tvr_lightning.methods.base import RetrievalModule
+from tvr_lightning.methods.views import Label, Maps, View, Weights, frames_of, words_of
 from tvr_lightning.nn.ghan.alignment import Alignment, DenseAlignment, GraphAlignment, Hierarchy
 from tvr_lightning.nn.ghan.mpaa import Readout
 from tvr_lightning.nn.ghan.refining import TokenRefining
@@ -125,15 +126,11 @@ class GHAN(RetrievalModule[Hierarchy, Hierarchy]):
 
     def encode_video(self, video: VideoInput) -> Hierarchy:
         """Clips, or frames without refining, and their mean."""
-        frames, mask = frame_features(self.encoder, video), video.frame_mask  # Eq. 2
-        if self.positions is not None:
-            frames = (frames + first_positions(self.positions, frames.shape[1])) * mask[..., None]
-        return self._hierarchy(frames, mask, self.clips)
+        return self._hierarchy(self._frames(video), video.frame_mask, self.clips)
 
     def encode_text(self, text: TextInput) -> Hierarchy:
         """Phrases, or words without refining, and their mean."""
-        words = self.encoder.encode_text(text.tokens, text.token_mask)[1]  # Eq. 1
-        return self._hierarchy(words, text.token_mask, self.phrases)
+        return self._hierarchy(self._words(text), text.token_mask, self.phrases)
 
     def score(self, texts: Hierarchy, videos: Hierarchy) -> Tensor:
         """(T, V) scaled cosines: of every pair's own two vectors, or of `match`'s where the ground truth is read.
@@ -159,6 +156,30 @@ class GHAN(RetrievalModule[Hierarchy, Hierarchy]):
         else:
             scores = self.score(texts, videos)
         return {"contrastive": symmetric_cross_entropy(scores, video_index)}
+
+    def explain(self, text: TextInput, video: VideoInput) -> Sequence[View]:
+        """The weights of Fig. 5: of words in phrases, of frames in clips, and of each of MPAA's heads at both roots."""
+        words: tuple[Label, ...] = ("start", *words_of(text), "end")
+        frames: tuple[Label, ...] = frames_of(video)
+        panels = []
+        if self.clips is not None:
+            weights = self.clips.weights(self._frames(video), video.frame_mask)[0][:, video.frame_mask[0]]
+            clips = _numbered("clip", len(weights))
+            panels.append(Weights("frame-clip weights", clips, frames, weights))
+            frames = clips
+        if self.phrases is not None:
+            weights = self.phrases.weights(self._words(text), text.token_mask)[0][:, text.token_mask[0]]
+            phrases = _numbered("phrase", len(weights))
+            panels.append(Weights("word-phrase weights", phrases, words, weights))
+            words = phrases
+        found = self.align and self.align.weights(self.encode_text(text), self.encode_video(video))
+        if found:
+            of_text, of_video = (weights[0][:, weights[0].any(0)] for weights in found)
+            heads = _numbered("head", len(of_text))
+            parts = ("clip", "phrase") if self.clips is not None else ("frame", "word")
+            panels.append(Weights(f"text-{parts[0]} weights", heads, ("text", *frames), of_text, "attention"))
+            panels.append(Weights(f"video-{parts[1]} weights", heads, ("video", *words), of_video, "attention"))
+        return (Maps("weights", tuple(panels)),) if panels else ()
 
     def match(self, texts: Hierarchy, videos: Hierarchy, caption_video: Tensor) -> tuple[Hierarchy, Hierarchy]:
         """One vector for each item, made with its ground truth: the leak of `pairing: matched`.
@@ -203,6 +224,17 @@ class GHAN(RetrievalModule[Hierarchy, Hierarchy]):
         of_text, of_video = self.align.rows(texts.to(self.device), videos.to(self.device))
         return of_text, of_video
 
+    def _frames(self, video: VideoInput) -> Tensor:
+        """(V, n, D), with positions, zeros where the mask is False."""
+        frames = frame_features(self.encoder, video)  # Eq. 2
+        if self.positions is not None:
+            frames = (frames + first_positions(self.positions, frames.shape[1])) * video.frame_mask[..., None]
+        return frames
+
+    def _words(self, text: TextInput) -> Tensor:
+        words: Tensor = self.encoder.encode_text(text.tokens, text.token_mask)[1]  # Eq. 1
+        return words
+
     def _hierarchy(self, items: Tensor, mask: Tensor, refine: TokenRefining | None) -> Hierarchy:
         """(N, n, D), (N, n) -> the parts that the graphs take, and their mean (Sec. 3.3)."""
         if refine is not None:
@@ -210,6 +242,10 @@ class GHAN(RetrievalModule[Hierarchy, Hierarchy]):
             mask = mask.new_ones(items.shape[:2])
         whole = masked_mean(items, mask)
         return Hierarchy(whole, items, mask) if self.align is not None else _without_parts(whole)
+
+
+def _numbered(name: str, count: int) -> tuple[str, ...]:
+    return tuple(f"{name} {i + 1}" for i in range(count))
 
 
 def _without_parts(whole: Tensor) -> Hierarchy:

@@ -17,7 +17,7 @@ a batch are no negatives of each other; what the layers decide where the paper i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -30,8 +30,10 @@ from tvr_lightning.errors import ConfigError, nearest
 from tvr_lightning.evaluation import Evaluation
 from tvr_lightning.losses.contrastive import directional_cross_entropy
 from tvr_lightning.methods.base import RetrievalModule
+from tvr_lightning.methods.views import Label, Maps, View, Weights, frames_of, nodes_of
 from tvr_lightning.nn.lean.hypergraph import KINDS, Kind
 from tvr_lightning.nn.lean.pair_scorer import NETWORKS, HypergraphScorer, Network
+from tvr_lightning.nn.lean.pair_weights import pair_weights
 from tvr_lightning.nn.masked import filled_length
 from tvr_lightning.optim import Optimizer
 from tvr_lightning.types import TensorRows, TextInput, VideoFeatures, VideoInput
@@ -155,6 +157,23 @@ class LEAN(RetrievalModule[WordFeatures, VideoFeatures]):
         if divergence is not None:
             losses["divergence"] = self.kl_weight * divergence.mean()  # Eq. 20
         return losses
+
+    def explain(self, text: TextInput, video: VideoInput) -> Sequence[View]:
+        """What each node takes from each hyperedge (Eq. 11) and what it counts in the readout (Eq. 16)."""
+        texts, videos = self.encode_text(text), self.encode_video(video)
+        exists = texts.word_mask[0]
+        found = pair_weights(self.scorer, texts.words[0, exists], videos.frames[0, video.frame_mask[0]])
+        words = nodes_of(text, int(exists.sum()))
+        nodes: tuple[Label, ...] = (*words, "video", *frames_of(video))
+        cross = (replace(word, prefix="cross ") for word in words)
+        edges: tuple[Label, ...] = tuple(next(cross) if kind == "cross" else kind for kind in found.kinds)
+        panels = []
+        for number, weights in enumerate(found.attention):
+            title = f"nodes over hyperedges, iteration {number + 1}"
+            panels.append(Weights(title, nodes, edges, weights, "attention"))
+        columns = nodes + edges if len(found.readout) > len(nodes) else nodes
+        panels.append(Weights("readout over nodes", ("weight",), columns, found.readout[None]))
+        return (Maps("weights", tuple(panels)),)
 
     def _words(self, text: TextInput) -> tuple[Tensor, Tensor]:
         tokens = self.text_encoder.encode_tokens(text.tokens, text.token_mask)

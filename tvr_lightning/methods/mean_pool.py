@@ -6,7 +6,7 @@ token, each through a linear layer, compared by their cosine.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -16,8 +16,9 @@ from tvr_lightning.errors import ConfigError
 from tvr_lightning.evaluation import Evaluation
 from tvr_lightning.losses.contrastive import symmetric_cross_entropy
 from tvr_lightning.methods.base import RetrievalModule
+from tvr_lightning.methods.views import View, over_frames
 from tvr_lightning.nn.masked import masked_mean
-from tvr_lightning.nn.similarity import LogitScale, mean_frame_cosines
+from tvr_lightning.nn.similarity import LogitScale, cosine_matrix, mean_frame_cosines
 from tvr_lightning.optim import Optimizer
 from tvr_lightning.types import SentenceFeatures, TextInput, VideoFeatures, VideoInput
 
@@ -75,3 +76,8 @@ class MeanPool(RetrievalModule[SentenceFeatures, VideoFeatures]):
     ) -> Mapping[str, Tensor]:
         """Symmetric cross-entropy."""
         return {"contrastive": symmetric_cross_entropy(self.score(texts, videos), video_index)}
+
+    def explain(self, text: TextInput, video: VideoInput) -> Sequence[View]:
+        """The caption's cosine with each frame."""
+        sentence, frames = self.encode_text(text).sentence, self.encode_video(video).frames
+        return (over_frames(video, cosine_matrix(sentence, frames[0])[0]),)

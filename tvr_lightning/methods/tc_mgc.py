@@ -37,6 +37,7 @@ from tvr_lightning.errors import ConfigError, nearest
 from tvr_lightning.evaluation import Evaluation
 from tvr_lightning.losses.contrastive import Pairs, similarity_decorrelation, symmetric_cross_entropy
 from tvr_lightning.methods.base import RetrievalModule
+from tvr_lightning.methods.views import Clouds, Maps, Parts, View, Weights, frames_of, words_of
 from tvr_lightning.nn.masked import filled_length, masked_mean
 from tvr_lightning.nn.similarity import MAX_LOGIT_SCALE, LogitScale
 from tvr_lightning.nn.tc_mgc.language_video_attention import LanguageVideoAttention, VideoBasis
@@ -235,14 +236,29 @@ class TCMGC(RetrievalModule[TextFeatures, VideoFeatures]):
             scores.append(self._weigh(contrast, similarities, mask))
         return self.logit_scale(torch.stack(scores, dim=-1)).transpose(0, 1)
 
-    def attention_weights(self, texts: TextFeatures, videos: VideoFeatures) -> Tensor:
-        """What sentence and words look at, mean over heads: (T, V, m + 1, n), row 0 is the sentence.
+    def explain(self, text: TextInput, video: VideoInput) -> Sequence[View]:
+        """Attention over frames (Fig. 11), the contrasts' scores (12), LSA's weights (13), words and frames (10)."""
+        texts, videos = self.encode_text(text), self.encode_video(video)
+        words, frames = words_of(text), frames_of(video)
+        rows = [place for word in words for place in word.tokens]
+        views: list[View] = []
+        if self.conditioned:
+            weights = self.attention_weights(texts, videos)[0, 0]
+            weights = weights[[0, *(row + 1 for row in rows)]][:, video.frame_mask[0]]
+            panel = Weights("language-video attention", ("sentence", *words), frames, weights, "attention")
+            views.append(Maps("attention", (panel,)))
+        scores = self.contrast_scores(texts, videos)[0, 0]
+        names = tuple(name.replace("_", "-") for name in self.contrasts)
+        views.append(Parts("contrasts", "scaled score", names, {"score": scores}))
+        if len(names) > 1:
+            kind = {"lsa": "linear softmax"}.get(self.aggregate.kind, self.aggregate.kind)
+            series = {"softmax": scores.softmax(-1), kind: self.aggregate.weights(scores)}
+            views.append(Parts("aggregation", "weight in the score", names, series))
+        vectors = {"words": texts.words[0, rows], "frames": videos.frames[0, video.frame_mask[0]]}
+        return (*views, Clouds("features", vectors))
 
-        Raises:
-            ConfigError: no contrast is conditioned on the text.
-        """
-        if not self.conditioned:
-            raise ConfigError("this run has no contrast that looks at the video through the text: model.conditioned=[]")
+    def attention_weights(self, texts: TextFeatures, videos: VideoFeatures) -> Tensor:
+        """What sentence and words look at, mean over heads: (T, V, m + 1, n), row 0 is the sentence."""
         queries = torch.cat([texts.sentence[:, None], texts.words], dim=1)
         weights = self.attention.weights(queries.flatten(0, 1), videos.frames, videos.frame_mask).mean(1)  # (V, n, T q)
         by_text: Tensor = weights.unflatten(2, queries.shape[:2]).permute(2, 0, 3, 1)

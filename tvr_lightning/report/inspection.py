@@ -1,10 +1,11 @@
-"""Pictures of what a method looks at: attention over frames (TC-MGC, Fig. 11) and its contrasts' scores (Fig. 12)."""
+"""Pictures of what a run's method shows of a query: see `methods.views` for what there is to show."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,13 @@ from torch import Tensor
 
 from tvr_lightning.data.annotations.base import TEST
 from tvr_lightning.data.stores.files import atomic_write
-from tvr_lightning.errors import ConfigError, DataError, DecodeError, nearest
+from tvr_lightning.errors import ConfigError, DataError, DecodeError, few, nearest
 from tvr_lightning.evaluation import encode_videos, score_all
-from tvr_lightning.run.attention import HasFrameAttention, Pair, draw_attention, inspect_pair
+from tvr_lightning.methods.views import Clouds, Parts
+from tvr_lightning.report.distributions import FEWEST, NO_TSNE, can_draw_clouds, draw_clouds, draw_parts
+from tvr_lightning.run.fonts import missing_letters, render
 from tvr_lightning.run.load import load_run
+from tvr_lightning.run.pictures import Pair, Query, draw_maps, maps_of, own_query, see
 from tvr_lightning.types import TextInput
 
 if TYPE_CHECKING:
@@ -26,8 +30,11 @@ if TYPE_CHECKING:
     from tvr_lightning.data.split import Split
     from tvr_lightning.methods.base import RetrievalModule
 
-PAIRS = 200  # matching pairs of the test split that the distribution of scores shows
+PAIRS = 200  # matching pairs of the test split whose distribution is shown
+CLOUD_PAIRS = 40  # of them, those whose vectors are arranged (TC-MGC, Fig. 10)
+SEED = 0  # of the choice, the same for every run
 FOLDER = "inspect"
+STEM_BYTES = 60  # of a file's name
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,23 @@ class Inspected:
         """The test split."""
         return self.data.splits[TEST]
 
+    def see(self, query: Query) -> Pair:
+        """What the method sees of a query; see `run.pictures.see`."""
+        return see(self.model, self.data, self.split, query)
+
+
+@dataclass
+class Drawn:
+    """What was drawn.
+
+    Attributes:
+        paths: of the files, in their order.
+        notes: what was not, and why, a line each.
+    """
+
+    paths: list[Path] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
 
 def open_run(path: Path, trust: bool = False) -> Inspected:
     """Builds a run's method and data from its folder and loads its weights.
@@ -58,16 +82,14 @@ def open_run(path: Path, trust: bool = False) -> Inspected:
         trust: see `load_run`.
 
     Raises:
-        RunError: no run folder. ConfigError: its method has nothing to draw. CheckpointError: no readable weights.
+        RunError: no run folder. CheckpointError: no readable weights.
     """
     run = load_run(path, trust=trust)
-    if not isinstance(run.model, HasFrameAttention):
-        raise ConfigError(f"{path}: {type(run.model).__name__} has no attention over frames to draw")
     run.data.setup("test")
     return Inspected(f"{path.parent.name}/{path.name}", run.model, run.data)
 
 
-def find_pair(run: Inspected, query: str, video_id: str | None = None) -> tuple[TextInput, int]:
+def find_pair(run: Inspected, query: str, video_id: str | None = None) -> Query:
     """Turns a query into a caption and the row of a video.
 
     Args:
@@ -77,6 +99,7 @@ def find_pair(run: Inspected, query: str, video_id: str | None = None) -> tuple[
 
     Raises:
         DataError: no such video, or no caption in the text.
+        ConfigError: the best video is wanted of a method that must be told which one is right.
     """
     split = run.split
     ids = [record.video_id for record in split.records]
@@ -88,91 +111,132 @@ def find_pair(run: Inspected, query: str, video_id: str | None = None) -> tuple[
         own, place = rows[named[1]], int(named[2] or 0)
         if place >= int(split.captions.counts[own]):
             raise DataError(f"video '{named[1]}' has {int(split.captions.counts[own])} test captions, no #{place}")
-        caption = split.captions.rows(split.captions.first[own][None] + place)
-        return caption, own if video_id is None else rows[video_id]
+        found = own_query(split, int(split.captions.first[own]) + place)
+        return found if video_id is None else Query(found.text, found.tokens, rows[video_id])
     tokens = run.data.tokenizer([query])
     unlisted = torch.tensor([-1])
-    caption = TextInput(tokens.tokens, tokens.mask, unlisted, unlisted)
+    caption = TextInput(tokens.tokens, tokens.mask, unlisted, unlisted, tokens.word)  # type: ignore[arg-type]
     if video_id is not None:
-        return caption, rows[video_id]
+        return Query(query, caption, rows[video_id])
+    if run.model.reads_ground_truth:
+        raise ConfigError(f"{run.name} reads the ground truth and cannot find a text's video: name one with --video")
     videos = encode_videos(run.model, run.data.evaluation_loaders(split)[1])
     with torch.inference_mode():
         best = score_all(run.model, run.model.encode_text(caption), videos)[0].argmax()
-    return caption, int(best)
+    return Query(query, caption, int(best))
 
 
-def look(run: Inspected, caption: TextInput, video: int) -> Pair:
-    """Encodes a caption and a video of the test split and takes the method's attention and scores."""
-    split = run.split
-    clip = split.reader.read(video)
-    if clip is None:
-        raise DecodeError(f"video {split.records[video].video_id} cannot be decoded; choose another")
-    return inspect_pair(run.model, run.data, caption, clip, split.records[video].video_id)
+def matching_pairs(run: Inspected, count: int = PAIRS) -> list[Pair]:
+    """Matching test pairs, a seeded choice of videos with their first captions; those that decode.
 
-
-def matching_scores(run: Inspected, count: int = PAIRS) -> Tensor:
-    """Contrast scores of the first matching test pairs, (pairs, number of contrasts)."""
-    found = []
-    for video in range(min(count, len(run.split.records))):
-        pair = look(run, run.split.captions.rows(run.split.captions.first[video][None]), video)
-        found.append(list(pair.scores.values()))
-    return torch.tensor(found)
-
-
-def draw_contrasts(pair: Pair, distributions: Sequence[tuple[str, Tensor]]) -> Figure:
-    """This pair's contrast scores, and their distribution over matching test pairs of one or several runs."""
-    from matplotlib.figure import Figure
-
-    names = [name.replace("_", "-") for name in pair.scores]
-    figure = Figure(figsize=(5.0 + 4.0 * len(distributions), 3.6), dpi=110, layout="constrained")
-    first, *others = figure.subplots(1, 1 + len(distributions), squeeze=False)[0]
-    first.bar(names, list(pair.scores.values()), color="tab:blue")
-    first.axhline(0, color="black", linewidth=0.8)
-    first.set_title(f"this pair ({pair.video_id})", fontsize=10)
-    first.set_ylabel("scaled score")
-    lows, highs = zip(*((float(s.min()), float(s.max())) for _, s in distributions), strict=True)
-    margin = 0.05 * (max(highs) - min(lows) or 1.0)
-    for axes, (title, scores) in zip(others, distributions, strict=True):
-        axes.boxplot(scores.numpy(), tick_labels=names[: scores.shape[1]], showmeans=True)
-        spread = float(scores.var(1).mean()) if scores.shape[1] > 1 else 0.0
-        axes.set_title(f"{title}\n{len(scores)} matching pairs, mean variance {spread:.3g}", fontsize=10)
-        axes.set_ylim(min(lows) - margin, max(highs) + margin)  # runs are compared on one scale
-    for axes in (first, *others):
-        axes.tick_params(axis="x", rotation=20)
-    return figure
+    Raises:
+        DecodeError: no video decodes.
+    """
+    captions = run.split.captions
+    described = torch.nonzero(captions.counts)[:, 0]
+    order = torch.randperm(len(described), generator=torch.Generator().manual_seed(SEED))[:count]
+    pairs, failed = [], []
+    for video in described[order].tolist():
+        try:
+            pairs.append(run.see(own_query(run.split, int(captions.first[video]))))
+        except DecodeError as error:
+            failed.append(str(error))
+    if not pairs:
+        raise DecodeError(f"{run.name}: none of {len(failed)} test videos can be decoded: {few(failed, 1)}")
+    return pairs
 
 
 def inspect_run(
     path: Path, query: str, video_id: str | None = None, against: Sequence[Path] = (), trust: bool = False
-) -> list[Path]:
-    """Draws what a run's method sees of a query; writes PNG files below the run's folder.
+) -> Drawn:
+    """Draws what a run's method shows of a query; writes PNG files below the run's folder.
 
     Args:
         path: the run's folder.
         query: see `find_pair`.
         video_id: see `find_pair`.
-        against: further runs whose scores stand beside, such as one without decorrelation.
+        against: further runs whose numbers stand beside, such as one without decorrelation.
         trust: see `load_run`; of all these runs.
 
     Returns:
-        The files written.
+        The files written, and a line for each that could not be.
+
+    Raises:
+        ConfigError: the method has nothing to draw, or the runs nothing that can stand side by side.
     """
     run = open_run(path, trust)
-    pair = look(run, *find_pair(run, query, video_id))
+    pair = run.see(find_pair(run, query, video_id))
+    if not pair.views:
+        raise ConfigError(
+            f"{path}: {type(run.model).__name__}, as this run has it, shows nothing of a pair; docs/inspecting.md says "
+            "which methods show what"
+        )
+    figures: dict[str, Callable[[], Figure]] = {
+        maps.name: partial(draw_maps, pair, maps) for maps in maps_of(pair.views)
+    }
+    parts = [view for view in pair.views if isinstance(view, Parts)]
+    if against and not parts:
+        raise ConfigError(f"{run.name} has no numbers that stand beside another run's: leave --against out")
     others = [open_run(other, trust) for other in against]
-    for other in others:
-        if other.model.contrasts != run.model.contrasts:
-            raise ConfigError(
-                f"{other.name} has the contrasts {other.model.contrasts}, {run.name} {run.model.contrasts}"
-            )
-    distributions = [(r.name, matching_scores(r)) for r in (run, *others)]
+    drawn = Drawn()
+    clouds = [view.name for view in pair.views if isinstance(view, Clouds)]
+    if clouds and not can_draw_clouds():
+        drawn.notes.append(f"no picture of {', '.join(clouds)}: {NO_TSNE}")
+        clouds = []
+    if parts or clouds:
+        pairs = [(r.name, matching_pairs(r)) for r in (run, *others)]
+        for own in parts:
+            found = [(name, series_of(name, some, own)) for name, some in pairs]
+            figures[own.name] = partial(draw_parts, pair.video_id, own, found)
+        for name in clouds:
+            vectors = vectors_of(pairs[0][1][:CLOUD_PAIRS], name)
+            if min(sum(map(len, some)) for some in vectors.values()) < FEWEST:
+                drawn.notes.append(f"no picture of {name}: fewer than {FEWEST} vectors")
+            else:
+                figures[name] = partial(draw_clouds, run.name, vectors)
     folder = path / FOLDER
     folder.mkdir(exist_ok=True)
-    stem = re.sub(r"[^A-Za-z0-9_.-]+", "_", query)[:60].strip("_.") or "query"
-    written = []
-    for name, figure in (("attention", draw_attention(pair)), ("contrasts", draw_contrasts(pair, distributions))):
+    stem = "-".join(map(file_stem, [query] if video_id is None else [query, video_id]))
+    missing: dict[str, None] = {}
+    for name, draw in figures.items():
+        picture, lacking = render(draw, pair.text + run.name)
+        missing |= dict.fromkeys(lacking)
         target = folder / f"{stem}-{name}.png"
         with atomic_write(target) as temporary:
-            figure.savefig(temporary, format="png")
-        written.append(target)
-    return written
+            temporary.write_bytes(picture)
+        drawn.paths.append(target)
+    if missing:
+        drawn.notes.append(missing_letters("".join(missing)))
+    return drawn
+
+
+def series_of(run: str, pairs: Sequence[Pair], like: Parts) -> Mapping[str, Tensor]:
+    """The numbers of a run's pairs in the view of that name: (pairs, C) for each series.
+
+    Raises:
+        ConfigError: it shows no such numbers, or of other parts.
+    """
+    views = [view for pair in pairs for view in pair.views if isinstance(view, Parts) and view.name == like.name]
+    names = views[0].names if views else ()
+    if names != like.names:
+        raise ConfigError(
+            f"{run} shows {like.name} of {', '.join(names) or 'nothing'}, which cannot stand beside those of "
+            f"{', '.join(like.names)}: leave it out of --against"
+        )
+    return {name: torch.stack([view.series[name].float().cpu() for view in views]) for name in views[0].series}
+
+
+def vectors_of(pairs: Sequence[Pair], name: str) -> Mapping[str, Sequence[Tensor]]:
+    """The vectors of pairs in the view of that name, by what they are of."""
+    views = [view for pair in pairs for view in pair.views if isinstance(view, Clouds) and view.name == name]
+    return {of: [view.vectors[of].float().cpu() for view in views] for of in views[0].vectors}
+
+
+def file_stem(query: str) -> str:
+    """A query as a part of a file's name, in its own letters; it does not begin with a dash or a dot.
+
+    >>> file_stem("-0sXY#1"), file_stem("一只 红色 的狗?")
+    ('0sXY_1', '一只_红色_的狗')
+    """
+    name = re.sub(r"[^\w.-]+", "_", query).strip("_.-")
+    return name.encode()[:STEM_BYTES].decode(errors="ignore").strip("_.-") or "query"

@@ -22,12 +22,12 @@ from tvr_lightning.errors import INTERRUPTED, ConfigError
 from tvr_lightning.names import CHECKPOINTS, CONFIG
 from tvr_lightning.run.accelerators import ExperimentTrainer, choose_precision, device_advice
 from tvr_lightning.run.build import ExperimentCLI, build_cli, dump_config, resolved_config
-from tvr_lightning.run.callbacks.attention import AttentionFigures
 from tvr_lightning.run.callbacks.curves import Curves
 from tvr_lightning.run.callbacks.faults import RankWatchdog, readable_error
 from tvr_lightning.run.callbacks.galleries import Galleries
 from tvr_lightning.run.callbacks.guard import FiniteLoss
 from tvr_lightning.run.callbacks.hashing_plots import HashingPlots
+from tvr_lightning.run.callbacks.pictures import Pictures
 from tvr_lightning.run.callbacks.progress import DataWaits, ProgressBar, StartSummary, Throughput
 from tvr_lightning.run.callbacks.resume import KeepLast
 from tvr_lightning.run.callbacks.run_folder import RunFolder
@@ -215,7 +215,7 @@ def make_trainer(cli: ExperimentCLI, command: str, folder: Path) -> Trainer:
         Curves(folder),
         HashingPlots(folder),
         Galleries(folder),
-        AttentionFigures(),
+        Pictures(),
     ]
     if settings["logger"] and command == "fit":
         callbacks.append(LearningRateMonitor("step"))

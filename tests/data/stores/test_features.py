@@ -355,3 +355,7 @@ def test_views_share_no_frame(make_data: Callable[..., Any]) -> None:
     frames = whole.splits["test"].reader.read(0).frames[0]
     assert torch.equal(first.frames[0], frames[0::2])
     assert torch.equal(second.frames[0], frames[1::2])
+    watched = reader.watch(0)
+    assert torch.equal(watched.frames, first.frames[0])
+    assert watched.mask.all()
+    assert (watched.times.diff() > 0).all()

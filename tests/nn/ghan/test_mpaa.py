@@ -223,3 +223,18 @@ def test_relations_are_those_that_graphs_can_have() -> None:
     assert int(one.read_relation[2, 3]) == -1
     two = RelationalMessagePassing(WIDTH, 4, 2, (0,))
     assert (two.aggregate.num_relations, two.read.num_relations) == (3, 1)
+
+
+def test_weights_are_those_of_the_edges_into_the_root() -> None:
+    torch.manual_seed(2)
+    layer, roots, leaves = build(), torch.randn(2, WIDTH).double(), torch.randn(2, 4, WIDTH).double()
+    mask = torch.tensor([[True, True, True, True], [True, False, True, False]])
+    weights = layer.weights(roots, leaves, mask)
+    assert weights.shape == (2, 2, 5)
+    for pair in range(2):
+        exists = torch.cat([torch.ones(1, dtype=torch.bool), mask[pair]])
+        nodes = torch.cat([roots[pair, None], leaves[pair]])[exists]
+        edges = complete_edges(torch.ones(1, len(nodes), dtype=torch.bool))
+        _, (index, alpha) = layer.aggregate(nodes, edges, return_attention_weights=True)
+        torch.testing.assert_close(weights[pair][:, exists], alpha[index[1] == 0].T)
+        assert not weights[pair][:, ~exists].any()

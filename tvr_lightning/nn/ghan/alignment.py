@@ -58,6 +58,14 @@ class Alignment(nn.Module, ABC):
     def pair_numbers(self, texts: Hierarchy, videos: Hierarchy) -> int:
         """Hidden numbers of one pair."""
 
+    def weights(self, texts: Hierarchy, videos: Hierarchy) -> tuple[Tensor, Tensor] | None:
+        """Attention at the roots of text i's and video i's graphs, over the root and the other's parts (Fig. 5).
+
+        Returns:
+            (P, H, 1 + clips), (P, H, 1 + phrases); None where nothing attends, or not in this shape.
+        """
+        return None
+
     def steps(self, texts: Hierarchy, videos: Hierarchy) -> tuple[int, int]:
         """Texts and videos of a block."""
         limit = sizes(texts.whole.device).ghan_numbers
@@ -124,6 +132,13 @@ class DenseAlignment(Alignment):
         return (
             self.text_clips.row_by_row(texts.whole, videos.parts, videos.mask),
             self.video_phrases.row_by_row(videos.whole, texts.parts, texts.mask),
+        )
+
+    def weights(self, texts: Hierarchy, videos: Hierarchy) -> tuple[Tensor, Tensor] | None:
+        """See `Alignment`."""
+        return (
+            self.text_clips.weights(texts.whole, videos.parts, videos.mask),
+            self.video_phrases.weights(videos.whole, texts.parts, texts.mask),
         )
 
     def cosines(self, texts: Hierarchy, videos: Hierarchy) -> Tensor:

@@ -179,10 +179,7 @@ class MPAA(nn.Module):
             if takes(leaves.mask.shape[1], roots.values.shape[2:].numel()):
                 return self._read_fused(roots, leaves)
         # at the root; heads before roots: the product runs over leaves
-        target, own = roots.target.mT, self._activate(roots.target + roots.source).mT  # (A, H, R)
-        logits = self._activate(target[..., None] + leaves.source)  # (L, H, R, N)
-        weights = self.dropout(_softmax_with_root(own[..., None], logits, leaves.mask[:, None, None]))  # Eq. 7
-        weights = weights.to(roots.values.dtype)
+        weights = self.dropout(self._root_weights(roots, leaves)).to(roots.values.dtype)
         message = (weights[..., 1:] @ leaves.values).transpose(1, 2)  # (L, R, H, C)
         root = (weights[..., :1].transpose(1, 2) * roots.values).add_(roots.skip).add_(message)  # Eq. 6
         root = F.elu_(root).flatten(2)  # Eq. 8, (L, R, H C)
@@ -213,9 +210,7 @@ class MPAA(nn.Module):
         """`read_pairs` with one kernel for all that has H C numbers a node; without gradients and dropout."""
         from tvr_lightning.nn.kernels.readout import read_hidden
 
-        target, own = roots.target.mT, self._activate(roots.target + roots.source).mT  # (1, H, R)
-        logits = self._activate(target[..., None] + leaves.source)  # (L, H, R, N)
-        root_weights = _softmax_with_root(own[..., None], logits, leaves.mask[:, None, None])  # Eq. 7
+        root_weights = self._root_weights(roots, leaves)
         to_leaf = self._activate(leaves.target + roots.source[:, :, None])  # (L, R, N, H)
         shares = (to_leaf - leaves.total).sigmoid()  # Eq. 7, of the root
         weight = self.read.lin.weight
@@ -241,6 +236,20 @@ class MPAA(nn.Module):
     def row_by_row(self, roots: Tensor, leaves: Tensor, mask: Tensor) -> Tensor:
         """Readouts of the graphs of root i with the leaves of item i: (P, D), (P, N, D), (P, N) bool -> (P, D)."""
         return self.read_pairs(self.prepare_roots(roots[:, None]), self.prepare_leaves(leaves, mask)).squeeze(1)
+
+    def weights(self, roots: Tensor, leaves: Tensor, mask: Tensor) -> Tensor:
+        """What each head of root i gives to itself and to the leaves of item i.
+
+        Shapes: roots (P, D); leaves (P, N, D); mask (P, N) bool; returns (P, H, 1 + N), which sums to 1.
+        """
+        prepared = self.prepare_leaves(leaves, mask)
+        return self._root_weights(self.prepare_roots(roots[:, None]), prepared).squeeze(2)
+
+    def _root_weights(self, roots: Roots, leaves: Leaves) -> Tensor:
+        """Attention of the edges that end in a root, itself first: (L, H, R, 1 + N)."""
+        target, own = roots.target.mT, self._activate(roots.target + roots.source).mT  # (A, H, R)
+        logits = self._activate(target[..., None] + leaves.source)  # (L, H, R, N)
+        return _softmax_with_root(own[..., None], logits, leaves.mask[:, None, None])  # Eq. 7
 
     def _edge_terms(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """The halves of a . [W_a h_i ; W_a h_j] for nodes (..., H, C): as a source and as a target, (..., H)."""

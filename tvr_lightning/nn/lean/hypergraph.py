@@ -204,27 +204,41 @@ class LEANConv(MessagePassing):  # type: ignore[misc]  # PyG's annotations are n
         Raises:
             ValueError: a hyperedge of a kind that this layer has no weights for.
         """
-        known = torch.tensor([KINDS.index(kind) for kind in self.kinds], device=x.device)
-        if not bool(torch.isin(hyperedge_kind, known).all()):
-            raise ValueError(f"this layer has weights for hyperedges {', '.join(self.kinds)}; the graph has others")
-        node, edge = hyperedge_index
-        size = (len(x), len(hyperedge_kind))
-        members = x.new_zeros(size[1]).index_add_(0, edge, torch.ones_like(edge, dtype=x.dtype))
-        share = (1 / members)[edge]  # of a member in its hyperedge's mean
-
-        edge_index = clique_expansion(hyperedge_index, len(x)) if edge_index is None else edge_index
-        degree = x.new_zeros(len(x)).index_add_(0, edge_index[0], torch.ones_like(edge_index[0], dtype=x.dtype))
-        around = self.propagate(edge_index, x=x, weight=(1 / degree)[edge_index[0]], size=(len(x), len(x)))
-        x = F.leaky_relu(self.neighbour(around) + self.own(x), SLOPE)  # Eq. 8
-
-        e = self._hyperedges(x, hyperedge_index, hyperedge_kind, textual, share)
-        hidden = F.leaky_relu(self.node_part(x)[node] + self.edge_part(e)[edge], SLOPE)
-        weight = softmax(self.logit(hidden)[:, 0], node, num_nodes=len(x))  # Eq. 11
+        size, share = (len(x), len(hyperedge_kind)), _member_shares(x, hyperedge_index, len(hyperedge_kind))
+        x, e, weight = self.attend(x, hyperedge_index, hyperedge_kind, textual, edge_index)
         x = x + self.propagate(hyperedge_index.flip(0), x=e, weight=weight, size=size[::-1])  # Eq. 12
         if self.refresh is None:
             return x, e
         mean = self.propagate(hyperedge_index, x=self.damp(x), weight=share, size=size)
         return x, F.leaky_relu(self.refresh(mean), SLOPE)  # Eq. 13
+
+    def attend(
+        self,
+        x: Tensor,
+        hyperedge_index: Tensor,
+        hyperedge_kind: Tensor,
+        textual: Tensor,
+        edge_index: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """How much of each hyperedge its nodes take in; arguments and errors as `forward`.
+
+        Returns:
+            Encoded nodes (N, D), hyperedges (E, D), and a weight for each membership (M,), which sums to 1 over the
+            hyperedges of a node.
+        """
+        known = torch.tensor([KINDS.index(kind) for kind in self.kinds], device=x.device)
+        if not bool(torch.isin(hyperedge_kind, known).all()):
+            raise ValueError(f"this layer has weights for hyperedges {', '.join(self.kinds)}; the graph has others")
+        node, edge = hyperedge_index
+        edge_index = clique_expansion(hyperedge_index, len(x)) if edge_index is None else edge_index
+        degree = x.new_zeros(len(x)).index_add_(0, edge_index[0], torch.ones_like(edge_index[0], dtype=x.dtype))
+        around = self.propagate(edge_index, x=x, weight=(1 / degree)[edge_index[0]], size=(len(x), len(x)))
+        x = F.leaky_relu(self.neighbour(around) + self.own(x), SLOPE)  # Eq. 8
+
+        share = _member_shares(x, hyperedge_index, len(hyperedge_kind))
+        e = self._hyperedges(x, hyperedge_index, hyperedge_kind, textual, share)
+        hidden = F.leaky_relu(self.node_part(x)[node] + self.edge_part(e)[edge], SLOPE)
+        return x, e, softmax(self.logit(hidden)[:, 0], node, num_nodes=len(x))  # Eq. 11
 
     def _hyperedges(self, x: Tensor, index: Tensor, kind: Tensor, textual: Tensor, share: Tensor) -> Tensor:
         """Hyperedges (E, D) of nodes (N, D)."""
@@ -254,6 +268,13 @@ class LEANConv(MessagePassing):  # type: ignore[misc]  # PyG's annotations are n
     def message(self, x_j: Tensor, weight: Tensor) -> Tensor:
         """What a membership or an edge carries."""
         return weight[:, None] * x_j
+
+
+def _member_shares(x: Tensor, hyperedge_index: Tensor, count: int) -> Tensor:
+    """The share of each membership in the mean of its hyperedge's members, (M,)."""
+    edge = hyperedge_index[1]
+    members = x.new_zeros(count).index_add_(0, edge, torch.ones_like(edge, dtype=x.dtype))
+    return (1 / members)[edge]
 
 
 def check_kinds(kinds: Sequence[Kind]) -> tuple[Kind, ...]:

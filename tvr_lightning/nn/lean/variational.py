@@ -115,8 +115,12 @@ class Readout(nn.Module):
 
     def forward(self, h: Tensor, graph: Tensor, count: int) -> Tensor:
         """Scores of P hypergraphs: h (X, D) their nodes and hyperedges, graph (X,) whose each is; returns (P,)."""
-        weight = softmax(self.attention(h)[:, 0], graph, num_nodes=count)
+        weight = self.weights(h, graph, count)
         return self.scores(scatter(weight[:, None] * h, graph, dim=0, dim_size=count))
+
+    def weights(self, h: Tensor, graph: Tensor, count: int) -> Tensor:
+        """What each node counts in its hypergraph, (X,), which sums to 1 over one; arguments as `forward`."""
+        return softmax(self.attention(h)[:, 0], graph, num_nodes=count)
 
 
 def gaussian_divergence(mean: Tensor, log_sigma: Tensor) -> Tensor:

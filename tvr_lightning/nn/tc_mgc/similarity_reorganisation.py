@@ -199,6 +199,11 @@ class ScoreAggregation(nn.Module):
         """(..., count) -> (...)."""
         if self.kind == "mean":
             return scores.mean(-1)
+        return (self.weights(scores) * scores).sum(-1)  # Eq. 32
+
+    def weights(self, scores: Tensor) -> Tensor:
+        """What each score counts, (..., count) -> (..., count); sums to 1."""
+        if self.kind == "mean":
+            return torch.full_like(scores, 1 / scores.shape[-1])
         logits = scores if self.interact is None else self.interact(scores)
-        weights = logits.softmax(-1)  # Eq. 31
-        return (weights * scores).sum(-1)  # Eq. 32
+        return logits.softmax(-1)  # Eq. 31

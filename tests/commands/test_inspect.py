@@ -1,0 +1,49 @@
+"""`tvr inspect` on the command line: ids that look like options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tvr_lightning.commands.main import main
+from tvr_lightning.report import inspection
+
+
+@pytest.mark.parametrize(
+    ("words", "query", "video"),
+    [
+        (["RUN", "video7#0"], "video7#0", None),
+        (["RUN", "-0sXY"], "-0sXY", None),
+        (["RUN", "-0sXY#1", "--video", "-abc", "--trust"], "-0sXY#1", "-abc"),
+        (["--video=--a", "RUN", "--", "--0sXY"], "--0sXY", "--a"),
+        (["RUN", "--video", "--a", "--against", "OTHER", "-", "--trust"], "-", "--a"),
+        (["RUN", "--against", "OTHER", "MORE", "--", "-1"], "-1", None),
+    ],
+)
+def test_ids_that_begin_with_dashes(
+    words: list[str], query: str, video: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[Any] = []
+
+    def record(*arguments: Any) -> inspection.Drawn:
+        seen.append(arguments)
+        return inspection.Drawn([Path("a.png")], ["no picture of b"])
+
+    monkeypatch.setattr(inspection, "inspect_run", record)
+    assert main(["inspect", *words]) == 0
+    assert seen[0][:3] == (Path("RUN"), query, video)
+    assert [str(path) for path in seen[0][3]] == [word for word in words if word in ("OTHER", "MORE")]
+    assert seen[0][4] == ("--trust" in words)
+    output = capsys.readouterr()
+    assert output.out == "a.png\n"
+    assert output.err == "tvr: no picture of b\n"
+
+
+@pytest.mark.parametrize("words", [["RUN"], ["RUN", "--0sXY"], ["RUN", "q", "--video"], ["RUN", "q", "--vidio", "x"]])
+def test_wrong_calls_say_where_dashes_stand(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["inspect", *words])
+    assert stop.value.code == 2
+    assert "[--] QUERY" in capsys.readouterr().err
