@@ -15,7 +15,9 @@ from tvr_lightning.optim import Optimizer
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 SAID = re.compile(r"^# in the paper \(.*\): (.*)$", re.MULTILINE)
-RUNNING = {"log_every_n_steps", "check_val_every_n_epoch", "callbacks", "loss_chunk", "compile_encoders"}  # of a run, not of its result
+RUNNING = {  # of a run, not of its result
+    "log_every_n_steps", "check_val_every_n_epoch", "callbacks", "loss_chunk", "compile_encoders",
+}  # fmt: skip
 DATA = ("batch_size", "num_frames", "fps", "max_words", "caption_sampling", "selection")
 
 
