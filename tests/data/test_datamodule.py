@@ -245,6 +245,8 @@ def test_truncated_captions_are_counted_and_keep_their_end(make_data: Make) -> N
     data.setup("validate")
     captions = data.splits["validation"].captions
     assert captions.truncated > 0
+    assert captions.truncated_nodes is None  # CLIP's tokeniser knows none
+    assert "truncated_nodes" not in data.splits["validation"].summary()
     assert captions.mask.sum(1).max() == 6
     assert (captions.tokens.max(1).values == 49407).all()
 
