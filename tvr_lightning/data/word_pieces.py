@@ -44,9 +44,9 @@ class WordPieces(Tokenizer):
     """BERT's tokeniser: word pieces between [CLS] and [SEP], padded with [PAD].
 
     A textual node is one word at one place of the caption: a word that occurs twice is two nodes. Nodes are numbered as
-    they appear; those that `context_length` cuts off are counted. Where none of the chosen words is left, because a long
-    caption was cut before them, all words are nodes; where no word is left either, all pieces. So every caption has a
-    node.
+    they appear; those that `context_length` cuts off are counted. Where none of the chosen words is left, because a
+    long caption was cut before them, all words are nodes; where no word is left either, all pieces. So every caption
+    has a node.
 
     Args:
         vocabulary: None for pieces that are learnt from the training captions; the name of a Hugging Face repository

@@ -184,9 +184,7 @@ def test_states_come_from_the_laplacian(kinds: tuple[Kind, ...]) -> None:
     torch.testing.assert_close(of_edges.mean, hidden @ layer.hyperedges.mean.weight.T)
     torch.testing.assert_close(of_edges.log_sigma, (hidden @ layer.hyperedges.log_sigma.weight.T).clamp(-10, 10))
     with pytest.raises(ValueError, match="hyperedges=True"):
-        HypergraphGaussian(WIDTH, kinds).of_hyperedges(
-            e, len(graph.x), graph.hyperedge_index, graph.hyperedge_kind
-        )
+        HypergraphGaussian(WIDTH, kinds).of_hyperedges(e, len(graph.x), graph.hyperedge_index, graph.hyperedge_kind)
     noise = draw(*graph.x.shape, seed=5)
     torch.testing.assert_close(states.draw(noise), states.mean + noise * states.log_sigma.exp())
 

@@ -176,7 +176,7 @@ def _graph_attention(layer: Any, x: PairNodes, kinds: Sequence[Kind]) -> PairNod
     joined = (both & among_words) | ((is_word[:, None] ^ is_word) & across) | (none & (among_visual[..., None] > 0))
     joined = joined | torch.eye(sum(lengths), dtype=torch.bool, device=h.device)
     here = torch.cat([x.word_mask.expand(*size, -1), x.visual_mask.expand(*size, -1)], dim=2)
-    words, visual = (
-        (masked_softmax(logits, joined & here[:, :, None]).to(h.dtype) @ h + layer.bias).split(lengths, dim=2)
+    words, visual = (masked_softmax(logits, joined & here[:, :, None]).to(h.dtype) @ h + layer.bias).split(
+        lengths, dim=2
     )
     return x._replace(words=words, visual=visual)

@@ -264,7 +264,7 @@ class RefreshedHyperedges(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(()))
 
     def damp(self, x: Tensor) -> Tensor:
-        """x exp(-gamma x), elementwise."""
+        """Damped nodes, x exp(-gamma x), elementwise."""
         return x * torch.exp((self.gamma * -x).clamp(-MAX_EXPONENT, MAX_EXPONENT))
 
     def forward(self, x: Tensor, hyperedge_index: Tensor, num_hyperedges: int) -> Tensor:

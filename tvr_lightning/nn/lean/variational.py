@@ -13,7 +13,6 @@ from torch_geometric.utils import scatter, softmax
 
 from tvr_lightning.nn.lean.hypergraph import KINDS, MAX_EXPONENT, SLOPE, Kind, check_kinds, glorot
 
-
 Activation = Literal["tanh", "sigmoid"]
 
 
@@ -39,12 +38,17 @@ def standard_normal(like: Tensor, *shape: int) -> Tensor:
 
 
 class Heads(nn.Module):
-    """Mean and clamped log sigma of states, two products. W_sigma starts at zero, at the prior's spread: from Glorot's
-    weights the divergence of the first steps was in the hundreds.
+    """Mean and clamped log sigma of states, two products.
+
+    W_sigma starts at zero, at the prior's spread: from Glorot's weights the divergence of the first steps was in the
+    hundreds.
 
     Args:
         width: D.
         spread: whether states have a variance; without, they are their means.
+
+    >>> Heads(8, spread=False)(torch.randn(3, 8), with_sigma=True).log_sigma is None
+    True
     """
 
     def __init__(self, width: int, spread: bool) -> None:
