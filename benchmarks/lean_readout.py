@@ -137,10 +137,10 @@ def main() -> int:
         print(json.dumps({path: vars(a) for path, a in accounts.items()}, indent=2))
         return 0
     table = Table("run", "SumR", *(names := ["words", "frames", "video", *KINDS]), "divergence", "sigma")
-    for path, a in accounts.items():
-        shares = [f"{100 * a.shares[name]:.1f}" if name in a.shares else "-" for name in names]
+    for name, a in accounts.items():
+        shares = [f"{100 * a.shares[x]:.1f}" if x in a.shares else "-" for x in names]
         ends = ["-" if x is None else f"{x:.2e}" for x in (a.divergence, a.sigma)]
-        table.add_row(path, f"{a.sum_r:.1f}", *shares, *ends)
+        table.add_row(name, f"{a.sum_r:.1f}", *shares, *ends)
     Console(width=None if Console().is_terminal else 160).print(table)
     return 0
 

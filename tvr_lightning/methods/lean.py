@@ -12,13 +12,15 @@ loss        both directions; weighted sum              -> losses.contrastive, LE
 What trains and scores are the dense forms, all pairs at once. What reads like the paper is
 `nn.lean.hypergraph.LEANConv`: one iteration on any hypergraph, in PyG's form. Both use the same parameters, and
 tests/nn/lean/test_hypergraph_pairs.py ties them, values and gradients.
-Departures, for the paper is open or loose there:
-- nodes: key frames are the first frame and the largest changes of content; a textual node is a word of a triple, at one
-  place, or any word where a caption has no triple; two linear layers bring 4096 and 768 dimensions to `width`, 512;
+Departures, where the paper is open or loose:
+- nodes: key frames are the first frame and the largest changes of content; a textual node is a word of a triple at one
+  place, the mean of its pieces in BERT's last layer, or any word where a caption has no triple; two linear layers bring
+  4096 and 768 dimensions to `width`, 512;
 - hyperedges: the visual one has all frames, as Eq. 6 and not as the sentence below it;
 - network: neighbours share a hyperedge, a node's factor is 1 / |N|; every delta is LeakyReLU(0.2); Eq. 9 takes a mean
   for the concatenation; Eq. 10 is a softmax scaled by sqrt(width), then LayerNorm; the MLP of Eq. 11 sees node and
-  hyperedge, not two nodes; one softmax is both normalisations, of Eq. 11 and of Eq. 12; gamma is learned, starts at 0;
+  hyperedge, not two nodes; one softmax is both normalisations, of Eq. 11 and of Eq. 12; Eq. 13 is a mean, its gamma is
+  learned and starts at 0, its exponent is kept in [-10, 10];
 - states: D_e^-1 for the printed D_e^-1/2; one learned weight for each kind of hyperedge; log sigma in [-10, 10], zero
   at the start; evaluation scores the means. Sec. 3.2 puts nodes through them, the introduction hyperedges, too:
   `readout` is either; Eq. 13 makes hyperedges of whatever nodes the network leaves, so that Table 2's networks are read

@@ -32,7 +32,8 @@ def replaced_pairs(network: ReplacementNetwork, x: PairNodes, kinds: Sequence[Ki
     adjacency = _adjacency(x, kinds)
     if network.kind == "uncertain_gcn":
         return _uncertain(network, x, adjacency)
-    for layer in network.layers:
+    layers: list[Any] = list(network.layers)
+    for layer in layers:
         if network.kind == "hgnn":
             x = _hypergraph_conv(layer, x, kinds)
         elif network.kind == "gcn":
@@ -93,7 +94,13 @@ class _Adjacency(NamedTuple):
 
     def squared(self) -> _Adjacency:
         """Entries squared."""
-        return _Adjacency(*(entry.square() for entry in self[:5]), *self[5:])
+        return self._replace(
+            word=self.word.square(),
+            visual=self.visual.square(),
+            words=self.words.square(),
+            visuals=self.visuals.square(),
+            across=self.across.square(),
+        )
 
 
 def _neighbours(x: PairNodes, kinds: Sequence[Kind]) -> tuple[bool, bool, Tensor]:
