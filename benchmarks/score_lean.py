@@ -38,7 +38,7 @@ def forms(case: Case, device: str) -> tuple[nn.Module, Mapping[str, Form]]:
     torch.manual_seed(0)
     vgg = VGGEncoder(size=VGGSize(16, ((8,),), 2, 16, 16))  # encoders take no part
     bert = BERTEncoder(size=BERTSize(16, 1, 1, 16, 16))
-    model = LEAN(vgg, bert, case.dim, case.words, ITERATIONS).to(device).eval()
+    model = LEAN(vgg, bert, case.dim, ITERATIONS).to(device).eval()
     scorer = model.scorer
     for parameter in scorer.parameters():
         parameter.data += 0.01 * torch.randn_like(parameter)

@@ -14,6 +14,7 @@ import torch
 from tvr_lightning.data.augment import FrameAugmentation
 from tvr_lightning.data.augment_text import TextAugmentation
 from tvr_lightning.data.dataset import Augmentation, SeededSampler
+from tvr_lightning.data.word_pieces import WordPieces
 from tvr_lightning.errors import ConfigError, DataError, DecodeError
 from tvr_lightning.types import VideoTextBatch
 
@@ -245,8 +246,21 @@ def test_truncated_captions_are_counted_and_keep_their_end(make_data: Make) -> N
     data.setup("validate")
     captions = data.splits["validation"].captions
     assert captions.truncated > 0
+    assert captions.truncated_nodes is None  # CLIP's tokeniser knows none
+    assert "truncated_nodes" not in data.splits["validation"].summary()
     assert captions.mask.sum(1).max() == 6
     assert (captions.tokens.max(1).values == 49407).all()
+
+
+def test_truncated_nodes_are_counted(make_data: Make) -> None:
+    data = make_data(max_words=6, tokenizer=WordPieces(context_length=6))
+    data.setup("fit")
+    whole = WordPieces(context_length=64)
+    whole.learn(data.splits["train"].captions.captions)
+    for split in data.splits.values():
+        nodes = whole(split.captions.captions).word.amax(1) + 1
+        left = split.captions.word.amax(1) + 1
+        assert split.summary()["truncated_nodes"] == int((nodes - left).sum()) > 0
 
 
 def test_empty_caption_names_its_video(copy: Path, make_data: Make) -> None:

@@ -130,13 +130,28 @@ def test_all_words_are_nodes(text_file):
     #                  CLS  a  dog ##s run ##ning , and  a dog  !  SEP
     assert text.word[0].tolist() == [-1, 0, 1, 1, 2, 2, -1, 3, 4, 5, -1, -1, -1, -1, -1, -1]
     assert spelt(tokenizer, "the Café, and a cat") == ["the", "cafe", "and", "a", "[UNK]"]
-    assert spelt(WordPieces(str(text_file), max_text_nodes=2), "a man and a dog") == ["a", "man"]
+    assert text.lost_nodes.tolist() == [0]
 
 
-def test_nodes_are_at_most_the_bound_and_end_at_the_cut(text_file):
-    tokenizer = WordPieces(str(text_file), context_length=5, max_text_nodes=3)
-    assert tokenizer(["a dog and a man"]).word.tolist() == [[-1, 0, 1, 2, -1]]
-    assert WordPieces(str(text_file), context_length=4)(["dogs run over"]).word.tolist() == [[-1, 0, 0, -1]]
+def test_nodes_end_at_the_cut_and_those_beyond_it_are_counted(text_file):
+    tokenizer = WordPieces(str(text_file), context_length=5)
+    text = tokenizer(["a dog and a man", "a dog", "a dog !!!!!"])
+    assert text.word.tolist() == [[-1, 0, 1, 2, -1], [-1, 0, 1, -1, -1], [-1, 0, 1, -1, -1]]
+    assert text.lost_nodes.tolist() == [2, 0, 0]  # signs are no nodes
+    text = WordPieces(str(text_file), context_length=4)(["dogs run over"])
+    assert text.word.tolist() == [[-1, 0, 0, -1]]
+    assert text.lost_nodes.tolist() == [2]
+    text = WordPieces(str(text_file), context_length=3)(["dogs"])  # a node that keeps a piece is not lost
+    assert (text.truncated.tolist(), text.lost_nodes.tolist()) == ([True], [0])
+    long = WordPieces(str(text_file), context_length=64)(["a dog " * 30])  # as many nodes as places
+    assert int(long.word.max()) == 59
+
+
+@pytest.mark.parametrize(("chosen", "lost"), [(("dogs",), 0), (("dogs", "field"), 1), (("over", "field"), 2)])
+def test_chosen_words_beyond_the_cut_are_counted(text_file, chosen, lost):
+    tokenizer = WordPieces(str(text_file), context_length=6, text_nodes="triples", triples=Chooser(*chosen))
+    text = tokenizer(["the dogs and a man running over the field"])
+    assert text.lost_nodes.tolist() == [lost]
 
 
 @pytest.mark.parametrize("nodes", ["triples", "entities"])
@@ -147,7 +162,6 @@ def test_chosen_words_are_nodes(text_file, nodes):
     caption = "the dogs and a man running over the field"
     assert spelt(tokenizer("dogs", "running", "field"), caption) == ["dogs", "running", "field"]
     assert spelt(tokenizer("field", "dogs"), caption) == ["dogs", "field"]  # in order of appearance
-    assert spelt(tokenizer("dogs", "running", "field", max_text_nodes=2), caption) == ["dogs", "running"]
     # cut before the only chosen word: all that is left
     assert spelt(tokenizer("field", context_length=6), caption) == ["the", "dogs", "and"]
     # cut before any word
@@ -190,7 +204,7 @@ def test_empty_caption_is_an_error(text_file, caption):
 def test_no_captions(text_file):
     text = WordPieces(str(text_file), context_length=7)([])
     assert text.tokens.shape == text.mask.shape == text.word.shape == (0, 7)
-    assert text.truncated.shape == (0,)
+    assert text.truncated.shape == text.lost_nodes.shape == (0,)
 
 
 def test_paragraphs(text_file):
@@ -280,7 +294,7 @@ def test_fingerprint_names_vocabulary_and_settings(text_file, folder):
     assert name() == name() == name(folder) == name(vocabulary_size=99)
     different = [
         name(context_length=20),
-        name(max_text_nodes=3),
+        name(text_nodes="triples", triples=Chooser("man", "dog")),
         name(text_nodes="triples", triples=Chooser("dog")),
         name(text_nodes="triples", triples=Chooser("man")),
         name(text_nodes="entities", triples=Chooser("man")),
@@ -311,14 +325,14 @@ def test_workers_that_are_forked_after_learning(capfd):
 
 
 def test_pieces_become_words_of_an_encoder():
-    tokenizer = WordPieces(vocabulary_size=80, context_length=24, max_text_nodes=6)
+    tokenizer = WordPieces(vocabulary_size=80, context_length=24)
     tokenizer.learn(SCENES)
     encoder = BERTEncoder("tiny", context_length=24).eval()
     assert tokenizer.vocabulary_size <= encoder.vocabulary_size
     text = tokenizer(SCENES[:2])
     with torch.no_grad():
-        words, mask = pool_words(encoder.encode_tokens(text.tokens, text.mask), text.word, 6)
-    assert words.shape == (2, 6, 128)
+        words, mask = pool_words(encoder.encode_tokens(text.tokens, text.mask), text.word, 9)
+    assert words.shape == (2, 9, 128)
     assert mask.all()
     assert words.any(-1).all()
 
@@ -328,7 +342,6 @@ def test_pieces_become_words_of_an_encoder():
     [
         ({"context_length": 2}, "at least 3"),
         ({"vocabulary_size": 9}, "vocabulary_size=9"),
-        ({"max_text_nodes": 0}, "max_text_nodes=0"),
         ({"text_nodes": "verbs"}, "Unknown text_nodes 'verbs'. Known: triples, entities, all"),
     ],
 )

@@ -69,6 +69,7 @@ class Case:
         encoder, _, name = self.argument.rpartition(".")
         if name:
             (arguments[encoder]["init_args"] if encoder else arguments)[name] = self.value
+            arguments |= getattr(class_of(part), "tested_besides", {}).get(f"{self.argument}={self.value}", {})
         return part
 
     def build(self) -> RetrievalModule[Any, Any]:

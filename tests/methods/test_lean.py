@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -16,6 +16,7 @@ from tvr_lightning.losses.contrastive import symmetric_cross_entropy
 from tvr_lightning.methods.lean import LEAN
 from tvr_lightning.metrics import ranking_metrics
 from tvr_lightning.nn.lean.hypergraph import pair_hypergraphs, visual_nodes
+from tvr_lightning.nn.lean.pair_scorer import Network
 from tvr_lightning.nn.lean.variational import gaussian_divergence
 from tvr_lightning.types import TextInput, VideoInput
 
@@ -26,7 +27,7 @@ def build(seed: int = 0, freeze: bool = False, **settings: Any) -> LEAN:
     torch.manual_seed(seed)
     vgg = VGGEncoder(size=VGGSize(SIZE, ((8,), (16,)), 2, 32, 24), freeze=freeze)
     bert = BERTEncoder(size=BERTSize(32, 1, 2, 64, 100, 16, 0.0), context_length=TOKENS, freeze=freeze)
-    return LEAN(vgg, bert, **{"width": 32, "max_text_nodes": NODES, **settings})
+    return LEAN(vgg, bert, **{"width": 32, **settings})
 
 
 def texts(count: int, seed: int = 1) -> TextInput:
@@ -62,6 +63,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no text": {"hyperedges": ["cross", "visual", "global"]},
     "no visual": {"hyperedges": ["global", "text", "cross"]},
     "no cross": {"hyperedges": ["global", "text", "visual"]},
+    "sigmoid": {"activation": "sigmoid"},
+    "sum": {"kl_reduction": "sum"},
+}
+VARIANTS |= {
+    f"{name}, hyperedges": {"hypergraph": name, "readout": "nodes_and_hyperedges"} for name in get_args(Network)
 }
 
 
@@ -120,7 +126,12 @@ def test_every_parameter_receives_a_finite_gradient(model: LEAN) -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"width": 96}, {"width": 64, "variational": False}, {"width": 64, "hypergraph": "gcn", "variational": False}],
+    [
+        {"width": 96},
+        {"width": 96, "readout": "nodes_and_hyperedges"},
+        {"width": 64, "variational": False},
+        {"width": 64, "hypergraph": "gcn", "variational": False},
+    ],
 )
 def test_one_batch_is_learned(settings: dict[str, Any]) -> None:
     model = build(**settings).train()
@@ -168,8 +179,9 @@ def test_weights_choose_the_terms() -> None:
     assert terms(text_weight=0.0) == {"video_to_text", "divergence"}
 
 
-def test_training_draws_states_and_evaluation_does_not() -> None:
-    model = build()
+@pytest.mark.parametrize("kl_weight", [0.6, 0.0])
+def test_training_draws_states_and_evaluation_does_not(kl_weight: float) -> None:
+    model = build(kl_weight=kl_weight)
     words, clips = model.encode_text(texts(3)), model.encode_video(videos(3))
     assert not torch.equal(model.score(words, clips), model.score(words, clips))
     still = build(variational=False)
@@ -192,7 +204,10 @@ def test_frozen_features_replace_frames_and_words() -> None:
         model.score(model.encode_text(kept_text), model.encode_video(kept_video)),
         model.score(model.encode_text(text), model.encode_video(video)),
     )
-    assert for_text.fingerprint != build(freeze=True, max_text_nodes=4).frozen_text().fingerprint  # type: ignore[union-attr]
+    assert for_text.encode(text).shape[:2] == text.word.shape  # the tokeniser's bound is the only one
+    other = build(seed=1, freeze=True).frozen_text()
+    assert other is not None
+    assert for_text.fingerprint != other.fingerprint
     trained = build()
     assert trained.frozen_video() is None
     assert trained.frozen_text() is None
@@ -234,11 +249,13 @@ def test_divergence_of_the_prior_is_nothing() -> None:
         ({"hyperedges": ["global", "global"]}, "each once"),
         ({"hyperedges": ["words"]}, "out of global, text, visual, cross"),
         ({"iterations": 0}, "model.iterations is 0"),
-        ({"max_text_nodes": 0}, "model.max_text_nodes"),
         ({"pair_chunk": 0}, "model.pair_chunk"),
         ({"kl_weight": -1.0}, "cannot be negative"),
         ({"text_weight": 0.0, "video_weight": 0.0}, "nothing would be learned"),
         ({"hypergraph": "gnn"}, "model.hypergraph"),
+        ({"readout": "node"}, "model.readout: no 'node'; did you mean nodes"),
+        ({"activation": "relu"}, "model.activation: no 'relu'"),
+        ({"kl_reduction": "total"}, "model.kl_reduction: no 'total'"),
     ],
 )
 def test_settings_that_do_not_fit(settings: dict[str, Any], message: str) -> None:

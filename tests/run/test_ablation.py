@@ -34,7 +34,7 @@ NUM_POINTS = {"tc_mgc": {
     "temporal": 2, "residual": 2, "heads": 4, "softmax_scale": 4, "keep_rate": 9,
 }, "lean": {
     "hypergraph": 6, "variational": 2, "uncertain_loss": 2, "hyperedges": 5, "text_nodes": 3, "num_frames": 9,
-    "loss_weights": 36, "iterations": 10,
+    "loss_weights": 36, "iterations": 10, "readout": 2 * 2, "kl_reduction": 2,
 }, "ghan": {"graphs": 4, "layers": 4, "readout": 2}, "sptch": {
     "variants": 7 * 2, "code_length": 4, "neighbour_weight": 5, "quantisation_weight": 5, "code_weight": 4,
     "similarity_weight": 4,

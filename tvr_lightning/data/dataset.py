@@ -55,6 +55,7 @@ class TokenizedCaptions:
     Attributes:
         video_index: (T,) int64, the caption's row in the records.
         truncated: how many captions are longer than the context.
+        truncated_nodes: how many textual nodes lie beyond it; None where the tokeniser knows no nodes.
         features: what a frozen encoder made of the captions, where it is kept.
     """
 
@@ -74,6 +75,7 @@ class TokenizedCaptions:
         self.word = torch.full_like(text.tokens, -1) if text.word is None else text.word
         self.word = self.word.to(torch.int16)
         self.truncated = int(text.truncated.sum())
+        self.truncated_nodes = None if text.lost_nodes is None else int(text.lost_nodes.sum())
         self.features: FeatureRows | None = None
 
     def __len__(self) -> int:

@@ -47,6 +47,7 @@ class Split:
 
     def summary(self) -> dict[str, Any]:
         """Sizes and everything that was left out, for `metrics.json` and the start-up table."""
+        nodes = self.captions.truncated_nodes
         return {
             "split": self.name,
             "videos": len(self.records),
@@ -56,4 +57,5 @@ class Split:
             "without_captions": len(self.without_captions),
             "undecodable": len(self.undecodable),
             "truncated_captions": self.captions.truncated,
+            **({} if nodes is None else {"truncated_nodes": nodes}),
         }

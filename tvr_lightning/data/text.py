@@ -23,12 +23,14 @@ class TokenizedText(NamedTuple):
         truncated: (T,) bool, True where the caption lost tokens.
         word: (T, m) int64, which of the caption's textual nodes a token is a piece of; -1 for none. None where the
             tokeniser knows no nodes.
+        lost_nodes: (T,) int64, how many of the caption's nodes lost all their tokens; None likewise.
     """
 
     tokens: Tensor
     mask: Tensor
     truncated: Tensor
     word: Tensor | None = None
+    lost_nodes: Tensor | None = None
 
 
 class Tokenizer(ABC):

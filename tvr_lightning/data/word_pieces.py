@@ -44,8 +44,9 @@ class WordPieces(Tokenizer):
     """BERT's tokeniser: word pieces between [CLS] and [SEP], padded with [PAD].
 
     A textual node is one word at one place of the caption: a word that occurs twice is two nodes. Nodes are numbered as
-    they appear. Where none of the chosen words is left, because a long caption was cut before them, all words are
-    nodes; where no word is left either, all pieces. So every caption has a node.
+    they appear; those that `context_length` cuts off are counted. Where none of the chosen words is left, because a
+    long caption was cut before them, all words are nodes; where no word is left either, all pieces. So every caption
+    has a node.
 
     Args:
         vocabulary: None for pieces that are learnt from the training captions; the name of a Hugging Face repository
@@ -55,7 +56,6 @@ class WordPieces(Tokenizer):
         vocabulary_size: bound of a learnt vocabulary; not used with a given one.
         text_nodes: which words are nodes (LEAN, Fig. 3): those of the subject-relation-object triples, those of
             subjects and objects only, or all. A caption without a triple has all.
-        max_text_nodes: W; later words are no nodes.
         triples: finds the triples; None for the offline extractor, whose results are kept in the user's cache folder.
 
     Raises:
@@ -71,7 +71,6 @@ class WordPieces(Tokenizer):
         context_length: int = 32,
         vocabulary_size: int = 2000,
         text_nodes: Nodes = "all",
-        max_text_nodes: int = 12,
         triples: TripleExtractor | None = None,
     ) -> None:
         if context_length < 3:
@@ -80,13 +79,10 @@ class WordPieces(Tokenizer):
             )
         if vocabulary_size < 10:
             raise ConfigError(f"vocabulary_size={vocabulary_size} has no place for words. Set some hundreds at least.")
-        if max_text_nodes < 1:
-            raise ConfigError(f"max_text_nodes={max_text_nodes} leaves a caption without a node. Set at least 1.")
         if text_nodes not in get_args(Nodes):
             raise ConfigError(f"Unknown text_nodes '{text_nodes}'. Known: {', '.join(get_args(Nodes))}.")
         self.context_length = context_length
         self.text_nodes = text_nodes
-        self.max_text_nodes = max_text_nodes
         self.triples = None if text_nodes == "all" else triples or CachedTriples(make_extractor())
         self._bound = vocabulary_size
         self._learns = vocabulary is None
@@ -105,7 +101,7 @@ class WordPieces(Tokenizer):
         """
         known = self._known
         normalising = (known.lowercase, known.strip_accents, known.handle_chinese_chars)
-        settings = (self.context_length, self.text_nodes, self.max_text_nodes)
+        settings = (self.context_length, self.text_nodes)
         extractor = "" if self.triples is None else self.triples.fingerprint
         parts = (sorted(known.pieces.items()), normalising, settings, extractor)
         return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
@@ -132,6 +128,7 @@ class WordPieces(Tokenizer):
         tokens: list[list[int]] = []
         words: list[list[int]] = []
         lengths: list[int] = []
+        lost_nodes: list[int] = []
         for index, caption in enumerate(captions):
             # one by one: a batch would start threads, which data workers must not be forked from
             encoding = self._pieces.encode(caption, add_special_tokens=False)
@@ -142,8 +139,9 @@ class WordPieces(Tokenizer):
             kept = encoding.ids[: width - 2]
             padding = width - 2 - len(kept)
             tokens.append([start, *kept, end] + [pad] * padding)
-            nodes = self._nodes(caption, chosen[index], encoding.offsets[: width - 2])
+            nodes, lost = _nodes(caption, chosen[index], encoding.offsets, width - 2)
             words.append([-1, *nodes, -1] + [-1] * padding)
+            lost_nodes.append(lost)
             lengths.append(len(encoding.ids) + 2)
         length = torch.tensor(lengths, dtype=torch.int64)
         return TokenizedText(
@@ -151,6 +149,7 @@ class WordPieces(Tokenizer):
             torch.arange(width) < length.unsqueeze(1),
             length > width,
             torch.tensor(words, dtype=torch.int64).reshape(-1, width),
+            torch.tensor(lost_nodes, dtype=torch.int64),
         )
 
     def words(self, tokens: Tensor) -> tuple[str, ...]:
@@ -180,15 +179,6 @@ class WordPieces(Tokenizer):
         if self.triples is None:
             return [word_spans(caption) for caption in captions]
         return self.triples.words(captions, self.text_nodes)
-
-    def _nodes(self, caption: str, chosen: Sequence[Span], offsets: Sequence[Span]) -> list[int]:
-        """The node of each piece."""
-        nodes = _numbered(offsets, chosen)
-        if not any(node >= 0 for node in nodes):
-            nodes = _numbered(offsets, word_spans(caption))
-        if not any(node >= 0 for node in nodes):
-            nodes = list(range(len(offsets)))
-        return [node if node < self.max_text_nodes else -1 for node in nodes]
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k not in ("_pieces", "_names")}
@@ -313,6 +303,19 @@ def _tokenizer(vocabulary: Vocabulary) -> Any:
     )
     tokenizer.pre_tokenizer = BertPreTokenizer()
     return tokenizer
+
+
+def _nodes(caption: str, chosen: Sequence[Span], offsets: Sequence[Span], kept: int) -> tuple[list[int], int]:
+    """The node of each piece that is kept, and how many nodes of the whole caption lost all of theirs."""
+    words = word_spans(caption)
+    every = next((found for spans in (chosen, words) if max(found := _numbered(offsets, spans)) >= 0), None)
+    if every is None:
+        every = list(range(len(offsets)))
+    nodes = every[:kept]
+    lost = max(every) - max(nodes)
+    if max(nodes) < 0:
+        nodes = _numbered(offsets[:kept], words)
+    return (nodes if max(nodes) >= 0 else list(range(len(nodes)))), lost
 
 
 def _numbered(offsets: Sequence[Span], spans: Sequence[Span]) -> list[int]:

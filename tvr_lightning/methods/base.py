@@ -67,6 +67,7 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
     Attributes:
         tested_with: constructor arguments of the property tests: sizes that they can afford, and that suit a handful of
             words and frames.
+        tested_besides: by `argument=value`, what a variant of the property tests takes besides.
         in_float32: methods that run without autocast and take features in float32 at least: scores and losses.
         result: what the last evaluation found; None before the first.
         trained: how the loaded weights came about: `selection`, `seed`, `subset`, `epochs`, `steps`; None before any
@@ -74,6 +75,7 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
     """
 
     tested_with: ClassVar[Mapping[str, object]] = {}
+    tested_besides: ClassVar[Mapping[str, Mapping[str, object]]] = {}
 
     in_float32: ClassVar[tuple[str, ...]] = ("score", "compute_losses")
 

@@ -1,24 +1,46 @@
 """LEAN: multi-modal hypergraph networks with variational inference (Li et al. 2024).
 
-nodes       key frames, their mean; words of triples   -> LEAN                         2 3
-hyperedges  incidence; global, textual, visual, cross  -> nn.lean.hypergraph           1 4 5 6 7
-network     encoder, hyperedges, attention, refresh    -> nn.lean.hypergraph.LEANConv  8 9 10 11 12 13
-states      variational inference on the Laplacian     -> nn.lean.variational          14 15 19
-score       readout                                    -> nn.lean.variational.Readout  16
-all pairs   all of it, dense                           -> nn.lean.hypergraph_pairs     4 5 6 7 8 9 10 11 12 13 14 15 16
-loss        both directions; weighted sum              -> losses.contrastive, LEAN     17 18 20
-What trains and scores is `nn.lean.hypergraph_pairs`: all pairs at once, dense. What reads like the paper is
+nodes       key frames, their mean; words of triples   -> LEAN                                       2 3
+hyperedges  incidence; global, textual, visual, cross  -> nn.lean.hypergraph                         1 4 5 6 7
+network     encoder, hyperedges, attention             -> nn.lean.hypergraph.LEANConv                8 9 10 11 12
+refresh     hyperedges for the readout                 -> nn.lean.hypergraph.RefreshedHyperedges     13
+states      variational inference on the Laplacian     -> nn.lean.variational, nn.lean.pair_scorer   14 15 19
+score       readout                                    -> nn.lean.variational.Readout                16
+all pairs   the network, dense                         -> nn.lean.hypergraph_pairs                   4 5 6 8 9 10 11 12
+            states and readout, dense                  -> nn.lean.variational_pairs                  7 13 14 15 16
+loss        both directions; weighted sum              -> losses.contrastive, LEAN                   17 18 20
+What trains and scores are the dense forms, all pairs at once. What reads like the paper is
 `nn.lean.hypergraph.LEANConv`: one iteration on any hypergraph, in PyG's form. Both use the same parameters, and
 tests/nn/lean/test_hypergraph_pairs.py ties them, values and gradients.
-Departures: the paper never says how 4096 and 768 dimensions meet, here two linear layers do; captions of one video in
-a batch are no negatives of each other; what the layers decide where the paper is open stands with them.
+Departures, where the paper is open or loose:
+- nodes: key frames are the first frame and the largest changes of content; a textual node is a word of a triple at one
+  place, the mean of its pieces in BERT's last layer, or any word where a caption has no triple; two linear layers bring
+  4096 and 768 dimensions to `width`, 512;
+- hyperedges: the visual one has all frames, as Eq. 6 and not as the sentence below it;
+- network: neighbours share a hyperedge, a node's factor is 1 / |N|; every delta is LeakyReLU(0.2); Eq. 9 takes a mean
+  for the concatenation; Eq. 10 is a softmax scaled by sqrt(width), then LayerNorm; the MLP of Eq. 11 sees node and
+  hyperedge, not two nodes; one softmax is both normalisations, of Eq. 11 and of Eq. 12; Eq. 13 is a mean, its gamma is
+  learned and starts at 0, its exponent is kept in [-10, 10];
+- states: D_e^-1 for the printed D_e^-1/2; one learned weight for each kind of hyperedge; log sigma in [-10, 10], zero
+  at the start; evaluation scores the means. Sec. 3.2 puts nodes through them, the introduction hyperedges, too:
+  `readout` is either; Eq. 13 makes hyperedges of whatever nodes the network leaves, so that Table 2's networks are read
+  alike. Nothing reaches the readout but states;
+- readout: attention and score have a vector each; tanh for the printed sigma (`activation`);
+- losses: rows and columns of the batch's scores, captions of one video in a batch are no negatives of each other; of
+  Eq. 19 the opposite sign and half of it, and its mean over states and dimensions where it prints a sum
+  (`kl_reduction`): under the mean lambda_v = 0.6 is not the paper's quantity, the sum is some ten thousand times
+  larger, and at 0.6 it leaves nothing but the prior: eight pairs are not learned;
+- Table 2: "w/o Uncertain Loss" is `kl_weight: 0`, and in Sec. 4.5's words `variational: false`; what the uncertain GCN
+  is stands in `nn.lean.graph_networks`;
+- recipe, inherited: no decay of biases, norms and embeddings, bf16 on GPUs, clipped gradients, a constant rate; frozen
+  VGG-16, its features after their ReLU; Glorot's weights in the head.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -32,8 +54,9 @@ from tvr_lightning.losses.contrastive import directional_cross_entropy
 from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.methods.views import Label, Maps, View, Weights, frames_of, nodes_of
 from tvr_lightning.nn.lean.hypergraph import KINDS, Kind
-from tvr_lightning.nn.lean.pair_scorer import NETWORKS, HypergraphScorer, Network
+from tvr_lightning.nn.lean.pair_scorer import NETWORKS, HypergraphScorer, Network, Read, Reduction
 from tvr_lightning.nn.lean.pair_weights import pair_weights
+from tvr_lightning.nn.lean.variational import Activation
 from tvr_lightning.nn.masked import filled_length
 from tvr_lightning.optim import Optimizer
 from tvr_lightning.types import TensorRows, TextInput, VideoFeatures, VideoInput
@@ -59,14 +82,17 @@ class LEAN(RetrievalModule[WordFeatures, VideoFeatures]):
         video_encoder: VGG-16.
         text_encoder: BERT.
         width: d, of nodes and hyperedges.
-        max_text_nodes: W, textual nodes of a caption at most; the tokeniser chooses which words they are.
         iterations: L, of the network.
         hypergraph: the network over a pair's nodes; all but `lean` are the replacements of Table 2.
         hyperedges: which kinds there are, in any combination (Table 2).
-        variational: whether node states are distributions; without, there is no divergence (Table 2).
+        variational: whether states are distributions; without, there is no divergence (Table 2).
+        readout: whose states are read: nodes' (Sec. 3.2), or refreshed hyperedges', too (the introduction).
+        activation: of the readout; `sigmoid` is the letter of Eq. 16.
         text_weight: lambda_t2v, weight of the cross-entropy of texts over videos (Fig. 5).
         video_weight: lambda_v2t, of videos over texts.
-        kl_weight: lambda_v, of the divergence from the prior.
+        kl_weight: lambda_v, of the divergence from the prior; at 0, states are still drawn.
+        kl_reduction: of the divergence over a pair's states and dimensions; `sum` is the letter of Eq. 19. Of the pairs
+            of a batch it is the mean.
         pair_chunk: pairs computed at a time, which sets the peak memory; see `HypergraphScorer`.
         optimizer: rates, decay, schedule.
         evaluation: how scores become numbers.
@@ -75,32 +101,41 @@ class LEAN(RetrievalModule[WordFeatures, VideoFeatures]):
         ConfigError: unknown or no hyperedges, or a number that does not fit.
     """
 
-    tested_with: ClassVar = {"width": 64, "max_text_nodes": 5}
+    tested_with: ClassVar = {"width": 64}
+    tested_besides: ClassVar = {"kl_reduction=sum": {"kl_weight": 1e-3}}  # 0.6 of the sum leaves nothing but the prior
 
     def __init__(
         self,
         video_encoder: FrameEncoder,
         text_encoder: TextEncoder,
         width: int = 512,
-        max_text_nodes: int = 12,
         iterations: int = 2,
         hypergraph: Network = "lean",
         hyperedges: Sequence[Kind] = KINDS,
         variational: bool = True,
+        readout: Read = "nodes",
+        activation: Activation = "tanh",
         text_weight: float = 0.5,
         video_weight: float = 0.5,
         kl_weight: float = 0.6,
+        kl_reduction: Reduction = "mean",
         pair_chunk: int | None = None,
         optimizer: Optimizer = Optimizer(),
         evaluation: Evaluation = Evaluation(),
     ) -> None:
         super().__init__(optimizer, evaluation)
-        for name, value in {"width": width, "max_text_nodes": max_text_nodes, "iterations": iterations,
-                            "pair_chunk": 1 if pair_chunk is None else pair_chunk}.items():  # fmt: skip
+        counts = {"width": width, "iterations": iterations, "pair_chunk": 1 if pair_chunk is None else pair_chunk}
+        for name, value in counts.items():
             if value < 1:
                 raise ConfigError(f"model.{name} is {value}; it must be at least 1")
-        if hypergraph not in NETWORKS:
-            raise ConfigError(f"model.hypergraph: no network '{hypergraph}'; {nearest(hypergraph, NETWORKS)}")
+        for name, chosen, known in (
+            ("hypergraph", hypergraph, NETWORKS),
+            ("readout", readout, get_args(Read)),
+            ("activation", activation, get_args(Activation)),
+            ("kl_reduction", kl_reduction, get_args(Reduction)),
+        ):
+            if chosen not in known:
+                raise ConfigError(f"model.{name}: no '{chosen}'; {nearest(chosen, known)}")
         weights = {"text_weight": text_weight, "video_weight": video_weight, "kl_weight": kl_weight}
         for name, weight in weights.items():
             if weight < 0:
@@ -108,12 +143,14 @@ class LEAN(RetrievalModule[WordFeatures, VideoFeatures]):
         if not text_weight and not video_weight:
             raise ConfigError("model.text_weight and model.video_weight are both 0: nothing would be learned")
         self.video_encoder, self.text_encoder = video_encoder, text_encoder
-        self.max_text_nodes, self.pair_chunk = max_text_nodes, pair_chunk
+        self.pair_chunk = pair_chunk
         self.text_weight, self.video_weight, self.kl_weight = text_weight, video_weight, kl_weight
         self.visual = nn.Linear(video_encoder.embed_dim, width)
         self.textual = nn.Linear(text_encoder.embed_dim, width)
         try:
-            self.scorer = HypergraphScorer(width, iterations, hypergraph, hyperedges, variational)
+            self.scorer = HypergraphScorer(
+                width, iterations, hypergraph, hyperedges, variational, readout, activation, kl_reduction
+            )
         except ValueError as error:
             raise ConfigError(f"model.hyperedges: {error}") from None
 
@@ -121,8 +158,7 @@ class LEAN(RetrievalModule[WordFeatures, VideoFeatures]):
         """BERT's words, when it is frozen."""
         if not self.text_encoder.freeze:
             return None
-        return Frozen(self.text_encoder, lambda text: self._words(text)[0],
-                      f"{self.text_encoder.fingerprint()} {self.max_text_nodes} words")  # fmt: skip
+        return Frozen(self.text_encoder, lambda text: self._words(text)[0], f"{self.text_encoder.fingerprint()} words")
 
     def encode_video(self, video: VideoInput) -> VideoFeatures:
         """Nodes of the key frames; the video's own is their mean, so it needs no place here."""
@@ -177,7 +213,7 @@ class LEAN(RetrievalModule[WordFeatures, VideoFeatures]):
 
     def _words(self, text: TextInput) -> tuple[Tensor, Tensor]:
         tokens = self.text_encoder.encode_tokens(text.tokens, text.token_mask)
-        return pool_words(tokens, text.word, self.max_text_nodes)  # Eq. 3
+        return pool_words(tokens, text.word, text.word.shape[1])  # Eq. 3, as many nodes as tokens at most
 
 
 def _word_mask(word: Tensor, count: int) -> Tensor:

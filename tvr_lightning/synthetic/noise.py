@@ -140,7 +140,8 @@ class NoiseTokenizer(Tokenizer):
             word[row, 1 : count + 1] = torch.arange(count)
             lengths[row] = count + 2
         mask = torch.arange(self.context_length) < lengths[:, None]
-        return TokenizedText(tokens, mask, torch.zeros(len(captions), dtype=torch.bool), word)
+        lost = torch.zeros_like(lengths)
+        return TokenizedText(tokens, mask, lost > 0, word, lost)
 
     def words(self, tokens: Tensor) -> tuple[str, ...]:
         """Numbers."""

@@ -16,12 +16,13 @@ from tvr_lightning.nn.lean.hypergraph import (
     Hypergraphs,
     Kind,
     LEANConv,
+    RefreshedHyperedges,
     check_kinds,
     clique_expansion,
     pair_hypergraphs,
     visual_nodes,
 )
-from tvr_lightning.nn.lean.variational import HypergraphGaussian, Readout
+from tvr_lightning.nn.lean.variational import Activation, HypergraphGaussian, Readout
 
 WIDTH = 8
 SUBSETS: list[tuple[Kind, ...]] = [KINDS, ("global",), ("text", "visual"), ("cross",), ("visual", "cross"), ("text",)]
@@ -86,7 +87,7 @@ def test_clique_expansion_against_sets() -> None:
 
 
 def obvious_conv(conv: LEANConv, x: Tensor, textual: Tensor, edges: dict[str, list[set[int]]]) -> tuple[Tensor, Tensor]:
-    """An iteration, Eq. 8 to its hyperedges of Eq. 13, one node and one hyperedge at a time."""
+    """An iteration, Eq. 8 to Eq. 12, one node and one hyperedge at a time."""
     every = [(kind, sorted(members)) for kind, sets in edges.items() for members in sets]
     around = [{j for _, members in every if i in members for j in members} - {i} for i in range(len(x))]
     rows = []
@@ -113,19 +114,14 @@ def obvious_conv(conv: LEANConv, x: Tensor, textual: Tensor, edges: dict[str, li
             rows.append(x[i] + sum(a * e[k] for a, k in zip(alpha, own, strict=True)))
         else:
             rows.append(x[i])
-    x = torch.stack(rows)
-    if conv.refresh is None:
-        return x, torch.stack(e)
-    damped = x * torch.exp((-conv.gamma * x).clamp(-10, 10))
-    return x, torch.stack([F.leaky_relu(conv.refresh.weight @ damped[members].mean(0), 0.2) for _, members in every])
+    return torch.stack(rows), torch.stack(e)
 
 
 @pytest.mark.parametrize("kinds", SUBSETS)
 @pytest.mark.parametrize(("words", "frames"), [(4, 3), (1, 1)])
-@pytest.mark.parametrize("refresh", [True, False])
-def test_convolution_is_that_of_the_equations(kinds: tuple[Kind, ...], words: int, frames: int, refresh: bool) -> None:
+def test_convolution_is_that_of_the_equations(kinds: tuple[Kind, ...], words: int, frames: int) -> None:
     torch.manual_seed(3)
-    conv = LEANConv(WIDTH, kinds, refresh).double()
+    conv = LEANConv(WIDTH, kinds).double()
     for parameter in conv.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
     graph, edges = one_pair(words, frames, kinds)
@@ -134,12 +130,26 @@ def test_convolution_is_that_of_the_equations(kinds: tuple[Kind, ...], words: in
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("kinds", SUBSETS)
+def test_hyperedges_are_refreshed_from_their_members(kinds: tuple[Kind, ...]) -> None:
+    torch.manual_seed(6)
+    layer = RefreshedHyperedges(WIDTH).double()
+    layer.gamma.data.fill_(0.7)
+    graph, sets = one_pair(3, 2, kinds)
+    damped = graph.x * torch.exp((-0.7 * graph.x).clamp(-10, 10))
+    members = [list(m) for same in sets.values() for m in same]
+    expected = [F.leaky_relu(layer.weight.weight @ damped[m].mean(0), 0.2) for m in members]
+    found = layer(graph.x, graph.hyperedge_index, len(members))
+    torch.testing.assert_close(found, torch.stack(expected), rtol=1e-10, atol=1e-10)
+
+
 def test_large_features_do_not_overflow() -> None:
-    conv = LEANConv(WIDTH).double()
-    conv.gamma.data.fill_(50.0)
+    conv, refresh = LEANConv(WIDTH).double(), RefreshedHyperedges(WIDTH).double()
+    refresh.gamma.data.fill_(50.0)
     graph, _ = one_pair(3, 2)
     x = (1e3 * graph.x).requires_grad_()
-    nodes, edges = conv(x, graph.hyperedge_index, graph.hyperedge_kind, graph.textual)
+    nodes, _ = conv(x, graph.hyperedge_index, graph.hyperedge_kind, graph.textual)
+    edges = refresh(nodes, graph.hyperedge_index, len(graph.hyperedge_kind))
     (nodes.sum() + edges.sum()).backward()
     assert torch.isfinite(edges).all()
     assert torch.isfinite(x.grad).all()
@@ -148,7 +158,7 @@ def test_large_features_do_not_overflow() -> None:
 @pytest.mark.parametrize("kinds", SUBSETS)
 def test_states_come_from_the_laplacian(kinds: tuple[Kind, ...]) -> None:
     torch.manual_seed(4)
-    layer = HypergraphGaussian(WIDTH, kinds).double()
+    layer = HypergraphGaussian(WIDTH, kinds, hyperedges=True).double()
     for parameter in layer.parameters():
         parameter.data += 0.3 * torch.randn_like(parameter)
     graph, edges = one_pair(3, 2, kinds)
@@ -162,8 +172,19 @@ def test_states_come_from_the_laplacian(kinds: tuple[Kind, ...]) -> None:
     laplacian = root[:, None] * (incidence * weight / incidence.sum(0)) @ incidence.T * root
     hidden = laplacian @ F.relu(laplacian @ graph.x @ layer.shared.weight.T)
     states = layer(graph.x, graph.hyperedge_index, graph.hyperedge_kind)
-    torch.testing.assert_close(states.mean, hidden @ layer.mean.weight.T)
-    torch.testing.assert_close(states.log_sigma, (hidden @ layer.log_sigma.weight.T).clamp(-10, 10))
+    torch.testing.assert_close(states.mean, hidden @ layer.nodes.mean.weight.T)
+    torch.testing.assert_close(states.log_sigma, (hidden @ layer.nodes.log_sigma.weight.T).clamp(-10, 10))
+
+    e = draw(len(every), WIDTH, seed=8)
+    half = root[:, None] * incidence * (weight / incidence.sum(0)).sqrt()
+    torch.testing.assert_close(half @ half.T, laplacian)
+    dual = half.T @ half
+    hidden = dual @ F.relu(dual @ e @ layer.shared.weight.T)
+    of_edges = layer.of_hyperedges(e, len(graph.x), graph.hyperedge_index, graph.hyperedge_kind)
+    torch.testing.assert_close(of_edges.mean, hidden @ layer.hyperedges.mean.weight.T)
+    torch.testing.assert_close(of_edges.log_sigma, (hidden @ layer.hyperedges.log_sigma.weight.T).clamp(-10, 10))
+    with pytest.raises(ValueError, match="hyperedges=True"):
+        HypergraphGaussian(WIDTH, kinds).of_hyperedges(e, len(graph.x), graph.hyperedge_index, graph.hyperedge_kind)
     noise = draw(*graph.x.shape, seed=5)
     torch.testing.assert_close(states.draw(noise), states.mean + noise * states.log_sigma.exp())
 
@@ -179,14 +200,16 @@ def test_states_start_at_the_priors_spread_with_equal_kinds() -> None:
     ).log_sigma is None  # fmt: skip
 
 
-def test_readout_by_hand() -> None:
-    readout = Readout(WIDTH).double()
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid"])
+def test_readout_by_hand(activation: Activation) -> None:
+    readout = Readout(WIDTH, activation).double()
     h, graph = draw(5, WIDTH), torch.tensor([0, 1, 0, 1, 1])
     expected = []
     for g in range(2):
         mine = h[graph == g]
         weight = (mine @ readout.attention.weight[0]).softmax(0)
-        expected.append(F.leaky_relu(readout.score.weight[0] @ torch.tanh(weight @ mine), 0.2))
+        expected.append(F.leaky_relu(readout.score.weight[0] @ getattr(torch, activation)(weight @ mine), 0.2))
+        torch.testing.assert_close(readout.weights(h, graph, 2)[graph == g], weight)
     torch.testing.assert_close(readout(h, graph, 2), torch.stack(expected))
 
 

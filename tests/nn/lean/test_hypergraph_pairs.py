@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from itertools import combinations
-from typing import Any
+from collections.abc import Sequence
+from itertools import combinations, product
+from typing import Any, get_args
 
 import pytest
 import torch
 from torch import Tensor
 
 from tvr_lightning.nn.lean.hypergraph import KINDS, Kind, pair_hypergraphs, visual_nodes
-from tvr_lightning.nn.lean.pair_scorer import NETWORKS, HypergraphScorer
+from tvr_lightning.nn.lean.pair_scorer import NETWORKS, HypergraphScorer, Network, Read, Reduction
 
 SUBSETS = [subset for size in range(1, 5) for subset in combinations(KINDS, size)]
+READS = get_args(Read)
+BOTH = list(product(NETWORKS, READS))
 SIZES = [(5, 4, 6, 3, 16), (1, 7, 1, 1, 8), (6, 1, 3, 5, 12), (3, 3, 12, 10, 24), (2, 3, 4, 1, 8)]
 
 
@@ -39,6 +42,13 @@ def inputs(
     )  # fmt: skip
 
 
+def gradients(outputs: Sequence[Tensor], leaves: Sequence[Tensor]) -> list[Tensor]:
+    """Zeros where something takes no part."""
+    total = outputs[0].square().sum() + outputs[1].sum()
+    found = torch.autograd.grad(total, leaves, allow_unused=True)
+    return [torch.zeros_like(leaf) if x is None else x for leaf, x in zip(leaves, found, strict=True)]
+
+
 def by_index(
     scorer: HypergraphScorer, words: Tensor, word_mask: Tensor, frames: Tensor, frame_mask: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -49,19 +59,15 @@ def by_index(
     return scores.view(shape), divergence.view(shape)
 
 
-@pytest.mark.parametrize("kinds", SUBSETS, ids="-".join)
-def test_scores_divergences_and_gradients_of_any_hyperedges(kinds: tuple[Kind, ...]) -> None:
-    scorer = build(16, kinds=kinds)
-    words, word_mask, frames, frame_mask = inputs(*SIZES[0])
+@pytest.mark.parametrize(("kinds", "network", "read"), list(product(SUBSETS, NETWORKS, READS)))
+def test_scores_divergences_and_gradients(kinds: tuple[Kind, ...], network: Network, read: Read) -> None:
+    scorer = build(12, kinds=kinds, network=network, read=read)
+    words, word_mask, frames, frame_mask = inputs(4, 3, 5, 3, 12)
     leaves = [words.requires_grad_(), frames.requires_grad_(), *scorer.parameters()]
-    found = scorer(words, word_mask, frames, frame_mask, with_divergence=True, chunk=6)
+    found = scorer(words, word_mask, frames, frame_mask, with_divergence=True, chunk=5)
     expected = by_index(scorer, words, word_mask, frames, frame_mask)
     torch.testing.assert_close(tuple(found), expected, rtol=1e-10, atol=1e-10)
-    grads = [torch.autograd.grad(s.square().sum() + d.sum(), leaves, allow_unused=True) for s, d in (found, expected)]
-    for a, b in zip(*grads, strict=True):
-        assert (a is None) == (b is None)
-        if a is not None and b is not None:
-            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(gradients(found, leaves), gradients(expected, leaves), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -76,37 +82,98 @@ def test_any_size_in_both_precisions(size: tuple[int, ...], iterations: int) -> 
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_other_networks(network: str) -> None:
-    scorer = build(12, network=network)
-    words, word_mask, frames, frame_mask = inputs(4, 3, 5, 2, 12)
-    leaves = [words.requires_grad_(), frames.requires_grad_()]
-    found = scorer(words, word_mask, frames, frame_mask, with_divergence=True, chunk=5)
-    expected = by_index(scorer, words, word_mask, frames, frame_mask)
-    torch.testing.assert_close(tuple(found), expected, rtol=1e-10, atol=1e-10)
-    grads = [torch.autograd.grad(s.sum() + d.sum(), leaves) for s, d in (found, expected)]
-    torch.testing.assert_close(grads[0], grads[1], rtol=1e-9, atol=1e-9)
+@pytest.mark.parametrize("read", READS)
+@torch.no_grad()
+def test_any_network_in_both_precisions(network: Network, read: Read) -> None:
+    for dtype, tolerance in ((torch.double, 1e-10), (torch.float, 1e-5)):
+        scorer = build(24, dtype, network=network, read=read)
+        given = inputs(*SIZES[3], dtype=dtype)
+        found, expected = scorer(*given, with_divergence=True), by_index(scorer, *given)
+        torch.testing.assert_close(tuple(found), expected, rtol=tolerance, atol=tolerance)
 
 
-def fixed_noise(monkeypatch: pytest.MonkeyPatch, noise: Tensor, exists: Tensor) -> None:
+@torch.no_grad()
+@pytest.mark.parametrize("read", READS)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_only_states_reach_the_readout(network: Network, read: Read) -> None:
+    """Where their means are nothing, a score is that of the empty hypergraph, whatever features there are."""
+    scorer = build(8, network=network, read=read)
+    heads = [heads for heads in (scorer.states.nodes, scorer.states.hyperedges) if heads is not None]
+    assert len(heads) == len(read.split("_and_"))
+    given = inputs(4, 5, 6, 3, 8)
+    plain = scorer(*given).scores
+    for head in heads:
+        head.mean.weight.zero_()
+    found, expected = scorer(*given).scores, by_index(scorer, *given)[0]
+    assert plain.abs().min() > 0
+    assert found.abs().max() == expected.abs().max() == 0  # tanh(0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("read", READS)
+def test_a_state_s_spread_is_all_that_a_score_s_noise_is(read: Read) -> None:
+    """Drawn scores have means and spread of the states alone: with the prior for a posterior, nothing else is there."""
+    scorer = build(8, read=read).train()
+    for heads in (scorer.states.nodes, scorer.states.hyperedges):
+        if heads is not None:
+            heads.mean.weight.zero_()
+            heads.log_sigma.weight.zero_()
+    words, word_mask, frames, frame_mask = inputs(4, 5, 6, 3, 8)
+    drawn = []
+    for factor in (1.0, 50.0):
+        torch.manual_seed(0)
+        drawn.append(scorer(words * factor, word_mask, frames * factor, frame_mask, with_divergence=True))
+    torch.testing.assert_close(tuple(drawn[0]), tuple(drawn[1]), rtol=0, atol=0)
+    assert drawn[0].divergence.abs().max() == 0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("read", READS)
+def test_a_sum_of_divergences_is_their_mean_times_states_and_dimensions(read: Read) -> None:
+    given = inputs(4, 5, 6, 3, 8)
+    found = {
+        reduction: build(8, read=read, reduction=reduction)(*given, with_divergence=True)
+        for reduction in get_args(Reduction)
+    }
+    words, visual = given[1].sum(1)[:, None], given[3].sum(1) + 1
+    count = words + visual
+    if read == "nodes_and_hyperedges":  # global and visual, textual and one for each word where there is a word
+        count = count + 2 + (words > 0) + words
+    torch.testing.assert_close(found["sum"].divergence, found["mean"].divergence * count * 8)
+    torch.testing.assert_close(found["sum"].scores, found["mean"].scores, rtol=0, atol=0)
+    by_graphs = by_index(build(8, read=read, reduction="sum"), *given)[1]
+    torch.testing.assert_close(found["sum"].divergence, by_graphs, rtol=1e-10, atol=1e-10)
+
+
+def fixed_noise(monkeypatch: pytest.MonkeyPatch, given: tuple[Tensor, ...], width: int) -> None:
     """The same noise in both forms, each of which draws it for its own layout."""
+    generator = torch.Generator().manual_seed(2)
+    word_mask, shape = given[1], (len(given[0]), len(given[2]))
+    nodes = pair_hypergraphs(given[0], given[1], *visual_nodes(given[2], given[3]))[1]
+    some = word_mask.any(1)[:, None, None].expand(*shape, 1)
+    edges = [some, some | True, some | True, word_mask[:, None].expand(*shape, -1)]  # text, global, visual, cross
+    exists = torch.cat([nodes, *edges], dim=2)
+    noise = torch.randn(*exists.shape, width, dtype=torch.double, generator=generator)
+    of_nodes, of_edges = noise.split([nodes.shape[2], exists.shape[2] - nodes.shape[2]], dim=2)
+    order = [1, 0, *range(2, of_edges.shape[2])]  # the index form begins with the global one
+    by_number = torch.cat([of_nodes[nodes], of_edges[:, :, order][torch.cat(edges, dim=2)[:, :, order]]])
 
     def draw(like: Tensor, *shape: int) -> Tensor:
-        return noise if len(shape) == 4 else noise[exists]
+        return noise[:, :, : shape[2]] if len(shape) == 4 else by_number[: shape[0]]
 
-    monkeypatch.setattr("tvr_lightning.nn.lean.hypergraph_pairs.standard_normal", draw)
-    monkeypatch.setattr("tvr_lightning.nn.lean.pair_scorer.standard_normal", draw)
+    for module in ("variational_pairs", "graph_network_pairs", "pair_scorer", "graph_networks"):
+        monkeypatch.setattr(f"tvr_lightning.nn.lean.{module}.standard_normal", draw)
 
 
-def test_drawn_states_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    scorer = build(8).train()
+@pytest.mark.parametrize(("network", "read"), BOTH)
+def test_drawn_states_are_the_same(monkeypatch: pytest.MonkeyPatch, network: Network, read: Read) -> None:
+    scorer = build(8, network=network, read=read).train()
     given = inputs(3, 4, 5, 3, 8)
-    exists = pair_hypergraphs(given[0], given[1], *visual_nodes(given[2], given[3]))[1]
-    noise = torch.randn(*exists.shape, 8, dtype=torch.double, generator=torch.Generator().manual_seed(2))
-    fixed_noise(monkeypatch, noise, exists)
+    fixed_noise(monkeypatch, given, 8)
     found, expected = scorer(*given, with_divergence=True), by_index(scorer, *given)
     torch.testing.assert_close(tuple(found), expected, rtol=1e-10, atol=1e-10)
-    grads = [torch.autograd.grad(s.sum() + d.sum(), list(scorer.parameters())) for s, d in (found, expected)]
-    torch.testing.assert_close(grads[0], grads[1], rtol=1e-9, atol=1e-9)
+    leaves = list(scorer.parameters())
+    torch.testing.assert_close(gradients(found, leaves), gradients(expected, leaves), rtol=1e-9, atol=1e-9)
     quiet = scorer.eval()(*given).scores
     assert not torch.allclose(quiet, found.scores)
 
@@ -163,8 +230,9 @@ def test_what_waits_for_the_backward_pass_is_set_by_the_chunk(monkeypatch: pytes
     assert kept(None) < kept(64) / 5
 
 
-def test_masked_places_may_hold_anything() -> None:
-    scorer = build(8)
+@pytest.mark.parametrize(("network", "read"), BOTH)
+def test_masked_places_may_hold_anything(network: Network, read: Read) -> None:
+    scorer = build(8, network=network, read=read)
     words, word_mask, frames, frame_mask = inputs(3, 3, 4, 3, 8)
     plain = scorer(words, word_mask, frames, frame_mask, with_divergence=True)
     for value in (1e30, torch.inf, torch.nan):
@@ -179,8 +247,8 @@ def test_masked_places_may_hold_anything() -> None:
 
 
 def test_a_video_without_frames_and_a_text_without_words_stay_finite() -> None:
-    for network in NETWORKS:
-        scorer = build(8, network=network).train()
+    for network, read in BOTH:
+        scorer = build(8, network=network, read=read).train()
         words, word_mask, frames, frame_mask = inputs(2, 2, 3, 2, 8)
         leaves = [words.requires_grad_(), frames.requires_grad_()]
         scores, divergence = scorer(words, word_mask & False, frames, frame_mask & False, with_divergence=True)
@@ -190,7 +258,7 @@ def test_a_video_without_frames_and_a_text_without_words_stay_finite() -> None:
 
 
 def test_gradients_against_differences() -> None:
-    scorer = build(4, iterations=2)
+    scorer = build(4, iterations=2, read="nodes_and_hyperedges")
     words, word_mask, frames, frame_mask = inputs(2, 2, 2, 2, 4)
     assert torch.autograd.gradcheck(
         lambda w, f: tuple(scorer(w, word_mask, f, frame_mask, with_divergence=True, chunk=2)),

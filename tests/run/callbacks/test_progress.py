@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tvr_lightning.run.callbacks import progress
-from tvr_lightning.run.callbacks.progress import WAITS_AFTER, DataWaits, waiting_line
+from tvr_lightning.run.callbacks.progress import WAITS_AFTER, DataWaits, StartSummary, waiting_line
 
 
 class Event:
@@ -65,3 +65,21 @@ def test_the_line_names_what_is_left_to_do(make_data: Callable[..., Any], monkey
     assert "cache_frames=true" not in kept
     assert "later epochs read kept frames" in kept
     assert "num_workers" not in waiting_line(0.5, make_data(num_workers=8)).partition(". ")[2]
+
+
+@pytest.mark.parametrize("counted", [{}, {"truncated_nodes": 1234}])
+def test_the_start_counts_what_was_cut(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, counted: dict[str, int]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    names = ("videos", "captions", "listed", "missing", "without_captions", "truncated_captions")
+    content = {"split": "train", **dict.fromkeys(names, 5), **counted}
+    split = SimpleNamespace(summary=lambda: content)
+    data = SimpleNamespace(
+        dataset="x", annotations=SimpleNamespace(protocol="9k"), splits={"train": split}, selection="last"
+    )
+    trainer: Any = SimpleNamespace(is_global_zero=True, datamodule=data)
+    StartSummary().on_fit_start(trainer, torch.nn.Linear(1, 1))  # type: ignore[arg-type]
+    said = capsys.readouterr().err
+    assert "truncated captions" in said
+    assert ("truncated nodes" in said, "1,234" in said) == (bool(counted), bool(counted))

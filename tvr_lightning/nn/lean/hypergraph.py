@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch_geometric.nn import MessagePassing
-from torch_geometric.utils import softmax
+from torch_geometric.utils import scatter, softmax
 
 from tvr_lightning.nn.masked import masked_mean
 
@@ -147,17 +147,15 @@ class LEANConv(MessagePassing):  # type: ignore[misc]  # PyG's annotations are n
         e_j  =  LayerNorm(sum_p softmax_p(x_j . x_p / sqrt(D)) x_p)       of the one of word j      Eq. 10
         a_ik =  softmax_k MLP([x_i ; e_k])                           over the hyperedges of i       Eq. 11
         x_i  <- x_i + sum_k a_ik e_k                                                                Eq. 12
-        e_k  <- LeakyReLU(W_r mean over members of x exp(-gamma x))                                 Eq. 13
 
     N(i) are the other nodes that share a hyperedge with i; p runs over the nodes of the hyperedge that are no words.
-    The paper concatenates members in Eq. 9, which fits no varying number of them, and leaves open what N, the MLP and
-    the factors of Eq. 8, Eq. 10 and Eq. 13 are. The MLP is D -> 1 after a hidden layer of D with LeakyReLU.
+    The paper concatenates members in Eq. 9, which fits no varying number of them, lets the MLP compare two nodes, and
+    leaves open what N, the MLP and the factors of Eq. 8 and Eq. 10 are. The MLP is D -> 1 after a hidden layer of D
+    with LeakyReLU. Between two iterations nothing reads the hyperedges of Eq. 13: they are `RefreshedHyperedges`.
 
     Args:
         width: D.
         kinds: which hyperedges the hypergraphs have.
-        refresh: whether hyperedges come back refreshed (Eq. 13) or as Eq. 9 and Eq. 10 made them: between two
-            iterations nothing reads the refreshed ones.
 
     >>> words, visual = torch.randn(1, 3, 8), torch.randn(1, 4, 8)
     >>> graphs, _ = pair_hypergraphs(words, torch.ones(1, 3).bool(), visual, torch.ones(1, 4).bool())
@@ -166,7 +164,7 @@ class LEANConv(MessagePassing):  # type: ignore[misc]  # PyG's annotations are n
     (torch.Size([7, 8]), torch.Size([6, 8]))
     """
 
-    def __init__(self, width: int, kinds: Sequence[Kind] = KINDS, refresh: bool = True) -> None:
+    def __init__(self, width: int, kinds: Sequence[Kind] = KINDS) -> None:
         super().__init__(aggr="add", node_dim=0)
         self.width = width
         self.kinds = check_kinds(kinds)
@@ -178,8 +176,6 @@ class LEANConv(MessagePassing):  # type: ignore[misc]  # PyG's annotations are n
         self.node_part = glorot(width, width, bias=True)
         self.edge_part = glorot(width, width)
         self.logit = glorot(width, 1)
-        self.refresh = glorot(width, width) if refresh else None
-        self.gamma = nn.Parameter(torch.zeros(())) if refresh else None
 
     def forward(
         self,
@@ -199,18 +195,14 @@ class LEANConv(MessagePassing):  # type: ignore[misc]  # PyG's annotations are n
             edge_index: `clique_expansion` of the hypergraph, when several iterations share it.
 
         Returns:
-            Nodes (N, D) and hyperedges (E, D).
+            Nodes (N, D), and the hyperedges (E, D) that they have looked at.
 
         Raises:
             ValueError: a hyperedge of a kind that this layer has no weights for.
         """
-        size, share = (len(x), len(hyperedge_kind)), _member_shares(x, hyperedge_index, len(hyperedge_kind))
+        size = (len(x), len(hyperedge_kind))
         x, e, weight = self.attend(x, hyperedge_index, hyperedge_kind, textual, edge_index)
-        x = x + self.propagate(hyperedge_index.flip(0), x=e, weight=weight, size=size[::-1])  # Eq. 12
-        if self.refresh is None:
-            return x, e
-        mean = self.propagate(hyperedge_index, x=self.damp(x), weight=share, size=size)
-        return x, F.leaky_relu(self.refresh(mean), SLOPE)  # Eq. 13
+        return x + self.propagate(hyperedge_index.flip(0), x=e, weight=weight, size=size[::-1]), e  # Eq. 12
 
     def attend(
         self,
@@ -259,12 +251,6 @@ class LEANConv(MessagePassing):  # type: ignore[misc]  # PyG's annotations are n
         looked = self.norm(self.propagate(seen, x=x, weight=weight, size=size))  # Eq. 10
         return torch.where((kind == CROSS)[:, None], looked, e)
 
-    def damp(self, x: Tensor) -> Tensor:
-        """The damped nodes of Eq. 13, x exp(-gamma x), elementwise."""
-        if self.gamma is None:
-            return x
-        return x * torch.exp((self.gamma * -x).clamp(-MAX_EXPONENT, MAX_EXPONENT))
-
     def message(self, x_j: Tensor, weight: Tensor) -> Tensor:
         """What a membership or an edge carries."""
         return weight[:, None] * x_j
@@ -275,6 +261,38 @@ def _member_shares(x: Tensor, hyperedge_index: Tensor, count: int) -> Tensor:
     edge = hyperedge_index[1]
     members = x.new_zeros(count).index_add_(0, edge, torch.ones_like(edge, dtype=x.dtype))
     return (1 / members)[edge]
+
+
+class RefreshedHyperedges(nn.Module):
+    """Hyperedges from the nodes that a network leaves, of whatever kind they are.
+
+        e_k = LeakyReLU(W mean over members of x exp(-gamma x))                                     Eq. 13
+
+    gamma is learned and starts at 0; the exponent is kept in [-10, 10]. The paper leaves open what gamma and the
+    factor of Eq. 13 are.
+
+    Args:
+        width: D.
+
+    >>> index = torch.tensor([[0, 1, 2], [0, 0, 1]])  # nodes 0 and 1, node 2
+    >>> RefreshedHyperedges(8)(torch.randn(3, 8), index, num_hyperedges=2).shape
+    torch.Size([2, 8])
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = glorot(width, width)
+        self.gamma = nn.Parameter(torch.zeros(()))
+
+    def damp(self, x: Tensor) -> Tensor:
+        """Damped nodes, x exp(-gamma x), elementwise."""
+        return x * torch.exp((self.gamma * -x).clamp(-MAX_EXPONENT, MAX_EXPONENT))
+
+    def forward(self, x: Tensor, hyperedge_index: Tensor, num_hyperedges: int) -> Tensor:
+        """Hyperedges (E, D) of nodes (N, D); see `LEANConv` for the index form."""
+        node, edge = hyperedge_index
+        mean = scatter(self.damp(x)[node], edge, dim=0, dim_size=num_hyperedges, reduce="mean")
+        return F.leaky_relu(self.weight(mean), SLOPE)  # Eq. 13
 
 
 def check_kinds(kinds: Sequence[Kind]) -> tuple[Kind, ...]:

@@ -9,10 +9,9 @@ A pair's hypergraph has a fixed structure, so that no index is needed:
     hyperedges        means of the same two sums; those of words look at the visual nodes by one batched product.
     attention         w . LeakyReLU(a + b) is linear in a and b but for |a + b|: differences of L1 distances, which need
                       no D numbers for a member of a hyperedge.
-    Laplacian         all visual nodes are in the same hyperedges, so all have one row: W + 1 rows instead of W + n.
 
 Shapes: t texts and v videos of a chunk; W words, n visual nodes (the video node is one of them), D width. A leading
-dimension of 1 stands for what texts, or videos, share.
+dimension of 1 stands for what texts, or videos, share. What follows the network: `variational_pairs`.
 """
 
 from __future__ import annotations
@@ -27,7 +26,6 @@ from torch.nn import functional as F
 
 from tvr_lightning.device import has_kernels
 from tvr_lightning.nn.lean.hypergraph import SLOPE, Kind, LEANConv
-from tvr_lightning.nn.lean.variational import Gaussian, HypergraphGaussian, Readout, standard_normal
 from tvr_lightning.nn.masked import all_valid, masked_softmax
 
 WHOLE: tuple[Kind, ...] = ("text", "global", "visual")  # words and visual nodes each belong to neighbours in this row
@@ -37,8 +35,8 @@ class PairNodes(NamedTuple):
     """Nodes of pairs; what masked places hold is finite and never read.
 
     Attributes:
-        words: (t, 1 or v, W, D).
-        visual: (1 or t, v, n, D), the video node first.
+        words: (t, 1 or v, W, D), or one row where all words of a pair are alike.
+        visual: (1 or t, v, n, D), the video node first, or one row likewise.
         word_mask: (t, 1, W) bool.
         visual_mask: (1, v, n) bool.
     """
@@ -102,7 +100,7 @@ def first_encoding(
         visual_mask: (1, v, n) bool.
     """
     shares = _shares(conv.kinds, word_mask, visual_mask, words.own.dtype)
-    word_sum, visual_sum = _sum(words.neighbour, word_mask), _sum(visual.neighbour, visual_mask)
+    word_sum, visual_sum = node_sum(words.neighbour, word_mask), node_sum(visual.neighbour, visual_mask)
     to_words = words.own - shares.word_to_word[..., None] * words.neighbour
     to_visual = visual.own - shares.visual_to_visual[..., None] * visual.neighbour
     return _encoded(shares, to_words, to_visual, word_sum, visual_sum, word_mask, visual_mask)
@@ -111,8 +109,8 @@ def first_encoding(
 def next_encoding(conv: LEANConv, x: PairNodes) -> PairNodes:
     """Eq. 8 on nodes of pairs (t, v, ...)."""
     shares = _shares(conv.kinds, x.word_mask, x.visual_mask, x.words.dtype)
-    word_sum = conv.neighbour(_sum(x.words, x.word_mask))
-    visual_sum = conv.neighbour(_sum(x.visual, x.visual_mask))
+    word_sum = conv.neighbour(node_sum(x.words, x.word_mask))
+    visual_sum = conv.neighbour(node_sum(x.visual, x.visual_mask))
     to_words = _less_itself(conv, x.words, shares.word_to_word)
     to_visual = _less_itself(conv, x.visual, shares.visual_to_visual)
     return _encoded(shares, to_words, to_visual, word_sum, visual_sum, x.word_mask, x.visual_mask)
@@ -169,11 +167,9 @@ def _less_itself(conv: LEANConv, x: Tensor, share: Tensor) -> Tensor:
     return less
 
 
-def conv_pairs(conv: LEANConv, x: PairNodes) -> tuple[PairNodes, PairHyperedges]:
+def conv_pairs(conv: LEANConv, x: PairNodes) -> PairNodes:
     """What follows Eq. 8 in an iteration, over all pairs of t texts and v videos."""
-    edges = _hyperedges(conv, x)
-    x = _attend(conv, x, edges)
-    return x, edges if conv.refresh is None else _refresh(conv, x, edges)
+    return _attend(conv, x, _hyperedges(conv, x))
 
 
 def _hyperedges(conv: LEANConv, x: PairNodes) -> PairHyperedges:
@@ -181,7 +177,7 @@ def _hyperedges(conv: LEANConv, x: PairNodes) -> PairHyperedges:
     kinds = tuple(kind for kind in WHOLE if kind in conv.kinds)
     whole = x.words.new_empty(*x.words.shape[:2], 0, conv.width)
     if kinds:
-        means = _means(kinds, x, _sum(x.words, x.word_mask), _sum(x.visual, x.visual_mask))
+        means = member_means(kinds, x, node_sum(x.words, x.word_mask), node_sum(x.visual, x.visual_mask))
         whole = torch.stack([conv.encode[kind](mean) for kind, mean in zip(kinds, means, strict=True)], dim=2)
         whole = F.leaky_relu(whole, SLOPE)  # Eq. 9
     if conv.norm is None:
@@ -303,20 +299,7 @@ def _bent(a: Tensor, b: Tensor) -> Tensor:
     return (1 + SLOPE) / 2 * linear + (1 - SLOPE) / 2 * torch.cdist(a, b, p=1)
 
 
-def _refresh(conv: LEANConv, x: PairNodes, edges: PairHyperedges) -> PairHyperedges:
-    """Eq. 13; the product with W_r comes before the means, whose parts hyperedges share."""
-    assert conv.refresh is not None
-    words = conv.refresh(conv.damp(x.words))  # (t, v, W, D)
-    visual_sum = conv.refresh(_sum(conv.damp(x.visual), x.visual_mask))  # (t, v, D)
-    means = _means(edges.kinds, x, _sum(words, x.word_mask), visual_sum)
-    whole = F.leaky_relu(torch.stack(means, dim=2), SLOPE) if means else edges.whole  # Eq. 13
-    if edges.cross is None:
-        return PairHyperedges(edges.kinds, whole, None)
-    mean = (words + visual_sum[..., None, :]) / (x.counts()[1][..., None] + 1)  # members as in Eq. 7
-    return PairHyperedges(edges.kinds, whole, F.leaky_relu(mean, SLOPE))  # Eq. 13
-
-
-def _means(kinds: Sequence[Kind], x: PairNodes, word_sum: Tensor, visual_sum: Tensor) -> list[Tensor]:
+def member_means(kinds: Sequence[Kind], x: PairNodes, word_sum: Tensor, visual_sum: Tensor) -> list[Tensor]:
     """Means over members from sums (t, v, D) over words and over visual nodes; zeros where there is no member."""
     num_words, num_visual = x.counts()
     means = {
@@ -327,8 +310,10 @@ def _means(kinds: Sequence[Kind], x: PairNodes, word_sum: Tensor, visual_sum: Te
     return [means[kind]() for kind in kinds]
 
 
-def _sum(x: Tensor, mask: Tensor) -> Tensor:
-    """Sum over the second-last dimension where the mask is True."""
+def node_sum(x: Tensor, mask: Tensor) -> Tensor:
+    """Sum over the second-last dimension where the mask is True; (..., 1, D) stands for rows that are alike."""
+    if x.shape[-2] != mask.shape[-1]:
+        return x[..., 0, :] * mask.sum(-1, keepdim=True, dtype=x.dtype)
     if all_valid(mask):
         return x.sum(-2)
     if has_kernels(x):
@@ -336,83 +321,3 @@ def _sum(x: Tensor, mask: Tensor) -> Tensor:
 
         return masked_sum(x, mask)
     return x.masked_fill(~mask[..., None], 0).sum(-2)
-
-
-def gaussian_pairs(layer: HypergraphGaussian, x: PairNodes, with_sigma: bool) -> tuple[Gaussian, Gaussian]:
-    """States of the words (t, v, W, D) and of the visual nodes (t, v, 1, D), which all have the same.
-
-    Args:
-        layer: the Laplacian's weights and the two heads.
-        x: nodes.
-        with_sigma: whether their spread is needed.
-    """
-    num_words, num_visual = x.counts()
-    weights = layer.kind_weights()
-    none = num_words.new_zeros(())
-    in_global, in_text, in_visual, in_cross = (weights.get(k, none) for k in ("global", "text", "visual", "cross"))
-    word_degree = in_global + in_text + in_cross
-    visual_degree = in_global + in_visual + in_cross * num_words
-    # roots: D_v^-1/2, zero for a node in no hyperedge
-    word_root = word_degree.rsqrt() if {"global", "text", "cross"} & set(weights) else none
-    visual_root = torch.where(visual_degree > 0, visual_degree.clamp(min=1e-12).rsqrt(), 0.0)
-    in_global = in_global / (num_words + num_visual)
-    in_text = in_text / num_words.clamp(min=1)
-    in_visual = in_visual / num_visual
-    in_cross = in_cross / (num_visual + 1)
-    # rows of A: what a word gets of itself, of any word, of any visual node; what a visual node gets of both
-    own = word_root * in_cross * word_root  # each (t, v, 1) or broadcastable
-    word_word = word_root * (in_global + in_text) * word_root
-    word_visual = word_root * (in_global + in_cross) * visual_root
-    visual_visual = visual_root * (in_global + in_visual + in_cross * num_words) * visual_root
-
-    def laplacian(words: Tensor, word_sum: Tensor, visual_sum: Tensor) -> tuple[Tensor, Tensor]:
-        around = word_word * word_sum + word_visual * visual_sum
-        spread = own[..., None] * words + around[..., None, :]
-        return spread, word_visual * word_sum + visual_visual * visual_sum
-
-    words = layer.shared(x.words)
-    spread, visual = laplacian(words, _sum(words, x.word_mask), layer.shared(_sum(x.visual, x.visual_mask)))
-    words, visual = F.relu(spread), F.relu(visual)
-    spread, visual = laplacian(words, _sum(words, x.word_mask), num_visual * visual)
-    return layer.heads(spread, with_sigma), layer.heads(visual[:, :, None], with_sigma)  # Eq. 15
-
-
-def read_pairs(
-    readout: Readout,
-    states: tuple[Gaussian, Gaussian],
-    x: PairNodes,
-    edges: PairHyperedges | None,
-    sample: bool,
-) -> Tensor:
-    """Scores (t, v) from states, drawn or their means, and hyperedges."""
-    of_words, of_visual = states
-    num_words, num_visual = x.word_mask.shape[2], x.visual_mask.shape[2]
-    width = of_words.mean.shape[-1]
-    size = of_words.mean.shape[:2]
-    copies = x.visual_mask
-    if sample and of_words.log_sigma is not None:
-        noise = standard_normal(of_words.mean, *size, num_words + num_visual, width)
-        words = of_words.draw(noise[:, :, :num_words])  # Eq. 14
-        visual = of_visual.draw(noise[:, :, num_words:])  # Eq. 14
-    else:  # one visual node stands for all
-        words, visual = of_words.mean, of_visual.mean
-    parts, masks = [words, visual], [x.word_mask, copies]
-    if edges is not None:
-        parts.append(edges.whole)
-        some = x.word_mask.any(-1, keepdim=True)  # a textual hyperedge needs a word
-        here = [some if kind == "text" else torch.ones_like(some) for kind in edges.kinds]
-        masks.append(torch.cat(here, dim=-1) if here else some[..., :0])
-        if edges.cross is not None:
-            parts.append(edges.cross)
-            masks.append(x.word_mask)
-    logits = [readout.attention(part)[..., 0] for part in parts]
-    if visual.shape[2] != num_visual:
-        logits[1] = logits[1].expand(*size, num_visual)
-    mask = torch.cat([m.expand(*size, -1) for m in masks], dim=-1)
-    weights = masked_softmax(torch.cat(logits, dim=-1), mask).to(words.dtype)
-    pooled = words.new_zeros(*size, width)
-    for part, weight in zip(parts, weights.split([m.shape[-1] for m in masks], dim=-1), strict=True):
-        if part.shape[2] != weight.shape[2]:
-            weight = weight.sum(-1, keepdim=True)
-        pooled = pooled + (weight[:, :, None] @ part)[:, :, 0]
-    return readout.scores(pooled)  # Eq. 16

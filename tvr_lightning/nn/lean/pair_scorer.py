@@ -10,15 +10,16 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tvr_lightning.device import Graphs, graphed, sizes
+from tvr_lightning.nn.lean.graph_network_pairs import replaced_pairs
 from tvr_lightning.nn.lean.graph_networks import ReplacementNetwork
 from tvr_lightning.nn.lean.hypergraph import (
     KINDS,
     Hypergraphs,
     Kind,
     LEANConv,
+    RefreshedHyperedges,
     check_kinds,
     clique_expansion,
-    pair_hypergraphs,
     visual_nodes,
 )
 from tvr_lightning.nn.lean.hypergraph_pairs import (
@@ -26,15 +27,29 @@ from tvr_lightning.nn.lean.hypergraph_pairs import (
     Projected,
     conv_pairs,
     first_encoding,
-    gaussian_pairs,
     next_encoding,
     project,
-    read_pairs,
 )
-from tvr_lightning.nn.lean.variational import HypergraphGaussian, Readout, gaussian_divergence, standard_normal
+from tvr_lightning.nn.lean.variational import (
+    Activation,
+    Gaussian,
+    HypergraphGaussian,
+    Readout,
+    gaussian_divergence,
+    standard_normal,
+)
+from tvr_lightning.nn.lean.variational_pairs import (
+    hyperedge_states,
+    node_states,
+    pair_divergence,
+    read_pairs,
+    refresh_pairs,
+)
 
 Network = Literal["lean", "none", "hgnn", "uncertain_gcn", "gcn", "gat"]
 NETWORKS: tuple[Network, ...] = get_args(Network)
+Read = Literal["nodes", "nodes_and_hyperedges"]
+Reduction = Literal["mean", "sum"]
 MAX_STORED_PAIRS = 1024  # pairs, those of a batch of 32, whose activations may wait for the backward pass
 
 
@@ -60,10 +75,13 @@ class HypergraphScorer(nn.Module):
     Args:
         width: D.
         iterations: of the network.
-        network: `lean`; `none` leaves nodes as they are; others see `ReplacementNetwork`. Only `lean` makes
-            hyperedges that the readout can see; the Laplacian of Eq. 15 is the hypergraph's with all of them.
+        network: `lean`; `none` leaves nodes as they are; others see `ReplacementNetwork`. After each of them states
+            and readout are the same, and so is the Laplacian of Eq. 15, the hypergraph's.
         kinds: which hyperedges there are.
-        spread: whether node states have a variance (Eq. 14); without, they are their means.
+        spread: whether states have a variance (Eq. 14); without, they are their means.
+        read: whose states the readout takes: nodes', or also those of the hyperedges that Eq. 13 makes of them.
+        activation: of the readout.
+        reduction: whether a divergence is the mean over a pair's states and their dimensions, or the sum.
 
     Raises:
         ValueError: kinds that do not exist, or no iteration.
@@ -80,6 +98,9 @@ class HypergraphScorer(nn.Module):
         network: Network = "lean",
         kinds: Sequence[Kind] = KINDS,
         spread: bool = True,
+        read: Read = "nodes",
+        activation: Activation = "tanh",
+        reduction: Reduction = "mean",
     ) -> None:
         super().__init__()
         if iterations < 1:
@@ -88,37 +109,53 @@ class HypergraphScorer(nn.Module):
         self.convs = nn.ModuleList()
         self.replacement: ReplacementNetwork | None = None
         if network == "lean":
-            self.convs.extend(LEANConv(width, self.kinds, refresh=i == iterations - 1) for i in range(iterations))
+            self.convs.extend(LEANConv(width, self.kinds) for _ in range(iterations))
         elif network != "none":
             self.replacement = ReplacementNetwork(network, width, iterations)
         self._graphs = Graphs()
-        self.states = HypergraphGaussian(width, self.kinds, spread)
-        self.readout = Readout(width)
+        self.refresh = RefreshedHyperedges(width) if read == "nodes_and_hyperedges" else None
+        self.states = HypergraphGaussian(width, self.kinds, spread, hyperedges=self.refresh is not None)
+        self.readout = Readout(width, activation)
+        self.reduction = reduction
 
     @property
     def _convs(self) -> list[LEANConv]:
         return [conv for conv in self.convs if isinstance(conv, LEANConv)]
 
-    def score_graphs(self, graphs: Hypergraphs, with_divergence: bool = True) -> tuple[Tensor, Tensor | None]:
-        """Scores (P,) and divergences (P,) of hypergraphs; states are drawn while training."""
-        x, edges = graphs.x, None
+    def states_of(self, graphs: Hypergraphs, with_sigma: bool = True) -> tuple[Gaussian, Tensor]:
+        """What the readout reads of hypergraphs: states (X, D) of nodes, then of hyperedges, and whose each is (X,)."""
+        x, index, kind = graphs.x, graphs.hyperedge_index, graphs.hyperedge_kind
         if self.replacement is not None:
             x = self.replacement(graphs)
-        shared = clique_expansion(graphs.hyperedge_index, len(x)) if len(self.convs) else None
+        shared = clique_expansion(index, len(x)) if len(self.convs) else None
         for conv in self._convs:
-            x, edges = conv(x, graphs.hyperedge_index, graphs.hyperedge_kind, graphs.textual, shared)
-        with_sigma = with_divergence or self.training
-        states = self.states(x, graphs.hyperedge_index, graphs.hyperedge_kind, with_sigma)
+            x, _ = conv(x, index, kind, graphs.textual, shared)
+        states = self.states(x, index, kind, with_sigma)
+        if self.refresh is None:
+            return states, graphs.graph
+        e = self.refresh(x, index, len(kind))
+        others = self.states.of_hyperedges(e, len(x), index, kind, with_sigma)
+        log_sigma = None
+        if states.log_sigma is not None and others.log_sigma is not None:
+            log_sigma = torch.cat([states.log_sigma, others.log_sigma])
+        every = Gaussian(torch.cat([states.mean, others.mean]), log_sigma)
+        return every, torch.cat([graphs.graph, graphs.hyperedge_graph])
+
+    def score_graphs(self, graphs: Hypergraphs, with_divergence: bool = True) -> tuple[Tensor, Tensor | None]:
+        """Scores (P,) and divergences (P,) of hypergraphs; states are drawn while training."""
+        states, graph = self.states_of(graphs, with_divergence or self.training)
         sample = self.training and states.log_sigma is not None
-        h, graph = states.draw(standard_normal(x, *x.shape)) if sample else states.mean, graphs.graph
-        if edges is not None:
-            h, graph = torch.cat([h, edges]), torch.cat([graph, graphs.hyperedge_graph])
+        h = states.draw(standard_normal(states.mean, *states.mean.shape)) if sample else states.mean
         scores = self.readout(h, graph, graphs.size)
         if states.log_sigma is None or not with_divergence:
             return scores, None
-        nodes = gaussian_divergence(states.mean, states.log_sigma)
-        total = nodes.new_zeros(graphs.size).index_add(0, graphs.graph, nodes)
-        return scores, total / torch.bincount(graphs.graph, minlength=graphs.size)
+        each = gaussian_divergence(states.mean, states.log_sigma)
+        total = each.new_zeros(graphs.size).index_add(0, graph, each)
+        return scores, self._reduced(total, torch.bincount(graph, minlength=graphs.size))
+
+    def _reduced(self, total: Tensor, count: Tensor) -> Tensor:
+        """A pair's divergence from the sum over its states, each a mean over dimensions, and their number."""
+        return total / count if self.reduction == "mean" else total * self.states.shared.out_features  # Eq. 19
 
     def forward(
         self,
@@ -180,7 +217,7 @@ class HypergraphScorer(nn.Module):
     ) -> PairScores:
         """`forward` of a training batch; on a GPU as one recorded graph where all its activations are kept."""
         inputs = (words, word_mask, frames, frame_mask)
-        if self.replacement is not None or len(words) * len(frames) > (chunk or MAX_STORED_PAIRS):
+        if len(words) * len(frames) > (chunk or MAX_STORED_PAIRS):
             return self(*inputs, with_divergence, chunk)
 
         def parts(*x: Tensor) -> tuple[Tensor, ...]:
@@ -204,33 +241,21 @@ class HypergraphScorer(nn.Module):
         Shapes: words (t, 1, W, D), word_mask (t, 1, W), visual (1, v, n, D), visual_mask (1, v, n); words and visual
         nodes come in the two projections of the first layer's Eq. 8, or twice as they are where there is none.
         """
-        nodes, edges = PairNodes(words, visual, word_mask, visual_mask), None
+        nodes = PairNodes(words, visual, word_mask, visual_mask)
         for i, conv in enumerate(self._convs):
             if i == 0:
                 of_texts, of_videos = Projected(own_words, words), Projected(own_visual, visual)
                 nodes = first_encoding(conv, of_texts, of_videos, word_mask, visual_mask)
             else:
                 nodes = next_encoding(conv, nodes)
-            nodes, edges = conv_pairs(conv, nodes)
+            nodes = conv_pairs(conv, nodes)
         if self.replacement is not None:
-            nodes = self._replaced(self.replacement, nodes)
-        sample = self.training
-        states = gaussian_pairs(self.states, nodes, with_sigma=sample or with_divergence)
-        scores = read_pairs(self.readout, states, nodes, edges, sample)
-        of_words, of_visual = states
-        if not with_divergence or of_words.log_sigma is None or of_visual.log_sigma is None:
-            return scores[None]
-        num_words, num_visual = nodes.counts()
-        by_word = gaussian_divergence(of_words.mean, of_words.log_sigma).masked_fill(~word_mask, 0)
-        total = by_word.sum(-1) + num_visual[..., 0] * gaussian_divergence(of_visual.mean, of_visual.log_sigma)[..., 0]
-        return torch.stack([scores, total / (num_words + num_visual)[..., 0]])
-
-    def _replaced(self, network: ReplacementNetwork, nodes: PairNodes) -> PairNodes:
-        """Nodes of pairs through a network in index form."""
-        words, visual = nodes.words[:, 0], nodes.visual[0]
-        graphs, exists = pair_hypergraphs(words, nodes.word_mask[:, 0], visual, nodes.visual_mask[0], self.kinds)
-        x = network(graphs)
-        new = x.new_zeros(*exists.shape, x.shape[1])
-        new[exists] = x
-        count = words.shape[1]
-        return nodes._replace(words=new[:, :, :count], visual=new[:, :, count:])
+            nodes = replaced_pairs(self.replacement, nodes, self.kinds)
+        with_sigma = self.training or with_divergence
+        groups = node_states(self.states, nodes, with_sigma)
+        if self.refresh is not None:
+            edges = refresh_pairs(self.refresh, nodes, self.kinds)
+            groups += hyperedge_states(self.states, nodes, edges, with_sigma)
+        scores = read_pairs(self.readout, groups, self.training)
+        divergence = pair_divergence(groups) if with_divergence else None
+        return scores[None] if divergence is None else torch.stack([scores, self._reduced(*divergence)])

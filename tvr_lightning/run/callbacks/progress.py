@@ -150,12 +150,13 @@ class StartSummary(Callback):
             return
         console = Console(stderr=True)
         data = trainer.datamodule  # type: ignore[attr-defined]
-        columns = ("videos", "captions", "listed", "missing", "without_captions", "truncated_captions")
+        summaries = [split.summary() for split in data.splits.values()]
+        names = ("videos", "captions", "listed", "missing", "without_captions", "truncated_captions", "truncated_nodes")
+        columns = [name for name in names if all(name in summary for summary in summaries)]
         title = f"{data.dataset} {data.annotations.protocol}"
         table = Table("split", *(c.replace("_", " ") for c in columns), title=title)
-        for split in data.splits.values():
-            summary = split.summary()
-            table.add_row(split.name, *(f"{summary[c]:,}" for c in columns))
+        for summary in summaries:
+            table.add_row(summary["split"], *(f"{summary[c]:,}" for c in columns))
         console.print(table)
         table = Table("part", "parameters", "trainable", title=type(pl_module).__name__)
         for name, part in pl_module.named_children():
