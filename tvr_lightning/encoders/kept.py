@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeGuard
 
 from torch import nn
 
@@ -39,17 +39,32 @@ def keep_encoders(module: nn.Module) -> dict[str, dict[str, Any]]:
     }
 
 
-def check_encoders(module: nn.Module, kept: Mapping[str, Mapping[str, Any]] | None) -> None:
+def says_encoders(kept: Any) -> TypeGuard[dict[str, dict[str, Any]]]:
+    """Whether this is what `keep_encoders` gives; a checkpoint may come from anywhere.
+
+    >>> says_encoders({}), says_encoders({"encoder": {"class": "a.B"}})
+    (True, False)
+    """
+    parts = {"class": str, "name": str, "from_pretrained": str | None, "computation": dict}
+    return isinstance(kept, dict) and all(
+        isinstance(entry, dict)
+        and entry.keys() == parts.keys()
+        and all(isinstance(entry[part], kind) for part, kind in parts.items())
+        for entry in kept.values()
+    )
+
+
+def check_encoders(module: nn.Module, kept: Any) -> None:
     """Refuses weights whose encoders compute something else than the module's do.
 
     Args:
         module: holds the encoders.
-        kept: of `keep_encoders`.
+        kept: what the checkpoint has of `keep_encoders`.
 
     Raises:
-        CheckpointError: names what differs, there and here.
+        CheckpointError: names what differs, there and here; or the checkpoint has nothing of the kind.
     """
-    if kept is None:
+    if not says_encoders(kept):
         raise CheckpointError(UNSAID)
     here = keep_encoders(module)
     wrong = [f"{place}: only in the checkpoint" for place in kept.keys() - here.keys()]

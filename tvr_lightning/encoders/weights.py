@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import pickle
 import zipfile
 from collections import OrderedDict
@@ -190,13 +191,14 @@ class Fingerprint:
         self._name = ""
 
     def of(self, module: nn.Module, description: object) -> str:
-        """Returns the name of `module`; device and memory layout do not matter."""
+        """Returns the name of `module`, with a description in plain values; device and memory layout do not matter."""
+        description = json.dumps(description, sort_keys=True)
         tensors = sorted(module.state_dict().items())
         state = (description, *((name, x.data_ptr(), x._version) for name, x in tensors))
         # fused optimisers write weights without counting a new version
         trained = any(x.requires_grad for x in module.parameters())
         if trained or state != self._state:
-            content = hashlib.blake2b(repr((type(module).__qualname__, description)).encode(), digest_size=16)
+            content = hashlib.blake2b(f"{type(module).__qualname__} {description}".encode(), digest_size=16)
             for name, x in tensors:
                 content.update(f"{name} {x.dtype} {tuple(x.shape)}".encode())
                 content.update(x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

@@ -16,7 +16,7 @@ from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.utilities import rank_zero_warn
 
 from tvr_lightning.config.options import WHERE_AND_HOW_OFTEN
-from tvr_lightning.encoders.kept import UNSAID
+from tvr_lightning.encoders.kept import UNSAID, says_encoders
 from tvr_lightning.errors import CheckpointError, ConfigError, RunError, few
 from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.names import CHECKPOINTS, CONFIG, METRICS
@@ -73,7 +73,7 @@ def kept_in(path: Path) -> dict[str, dict[str, Any]]:
         CheckpointError: an earlier version saved it, which did not say.
     """
     kept = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("encoders")
-    if not isinstance(kept, dict):
+    if not says_encoders(kept):
         raise CheckpointError(f"{path}: {UNSAID}")
     return kept
 
