@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,7 +76,7 @@ def read_clip_weights(path: Path) -> CLIPWeights:
     if any(name.startswith(("vision_model.", "text_model.")) for name in state):
         return _from_hugging_face(file, state)
     state = {name.removeprefix("text."): value for name, value in state.items()}
-    rows = state.pop("token_embedding.rows", None)  # of files in which most tokens share one row
+    rows = state.pop("token_embedding.rows", None)  # of stand-ins, in which most tokens share one row
     if rows is not None:
         table = state["token_embedding.weight"]
         if rows.numel() and not 0 <= rows.min() <= rows.max() < len(table):
@@ -87,6 +87,9 @@ def read_clip_weights(path: Path) -> CLIPWeights:
     state.pop("attn_mask", None)
     openai = any(size is not None for size in sizes)
     config = read_json(file.parent / "open_clip_config.json") if file.name.startswith("open_clip") else {}
+    quick_gelu = config["model_cfg"].get("quick_gelu", False) if isinstance(config.get("model_cfg"), dict) else None
+    if openai or rows is not None:
+        quick_gelu = openai  # stand-ins have GELU
     bias = state.pop("logit_bias", None)
     state = {name: value for name, value in state.items() if not name.startswith("text_decoder.")}  # CoCa's
     return CLIPWeights(
@@ -94,7 +97,7 @@ def read_clip_weights(path: Path) -> CLIPWeights:
         logit_scale=_pop_logit_scale(state),
         logit_bias=0.0 if bias is None else float(bias.reshape(())),
         state=state,
-        quick_gelu=True if openai else config["model_cfg"].get("quick_gelu", False) if "model_cfg" in config else None,
+        quick_gelu=quick_gelu,
         openai_precision=_dtype(state, "text_projection") == torch.float16
         and _dtype(state, "ln_final.weight") == torch.float32,
         image_heads=_openai_heads(state, "visual.class_embedding") if openai else None,
@@ -228,7 +231,7 @@ def resolve_weights(model: str, source: str | None, tags: Tags) -> tuple[CLIPWei
         return read_clip_weights(_download(model, source, tag)), tag
     shipped = shipped_weights("clip", model)
     if source in shipped:
-        return replace(read_clip_weights(shipped[source]), quick_gelu=False), None
+        return read_clip_weights(shipped[source]), None
     path = Path(source).expanduser()
     if path.exists():
         return read_clip_weights(path), None
