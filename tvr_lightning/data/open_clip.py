@@ -150,7 +150,7 @@ class OpenCLIPTokenizer(Tokenizer):
             return self._clip(captions)
         from open_clip.tokenizer import get_clean_fn
 
-        clean, width, special = get_clean_fn(self._clean), self.context_length, set(self._pieces.all_special_ids)
+        clean, width, special = get_clean_fn(self._clean), self.context_length, self._special()
         pad = int(self._pieces.pad_token_id or 0)
         rows: list[list[int]] = []
         lengths: list[int] = []
@@ -175,7 +175,7 @@ class OpenCLIPTokenizer(Tokenizer):
         """Spells the tokens (m,) of a caption, special ones left out; a piece that a word goes on from ends in `-`."""
         if self._clip:
             return self._clip.words(tokens)
-        special = {*self._pieces.all_special_ids, 0 if self._strip else -1}
+        special = self._special() | {0 if self._strip else -1}
         pieces = self._pieces.convert_ids_to_tokens([t for t in tokens.tolist() if t not in special])
         marked = any(piece.startswith(("▁", "Ġ")) for piece in pieces)  # the first piece of a word, else the later ones
 
@@ -185,6 +185,9 @@ class OpenCLIPTokenizer(Tokenizer):
         following = [*map(goes_on, pieces[1:]), False]
         spelt = [piece.lstrip("▁Ġ").removeprefix("##") for piece in pieces]
         return tuple(piece + "-" * more for piece, more in zip(spelt, following, strict=True) if piece)
+
+    def _special(self) -> set[int]:
+        return set(self._pieces.all_special_ids) - {self._pieces.unk_token_id}  # an unknown word is a word
 
     def _digest(self) -> str:
         vocabulary = sorted(self._pieces.get_vocab().items())

@@ -173,7 +173,7 @@ class CLIPEncoder(DualEncoder):
         named = None if size else named_config(model)
         config = sized_config(size) if size else cast(Any, named).config
         tags = {} if named is None else pretrained_tags(model)
-        source = named and named.source
+        source = None if named is None else named.source
         if source is None:
             name = "CLIPSize" if size and size != PRESETS.get(model) else model
             weights, tag = resolve_weights(name, self.from_pretrained, tags)

@@ -208,7 +208,7 @@ def checkpoint_blocks(clip: nn.Module, name: str, image: bool = True) -> None:
         return
     if isinstance(visual, ModifiedResNet):
         for block in _bottlenecks(visual):
-            block.forward = partial(_again, block.forward)  # type: ignore[method-assign]
+            block.forward = partial(_again, block.forward)
     elif isinstance(visual, TimmModel):
         try:
             visual.trunk.set_grad_checkpointing(True)
