@@ -169,6 +169,15 @@ def test_features_equal_open_clips(kinds: None, tmp_path: Path, kind: str) -> No
 
 
 @pytest.mark.parametrize("kind", [*KINDS, *HUGGING_FACE])
+def test_every_parameter_receives_a_gradient(kinds: None, tmp_path: Path, kind: str) -> None:
+    encoder = make(kind, tmp_path).train()
+    tokens, mask, frames, frame_mask = inputs(encoder)
+    sentence, words = encoder.encode_text(tokens, mask)
+    (sentence.sin().sum() + words.sin().sum() + encoder.encode_frames(frames, frame_mask).sin().sum()).backward()
+    assert [name for name, p in encoder.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+@pytest.mark.parametrize("kind", [*KINDS, *HUGGING_FACE])
 def test_layers_freeze_and_are_computed_again(kinds: None, tmp_path: Path, kind: str) -> None:
     """Gradients are the same with `gradient_checkpointing`, also behind a frozen layer; the rest has none."""
 

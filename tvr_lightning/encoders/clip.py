@@ -100,7 +100,10 @@ class CLIPEncoder(DualEncoder):
         CheckpointError: weights that cannot be fetched or read, or that belong to another model.
     """
 
-    smallest: ClassVar = {"model": "tiny", "size": None, "from_pretrained": None}
+    smallest: ClassVar = {
+        **{"model": "tiny", "size": None, "from_pretrained": None},
+        **{"image_size": None, "quick_gelu": None, "text_model": None},
+    }
     pixel_mean: Tensor
     pixel_std: Tensor
 
