@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import pytest
-import timm
 import torch
-from open_clip.model import CLIP, CustomTextCLIP
+from open_clip.model import CLIP
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tvr_lightning.data.open_clip import CONFIG
-from tvr_lightning.encoders import CLIPEncoder, read_state_dict
+from tvr_lightning.encoders import CLIPEncoder
 from tvr_lightning.encoders.clip_config import why_unsupported
 from tvr_lightning.encoders.clip_towers import resize_grid, text_of
-from tvr_lightning.encoders.weights import find_weight_file
-from tvr_lightning.errors import CheckpointError, ConfigError
+from tvr_lightning.errors import ConfigError
+
+from .open_clip_cases import HUGGING_FACE, KINDS, TEXT, VISION, add_kinds, inputs, make, text_config
 
 NAMES = open_clip.list_models()
 # one of each kind of tower; the others of a kind differ in numbers
@@ -29,109 +27,13 @@ FAST = {
     "ViT-B-16-SigLIP", "ViT-B-32-SigLIP2-256", "ViT-L-14-CLIPA", "ViT-H-14-worldwide", "coca_ViT-B-32",
     "roberta-ViT-B-32", "swin_base_patch4_window7_224",
 }  # fmt: skip
-
 OWN = "visual.transformer.resblocks.{}."
-VISION = {"image_size": 32, "patch_size": 16, "width": 32, "layers": 2, "head_width": 16}
-TEXT = {"width": 32, "heads": 2, "layers": 2, "vocab_size": 120, "context_length": 12}
-SIGLIP = {
-    "context_length": 12, "hf_tokenizer_name": "a/b", "no_causal_mask": True, "pool_type": "last", "proj_bias": True,
-    "norm_kwargs": {"eps": 1e-6}, "act_kwargs": {"approximate": "tanh"},
-}  # fmt: skip
-TIMM = {"timm_model_name": "test_vit", "timm_pool": "avg", "timm_proj": "linear", "image_size": 160}
-KINDS: dict[str, dict[str, Any]] = {
-    "siglip": {
-        "custom_text": True,
-        "init_logit_bias": -10,
-        "init_logit_scale": 2.3,
-        "vision_cfg": {
-            "timm_model_name": "vit_base_patch16_siglip_224",
-            "timm_pool": "map",
-            "timm_proj": "none",
-            "image_size": 224,
-        },
-        "text_cfg": TEXT | SIGLIP,
-    },
-    "clipa": {
-        "vision_cfg": VISION | {"pool_type": "avg", "no_ln_pre": True},
-        "text_cfg": TEXT | {"no_causal_mask": True, "pool_type": "last", "hf_tokenizer_name": "bert-base-uncased"},
-    },
-    "worldwide": {"vision_cfg": VISION, "text_cfg": TEXT | {"pool_type": "eos", "eos_id": 2}},
-    "mobile": {"custom_text": True, "vision_cfg": VISION, "text_cfg": TEXT | {"no_causal_mask": True}},
-    "coca": {
-        "custom_text": True,
-        "vision_cfg": VISION | {"attentional_pool": True, "attn_pooler_heads": 4, "output_tokens": True},
-        "text_cfg": TEXT | {"embed_cls": True, "output_tokens": True},
-        "multimodal_cfg": {"context_length": 12, "vocab_size": 120, "width": 32, "heads": 2, "layers": 1},
-    },
-    "convnext": {"vision_cfg": TIMM | {"timm_model_name": "test_convnext"}, "text_cfg": TEXT},
-    "resnet": {
-        "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None, "head_width": 8},
-        "text_cfg": TEXT,
-    },
-}
-HUGGING_FACE = {
-    "roberta": {"hf_model_name": "roberta-base", "hf_pooler_type": "mean_pooler", "hf_proj_type": "mlp"},
-    "xlm-roberta": {"hf_model_name": "xlm-roberta-base", "hf_pooler_type": "cls_pooler", "hf_proj_type": "linear"},
-    "mt5": {"hf_model_name": "google/mt5-base", "hf_pooler_type": "mean_pooler", "hf_proj_type": "linear"},
-    "m2m_100": {
-        "hf_model_name": "facebook/nllb-200-distilled-600M", "hf_pooler_type": "cls_pooler", "hf_proj_type": "linear"
-    },
-    "bert": {"hf_model_name": "bert-base-uncased", "hf_pooler_type": "mean_pooler"},
-}  # fmt: skip
-
-
-def text_config(folder: Path, kind: str) -> Path:
-    """A folder with the configuration of a Hugging Face text tower of that kind, tiny."""
-    import transformers as t
-
-    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    ends = {"vocab_size": 120, "max_position_embeddings": 40, "pad_token_id": 1}
-    dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    layers = {"encoder_layers": 2, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
-    widths = {"encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "d_model": 32}
-    config = {
-        "roberta": lambda: t.RobertaConfig(**small, **ends, **dropout),
-        "xlm-roberta": lambda: t.XLMRobertaConfig(**small, **ends, **dropout),
-        "mt5": lambda: t.MT5Config(vocab_size=120, d_model=32, d_kv=16, d_ff=64, num_layers=2, num_heads=2),
-        "m2m_100": lambda: t.M2M100Config(**ends, **layers, **widths, dropout=0.0, encoder_layerdrop=0.0),
-        "bert": lambda: t.BertConfig(**small, **ends, **dropout),
-    }[kind]()
-    config.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture
-def kinds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Adds the kinds to open_clip's models; SigLIP's image tower is timm's, made small."""
-    create, small = timm.create_model, {"depth": 2, "embed_dim": 32, "num_heads": 2}
-    monkeypatch.setattr(timm, "create_model", lambda n, **o: create(n, **o, **(small if "siglip" in n else {})))
-    for name, config in KINDS.items():
-        monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, name, {"embed_dim": 32, **copy.deepcopy(config)})
-    for kind, text in HUGGING_FACE.items():
-        config = {"embed_dim": 32, "vision_cfg": VISION, "text_cfg": {**text, "hf_tokenizer_name": "a/b"}}
-        monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, kind, config)
-
-
-def make(kind: str, folder: Path, seed: int = 0, **options: Any) -> CLIPEncoder:
-    """An encoder of a kind, with every parameter random."""
-    if kind in HUGGING_FACE:
-        options["text_model"] = str(text_config(folder, kind))
-    torch.manual_seed(seed)
-    encoder = CLIPEncoder(kind, context_length=12, **options)
-    for parameter in encoder.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
-    return encoder.eval()
-
-
-def inputs(encoder: CLIPEncoder) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Three captions of other lengths, which end in token 2 and the largest, padded with 1; five frames."""
-    generator = torch.Generator().manual_seed(1)
-    lengths = torch.tensor([12, 4, 7])
-    mask = torch.arange(12) < lengths[:, None]
-    tokens = torch.randint(5, 100, (3, 12), generator=generator)
-    tokens[torch.arange(3), lengths - 1] = 2 if encoder.computation["model"] == "worldwide" else 119
-    frames = torch.randint(0, 256, (1, 2, 3, encoder.image_size, encoder.image_size), generator=generator)
-    return tokens.masked_fill(~mask, 1), mask, frames.to(torch.uint8), torch.ones(1, 2, dtype=torch.bool)
+def kinds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kinds among open_clip's models."""
+    add_kinds(monkeypatch)
 
 
 def towers(encoder: CLIPEncoder, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -261,149 +163,6 @@ def test_every_kind_of_pictures() -> None:
     assert plain.tokenizer == "clip"
 
 
-def saved_model(folder: Path, kind: str, model_cfg: dict[str, Any] | None = None) -> CustomTextCLIP:
-    """Writes a folder as open_clip publishes it: configuration and weights."""
-    config = model_cfg or {"embed_dim": 32, **KINDS[kind]}
-    own = {k: v for k, v in config.items() if k not in ("custom_text", "multimodal_cfg")}
-    torch.manual_seed(2)
-    model = (CustomTextCLIP if config.get("custom_text") else CLIP)(**copy.deepcopy(own)).eval()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
-    content = {"model_cfg": config, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3, "resize_mode": "squash"}}
-    folder.mkdir(exist_ok=True)
-    (folder / CONFIG).write_text(json.dumps(content))
-    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
-    return model
-
-
-@pytest.mark.parametrize("kind", ["siglip", "clipa", "mobile"])
-def test_local_dir(kinds: None, tmp_path: Path, kind: str) -> None:
-    model = saved_model(tmp_path / "m", kind)
-    encoder = CLIPEncoder(f"local-dir:{tmp_path / 'm'}", context_length=12).eval()
-    assert encoder.pretrained
-    assert encoder.resize == "squash"
-    tokens, mask, frames, frame_mask = inputs(encoder)
-    with torch.no_grad():
-        torch.testing.assert_close(
-            encoder.encode_text(tokens, mask)[0], model.encode_text(tokens), atol=1e-5, rtol=1e-4
-        )
-        expected = model.encode_image(frames[0].float() / 127.5 - 1)
-        torch.testing.assert_close(encoder.encode_frames(frames, frame_mask)[0], expected, atol=1e-5, rtol=1e-4)
-    if kind == "siglip":
-        assert encoder.logit_bias_init == pytest.approx(float(model.logit_bias))
-    with pytest.raises(ConfigError, match="brings its weights along"):
-        CLIPEncoder(f"local-dir:{tmp_path / 'm'}", "openai")
-
-
-def test_hub_names_fetch_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    saved_model(tmp_path / "m", "mobile")
-    asked: list[str] = []
-
-    def download(repository: str, name: str) -> str:
-        from huggingface_hub.errors import EntryNotFoundError
-
-        asked.append(f"{repository}/{name}")
-        if not (tmp_path / "m" / name).is_file():
-            raise EntryNotFoundError(name)
-        return str(tmp_path / "m" / name)
-
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
-    encoder = CLIPEncoder("hf-hub:org/model", context_length=12)
-    assert (encoder.name, encoder.pretrained) == ("hf-hub:org/model", True)
-    assert asked == ["org/model/open_clip_config.json", "org/model/open_clip_model.safetensors"]
-    # in shards, which the index names
-    split(tmp_path / "m")
-    asked.clear()
-    CLIPEncoder("hf-hub:org/model", context_length=12)
-    assert asked[-2:] == ["org/model/part-1.safetensors", "org/model/part-2.safetensors"]
-
-
-def split(folder: Path) -> None:
-    """Spreads a folder's weights over two files and an index."""
-    state = read_state_dict(folder / "open_clip_model.safetensors")
-    (folder / "open_clip_model.safetensors").unlink()
-    names = sorted(state)
-    parts = {"part-1.safetensors": names[::2], "part-2.safetensors": names[1::2]}
-    for file, own in parts.items():
-        save_file({n: state[n] for n in own}, folder / file)
-    table = {n: file for file, own in parts.items() for n in own}
-    (folder / "open_clip_model.safetensors.index.json").write_text(json.dumps({"weight_map": table}))
-
-
-def test_shards_and_indexes_that_lie(tmp_path: Path) -> None:
-    saved_model(tmp_path, "mobile")
-    whole = read_state_dict(tmp_path / "open_clip_model.safetensors")
-    split(tmp_path)
-    index = find_weight_file(tmp_path)
-    assert index.name == "open_clip_model.safetensors.index.json"
-    read = read_state_dict(index)
-    assert read.keys() == whole.keys()
-    assert all(torch.equal(read[n], whole[n]) for n in whole)
-    for content, message in (
-        ({"weight_map": {"a": "../other.safetensors"}}, "a weight file beside it is all that it may name"),
-        ({"weight_map": {"a": "/etc/passwd"}}, "a weight file beside it is all"),
-        ({"weight_map": {"a": "code.py"}}, "a weight file beside it is all"),
-        ({"weight_map": {"a": 3}}, "has no `weight_map`"),
-        ({}, "has no `weight_map`"),
-        ({"weight_map": {"a": "part-1.safetensors"}}, "lacks a, which"),
-        ({"weight_map": {"a": "part-9.safetensors"}}, "No weight file at"),
-    ):
-        index.write_text(json.dumps(content))
-        with pytest.raises(CheckpointError, match=message):
-            read_state_dict(index)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"text_cfg": TEXT | {"tokenizer_mode": "clips"}}, "a class token behind the padding"),
-        ({"text_cfg": TEXT | {"pool_type": "none"}}, "a text tower without a sentence"),
-        ({"text_cfg": TEXT | {"hf_model_name": "../evil"}}, "a text tower that is named by a path"),
-        ({"text_cfg": TEXT | {"hf_tokenizer_name": "/evil"}}, "a tokeniser that is named by a path"),
-        ({"vision_cfg": VISION | {"image_size": [32, 64]}}, "frames that are not square"),
-        ({"vision_cfg": {"timm_model_name": "hf-hub:evil/model"}}, "an image tower from outside of timm"),
-        ({"vision_cfg": VISION | {"wide": 3}}, "describes no model of open_clip's"),
-        ({"vision_cfg": {"timm_model_name": "nonesuch"}}, "describes no model of open_clip's"),
-        ({"vision_cfg": 3}, "has no vision_cfg"),
-    ],
-)
-def test_folders_are_not_trusted(tmp_path: Path, change: dict[str, Any], message: str) -> None:
-    saved_model(tmp_path, "mobile")
-    config = {"embed_dim": 32, **KINDS["mobile"], **change}
-    (tmp_path / CONFIG).write_text(json.dumps({"model_cfg": config}))
-    with pytest.raises((ConfigError, CheckpointError), match=message):
-        CLIPEncoder(f"local-dir:{tmp_path}", context_length=12)
-
-
-def test_folders_that_are_no_models(kinds: None, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no such folder"):
-        CLIPEncoder(f"local-dir:{tmp_path / 'none'}")
-    with pytest.raises(CheckpointError, match=f"no {CONFIG} at"):
-        CLIPEncoder(f"local-dir:{tmp_path}")
-    with pytest.raises(CheckpointError, match=r"holds no config\.json of a text tower"):
-        CLIPEncoder("roberta", text_model=str(tmp_path))
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
-    with pytest.raises(CheckpointError, match="model_type=llama is no text tower of open_clip's"):
-        CLIPEncoder("roberta", text_model=str(tmp_path))
-    content = {"mean": [0.5] * 3, "std": [0.5] * 3, "resize_mode": "longest"}
-    saved_model(tmp_path, "mobile")
-    config = json.loads((tmp_path / CONFIG).read_text())
-    (tmp_path / CONFIG).write_text(json.dumps(config | {"preprocess_cfg": content}))
-    with pytest.raises(CheckpointError, match="resized by 'longest'; supported: shortest, squash"):
-        CLIPEncoder(f"local-dir:{tmp_path}", context_length=12)
-
-
-def test_code_of_a_text_tower_is_not_run(kinds: None, tmp_path: Path) -> None:
-    folder = text_config(tmp_path, "roberta")
-    config = json.loads((folder / "config.json").read_text())
-    config["auto_map"] = {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"}
-    (folder / "config.json").write_text(json.dumps(config | {"torch_dtype": "float16"}))
-    (folder / "evil.py").write_text(f"open({str(tmp_path / 'mark')!r}, 'w')")
-    encoder = CLIPEncoder("roberta", text_model=str(folder), context_length=12)
-    assert {p.dtype for p in encoder.parameters()} == {torch.float32}
-    assert not (tmp_path / "mark").exists()
-
-
 def test_captions_have_to_fit(kinds: None, tmp_path: Path) -> None:
     encoder = make("siglip", tmp_path)
     with pytest.raises(ValueError, match="captions of 12 tokens, got 5"):
@@ -469,9 +228,3 @@ def test_a_file_that_may_be_openais_is_asked_for_its_activation(
     # all weights of such a name have one activation
     monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "small", {"laion": {"quick_gelu": False}})
     assert CLIPEncoder("small", str(tmp_path / "clip.pt"), context_length=12).name == "small"
-
-
-def test_a_setting_that_contradicts_the_file_is_refused(tmp_path: Path) -> None:
-    saved_model(tmp_path, "mobile")
-    with pytest.raises(ConfigError, match=r"quick_gelu=True, but .* was trained with quick_gelu=False"):
-        CLIPEncoder(f"local-dir:{tmp_path}", context_length=12, quick_gelu=True)
