@@ -12,7 +12,7 @@ from cases import Case, Form
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tvr_lightning.encoders.clip import CLIPEncoder, CLIPSize
+from tvr_lightning.encoders import CLIPEncoder, CLIPSize
 from tvr_lightning.methods.ghan import GHAN
 from tvr_lightning.nn.ghan.alignment import DenseAlignment, Hierarchy
 from tvr_lightning.nn.ghan.graphs import complete_edges

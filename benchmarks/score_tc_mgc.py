@@ -10,7 +10,7 @@ import torch
 from cases import Case, Form
 from torch import Tensor
 
-from tvr_lightning.encoders.clip import CLIPEncoder, CLIPSize
+from tvr_lightning.encoders import CLIPEncoder, CLIPSize
 from tvr_lightning.methods.tc_mgc import TCMGC
 from tvr_lightning.nn.tc_mgc.language_video_attention import PairCosines
 from tvr_lightning.types import TextFeatures, VideoFeatures

@@ -88,8 +88,7 @@ def make_data(shapes_root: Path) -> Callable[..., Any]:
 @pytest.fixture
 def small_encoder() -> Callable[..., Any]:
     """Builds a CLIP of 32 px frames and width 32, fast enough for every test."""
-    from tvr_lightning.encoders import CLIPEncoder
-    from tvr_lightning.encoders.clip import CLIPSize
+    from tvr_lightning.encoders import CLIPEncoder, CLIPSize
 
     size = CLIPSize(
         image_size=32, patch_size=16, image_width=32, image_layers=1, image_heads=2,

@@ -24,7 +24,7 @@ from tvr_lightning.data.annotations.msrvtt import MSRVTT
 from tvr_lightning.data.datamodule import VideoTextDataModule
 from tvr_lightning.data.dataset import PairDataset, collate_pairs
 from tvr_lightning.distributed import share
-from tvr_lightning.encoders.clip import CLIPEncoder, CLIPSize
+from tvr_lightning.encoders import CLIPEncoder, CLIPSize
 from tvr_lightning.errors import ConfigError, ScoreError
 from tvr_lightning.evaluation import Evaluation
 from tvr_lightning.methods import base

@@ -32,7 +32,7 @@ from tvr_lightning.data.stores.features import FeatureStore
 from tvr_lightning.data.stores.frames import FrameCache
 from tvr_lightning.data.stores.store import Store
 from tvr_lightning.data.text import CLIPTokenizer, Tokenizer
-from tvr_lightning.data.video.sampling import FrameOptions, FrameSampling
+from tvr_lightning.data.video.sampling import FrameOptions, FrameSampling, Resize
 from tvr_lightning.device import to_device
 from tvr_lightning.distributed import share
 from tvr_lightning.errors import CheckpointError, ConfigError, DataError, few
@@ -59,6 +59,7 @@ class VideoTextDataModule(LightningDataModule):
         tokenizer: captions to tokens; null for CLIP's.
         join_captions: all captions of a video make one text, one after the other.
         size: height and width of a frame; the command line takes it from the model's encoder.
+        resize: how frames come to it, `crop` or `squash`; likewise.
         caption_sampling: `all`: an epoch sees every caption; `random`: every video with one caption.
         keep_sources: clips that were cut from one longer video follow each other in an epoch, so that they meet in a
             batch as each other's hardest negatives; where the annotations name sources (MSR-VTT, shapes).
@@ -90,6 +91,7 @@ class VideoTextDataModule(LightningDataModule):
         tokenizer: Tokenizer | None = None,
         join_captions: bool = False,
         size: int = 224,
+        resize: Resize = "crop",
         caption_sampling: CaptionSampling = "all",
         keep_sources: bool = False,
         selection: Selection = "auto",
@@ -117,7 +119,7 @@ class VideoTextDataModule(LightningDataModule):
         self.annotations = annotations
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
-        self.frames = FrameOptions(num_frames, sampling, fps, size)
+        self.frames = FrameOptions(num_frames, sampling, fps, size, resize=resize)
         self.jitter = jitter
         self.augment = augment
         self.tokenizer = tokenizer or CLIPTokenizer(max_words)
@@ -203,9 +205,10 @@ class VideoTextDataModule(LightningDataModule):
         """
         if trained not in (None, self.tokenizer.fingerprint()):
             raise CheckpointError(
-                "the checkpoint was trained with another vocabulary than data.tokenizer gives here (it is learned from "
-                f"the training captions of {self.dataset}). Evaluate it on the captions and with the tokeniser "
-                "settings of its run folder's config.yaml."
+                f"the checkpoint was trained with another vocabulary ({trained}) than data.tokenizer gives here "
+                f"({self.tokenizer.fingerprint()}, {self.tokenizer.name}; where it is learned, from the training "
+                f"captions of {self.dataset}). Evaluate it on the captions and with the tokeniser settings of its run "
+                "folder's config.yaml."
             )
 
     def _hold_out(self, records: Sequence[Record]) -> tuple[list[Record], list[Record]]:

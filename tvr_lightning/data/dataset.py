@@ -179,12 +179,13 @@ class VideoReader:
         record = self.records[index]
         if o.sampling == "key":
             decode = partial(
-                read_key_frames, record.video_path, o.num_frames, o.size, start=record.start, end=record.end
-            )
+                read_key_frames, record.video_path, o.num_frames, o.size,
+                start=record.start, end=record.end, resize=o.resize,
+            )  # fmt: skip
         else:
             decode = partial(
                 read_frames, record.video_path, o.num_frames, o.sampling, o.fps, o.size,
-                start=record.start, end=record.end, generator=generator,
+                start=record.start, end=record.end, generator=generator, resize=o.resize,
             )  # fmt: skip
         try:
             if self.cache:

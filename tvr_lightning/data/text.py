@@ -13,12 +13,14 @@ from torch import Tensor
 
 from tvr_lightning.errors import ConfigError, DataError
 
+CLIP_VOCABULARY = "clip"
+
 
 class TokenizedText(NamedTuple):
     """Tokenised captions.
 
     Attributes:
-        tokens: (T, m) int64, 0 after the end token.
+        tokens: (T, m) int64, padding after the end token: 0, or what the tokeniser's own models pad with.
         mask: (T, m) bool, True from start to end token.
         truncated: (T,) bool, True where the caption lost tokens.
         word: (T, m) int64, which of the caption's textual nodes a token is a piece of; -1 for none. None where the
@@ -39,10 +41,16 @@ class Tokenizer(ABC):
     Attributes:
         smallest: constructor arguments with which nothing is downloaded, for trial runs.
         context_length: m, tokens per caption.
+        name: of the vocabulary, as encoders name the one that their weights were trained with; the class's unless set.
     """
 
     smallest: ClassVar[Mapping[str, object]] = {}
     context_length: int
+
+    @property
+    def name(self) -> str:
+        """The class's."""
+        return type(self).__name__
 
     @property
     @abstractmethod
@@ -95,13 +103,18 @@ class CLIPTokenizer(Tokenizer):
         _byte_pair_encoding()  # before data workers fork, so that they share it
 
     @property
+    def name(self) -> str:
+        """CLIP's."""
+        return CLIP_VOCABULARY
+
+    @property
     def vocabulary_size(self) -> int:
         """CLIP's."""
         return int(_byte_pair_encoding().eot_token_id) + 1
 
     def fingerprint(self) -> str:
         """The vocabulary never changes."""
-        return "clip"
+        return CLIP_VOCABULARY
 
     def __call__(self, captions: Sequence[str]) -> TokenizedText:
         """Tokenises captions.

@@ -2,7 +2,8 @@
 
 from tvr_lightning.encoders.base import DualEncoder, Encoder, FrameEncoder, TextEncoder
 from tvr_lightning.encoders.bert import BERT_PRESETS, BERTEncoder, BERTSize, pool_words
-from tvr_lightning.encoders.clip import PRESETS, CLIPEncoder, CLIPSize
+from tvr_lightning.encoders.clip import CLIPEncoder
+from tvr_lightning.encoders.clip_config import PRESETS, CLIPSize
 from tvr_lightning.encoders.clip_weights import CLIPWeights, read_clip_weights
 from tvr_lightning.encoders.vgg import VGG_PRESETS, VGGEncoder, VGGSize
 from tvr_lightning.encoders.weights import read_state_dict

@@ -12,12 +12,14 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from tvr_lightning.data.frozen import Frozen
+from tvr_lightning.data.text import Tokenizer
+from tvr_lightning.data.video.sampling import Resize
 from tvr_lightning.errors import ConfigError
 from tvr_lightning.types import VideoInput
 
@@ -32,6 +34,9 @@ class Encoder(nn.Module, ABC):
         embed_dim: D, of the features.
         freeze: whether nothing is trained.
         pretrained: whether weights were loaded.
+        from_pretrained: what the experiment calls them.
+        computation: what features depend on besides the weights, as plain values: what a checkpoint keeps, and what is
+            compared when one is loaded. An encoder that reads it from files looks into `kept.kept_computation` first.
     """
 
     smallest: ClassVar[Mapping[str, object]] = {}
@@ -40,6 +45,8 @@ class Encoder(nn.Module, ABC):
     def __init__(self) -> None:
         super().__init__()
         self.name, self.freeze, self.pretrained = type(self).__name__, False, False
+        self.from_pretrained: str | None = None
+        self.computation: Mapping[str, Any] = {}
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -60,9 +67,11 @@ class FrameEncoder(Encoder):
 
     Attributes:
         image_size: height and width in pixels of the frames that it takes.
+        resize: how frames come to that size; see `data.video.pixels.Resizer`.
     """
 
     image_size: int
+    resize: Resize = "crop"
 
     @property
     def frames_frozen(self) -> bool:
@@ -103,10 +112,26 @@ class TextEncoder(Encoder):
     Attributes:
         context_length: m, the longest caption in tokens; as a constructor's argument it is `data.max_words`.
         vocabulary_size: tokens that have an embedding.
+        tokenizer: the `name` of the tokeniser that its weights were trained with; None where any may be.
     """
 
     context_length: int
     vocabulary_size: int
+    tokenizer: str | None = None
+
+    def check_tokenizer(self, tokenizer: Tokenizer) -> None:
+        """Raises ConfigError for a tokeniser other than the weights', or with more tokens than have an embedding."""
+        if self.pretrained and self.tokenizer not in (None, tokenizer.name):
+            raise ConfigError(
+                f"{self.name} was trained with the tokeniser {self.tokenizer}, data.tokenizer is {tokenizer.name}: set "
+                "data.tokenizer to the encoder's own, for models of open_clip {class_path: "
+                "tvr_lightning.data.open_clip.OpenCLIPTokenizer, init_args: {model: the encoder's}}"
+            )
+        if self.vocabulary_size < tokenizer.vocabulary_size:
+            raise ConfigError(
+                f"the tokeniser has {tokenizer.vocabulary_size} tokens, the text encoder knows {self.vocabulary_size}: "
+                "set data.tokenizer and the text encoder to the same vocabulary"
+            )
 
     @abstractmethod
     def encode_tokens(self, tokens: Tensor, token_mask: Tensor) -> Tensor:
@@ -139,9 +164,13 @@ class DualEncoder(FrameEncoder, TextEncoder):
 
     Attributes:
         logit_scale_init: the factor on cosines that pretraining ended with, else 1 / 0.07.
+        logit_bias_init: what pretraining ended with adding to them, 0 where it added nothing. It is one number for all
+            pairs: neither a softmax over a batch nor a ranking sees it, so no method here adds it or learns one (its
+            gradient would be zero); a loss that looks at each pair alone, such as SigLIP's sigmoid, starts from it.
     """
 
     logit_scale_init: float = 1 / 0.07
+    logit_bias_init: float = 0.0
 
     @abstractmethod
     def encode_text(self, tokens: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tvr_lightning.data.stores.hub import fetch_from_hub, read_json
 from tvr_lightning.encoders.base import TextEncoder
+from tvr_lightning.encoders.kept import kept_computation
 from tvr_lightning.encoders.weights import (
     SUFFIXES,
     Fingerprint,
@@ -130,8 +131,12 @@ class BERTEncoder(TextEncoder):
         sizes: dict[str, Any] = {theirs: getattr(self.size, ours) for ours, theirs in _CONFIG_NAMES.items()}
         dropout = self.size.dropout
         settings = _TRAINED_WITH | {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+        self.from_pretrained = from_pretrained
         file = None
-        if from_pretrained is not None:
+        kept = kept_computation(self, {"size": sizes})
+        if kept is not None:
+            settings = kept["settings"]
+        elif from_pretrained is not None:
             file, raw = _find(from_pretrained)
             problems = [f"{k}: expected {v}, found {raw.get(k)}" for k, v in sizes.items() if raw.get(k) != v]
             if problems:
@@ -145,9 +150,9 @@ class BERTEncoder(TextEncoder):
         self.context_length = context_length
         self.vocabulary_size = self.size.vocabulary_size
         self.freeze = freeze
-        self.pretrained = file is not None
+        self.pretrained = self.from_pretrained is not None
         self._fingerprint = Fingerprint()
-        self._computation = ("last layer", sizes, {k: v for k, v in settings.items() if "dropout" not in k})
+        self.computation = {"features": "last layer", "size": sizes, "settings": settings}
 
         if freeze_layers:
             for module in (self.bert.embeddings, *self.bert.encoder.layer[:freeze_layers]):
@@ -188,7 +193,8 @@ class BERTEncoder(TextEncoder):
 
     def fingerprint(self) -> str:
         """Names weights and computation: equal names, equal features. Hashed once where nothing is trained."""
-        return self._fingerprint.of(self, self._computation)
+        frozen = {k: v for k, v in self.computation["settings"].items() if "dropout" not in k}
+        return self._fingerprint.of(self, ("last layer", self.computation["size"], frozen))
 
     def _load(self, file: Path) -> None:
         state = _bert_names(read_state_dict(file))

@@ -1,86 +1,81 @@
-"""CLIP through open_clip: sentences, words and frames in one space (Radford et al. 2021)."""
+"""CLIP through open_clip: sentences, words and frames in one space (Radford et al. 2021), SigLIP and others too."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
 
+from tvr_lightning.data.text import CLIP_VOCABULARY
 from tvr_lightning.encoders.base import DualEncoder
+from tvr_lightning.encoders.clip_config import (
+    CLIP_CONTEXT,
+    PRESETS,
+    CLIPSize,
+    build_clip,
+    check_context,
+    hugging_face_config,
+    named_config,
+    reads_padding,
+    sized_config,
+)
+from tvr_lightning.encoders.clip_towers import (
+    batch_norms,
+    checkpoint_blocks,
+    describe_text,
+    encode_text,
+    freeze_first,
+    resize_image_positions,
+    set_image_size,
+    text_of,
+)
 from tvr_lightning.encoders.clip_weights import (
     CLIPWeights,
     image_size_hint,
-    pixel_statistics,
+    picture_settings,
     pretrained_tags,
+    read_clip_weights,
+    read_pictures,
     resolve_weights,
     trained_with_quick_gelu,
 )
-from tvr_lightning.encoders.weights import Fingerprint, differences, weight_mismatch
-from tvr_lightning.errors import ConfigError, nearest
+from tvr_lightning.encoders.kept import kept_computation
+from tvr_lightning.encoders.weights import Fingerprint, differences, fetch_weights, weight_mismatch
+from tvr_lightning.errors import ConfigError
 
-_VOCABULARY = 49408
-_TEXT_ROOTS = ("positional_embedding", "text_projection", "token_embedding.", "transformer.", "ln_final.")
-
-
-@dataclass(frozen=True)
-class CLIPSize:
-    """A CLIP of any size: a vision transformer and a causal text transformer, both with MLP ratio 4.
-
-    Attributes:
-        image_size: height and width of a frame in pixels.
-        patch_size: height and width of a patch in pixels.
-        image_width: channels of the image tower.
-        image_layers: blocks of the image tower.
-        image_heads: attention heads of the image tower.
-        text_width: channels of the text tower.
-        text_layers: blocks of the text tower.
-        text_heads: attention heads of the text tower.
-        embed_dim: D, width of the shared space.
-    """
-
-    image_size: int
-    patch_size: int
-    image_width: int
-    image_layers: int
-    image_heads: int
-    text_width: int
-    text_layers: int
-    text_heads: int
-    embed_dim: int
-
-
-PRESETS = {
-    "tiny": CLIPSize(
-        image_size=64,
-        patch_size=16,
-        image_width=128,
-        image_layers=3,
-        image_heads=2,
-        text_width=128,
-        text_layers=2,
-        text_heads=2,
-        embed_dim=128,
-    )
-}
+_TEXT_ROOTS = (
+    "positional_embedding", "text_projection", "token_embedding.", "transformer.", "ln_final.", "cls_emb", "proj."
+)  # fmt: skip
 
 
 class CLIPEncoder(DualEncoder):
     """CLIP's two towers with word features; nothing is normalised.
 
-    Random initialisation draws from torch's global generator only. A frame's or caption's features depend on that
-    frame or caption alone: batch norms of convolutional image towers keep their stored statistics.
+    Any model of open_clip, SigLIP and models with a Hugging Face text tower among them; `data.tokenizer` has to be the
+    model's own, see `OpenCLIPTokenizer`. Random initialisation draws from torch's global generator only. A frame's or
+    caption's features depend on that frame or caption alone: batch norms of convolutional image towers keep their
+    stored statistics. Text towers of Hugging Face drop out in training mode, as when they were trained.
 
     Args:
-        model: a model name of open_clip with CLIP's own tokeniser, or a preset (`tiny`); not used when `size` is given.
+        model: a model name of open_clip; a preset (`tiny`); `hf-hub:` and a repository, or `local-dir:` and a folder,
+            both with an `open_clip_config.json` and weights, which are loaded. Not used when `size` is given.
         from_pretrained: None for random weights; a tag of the model, which open_clip downloads (`openai`,
             `laion2b_s34b_b79k`); or a local file or folder in open_clip's, OpenAI's or Hugging Face's format. A tag
             goes before a folder of the same name.
         size: any other size, instead of a named one.
-        context_length: m, the longest caption in tokens; loaded position embeddings are cut to it, which is exact for
-            a causal text tower.
+        context_length: m, the longest caption in tokens. The encoder has all positions of its weights, of which
+            captions take the first; a text tower that is not causal wants captions of its own length.
+        image_size: height and width of frames, where another one than the model's is wanted: image positions of the
+            weights are interpolated to it.
+        quick_gelu: True for QuickGELU, as OpenAI's models have, False for GELU; needed where a weight file does not
+            say. None for what tag, format or name say.
+        text_model: a local folder with the `config.json` of a Hugging Face text tower, in the place of the repository
+            that the model names.
         freeze_layers: freezes embeddings and the first blocks of both towers; final norms and projections still learn,
             as in CLIP4Clip (Luo et al. 2021). A tower with fewer blocks has all of them frozen.
         freeze_image: freezes the image tower and keeps its evaluation mode: locked-image tuning (Zhai et al. 2022).
@@ -89,19 +84,26 @@ class CLIPEncoder(DualEncoder):
         gradient_checkpointing: computes the blocks' activations again in the backward pass instead of keeping them.
 
     Attributes:
+        name: the model that was built: `ViT-B-32-quickgelu` of ViT-B-32 with OpenAI's weights, `ViT-B-32@384` of frames
+            of another size.
         embed_dim: D.
         image_size: height and width in pixels that `encode_frames` takes.
         context_length: m.
         text_heads: attention heads of the text tower's blocks.
         pretrained: whether weights were loaded.
-        logit_scale_init: the factor that pretraining ended with, else 1 / 0.07.
+        logit_scale_init: the factor that pretraining ended with, else 1 / 0.07 or the model's own.
+        logit_bias_init: the bias that pretraining ended with, for SigLIP; else 0 or the model's own.
 
     Raises:
-        ConfigError: an unknown name or tag, a model without CLIP's text tower, or sizes that do not fit.
+        ConfigError: an unknown name or tag, a model that is not supported, an activation that nothing says, or sizes
+            that do not fit.
         CheckpointError: weights that cannot be fetched or read, or that belong to another model.
     """
 
-    smallest: ClassVar = {"model": "tiny", "size": None, "from_pretrained": None}
+    smallest: ClassVar = {
+        **{"model": "tiny", "size": None, "from_pretrained": None},
+        **{"image_size": None, "quick_gelu": None, "text_model": None},
+    }
     pixel_mean: Tensor
     pixel_std: Tensor
 
@@ -112,85 +114,125 @@ class CLIPEncoder(DualEncoder):
         *,
         size: CLIPSize | None = None,
         context_length: int = 32,
+        image_size: int | None = None,
+        quick_gelu: bool | None = None,
+        text_model: str | None = None,
         freeze_layers: int = 0,
         freeze_image: bool = False,
         freeze: bool = False,
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
-        from open_clip.model import CLIP, CustomTextCLIP
-
         size = size or PRESETS.get(model)
-        self.name = model if size is None or size == PRESETS.get(model) else "CLIPSize"
-        config = _named_config(model) if size is None else _sized_config(size)
-        tags = {} if size is not None else pretrained_tags(model)
-        weights, tag = resolve_weights(self.name, from_pretrained, tags)
-        if weights is not None:
-            config["quick_gelu"] = trained_with_quick_gelu(
-                weights, tag, tags, size is not None, config.get("quick_gelu", False)
-            )
-        config["text_cfg"]["context_length"] = context_length
-        custom_text = config.pop("custom_text", False)
-        self.clip = (CustomTextCLIP if custom_text else CLIP)(**config)
-        # a method owns its logit scale: left here it would be a parameter without gradient
-        del self.clip.logit_scale
-
-        self.embed_dim = int(config["embed_dim"])
-        self.image_size = int(config["vision_cfg"].get("image_size", 224))
-        self.context_length, self.vocabulary_size = context_length, _VOCABULARY
+        self.from_pretrained = from_pretrained
+        asked = {"size": size and asdict(size), "image_size": image_size, "quick_gelu": quick_gelu}
+        kept = kept_computation(self, asked | {"model": None if size else model})
+        weights: CLIPWeights | None = None
+        if kept is None:
+            kept, weights = self._describe(model, size, context_length, image_size, quick_gelu, text_model)
+        self.computation = kept
+        self.name = _built_name(model if size is None or size == PRESETS.get(model) else "CLIPSize", kept)
+        config, text_config = kept["config"], kept["text_config"]
+        check_context(self.name, config, text_config, context_length)
+        self.clip: Any = build_clip(config, text_config)
+        text = config["text_cfg"]
+        self.embed_dim, self.image_size, self.resize = int(config["embed_dim"]), kept["image_size"], kept["resize"]
+        self.context_length, self.vocabulary_size = context_length, describe_text(self.clip).vocabulary_size
+        self.tokenizer = str(text.get("hf_tokenizer_name") or CLIP_VOCABULARY)
         self.freeze, self.freeze_image = freeze, freeze_image
-        self.pretrained = weights is not None
-        self.text_heads = int(config["text_cfg"].get("heads", 8))
+        self.pretrained = self.from_pretrained is not None
+        self.text_heads = int((text_config or {}).get("num_attention_heads", text.get("heads", 8)))
+        self.logit_scale_init = math.exp(config.get("init_logit_scale", math.log(1 / 0.07)))
+        self.logit_bias_init = config.get("init_logit_bias") or 0.0
         if weights is not None:
-            self._load(weights, _image_heads(config["vision_cfg"]))
-        mean, std = pixel_statistics(weights, tag, tags, (OPENAI_DATASET_MEAN, OPENAI_DATASET_STD))
+            self._load(weights, image_size)
+        if self.image_size != _image_size(config):
+            set_image_size(self.clip, self.image_size, self.name)
         # statistics of pixels in 0..255
-        self.register_buffer("pixel_mean", 255 * torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", 255 * torch.tensor(std).view(3, 1, 1), persistent=False)
+        for name in ("mean", "std"):
+            statistic = 255 * torch.tensor(kept[name]).view(3, 1, 1)
+            self.register_buffer(f"pixel_{name}", statistic, persistent=False)
         self._fingerprint = Fingerprint()
-        frozen = [config[name] for name in ("vision_cfg", *(["text_cfg"] if freeze else []))]
-        self._computation = ("pooled and projected", *frozen, config.get("quick_gelu", False), mean, std)
 
-        self._freeze_layers(freeze_layers)
+        freeze_first(self.clip, freeze_layers, self.name)
         if freeze:
             self.requires_grad_(False)
         elif freeze_image:
             self.clip.visual.requires_grad_(False)
         if gradient_checkpointing:
-            self._image_transformer("gradient_checkpointing")
-            self.clip.set_grad_checkpointing(True)
+            checkpoint_blocks(self.clip, self.name)
         self.train()
+
+    def _describe(
+        self,
+        model: str,
+        size: CLIPSize | None,
+        context_length: int,
+        image_size: int | None,
+        quick_gelu: bool | None,
+        text_model: str | None,
+    ) -> tuple[dict[str, Any], CLIPWeights | None]:
+        """All that the towers are built of, in plain values, and the weights that they get."""
+        named = None if size else named_config(model)
+        config = sized_config(size) if size else cast(Any, named).config
+        tags = {} if named is None else pretrained_tags(model)
+        source = None if named is None else named.source
+        if source is None:
+            name = "CLIPSize" if size and size != PRESETS.get(model) else model
+            weights, tag = resolve_weights(name, self.from_pretrained, tags)
+        elif self.from_pretrained is not None:
+            raise ConfigError(f"{model} brings its weights along: leave from_pretrained={self.from_pretrained} out")
+        else:
+            weights, tag = read_clip_weights(source if isinstance(source, Path) else fetch_weights(source)), None
+            self.from_pretrained = model
+        if weights is not None:
+            said = None if named is None else bool(config.get("quick_gelu", False))
+            config["quick_gelu"] = trained_with_quick_gelu(weights, tag, tags, said, quick_gelu)
+        elif quick_gelu is not None:
+            config["quick_gelu"] = quick_gelu
+        text_config = hugging_face_config(config["text_cfg"], text_model)
+        own = int(config["text_cfg"].get("context_length", CLIP_CONTEXT))
+        if text_config is None and not reads_padding(config["text_cfg"]):
+            table = None if weights is None else weights.state.get("positional_embedding")
+            own = max(own, context_length) if table is None else len(table)
+        config["text_cfg"]["context_length"] = own
+        native = _image_size(config)
+        if image_size is not None and "timm_model_name" not in config["vision_cfg"]:
+            _check_patches(config["vision_cfg"], image_size)
+            config["vision_cfg"]["image_size"] = image_size
+        prepared = read_pictures(named.preprocess, model) if named else None
+        pictures = picture_settings(weights, tag, tags, prepared)
+        return {
+            "model": None if size else model,
+            "size": size and asdict(size),
+            "image_size": image_size or native,
+            "native_image_size": native,
+            "quick_gelu": bool(config.get("quick_gelu", False)),
+            "config": config,
+            "text_config": text_config,
+            **pictures._asdict(),
+        }, weights
 
     def encode_text(self, tokens: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Encodes captions.
 
         Args:
-            tokens: (T, m) token ids of `CLIPTokenizer`, m at most `context_length`.
+            tokens: (T, m) token ids of the model's tokeniser, m at most `context_length`.
             token_mask: (T, m) bool, True from start to end token.
 
         Returns:
-            Sentences (T, D), the end-of-text feature after the last norm and the text projection, and words (T, m, D),
-            every token's feature after both, zeros where the mask is False.
+            Sentences (T, D), what the text tower pools (CLIP's: the end-of-text feature) after the last norm and the
+            text projection, and words (T, m, D), every token's feature after both, zeros where the mask is False.
+            `encoders.clip_towers` says what words are in other towers than CLIP's.
 
         Raises:
             ValueError: shapes that do not fit.
         """
         self.check_tokens(tokens, token_mask)
-        length = tokens.shape[1]
-        x = self._text.token_embedding(tokens) + self._text.positional_embedding[:length]
-        x = self._text.ln_final(self._text.transformer(x, attn_mask=self._text.attn_mask[:length, :length]))
-        projection = self._text.text_projection
-        if isinstance(projection, nn.Linear):
-            x = projection(x)
-        elif projection is not None:
-            x = x @ projection
-        # the end token has the largest id of the vocabulary
-        sentence = x[torch.arange(len(x), device=x.device), tokens.argmax(dim=1)]
-        return sentence, x.masked_fill(~token_mask.unsqueeze(-1), 0.0)
+        return encode_text(self.clip, tokens, token_mask)
 
     def encode_frames(self, frames: Tensor, frame_mask: Tensor) -> Tensor:
-        """Encodes frames one by one, to the image tower's pooled feature after the projection."""
+        """Encodes frames one by one, to what the image tower pools (CLIP: the class token) after the projection."""
         self.check_frames(frames, frame_mask)
         pixels = frames.flatten(0, 1).to(self.pixel_mean.dtype)  # (V * n, 3, H, W)
         features = self.clip.visual((pixels - self.pixel_mean) / self.pixel_std)
@@ -200,7 +242,7 @@ class CLIPEncoder(DualEncoder):
     @property
     def towers(self) -> Sequence[nn.Module]:
         """The image tower and the text tower's blocks."""
-        return self.clip.visual, self._text.transformer
+        return self.clip.visual, text_of(self.clip).transformer
 
     @property
     def frames_frozen(self) -> bool:
@@ -209,77 +251,46 @@ class CLIPEncoder(DualEncoder):
 
     def fingerprint(self) -> str:
         """Names what is frozen, or the image tower: equal names, equal features."""
-        return self._fingerprint.of(self.clip if self.freeze else self.clip.visual, self._computation)
+        config = self.computation["config"]
+        frozen = [config[name] for name in ("vision_cfg", *(["text_cfg"] if self.freeze else []))]
+        others = [self.computation[name] for name in ("quick_gelu", "image_size", "mean", "std")]
+        return self._fingerprint.of(self.clip if self.freeze else self.clip.visual, ("pooled", *frozen, *others))
 
     @property
     def text_blocks(self) -> tuple[nn.Module, ...]:
         """The text tower's pre-norm attention blocks, batch first; the encoder's own, so copy before changing."""
-        return tuple(self._text.transformer.resblocks)
+        return describe_text(self.clip).blocks
 
     @property
-    def text_positions(self) -> nn.Parameter:
-        """The text tower's position embeddings, (context_length, text_width)."""
-        return cast(nn.Parameter, self._text.positional_embedding)
+    def text_positions(self) -> Tensor:
+        """The text tower's position embeddings, (positions of the weights, text_width)."""
+        return describe_text(self.clip).positions
 
     @property
     def text_width(self) -> int:
         """Channels of the text tower."""
-        return int(self._text.transformer.width)
-
-    @property
-    def _text(self) -> Any:
-        # a property: a second attribute would put the modules into the state dict twice
-        return getattr(self.clip, "text", self.clip)
+        return describe_text(self.clip).width
 
     def train(self, mode: bool = True) -> Self:
         """Sets the mode; what is frozen and the batch norms of an image tower stay in evaluation mode."""
         super().train(mode and not self.freeze)
         if self.freeze_image:
             self.clip.visual.eval()
-        for module in self.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eval()
+        for module in batch_norms(self.modules()):
+            module.eval()
         return self
 
-    def _image_transformer(self, option: str) -> nn.Module:
-        from open_clip.transformer import VisionTransformer
-
-        visual = self.clip.visual
-        if not isinstance(visual, VisionTransformer):
-            raise ConfigError(
-                f"{option} needs open_clip's own vision transformer; {self.name} has a {type(visual).__name__}. "
-                f"Leave {option} out or choose a model such as ViT-B-32."
-            )
-        return cast(nn.Module, visual)
-
-    def _freeze_layers(self, count: int) -> None:
-        if count == 0:
-            return
-        visual: Any = self._image_transformer("freeze_layers")
-        image, text = visual.transformer.resblocks, self._text.transformer.resblocks
-        deepest = max(len(image), len(text))
-        if not 0 < count <= deepest:
-            raise ConfigError(f"freeze_layers={count} does not fit {self.name}: set 0 to {deepest}.")
-        stem = (visual.conv1, visual.ln_pre, self._text.token_embedding, *image[:count], *text[:count])
-        for module in stem:
-            module.requires_grad_(False)
-        for parameter in (visual.class_embedding, visual.positional_embedding, self._text.positional_embedding):
-            parameter.requires_grad_(False)
-
-    def _load(self, weights: CLIPWeights, image_heads: int | None) -> None:
+    def _load(self, weights: CLIPWeights, image_size: int | None) -> None:
         state = dict(weights.state)
-        positions = state.get("positional_embedding")
-        if positions is not None:
-            if len(positions) < self.context_length:
-                raise ConfigError(
-                    f"context_length={self.context_length} exceeds the {len(positions)} text positions of "
-                    f"{weights.source}. Set at most {len(positions)}."
-                )
-            state["positional_embedding"] = positions[: self.context_length]
-        if self._text is not self.clip:
+        if text_of(self.clip) is not self.clip:
             state = {f"text.{k}" if k.startswith(_TEXT_ROOTS) else k: v for k, v in state.items()}
+            # a buffer of older files
+            state.pop("text.transformer.embeddings.position_ids", None)
         expected = self.clip.state_dict()
+        if image_size is not None:
+            resize_image_positions(state, expected)
         problems = differences(expected, state)
+        image_heads = _image_heads(self.computation["config"]["vision_cfg"])
         for tower, found, own in (
             ("image", weights.image_heads, image_heads),
             ("text", weights.text_heads, self.text_heads),
@@ -291,61 +302,33 @@ class CLIPEncoder(DualEncoder):
         if problems:
             raise weight_mismatch(weights.source, self.name, problems, image_size_hint(expected, state))
         self.clip.load_state_dict(state)
-        self.logit_scale_init = cast(float, weights.logit_scale)
+        self.logit_scale_init, self.logit_bias_init = cast(float, weights.logit_scale), weights.logit_bias
 
 
-def _named_config(model: str) -> dict[str, Any]:
-    """Returns open_clip's configuration of a model whose text tower gives CLIP's token features."""
-    import open_clip
-
-    config: dict[str, Any] | None = open_clip.get_model_config(model) if model in open_clip.list_models() else None
-    if config is None:
-        known = (*open_clip.list_models(), *PRESETS)
-        raise ConfigError(f"Unknown CLIP model '{model}': {nearest(model, known)}")
-    text = config["text_cfg"]
-    unsupported = {
-        "a Hugging Face text tower": "hf_model_name" in text,
-        "another tokeniser than CLIP's": bool(text.get("hf_tokenizer_name"))
-        or text.get("vocab_size", _VOCABULARY) != _VOCABULARY,
-        "a class token at the end of the text": text.get("embed_cls", False),
-        "a text tower that is not causal": text.get("no_causal_mask", False),
-        "a caption decoder": "multimodal_cfg" in config,
-    }
-    reasons = [reason for reason, holds in unsupported.items() if holds]
-    if reasons:
-        raise ConfigError(
-            f"{model} has {' and '.join(reasons)}, which this encoder does not support: its word features would be "
-            "wrong. Choose a model with CLIP's own text tower, such as ViT-B-32 or ViT-B-16."
-        )
-    return config
+def _built_name(model: str, computation: Mapping[str, Any]) -> str:
+    """What was built, whatever the experiment calls it."""
+    if computation["quick_gelu"] and not model.endswith("-quickgelu"):
+        model += "-quickgelu"
+    return (
+        model
+        if computation["image_size"] == computation["native_image_size"]
+        else f"{model}@{computation['image_size']}"
+    )
 
 
-def _sized_config(size: CLIPSize) -> dict[str, Any]:
-    wrong = [f"{name}={value}" for name, value in asdict(size).items() if value < 1]
-    for whole, part in (("image_size", "patch_size"), ("image_width", "image_heads"), ("text_width", "text_heads")):
-        if not wrong and getattr(size, whole) % getattr(size, part):
-            wrong.append(f"{whole}={getattr(size, whole)} is not a multiple of {part}={getattr(size, part)}")
-    if wrong:
-        raise ConfigError(f"CLIPSize does not describe a model: {'; '.join(wrong)}.")
-    return {
-        "embed_dim": size.embed_dim,
-        "vision_cfg": {
-            "image_size": size.image_size,
-            "patch_size": size.patch_size,
-            "width": size.image_width,
-            "layers": size.image_layers,
-            "head_width": size.image_width // size.image_heads,
-        },
-        "text_cfg": {
-            "vocab_size": _VOCABULARY,
-            "width": size.text_width,
-            "heads": size.text_heads,
-            "layers": size.text_layers,
-        },
-    }
+def _image_size(config: Mapping[str, Any]) -> int:
+    size = config["vision_cfg"].get("image_size", 224)
+    return int(size if isinstance(size, int) else size[0])
 
 
-def _image_heads(vision: dict[str, Any]) -> int | None:
+def _check_patches(vision: Mapping[str, Any], size: int) -> None:
+    # a ModifiedResNet halves five times
+    patch = 32 if isinstance(vision.get("layers"), list) else int(vision.get("patch_size") or 16)
+    if size < patch or size % patch:
+        raise ConfigError(f"image_size={size} is not a multiple of {patch}, the size of the model's patches")
+
+
+def _image_heads(vision: Mapping[str, Any]) -> int | None:
     if "timm_model_name" in vision or not isinstance(vision.get("layers"), int):
         return None
     return int(vision["width"]) // int(vision.get("head_width", 64))

@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from tvr_lightning.data.stores.hub import before_fetching, read_json
+from tvr_lightning.data.video.sampling import Resize
 from tvr_lightning.encoders.weights import SUFFIXES, find_weight_file, read_state_dict, shipped_weights
 from tvr_lightning.errors import CheckpointError, ConfigError
 
-log = logging.getLogger(__name__)
-
 RGB = tuple[float, float, float]
 Tags = dict[str, dict[str, Any]]
+
+
+class Pictures(NamedTuple):
+    """How a model's pictures are prepared.
+
+    Attributes:
+        mean: per channel in [0, 1].
+        std: deviation per channel.
+        resize: how they come to the model's size.
+    """
+
+    mean: RGB
+    std: RGB
+    resize: Resize = "crop"
+
+
+_RESIZES: dict[str, Resize] = {"shortest": "crop", "squash": "squash"}  # open_clip's names
 
 
 @dataclass(frozen=True)
@@ -35,8 +50,8 @@ class CLIPWeights:
         openai_precision: half-precision matrices beside float32 norms, as OpenAI's models are kept on a GPU.
         image_heads: attention heads of the image tower; None where the format does not say.
         text_heads: attention heads of the text tower; None where the format does not say.
-        mean: pixel mean per channel in [0, 1]; None where the format does not say.
-        std: pixel deviation per channel; None where the format does not say.
+        pictures: how pictures are prepared; None where the format does not say.
+        logit_bias: what is added to scaled cosines; 0 where the file has none.
     """
 
     source: Path
@@ -46,8 +61,8 @@ class CLIPWeights:
     openai_precision: bool = False
     image_heads: int | None = None
     text_heads: int | None = None
-    mean: RGB | None = None
-    std: RGB | None = None
+    pictures: Pictures | None = None
+    logit_bias: float = 0.0
 
 
 def read_clip_weights(path: Path) -> CLIPWeights:
@@ -61,7 +76,7 @@ def read_clip_weights(path: Path) -> CLIPWeights:
     if any(name.startswith(("vision_model.", "text_model.")) for name in state):
         return _from_hugging_face(file, state)
     state = {name.removeprefix("text."): value for name, value in state.items()}
-    rows = state.pop("token_embedding.rows", None)  # of files in which most tokens share one row
+    rows = state.pop("token_embedding.rows", None)  # of stand-ins, in which most tokens share one row
     if rows is not None:
         table = state["token_embedding.weight"]
         if rows.numel() and not 0 <= rows.min() <= rows.max() < len(table):
@@ -72,18 +87,22 @@ def read_clip_weights(path: Path) -> CLIPWeights:
     state.pop("attn_mask", None)
     openai = any(size is not None for size in sizes)
     config = read_json(file.parent / "open_clip_config.json") if file.name.startswith("open_clip") else {}
-    mean, std = _statistics(config.get("preprocess_cfg", {}), "mean", "std")
+    quick_gelu = config["model_cfg"].get("quick_gelu", False) if isinstance(config.get("model_cfg"), dict) else None
+    if openai or rows is not None:
+        quick_gelu = openai  # stand-ins have GELU
+    bias = state.pop("logit_bias", None)
+    state = {name: value for name, value in state.items() if not name.startswith("text_decoder.")}  # CoCa's
     return CLIPWeights(
         source=file,
         logit_scale=_pop_logit_scale(state),
+        logit_bias=0.0 if bias is None else float(bias.reshape(())),
         state=state,
-        quick_gelu=True if openai else config["model_cfg"].get("quick_gelu", False) if "model_cfg" in config else None,
+        quick_gelu=quick_gelu,
         openai_precision=_dtype(state, "text_projection") == torch.float16
         and _dtype(state, "ln_final.weight") == torch.float32,
         image_heads=_openai_heads(state, "visual.class_embedding") if openai else None,
         text_heads=_openai_heads(state, "ln_final.weight") if openai else None,
-        mean=mean,
-        std=std,
+        pictures=read_pictures(config.get("preprocess_cfg", {}), str(file)),
     )
 
 
@@ -97,15 +116,24 @@ def _openai_heads(state: Mapping[str, Tensor], name: str) -> int | None:
 
 
 def _pop_logit_scale(state: dict[str, Tensor]) -> float | None:
-    state.pop("logit_bias", None)
     scale = state.pop("logit_scale", None)
     return None if scale is None else math.exp(float(scale.reshape(())))
 
 
-def _statistics(config: Mapping[str, Any], mean: str, std: str) -> tuple[RGB, RGB] | tuple[None, None]:
-    if not (config.get(mean) and config.get(std)):
-        return None, None
-    return tuple(config[mean]), tuple(config[std])
+def read_pictures(config: Mapping[str, Any], source: str) -> Pictures | None:
+    """Reads a tag's record or a `preprocess_cfg`; None where it does not say.
+
+    Raises:
+        CheckpointError: a way to resize that there is not, or numbers that are no statistics.
+    """
+    if not (config.get("mean") and config.get("std")):
+        return None
+    mean, std, resize = tuple(config["mean"]), tuple(config["std"]), config.get("resize_mode", "shortest")
+    if resize not in _RESIZES:
+        raise CheckpointError(f"{source}: pictures are resized by '{resize}'; supported: {', '.join(_RESIZES)}")
+    if not all(len(numbers) == 3 and all(isinstance(x, int | float) for x in numbers) for numbers in (mean, std)):
+        raise CheckpointError(f"{source}: mean {mean} and std {std} are not three numbers each")
+    return Pictures(mean, std, _RESIZES[resize])
 
 
 _HF_BLOCK = {
@@ -142,6 +170,11 @@ def _from_hugging_face(file: Path, state: dict[str, Tensor]) -> CLIPWeights:
         )
     from transformers import CLIPConfig
 
+    if raw.get("model_type", "clip") != "clip":
+        raise CheckpointError(
+            f"{file} is a {raw['model_type']} of transformers, of which only CLIPModel is read. Use the model's files "
+            "in open_clip's format, with an open_clip_config.json."
+        )
     config: Any = CLIPConfig.from_dict(raw)
     text, vision = config.text_config, config.vision_config
     activations = {text.hidden_act, vision.hidden_act}
@@ -164,7 +197,8 @@ def _from_hugging_face(file: Path, state: dict[str, Tensor]) -> CLIPWeights:
             renamed[f"{block}attn.in_proj_{kind}"] = torch.cat([p for p in parts if p is not None])
         elif part not in ("self_attn.k_proj", "self_attn.v_proj"):
             renamed[f"{block}{_HF_BLOCK.get(part, part)}.{kind}"] = value
-    mean, std = _statistics(read_json(file.parent / "preprocessor_config.json"), "image_mean", "image_std")
+    prepared = read_json(file.parent / "preprocessor_config.json")
+    statistics = {"mean": prepared.get("image_mean"), "std": prepared.get("image_std")}
     return CLIPWeights(
         source=file,
         logit_scale=_pop_logit_scale(renamed),
@@ -172,8 +206,7 @@ def _from_hugging_face(file: Path, state: dict[str, Tensor]) -> CLIPWeights:
         quick_gelu=activations == {"quick_gelu"},
         image_heads=vision.num_attention_heads,
         text_heads=text.num_attention_heads,
-        mean=mean,
-        std=std,
+        pictures=read_pictures(statistics, str(file)),
     )
 
 
@@ -223,29 +256,59 @@ def _download(model: str, source: str, tag: dict[str, Any]) -> Path:
 
 
 def trained_with_quick_gelu(
-    weights: CLIPWeights, tag: dict[str, Any] | None, tags: Iterable[str], unnamed_size: bool, model_says: bool
+    weights: CLIPWeights,
+    tag: dict[str, Any] | None,
+    tags: Tags,
+    model_says: bool | None,
+    asked: bool | None,
 ) -> bool:
-    """The activation that the weights were trained with: the tag's record, else the format, else the model's name."""
-    if tag is not None:
-        return bool(tag.get("quick_gelu", False))
-    if weights.quick_gelu is not None:
-        return weights.quick_gelu
-    if weights.openai_precision and (unnamed_size or "openai" in tags):
-        return True
-    log.info("%s does not name its activation: taking the model's (quick_gelu=%s).", weights.source, model_says)
-    return model_says
+    """The activation that the weights were trained with: the tag's record, else the format's, else the setting's.
+
+    A file that does not say may be OpenAI's, whose models have the same sizes as others and another activation. It is
+    the model's own where all weights that open_clip knows of the model have that one, else it has to be said.
+
+    Args:
+        weights: the file's.
+        tag: open_clip's record, where they were named by a tag.
+        tags: all of the model's.
+        model_says: the model's own; None for a size without a name.
+        asked: the setting `quick_gelu`.
+
+    Raises:
+        ConfigError: nothing says it, or the setting contradicts what does.
+    """
+    said = weights.quick_gelu if tag is None else bool(tag.get("quick_gelu", False))
+    if said is None and weights.openai_precision and (model_says is None or "openai" in tags):
+        said = True
+    known = {model_says, *(bool(record.get("quick_gelu", False)) for record in tags.values())}
+    if said is None and asked is None and len(known) == 1:
+        said = model_says
+    if said is None and asked is None:
+        raise ConfigError(
+            f"{weights.source} does not say whether it was trained with QuickGELU, as OpenAI's models, or with GELU, "
+            "as most others: set quick_gelu to true or false. Features of the wrong one look right and are not"
+        )
+    if None not in (said, asked) and said != asked:
+        raise ConfigError(f"quick_gelu={asked}, but {weights.source} was trained with quick_gelu={said}: leave it out")
+    return bool(asked if said is None else said)
 
 
-def pixel_statistics(
-    weights: CLIPWeights | None, tag: dict[str, Any] | None, tags: Tags, default: tuple[RGB, RGB]
-) -> tuple[RGB, RGB]:
-    """Pixel statistics: the tag's, else the file's, else those that all tags of the model agree on."""
-    if tag is not None and tag.get("mean"):
-        return tag["mean"], tag["std"]
-    if weights is not None and weights.mean is not None and weights.std is not None:
-        return weights.mean, weights.std
-    agreed = {(tuple(t["mean"]), tuple(t["std"])) for t in tags.values() if t.get("mean")}
-    return cast(tuple[RGB, RGB], agreed.pop()) if len(agreed) == 1 else default
+def picture_settings(
+    weights: CLIPWeights | None, tag: dict[str, Any] | None, tags: Tags, named: Pictures | None
+) -> Pictures:
+    """How pictures are prepared: the tag's way, else the file's, the name's, that of all tags of the model, or CLIP's.
+
+    Raises:
+        CheckpointError: a way that there is not.
+    """
+    from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+
+    found = read_pictures(tag or {}, "the tag") or (weights and weights.pictures) or named
+    if found:
+        return found
+    agreed = {read_pictures(record, name) for name, record in tags.items()} - {None}
+    only = agreed.pop() if len(agreed) == 1 else None
+    return only or Pictures(OPENAI_DATASET_MEAN, OPENAI_DATASET_STD)
 
 
 def image_size_hint(expected: dict[str, Tensor], found: dict[str, Tensor]) -> str:
@@ -256,4 +319,7 @@ def image_size_hint(expected: dict[str, Tensor], found: dict[str, Tensor]) -> st
     sizes = [math.isqrt(len(state[grid]) - 1) * state[patch].shape[-1] for state in (expected, found)]
     if sizes[0] == sizes[1]:
         return ""
-    return f"The weights take {sizes[1]} px images, the model {sizes[0]} px; image positions are not resized. "
+    return (
+        f"The weights take {sizes[1]} px images, the model {sizes[0]} px: set image_size={sizes[0]} to have their "
+        "positions interpolated. "
+    )

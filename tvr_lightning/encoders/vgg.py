@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tvr_lightning.data.stores.hub import before_fetching
 from tvr_lightning.encoders.base import FrameEncoder
+from tvr_lightning.encoders.kept import kept_computation
 from tvr_lightning.encoders.weights import (
     SUFFIXES,
     Fingerprint,
@@ -113,12 +114,15 @@ class VGGEncoder(FrameEncoder):
         self.size = size or VGG_PRESETS[model]
         self.name = model if self.size == VGG_PRESETS.get(model) else "VGGSize"
         _check(self.size)
-        weights = None if from_pretrained is None else _read(self.name, from_pretrained)
+        self.from_pretrained = from_pretrained
+        self.computation = {"size": asdict(self.size), "features": "fc7 after ReLU", "mean": _MEAN, "std": _STD}
+        kept = kept_computation(self, {"size": self.computation["size"]})
+        weights = None if kept or from_pretrained is None else _read(self.name, from_pretrained)
         self.features, self.classifier = _layers(self.size)
         self.embed_dim = self.size.embed_dim
         self.image_size = self.size.image_size
         self.freeze = freeze
-        self.pretrained = weights is not None
+        self.pretrained = self.from_pretrained is not None
         self.gradient_checkpointing = gradient_checkpointing
         if weights is None:
             self._initialise()
@@ -145,7 +149,7 @@ class VGGEncoder(FrameEncoder):
 
     def fingerprint(self) -> str:
         """Names weights and computation: equal names, equal features. Hashed once where nothing is trained."""
-        return self._fingerprint.of(self, (asdict(self.size), "fc7 after ReLU", _MEAN, _STD))
+        return self._fingerprint.of(self, self.computation)
 
     def _encode(self, frames: Tensor) -> Tensor:
         # a few at a time: the first block's activations are some 40 times the size of the pixels

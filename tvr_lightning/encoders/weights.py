@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import pickle
 import zipfile
 from collections import OrderedDict
@@ -20,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tvr_lightning.data.stores.hub import fetch_from_hub, read_json
 from tvr_lightning.errors import CheckpointError, few
 
 _FOLDER_FILES = (
@@ -29,6 +31,7 @@ _FOLDER_FILES = (
     "model.safetensors",
     "pytorch_model.bin",
 )
+_INDEX = ".index.json"
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 _STORAGES = {
     "HalfStorage": torch.float16,
@@ -47,14 +50,16 @@ _STORAGES = {
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Reads the named tensors of a weight file; nothing in the file is executed.
 
-    Understands safetensors, what `torch.save` writes (also nested under `state_dict`) and TorchScript archives, and
-    drops the `module.` prefix of wrapped models.
+    Understands safetensors, what `torch.save` writes (also nested under `state_dict`), TorchScript archives, and the
+    index of a model that is spread over several files; drops the `module.` prefix of wrapped models.
 
     Raises:
         CheckpointError: the file is missing, damaged, or holds something other than tensors.
     """
     if not path.is_file():
         raise CheckpointError(f"No weight file at {path}. Check the path, or name a folder that holds one.")
+    if path.name.endswith(_INDEX):
+        return _read_shards(path)
     try:
         content = _read_content(path)
     except Exception as error:
@@ -76,6 +81,51 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             f"{path} holds no state dict (found: {_describe(content)}). Save one: torch.save(model.state_dict(), path)."
         )
     return {str(name).removeprefix("module."): value for name, value in content.items() if isinstance(value, Tensor)}
+
+
+def shards(index: Path) -> dict[str, list[str]]:
+    """The files that an index names, each with its tensors.
+
+    Raises:
+        CheckpointError: it is no index, or names files elsewhere.
+    """
+    table = read_json(index).get("weight_map")
+    if not isinstance(table, dict) or not table or not all(isinstance(file, str) for file in table.values()):
+        raise CheckpointError(f"{index} has no `weight_map`, which names the file of every tensor. Fetch it again.")
+    found: dict[str, list[str]] = {}
+    for tensor, file in table.items():
+        if Path(file).name != file or not file.endswith(SUFFIXES):
+            raise CheckpointError(f"{index} names the file {file!r}: a weight file beside it is all that it may name")
+        found.setdefault(file, []).append(tensor)
+    return found
+
+
+def _read_shards(index: Path) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = {}
+    for file, tensors in shards(index).items():
+        part = read_state_dict(index.with_name(file))
+        if lacking := [name for name in tensors if name not in part]:
+            raise CheckpointError(f"{index.with_name(file)} lacks {few(lacking)}, which {index.name} says it holds")
+        state |= {name: part[name] for name in tensors}
+    return state
+
+
+def fetch_weights(repository: str) -> Path:
+    """Downloads the weights of a Hugging Face repository, whole or in shards, and what describes them.
+
+    Returns:
+        The folder that holds them.
+
+    Raises:
+        CheckpointError: the repository cannot be reached or has no weights.
+    """
+    setting = "model (as local-dir:FOLDER)"
+    indexes = tuple(f"{name}{_INDEX}" for name in _FOLDER_FILES)
+    folder = fetch_from_hub(repository, ((*_FOLDER_FILES, *indexes),), setting)
+    file = find_weight_file(folder)
+    if file.name.endswith(_INDEX):
+        fetch_from_hub(repository, [(name,) for name in shards(file)], setting)
+    return folder
 
 
 def shipped_weights(architecture: str, model: str) -> dict[str, Path]:
@@ -100,7 +150,8 @@ def find_weight_file(path: Path) -> Path:
     for name in _FOLDER_FILES:
         if name in present:
             return path / name
-    candidates = [name for name in present if name.endswith(SUFFIXES)]
+    candidates = [name for name in present if name.endswith(_INDEX)]
+    candidates = candidates or [name for name in present if name.endswith(SUFFIXES)]
     if len(candidates) == 1:
         return path / candidates[0]
     found = ", ".join((candidates or present)[:5]) or "nothing"
@@ -140,13 +191,14 @@ class Fingerprint:
         self._name = ""
 
     def of(self, module: nn.Module, description: object) -> str:
-        """Returns the name of `module`; device and memory layout do not matter."""
+        """Returns the name of `module`, with a description in plain values; device and memory layout do not matter."""
+        description = json.dumps(description, sort_keys=True)
         tensors = sorted(module.state_dict().items())
         state = (description, *((name, x.data_ptr(), x._version) for name, x in tensors))
         # fused optimisers write weights without counting a new version
         trained = any(x.requires_grad for x in module.parameters())
         if trained or state != self._state:
-            content = hashlib.blake2b(repr((type(module).__qualname__, description)).encode(), digest_size=16)
+            content = hashlib.blake2b(f"{type(module).__qualname__} {description}".encode(), digest_size=16)
             for name, x in tensors:
                 content.update(f"{name} {x.dtype} {tuple(x.shape)}".encode())
                 content.update(x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

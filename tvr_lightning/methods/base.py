@@ -25,6 +25,7 @@ from tvr_lightning.encoders.base import (
     frozen_frames,
     uncompiled,
 )
+from tvr_lightning.encoders.kept import check_encoders, keep_encoders
 from tvr_lightning.errors import CheckpointError, ConfigError, DataError, few
 from tvr_lightning.evaluation import (
     EncodedSplit,
@@ -49,6 +50,7 @@ from tvr_lightning.types import CodeFeatures, ItemIndex, TensorRows, TextInput, 
 if TYPE_CHECKING:
     from tvr_lightning.data.datamodule import VideoTextDataModule
     from tvr_lightning.data.frozen import Frozen
+    from tvr_lightning.data.video.sampling import Resize
 
 TextT = TypeVar("TextT", bound=TensorRows)
 VideoT = TypeVar("VideoT", bound=TensorRows)
@@ -70,8 +72,8 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         tested_besides: by `argument=value`, what a variant of the property tests takes besides.
         in_float32: methods that run without autocast and take features in float32 at least: scores and losses.
         result: what the last evaluation found; None before the first.
-        trained: how the loaded weights came about: `selection`, `seed`, `subset`, `epochs`, `steps`; None before any
-            are loaded.
+        trained: how the loaded weights came about: `selection`, `seed`, `subset`, `epochs`, `steps`, `tokenizer`,
+            `dataset`, `protocol`; None before any are loaded.
     """
 
     tested_with: ClassVar[Mapping[str, object]] = {}
@@ -110,13 +112,25 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         Raises:
             ConfigError: it holds no encoder of frames, or several that differ; such a method says itself.
         """
-        sizes = {encoder.image_size for encoder in self._frame_encoders}
-        if len(sizes) != 1:
-            found = ", ".join(map(str, sorted(sizes))) or "no encoder of frames"
+        return self._of_frames("image_size", "frame size")
+
+    @property
+    def resize(self) -> Resize:
+        """How frames come to that size.
+
+        Raises:
+            ConfigError: it holds no encoder of frames, or several that differ; such a method says itself.
+        """
+        return self._of_frames("resize", "way to resize frames")
+
+    def _of_frames(self, name: str, what: str) -> Any:
+        found = {getattr(encoder, name) for encoder in self._frame_encoders}
+        if len(found) != 1:
+            names = ", ".join(map(str, sorted(found))) or "no encoder of frames"
             raise ConfigError(
-                f"{type(self).__name__} has no single frame size (found: {found}): choose encoders of one size"
+                f"{type(self).__name__} has no single {what} (found: {names}): choose encoders that share it"
             )
-        return sizes.pop()
+        return found.pop()
 
     @property
     def _frame_encoders(self) -> Sequence[FrameEncoder]:
@@ -186,17 +200,12 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         """Keeps what frozen encoders make of the splits.
 
         Raises:
-            ConfigError: the tokeniser has more tokens than a text encoder knows, the batch is larger than the training
-                split, or the cache cannot take the features.
+            ConfigError: the tokeniser is another than a text encoder's, or has more tokens than it knows, the batch is
+                larger than the training split, or the cache cannot take the features.
         """
-        tokenizer = self.datamodule.tokenizer
         for encoder in self.encoders:
-            if isinstance(encoder, TextEncoder) and encoder.vocabulary_size < tokenizer.vocabulary_size:
-                raise ConfigError(
-                    f"the tokeniser has {tokenizer.vocabulary_size} tokens, the text encoder knows "
-                    f"{encoder.vocabulary_size}: set "
-                    "data.tokenizer and the text encoder to the same vocabulary"
-                )
+            if isinstance(encoder, TextEncoder):
+                encoder.check_tokenizer(self.datamodule.tokenizer)
         searched = stage == "test" and self.evaluation.codes.database == "train"
         if searched and issubclass(feature_type(self, self.datamodule.split_of("test")), CodeFeatures):
             self.datamodule.database_split()  # what is missing of it is said first
@@ -381,8 +390,9 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         return TrainingItems(bank, database)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Notes which method the weights belong to, and how they came about."""
+        """Notes which method the weights belong to, what its encoders compute, and how they came about."""
         checkpoint["method"] = f"{type(self).__module__}.{type(self).__qualname__}"
+        checkpoint["encoders"] = keep_encoders(self)
         data = self.datamodule
         checkpoint["trained"] = {
             "selection": data.selection,
@@ -391,10 +401,12 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
             "epochs": self.trainer.current_epoch + 1,
             "steps": self.trainer.global_step,
             "tokenizer": data.tokenizer.fingerprint(),
+            "dataset": data.dataset,
+            "protocol": data.annotations.protocol,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses weights of another method or size.
+        """Refuses weights of another method or size, or whose encoders compute something else.
 
         Raises:
             CheckpointError: says what differs.
@@ -407,6 +419,7 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
                 f"the checkpoint holds {saved or 'no method of this suite'}, the experiment builds {own}. Evaluate it "
                 "with the experiment that trained it: its run folder's config.yaml."
             )
+        check_encoders(self, checkpoint.get("encoders"))
         here, there = self.state_dict(), checkpoint["state_dict"]
         wrong = [
             f"{name}: {_shape(here.get(name))} here, {_shape(there.get(name))} in the checkpoint"

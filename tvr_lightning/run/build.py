@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -14,15 +15,20 @@ from tvr_lightning.config.class_paths import check_named, check_parsed
 from tvr_lightning.config.objects import class_of, readable_errors
 from tvr_lightning.config.options import RunOptions
 from tvr_lightning.data.datamodule import VideoTextDataModule
+from tvr_lightning.encoders.kept import rebuilding
 from tvr_lightning.errors import ConfigError
 from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.run.accelerators import ExperimentTrainer
+from tvr_lightning.run.checkpoints import kept_in
 
 
 class ExperimentCLI(LightningCLI):
     """LightningCLI over `VideoTextDataModule` and any `RetrievalModule`; the trainer is built when a run starts."""
 
-    def __init__(self, config: Mapping[str, Any], flags: Sequence[str] = ()) -> None:
+    def __init__(
+        self, config: Mapping[str, Any], flags: Sequence[str] = (), find: Callable[[Any], Path | None] | None = None
+    ) -> None:
+        self.find_weights = find
         self.composed = config
         super().__init__(
             RetrievalModule,
@@ -51,8 +57,9 @@ class ExperimentCLI(LightningCLI):
         for target, source in links.items():
             self._refuse_given(target, source)
             parser.link_arguments(source, target)
-        self._refuse_given("data.size", "the encoder's image size")
-        parser.link_arguments("model.image_size", "data.size", apply_on="instantiate")
+        for name, source in (("size", "image_size"), ("resize", "resize")):
+            self._refuse_given(f"data.{name}", "the encoder")
+            parser.link_arguments(f"model.{source}", f"data.{name}", apply_on="instantiate")
 
     def _refuse_given(self, target: str, source: str) -> None:
         value: Any = self.composed
@@ -67,6 +74,12 @@ class ExperimentCLI(LightningCLI):
         self.config = parser.parse_args(args)
         check_parsed(self.config)
 
+    def instantiate_classes(self) -> None:
+        """Builds model and data module; the encoders as the checkpoint says, where there is one."""
+        path = None if self.find_weights is None else self.find_weights(self.config)
+        with rebuilding(None if path is None else kept_in(path)):
+            super().instantiate_classes()
+
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Nothing yet: see `run`."""
         return None
@@ -78,19 +91,23 @@ def _takes(value: Any, argument: str) -> bool:
     return part is not None and argument in signature(part).parameters
 
 
-def build_cli(config: Mapping[str, Any], flags: Sequence[str] = ()) -> ExperimentCLI:
+def build_cli(
+    config: Mapping[str, Any], flags: Sequence[str] = (), find: Callable[[Any], Path | None] | None = None
+) -> ExperimentCLI:
     """Checks a configuration against the classes it names, and builds model and data module.
 
     Args:
         config: a composed experiment; see `arguments.read_arguments`.
         flags: `--help` or `--print_config`.
+        find: the checkpoint that the parsed configuration goes with; None, or a function that returns None, where the
+            encoders begin with their own weights.
 
     Raises:
         TVRError: a key or value does not fit, or the method or a part of it refuses its arguments.
     """
     check_named(config)
     with readable_errors():
-        return ExperimentCLI(config, flags)
+        return ExperimentCLI(config, flags, find)
 
 
 class _Dumper(yaml.SafeDumper):

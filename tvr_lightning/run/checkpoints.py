@@ -16,7 +16,9 @@ from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.utilities import rank_zero_warn
 
 from tvr_lightning.config.options import WHERE_AND_HOW_OFTEN
+from tvr_lightning.encoders.kept import UNSAID, says_encoders
 from tvr_lightning.errors import CheckpointError, ConfigError, RunError, few
+from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.names import CHECKPOINTS, CONFIG, METRICS
 
 BEST, LAST = "best.ckpt", "last.ckpt"
@@ -62,6 +64,29 @@ def find_checkpoint(home: Path, wanted: str, resume: bool = False) -> Path:
     if not isinstance(content, dict) or "state_dict" not in content:
         raise CheckpointError(f"{path} is no run's checkpoint; pretrained weights go to the encoder's from_pretrained")
     return path
+
+
+def kept_in(path: Path) -> dict[str, dict[str, Any]]:
+    """What a checkpoint says of its encoders; see `encoders.kept.keep_encoders`.
+
+    Raises:
+        CheckpointError: an earlier version saved it, which did not say.
+    """
+    kept = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("encoders")
+    if not says_encoders(kept):
+        raise CheckpointError(f"{path}: {UNSAID}")
+    return kept
+
+
+def restore(model: RetrievalModule[Any, Any], path: Path) -> None:
+    """Loads a checkpoint's weights into the model that was built for it.
+
+    Raises:
+        CheckpointError: it is of another method, size or encoder.
+    """
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    model.on_load_checkpoint(content)
+    model.load_state_dict(content["state_dict"])
 
 
 def run_of(path: str | os.PathLike[str]) -> Path:

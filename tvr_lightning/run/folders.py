@@ -29,18 +29,30 @@ def resumed_folder(cli: ExperimentCLI, command: str) -> Path:
         RunError: there is no such run, it is finished, or it began with other settings.
     """
     config = cli.config
+    folder = going_on_in(config, command)
+    if "LOCAL_RANK" in os.environ and RUN_FOLDER_VARIABLE in os.environ:
+        return folder
+    if config.run_id not in (None, folder.name):
+        raise ConfigError(f"--resume goes on in {folder}; --run_id={config.run_id} names another folder")
+    check_settings(folder, resolved_config(cli))
+    os.environ[RUN_FOLDER_VARIABLE] = str(folder)
+    return folder
+
+
+def going_on_in(config: Any, command: str) -> Path:
+    """The folder that `--resume` means; processes of further devices get the one that the first found.
+
+    Raises:
+        ConfigError: settings that contradict `--resume`.
+        RunError: there is no such run, or it is finished.
+    """
     if command != "fit" or config.ckpt_path is not None:
         raise ConfigError(
             "--resume goes on with a run that did not finish: it is for `tvr fit`, and --ckpt_path is for new runs"
         )
     if "LOCAL_RANK" in os.environ and RUN_FOLDER_VARIABLE in os.environ:
         return Path(os.environ[RUN_FOLDER_VARIABLE])
-    folder = find_unfinished(run_home(config), config.resume)
-    if config.run_id not in (None, folder.name):
-        raise ConfigError(f"--resume goes on in {folder}; --run_id={config.run_id} names another folder")
-    check_settings(folder, resolved_config(cli))
-    os.environ[RUN_FOLDER_VARIABLE] = str(folder)
-    return folder
+    return find_unfinished(run_home(config), config.resume)
 
 
 def make_run_folder(config: Any) -> Path:

@@ -16,7 +16,7 @@ from tvr_lightning.errors import ConfigError
 from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.names import CONFIG
 from tvr_lightning.run.build import build_cli, resolved_config
-from tvr_lightning.run.checkpoints import find_checkpoint, run_of
+from tvr_lightning.run.checkpoints import find_checkpoint, restore, run_of
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ def load_experiment(path: str | os.PathLike[str], overrides: Sequence[str] = ())
 def load_run(path: str | os.PathLike[str], device: str | torch.device | None = None, trust: bool = False) -> Experiment:
     """Builds a run's method and data module as its folder describes them, and loads the weights that it trained.
 
+    No pretrained weights are read or fetched: the checkpoint holds all weights, and says what its encoders compute.
     The data module refuses in `setup` captions that give another vocabulary than these weights were trained with.
 
     Args:
@@ -91,18 +92,21 @@ def load_run(path: str | os.PathLike[str], device: str | torch.device | None = N
     """
     folder = run_of(path)
     checkpoint = find_checkpoint(folder.parent, str(Path(path).absolute()))
-    experiment = build(read_arguments(["--config", str(folder / CONFIG), *([TRUST] if trust else [])])[0])
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    experiment = build(read_arguments(["--config", str(folder / CONFIG), *([TRUST] if trust else [])])[0], checkpoint)
     model = experiment.model
-    model.on_load_checkpoint(content)
-    model.load_state_dict(content["state_dict"])
+    restore(model, checkpoint)
     model.to(device or "cpu").eval()
     experiment.data.trained_tokenizer = (model.trained or {}).get("tokenizer")
     return experiment
 
 
-def build(config: Mapping[str, Any]) -> Experiment:
-    """Builds an experiment without running it; see `tvr_lightning.load_experiment`."""
-    cli = build_cli(config)
+def build(config: Mapping[str, Any], checkpoint: Path | None = None) -> Experiment:
+    """Builds an experiment without running it; see `tvr_lightning.load_experiment`.
+
+    Args:
+        config: a composed experiment.
+        checkpoint: whose encoders the model gets, though not yet their weights.
+    """
+    cli = build_cli(config, (), lambda _: checkpoint)
     trainer = cli.config_init.trainer.as_dict()
     return Experiment(cli.config.experiment, cli.model, cli.datamodule, trainer, resolved_config(cli))

@@ -186,7 +186,7 @@ class Run:
 
     @property
     def marks(self) -> list[str]:
-        """Why the figures must not be ranked with plain ones: subset, left out, selected on test, ..."""
+        """Why the figures must not be ranked with plain ones: subset, left out, selected on test, other data, ..."""
         c = self.content
         data = c["data"]
         marks = []
@@ -194,6 +194,10 @@ class Run:
             marks.append("leaky")
         if c["selected_on_test"]:
             marks.append("selected on test")
+        trained = c.get("trained", {})
+        source = f"{trained.get('dataset')} {trained.get('protocol')}"
+        if "protocol" in trained and source != f"{c['dataset']} {c['split']}":
+            marks.append(f"trained on {source}")
         if data["left_out"]:
             marks.append(f"{data['left_out']} videos left out")
         if data["subset"]:

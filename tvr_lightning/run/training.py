@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,8 @@ from tvr_lightning.run.callbacks.pictures import Pictures
 from tvr_lightning.run.callbacks.progress import DataWaits, ProgressBar, StartSummary, Throughput
 from tvr_lightning.run.callbacks.resume import KeepLast
 from tvr_lightning.run.callbacks.run_folder import RunFolder
-from tvr_lightning.run.checkpoints import BEST, LAST, AtomicCheckpointIO, find_checkpoint, run_folder_lock
-from tvr_lightning.run.folders import make_run_folder, remove_without_result, resumed_folder, run_home
+from tvr_lightning.run.checkpoints import BEST, LAST, AtomicCheckpointIO, find_checkpoint, restore, run_folder_lock
+from tvr_lightning.run.folders import going_on_in, make_run_folder, remove_without_result, resumed_folder, run_home
 from tvr_lightning.run.trackers import build_tracker, is_first_rank
 
 
@@ -72,7 +73,8 @@ def build_for(
     """Builds an experiment; faults show in the order of what they cost: in arguments, in data, in downloads.
 
     Everything is built at first without downloads, which shows wrong arguments. Then the dataset is made and read.
-    Where weights have to be fetched, the first attempt ended there, and all is built again.
+    Where weights have to be fetched, the first attempt ended there, and all is built again. With a checkpoint nothing
+    is fetched: its encoders are built as it says, and have its weights before anything is computed.
 
     Args:
         command: `fit`, `validate`, `test` or `predict`.
@@ -85,16 +87,37 @@ def build_for(
     Raises:
         TVRError: an argument, the data or the weights do not fit.
     """
+    find = partial(wanted_weights, command=command)
     try:
         with without_fetching():
-            cli = build_cli(arguments, flags)
+            cli = build_cli(arguments, flags, find)
     except FetchPostponedError:
         check_annotations(arguments)
-        cli = build_cli(arguments)
-        return cli, choose_weights(cli, command)
-    folder = choose_weights(cli, command)
-    check_annotations(arguments)
+        cli = build_cli(arguments, (), find)
+        folder = choose_weights(cli, command)
+    else:
+        folder = choose_weights(cli, command)
+        check_annotations(arguments)
+    if cli.config.ckpt_path is not None:
+        restore(cli.model, Path(cli.config.ckpt_path))
     return cli, folder
+
+
+def wanted_weights(config: Any, command: str) -> Path | None:
+    """The checkpoint that a command begins with; None where it begins with the encoders' own weights.
+
+    Raises:
+        ConfigError: the command needs one and none is named.
+        TVRError: there is no such checkpoint or run.
+    """
+    if config.resume is not None:
+        return find_checkpoint(run_home(config), str(going_on_in(config, command)), resume=True)
+    if command != "fit" and config.ckpt_path is None:
+        raise ConfigError(
+            f"`tvr {command}` needs weights: --ckpt_path=last or best (of the experiment's newest run that has it), "
+            "a run folder or a file"
+        )
+    return config.ckpt_path and find_checkpoint(run_home(config), config.ckpt_path, command == "fit")
 
 
 def check_annotations(config: Mapping[str, Any]) -> None:
@@ -116,11 +139,6 @@ def check_options(cli: ExperimentCLI, command: str) -> None:
         ConfigError: says which, and what to do.
     """
     config = cli.config
-    if command != "fit" and config.ckpt_path is None:
-        raise ConfigError(
-            f"`tvr {command}` needs weights: --ckpt_path=last or best (of the experiment's newest run that has it), "
-            "a run folder or a file"
-        )
     if command == "validate" and cli.datamodule.selection == "last":
         raise ConfigError("nothing to validate on: data.selection is `last`; set it to validation, holdout or test")
     if config.checkpoint_every < 1:
@@ -211,7 +229,7 @@ def make_trainer(cli: ExperimentCLI, command: str, folder: Path) -> Trainer:
         DataWaits(),
         FiniteLoss(),
         RankWatchdog(),
-        RunFolder(folder, config.experiment, encoder, config.seed_everything),
+        RunFolder(folder, config.experiment, config.seed_everything),
         Curves(folder),
         HashingPlots(folder),
         Galleries(folder),

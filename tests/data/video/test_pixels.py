@@ -10,6 +10,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from tvr_lightning.data.video.frames import probe_video, read_frames
+from tvr_lightning.data.video.key_frames import read_key_frames
 
 from ..clips import numbered, write_clip
 
@@ -75,6 +76,29 @@ def test_resize_and_crop_agree_with_torch(tmp_path, width, height):
     top, left = (shape[0] - 24) // 2, (shape[1] - 24) // 2
     expected = resized[:, top : top + 24, left : left + 24]
     assert (frame.float() - expected).abs().mean() < 2.5
+
+
+@pytest.mark.parametrize("size", [(63, 37), (37, 63), (300, 50)])
+def test_squashing_keeps_the_whole_picture(tmp_path, size):
+    def ramp(number, width, height):
+        y, x = np.mgrid[:height, :width]
+        return np.stack([x * 255 / (width - 1), y * 255 / (height - 1), 0 * x], -1).astype(np.uint8)
+
+    path = write_clip(tmp_path / "a.mkv", 1, width=size[0], height=size[1], paint=ramp, codec="ffv1", pix_fmt="bgr0")
+    source = torch.from_numpy(ramp(0, *size)).permute(2, 0, 1)[None].float()
+    expected = interpolate(source, (24, 24), mode="bicubic", antialias=True, align_corners=False)[0].clamp(0, 255)
+    frame = read_frames(path, 1, size=24, resize="squash").frames[0]
+    assert (frame.float() - expected).abs().mean() < 2.5
+    assert frame[0, 12, [0, -1]].tolist() == pytest.approx([0, 255], abs=16)  # `crop` cuts one of them off
+    assert frame[1, [0, -1], 12].tolist() == pytest.approx([0, 255], abs=16)
+    key = read_key_frames(path, 1, 24, resize="squash").frames[0]
+    assert torch.equal(key, frame)
+
+
+@pytest.mark.parametrize(("degrees", "turned"), [(90, "gwrb"), (180, "wbgr")])
+def test_squashed_frames_are_upright(tmp_path, degrees, turned):
+    path = write_clip(tmp_path / "phone.mp4", 4, width=128, height=64, paint=quadrants, rotation=degrees)
+    assert corners(read_frames(path, 1, size=32, resize="squash").frames[0]) == turned
 
 
 @pytest.mark.parametrize("colorspace", [1, 5])

@@ -19,7 +19,7 @@ from torch import Tensor
 from tvr_lightning.data.video.container import OpenVideo, Packets, first_that_decodes, scan
 from tvr_lightning.data.video.decoding import decode_frames, intact_frames
 from tvr_lightning.data.video.pixels import Resizer, shown_size
-from tvr_lightning.data.video.sampling import Sampling, choose_frames
+from tvr_lightning.data.video.sampling import Resize, Sampling, choose_frames
 from tvr_lightning.errors import ConfigError, DecodeError, nearest
 
 _log = logging.getLogger(__name__)
@@ -69,12 +69,13 @@ def read_frames(
     end: float | None = None,
     threads: int = 1,
     generator: np.random.Generator | None = None,
+    resize: Resize = "crop",
 ) -> VideoFrames:
     """Reads frames spread over a video or a segment of it; see `choose_frames` for which.
 
-    Frames are shown upright with square pixels, the short side resized to `size` (bicubic, antialiased), the centre
-    cut out. A frame is given once: what a short or damaged video lacks is masked. A damaged frame is replaced by the
-    last intact one since its key frame, unless that is given already.
+    Frames are shown upright with square pixels, resized to `size` (bicubic, antialiased), see `Resizer`. A frame
+    is given once: what a short or damaged video lacks is masked. A damaged frame is replaced by the last intact one
+    since its key frame, unless that is given already.
 
     Args:
         path: the video file.
@@ -86,6 +87,7 @@ def read_frames(
         end: end of the segment, exclusive; None or anything later than the video for its end.
         threads: decoder threads; 0 lets FFmpeg choose.
         generator: jitters `uniform` without `fps`.
+        resize: `crop` or `squash`; see `Resizer`.
 
     Raises:
         DecodeError: no frame can be given; the message has the path and the reason.
@@ -98,7 +100,7 @@ def read_frames(
         packets = scan(video)
         first, last = segment(path, start, end, packets.timeline.end)
         chosen = choose_frames(packets.timeline, num_frames, sampling, fps, first, last, generator)
-        return draw_frames(video, packets, chosen, num_frames, size)
+        return draw_frames(video, packets, chosen, num_frames, size, resize=resize)
 
     return first_that_decodes(path, read, threads)
 
@@ -152,7 +154,14 @@ def check_numbers(num_frames: int, size: int, threads: int) -> None:
 
 
 def draw_frames(
-    video: OpenVideo, packets: Packets, chosen: NDArray[np.int64], num_frames: int, size: int, *, seek: bool = True
+    video: OpenVideo,
+    packets: Packets,
+    chosen: NDArray[np.int64],
+    num_frames: int,
+    size: int,
+    *,
+    seek: bool = True,
+    resize: Resize = "crop",
 ) -> VideoFrames:
     """Decodes frames of one stream by their numbers and draws them.
 
@@ -163,12 +172,13 @@ def draw_frames(
         num_frames: n.
         size: height and width of the result in pixels.
         seek: False decodes from the start, which gives the same.
+        resize: see `Resizer`.
 
     Raises:
         DecodeError: none of the frames can be given.
     """
     wanted = chosen[chosen < len(packets.ticks)]
-    found, faults = decode_frames(video, packets, wanted, Resizer(size, video), seek=seek)
+    found, faults = decode_frames(video, packets, wanted, Resizer(size, video, resize), seek=seek)
     if 2 * len(found) < len(chosen):
         _, stop, end, _ = packets.timeline
         cut = f"the header promises {end:.1f} s, the file ends after {stop:.1f} s" if end > stop else "no reason given"

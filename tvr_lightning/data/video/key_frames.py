@@ -24,7 +24,7 @@ from tvr_lightning.data.video.container import OpenVideo, Packets, Timeline, fir
 from tvr_lightning.data.video.decoding import numbered_frames
 from tvr_lightning.data.video.frames import VideoFrames, check_numbers, draw_frames, segment
 from tvr_lightning.data.video.pixels import Resizer
-from tvr_lightning.data.video.sampling import choose_frames
+from tvr_lightning.data.video.sampling import Resize, choose_frames
 
 THUMBNAIL_SIDE = 32
 """Height and width of the pictures that are compared: the same centre square that is shown, averaged."""
@@ -46,6 +46,7 @@ def read_key_frames(
     start: float | None = None,
     end: float | None = None,
     threads: int = 1,
+    resize: Resize = "crop",
 ) -> VideoFrames:
     """Reads the frames at which the content of a video or a segment of it changes most; see `choose_key_frames`.
 
@@ -59,6 +60,7 @@ def read_key_frames(
         start: first second of the segment, on the video's own clock; None for its beginning.
         end: end of the segment, exclusive; None or anything later than the video for its end.
         threads: decoder threads; 0 lets FFmpeg choose.
+        resize: `crop` or `squash`; see `Resizer`.
 
     Raises:
         DecodeError: no frame can be given; the message has the path and the reason.
@@ -86,7 +88,7 @@ def read_key_frames(
                     timeline.stop - first,
                     last - first,
                 )
-        return draw_frames(video, packets, chosen, num_frames, size)
+        return draw_frames(video, packets, chosen, num_frames, size, resize=resize)
 
     return first_that_decodes(path, read, threads)
 

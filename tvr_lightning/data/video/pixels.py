@@ -13,6 +13,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from tvr_lightning.data.video.container import OpenVideo
+from tvr_lightning.data.video.sampling import Resize
 from tvr_lightning.errors import DecodeError
 
 MAX_ASPECT = 32
@@ -64,21 +65,30 @@ def square_pixels(frame: av.VideoFrame, video: OpenVideo) -> tuple[Fraction, Fra
 
 
 class Resizer:
-    """Turns decoded frames into (3, size, size) uint8 RGB arrays."""
+    """Turns decoded frames into (3, size, size) uint8 RGB arrays.
 
-    def __init__(self, size: int, video: OpenVideo) -> None:
+    Args:
+        size: height and width of the result in pixels.
+        video: where the frames come from.
+        resize: `crop` brings the short side to `size` and cuts the centre out, as CLIP; `squash` brings both sides to
+            it, so that nothing is cut off and things look narrower or wider, as SigLIP.
+    """
+
+    def __init__(self, size: int, video: OpenVideo, resize: Resize = "crop") -> None:
         self.size = size
         self.video = video
+        self.resize = resize
         self.reformatter = VideoReformatter()
 
     def __call__(self, frame: av.VideoFrame) -> NDArray[np.uint8]:
-        """Returns the upright centre of one frame.
+        """Returns one frame, upright.
 
         Raises:
             DecodeError: the frame is far too long and narrow for a picture.
         """
         sides = square_pixels(frame, self.video)
-        width, height = (math.floor(self.size * side / min(sides)) for side in sides)
+        squash = self.resize == "squash"
+        width, height = (self.size if squash else math.floor(self.size * side / min(sides)) for side in sides)
         picture = self.reformatter.reformat(
             frame,
             width,

@@ -52,6 +52,7 @@ def choose_frames(
 
 
 FrameSampling = Literal["uniform", "head", "tail", "key"]
+Resize = Literal["crop", "squash"]
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,9 @@ class FrameOptions:
         num_frames: n, frames of a video; fewer are padded and masked.
         sampling: which frames are kept; `key` takes those where the content changes most.
         fps: candidate frames per second, None for the whole video in equal segments.
-        size: height and width after resize and centre crop.
+        size: height and width in pixels of what comes out.
         views: how many sets of frames are taken from a video, none of them twice; they take turns.
+        resize: how frames come to that size; see `data.video.pixels.Resizer`.
     """
 
     num_frames: int
@@ -71,3 +73,4 @@ class FrameOptions:
     fps: float | None
     size: int
     views: int = 1
+    resize: Resize = "crop"

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from tvr_lightning import __version__
 from tvr_lightning.data.stores.files import write_json
+from tvr_lightning.encoders.kept import keep_encoders
 from tvr_lightning.errors import RunError
 from tvr_lightning.evaluation import EvaluationResult
 from tvr_lightning.methods.base import RetrievalModule
@@ -34,14 +35,12 @@ class RunFolder(Callback):
     Args:
         path: the run's folder; it exists.
         experiment: the experiment's name.
-        encoder: the encoder's model name.
         seed: the run's seed.
     """
 
-    def __init__(self, path: Path, experiment: str, encoder: str, seed: int) -> None:
+    def __init__(self, path: Path, experiment: str, seed: int) -> None:
         self.path = path
         self.experiment = experiment
-        self.encoder = encoder
         self.seed = seed
         self._began = time.monotonic()
         self._train_time = 0.0
@@ -94,7 +93,8 @@ class RunFolder(Callback):
         content = {
             "experiment": self.experiment,
             "method": type(pl_module).__name__,
-            "encoder": self.encoder,
+            "encoder": " + ".join(encoder.name for encoder in method.encoders),
+            "encoders": keep_encoders(method),
             "dataset": data.dataset,
             "split": data.annotations.protocol,
             "metrics": {f"test/{k}": v for k, v in result.metrics.items()},
