@@ -15,7 +15,8 @@ from tvr_lightning.optim import Optimizer
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 SAID = re.compile(r"^# in the paper \(.*\): (.*)$", re.MULTILINE)
-RUNNING = {"log_every_n_steps", "check_val_every_n_epoch", "callbacks", "loss_chunk"}  # of a run, not of its result
+# of a run, not of its result
+RUNNING = {"log_every_n_steps", "check_val_every_n_epoch", "callbacks", "loss_chunk", "compile_encoders"}
 DATA = ("batch_size", "num_frames", "fps", "max_words", "caption_sampling", "selection")
 
 

@@ -61,6 +61,7 @@ def test_a_run_leaves_what_the_specification_names(trained: Path, shapes_root: P
     assert (trained_how["seed"], trained_how["subset"]) == (0, None)
     assert trained_how["steps"] == 3 * trained_how["epochs"]  # of the epoch that validation chose
     assert not content["selected_on_test"]
+    assert content["selected_by"] == "SumR"
     assert not content["partial"]
     assert content["seed"] == 0
     assert content["parameters"] > 1e6

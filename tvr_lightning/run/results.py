@@ -194,6 +194,8 @@ class Run:
             marks.append("leaky")
         if c["selected_on_test"]:
             marks.append("selected on test")
+        elif (c.get("selected_by") or "").startswith("hash/"):  # mAP counts labels, which training must not see
+            marks.append("selected by labels")
         if data["left_out"]:
             marks.append(f"{data['left_out']} videos left out")
         if data["subset"]:
