@@ -145,6 +145,7 @@ def test_without_validation_the_last_weights_are_tested(command: Callable[..., i
     run = tmp_path / "runs" / "clip4clip_shapes" / "n"
     assert [p.name for p in (run / "checkpoints").iterdir()] == ["last.ckpt"]
     assert metrics(run)["trained"]["selection"] == "last"
+    assert metrics(run)["selected_by"] is None
     assert command("test", "--data.selection=last", "--ckpt_path=best", "--run_id=t") == 0
     assert metrics(run.parent / "t")["metrics"] == metrics(run)["metrics"]
     assert command("validate", "--data.selection=last", "--ckpt_path=best") == 2
