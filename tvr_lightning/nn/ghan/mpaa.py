@@ -257,6 +257,7 @@ class MPAA(nn.Module):
             hidden = hidden.mul_(share).add_(leaves.base)  # Eq. 6
         hidden = F.elu_(hidden).flatten(3)  # Eq. 8, (L, R, N, H C)
         for step in self.further:
+            assert isinstance(step, FurtherStep)
             nodes = torch.cat([root[:, :, None], hidden], dim=2)
             nodes = step.pairs(nodes, F.pad(leaves.mask, (1, 0), value=True))
             root, hidden = nodes[:, :, 0], nodes[:, :, 1:]
