@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 import yaml
 
-from tvr_lightning.config.compose import compose
+from tvr_lightning.config.compose import compose, experiments_in
+from tvr_lightning.config.objects import class_of
+from tvr_lightning.methods.alternating import AlternatingPasses
 from tvr_lightning.optim import Optimizer
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 SAID = re.compile(r"^# in the paper \(.*\): (.*)$", re.MULTILINE)
-RUNNING = {  # of a run, not of its result
-    "log_every_n_steps", "check_val_every_n_epoch", "callbacks", "loss_chunk", "compile_encoders",
-}  # fmt: skip
+# of a run, not of its result
+RUNNING = {"log_every_n_steps", "check_val_every_n_epoch", "callbacks", "loss_chunk", "compile_encoders"}
 DATA = ("batch_size", "num_frames", "fps", "max_words", "caption_sampling", "selection")
 
 
@@ -62,3 +63,11 @@ def test_an_experiment_says_what_its_paper_does_not(file: Path) -> None:
     line = f"not in the paper: {', '.join(name for name in names if name not in told)}"
     written = head(file).replace("\n# ", " ").removeprefix("# ")
     assert written.endswith(line) or f"{line};" in written, f"{file.name}: # {line}"
+
+
+def test_no_label_chooses_the_weights_of_unsupervised_hashing() -> None:
+    """Their checkpoints would be chosen by mAP, which counts labels."""
+    configs = {name: compose(EXPERIMENTS / f"{name}.yaml") for name in experiments_in(EXPERIMENTS)}
+    hashing = {name for name, c in configs.items() if issubclass(class_of(c["model"]) or object, AlternatingPasses)}
+    assert len(hashing) > 10
+    assert {configs[name]["data"].get("selection") for name in hashing} == {"last"}

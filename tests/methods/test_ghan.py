@@ -87,11 +87,18 @@ def one_pair(model: GHAN, text: Hierarchy, video: Hierarchy) -> Tensor:
     return F.cosine_similarity(a, b, dim=0)
 
 
+FORMS = [
+    *({"graph": graph, "readout": readout} for graph in GRAPHS for readout in ("softmax", "identity")),
+    *({"graph": graph, "readout": "identity", "steps": 2} for graph in GRAPHS),
+    *({"graph": graph, "readout": "identity", "share_graphs": True} for graph in ("ho_2graph", "he_2graph")),
+    {"readout": "softmax", "steps": 3, "share_graphs": True, "refine_over": "phrases"},
+]
+
+
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("readout", ["softmax", "identity"])
-@pytest.mark.parametrize("graph", GRAPHS)
-def test_scores_are_those_of_each_pair_s_graphs(graph, readout, masked, small_encoder, monkeypatch):
-    model = build(small_encoder, graph=graph, readout=readout)
+@pytest.mark.parametrize("settings", FORMS, ids=str)
+def test_scores_are_those_of_each_pair_s_graphs(settings, masked, small_encoder, monkeypatch):
+    model = build(small_encoder, **settings)
     texts, videos = hierarchies(5, 3, masked)
     expected = torch.stack(
         [torch.stack([one_pair(model, texts[t : t + 1], videos[v : v + 1]) for v in range(3)]) for t in range(5)]
@@ -106,10 +113,74 @@ def test_scores_are_those_of_each_pair_s_graphs(graph, readout, masked, small_en
             torch.testing.assert_close(model.score(texts, videos), expected, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("settings", FORMS, ids=str)
+def test_gradients_of_scores_are_those_of_each_pair_s_graphs(settings, small_encoder):
+    model = build(small_encoder, **settings)
+    texts, videos = hierarchies(3, 2, masked=True)
+    inputs = [x.requires_grad_() for side in (texts, videos) for x in (side.whole, side.parts)]
+    inputs += model.align.parameters()
+    pairs = [[one_pair(model, texts[t : t + 1], videos[v : v + 1]) for v in range(2)] for t in range(3)]
+    expected, found = torch.stack([torch.stack(row) for row in pairs]), model.align.learn(texts, videos)
+    weight = torch.randn_like(expected)
+    slow, fast = (torch.autograd.grad((x * weight).sum(), inputs) for x in (expected, found))
+    for a, b in zip(fast, slow, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("settings", FORMS, ids=str)
+def test_single_precision_is_that_of_each_pair_s_graphs(settings, small_encoder):
+    model = build(small_encoder, **settings).float()
+    texts, videos = (side.map(lambda x: x.float() if x.is_floating_point() else x) for side in hierarchies(3, 2, True))
+    pairs = [[one_pair(model, texts[t : t + 1], videos[v : v + 1]) for v in range(2)] for t in range(3)]
+    torch.testing.assert_close(
+        model.align.cosines(texts, videos), torch.stack([torch.stack(row) for row in pairs]), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_one_network_serves_both_graphs(small_encoder):
+    for graph in ("ho_2graph", "he_2graph"):
+        own, shared = (build(small_encoder, graph=graph, share_graphs=share).align for share in (False, True))
+        assert shared.text_clips is shared.video_phrases
+        assert own.text_clips is not own.video_phrases
+        assert 2 * sum(p.numel() for p in shared.parameters()) == sum(p.numel() for p in own.parameters())
+
+
+def test_shared_networks_are_saved_and_loaded(small_encoder):
+    model = build(small_encoder, share_graphs=True)
+    other = build(small_encoder, share_graphs=True)
+    for parameter in other.parameters():
+        parameter.data.zero_()
+    other.load_state_dict(model.state_dict())
+    sides = hierarchies(3, 2)
+    assert torch.equal(other.score(*sides), model.score(*sides))
+
+
+@pytest.mark.parametrize("readout", ["softmax", "identity"])
 @pytest.mark.parametrize("graph", GRAPHS)
-def test_blocks_computed_again_give_the_same_gradients(graph, dropout, small_encoder, monkeypatch):
-    model = build(small_encoder, graph=graph, dropout=dropout).train()
+def test_cosines_are_float32_under_autocast(graph, readout, small_encoder):
+    """All that follows the features, of `matched` too; alone, a network's readouts and their cosines."""
+    fair, leaky = (build(small_encoder, graph=graph, readout=readout, pairing=p).float() for p in ("all", "matched"))
+    texts, videos = (side.map(lambda x: x.float() if x.is_floating_point() else x) for side in hierarchies(4, 4))
+    rounded = [side.map(lambda x: x.bfloat16() if x.is_floating_point() else x) for side in (texts, videos)]
+    wide = [side.map(lambda x: x.float() if x.is_floating_point() else x) for side in rounded]
+    index = torch.arange(4)
+    with torch.no_grad():
+        matched = leaky.match(*wide, index)
+        expected = fair.score(*wide), leaky.score(*matched), matched[0].whole
+        with torch.autocast("cpu", torch.bfloat16):
+            matched = leaky.match(*rounded, index)
+            found = fair.score(*rounded), leaky.score(*matched), matched[0].whole
+            alone = fair.align.cosines(texts, videos), fair.align.rows(texts, videos)[0]
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype == torch.float32
+        assert torch.equal(a, b)
+    assert [x.dtype for x in alone] == [torch.float32] * 2
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("settings", [*({"graph": g} for g in GRAPHS), {"steps": 2}, {"share_graphs": True}], ids=str)
+def test_blocks_computed_again_give_the_same_gradients(settings, dropout, small_encoder, monkeypatch):
+    model = build(small_encoder, dropout=dropout, **settings).train()
     texts, videos = hierarchies(4, 5)
     monkeypatch.setattr(device, "CPU", replace(device.CPU, ghan_numbers=1))
     monkeypatch.setattr(alignment, "BLOCK_PAIRS", 3)
@@ -178,7 +249,9 @@ def test_parts_and_whole_are_those_of_the_layers(small_encoder):
     [
         {"layers": "baseline"}, {"layers": "no_inter"}, {"layers": "no_intra"}, {"graph": "ho_1graph"},
         {"graph": "he_1graph"}, {"graph": "he_2graph"}, {"layers": "no_intra", "graph": "he_2graph"},
-        {"pairing": "matched"},
+        {"pairing": "matched"}, {"refine_over": "phrases"}, {"share_graphs": True}, {"steps": 2},
+        {"steps": 2, "graph": "he_1graph"}, {"steps": 3, "layers": "no_intra", "share_graphs": True},
+        {"pairing": "matched", "steps": 2, "share_graphs": True},
     ],
 )  # fmt: skip
 def test_variants_learn_with_every_parameter_and_ignore_padding(settings, small_encoder):
@@ -296,6 +369,10 @@ def test_matched_retrieves_noise_and_all_pairs_do_not(small_encoder):
     [
         ({"num_phrases": 0}, "num_phrases is 0"),
         ({"heads": 0}, "heads is 0"),
+        ({"steps": 0}, "steps is 0; at least 1"),
+        ({"share_graphs": True, "graph": "ho_1graph"}, "graph=ho_1graph has one: set it to false"),
+        ({"share_graphs": True, "graph": "he_1graph"}, "to ho_2graph or he_2graph"),
+        ({"share_graphs": True, "layers": "no_inter"}, "layers=no_inter has none"),
         ({"dropout": 1.0}, "dropout is 1.0"),
         ({"dropout": -0.1}, "dropout"),
         ({"pairing": "matched", "layers": "baseline"}, "needs graphs"),

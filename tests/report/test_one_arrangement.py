@@ -26,6 +26,7 @@ CASES: dict[str, dict[str, Any]] = {
     "another test set": {"data": {"left_out": 0, "subset": None, "videos": 8, "captions": 8}},
     "another split": {"split": "7k"},
     "selected on test": {"selected_on_test": True},
+    "selected by labels": {"selected_by": "hash/mAP"},
     "leaky": {"metrics": {f"test/leaky/{d}/R@1": 100.0 for d in ("t2v", "v2t")}, "intervals": {}},
     "v2t over captions": {"v2t": "captions"},
     "subset 8": {"data": {"left_out": 0, "subset": 8, "videos": 8, "captions": 8}},
@@ -144,7 +145,7 @@ def test_a_line_of_bits_joins_what_may_be_ranked(tmp_path: Path) -> None:
     for i, changes in enumerate([{}, {}, *CASES.values()]):
         prefix = "test/leaky/" if "metrics" in changes else "test/"
         metrics = {f"{prefix}hash/{d}/mAP": 50.0 + i for d in ("t2v", "v2t")}
-        make_run(tmp_path, f"codes/r{i}", i, **changes | {"metrics": metrics, "hashing": facts})
+        make_run(tmp_path, f"codes/r{i:02}", i, **changes | {"metrics": metrics, "hashing": facts})
     lines = bits_lines(find_runs([tmp_path]), "t2v")
     assert [values for line in lines for values in line.points.values()] == [
         [50.0, 51.0], *([52.0 + i] for i in range(len(CASES)))

@@ -221,7 +221,7 @@ CLIP4Clip-seqTransf | MSR-VTT | 9k | ViT-B-32 | 44.5 71.4 81.6 2.0 15.3 | 42.7 7
 LEAN | MSR-VTT | full | vgg16 + bert-base-uncased | 50.6 77.1 85.2 2.0 11.4 | 49.1 78.2 86.7 2.0 7.3 | 426.9
 LEAN | MSVD | official | vgg16 + bert-base-uncased | 52.1 81.9 87.0 2.0 7.4 | 71.3 91.7 93.8 1.0 4.1 | 477.8
 GHAN | MSR-VTT | 9k | ViT-B-32 | 73.0 99.7 99.9 1 | 74.1 99.2 99.9 1 | 545.8
-GHAN | MSR-VTT | 7k | ViT-B-32 | 65.6 95.8 98.8 1 | 65.7 96.4 99.0 1 | 521.3
+GHAN | MSR-VTT | 7k3k | ViT-B-32 | 65.6 95.8 98.8 1 | 65.7 96.4 99.0 1 | 521.3
 GHAN | MSVD | official | ViT-B-32 | 64.0 99.0 99.0 1 | 67.0 99.7 99.8 1 | 528.5
 """
 

@@ -17,11 +17,15 @@ from typing import Any
 import pytest
 import yaml
 
+from tvr_lightning.config.arguments import read_arguments
+from tvr_lightning.config.objects import class_of
 from tvr_lightning.methods.ghan import GHAN
 from tvr_lightning.methods.lean import LEAN
 from tvr_lightning.methods.sptch import SPTCH
 from tvr_lightning.methods.tc_mgc import TCMGC
-from tvr_lightning.report.reported import load_reported
+from tvr_lightning.report.reported import load_reported, reported_for
+from tvr_lightning.run.ablation import read_grid
+from tvr_lightning.run.results import Run
 
 ROOT = Path(__file__).parents[2]
 FIGURES = ROOT / "experiments" / "reported"
@@ -193,6 +197,68 @@ def points(cls: type, folder: str) -> Iterator[Mapping[str, Any]]:
         axes = {k.removeprefix("model."): v.get("values", [v.get("value")]) for k, v in parameters.items()}
         for values in itertools.product(*axes.values()):
             yield own | dict(zip(axes, values, strict=True))
+
+
+PRINTED = {  # the rows that a grid's runs see, on the paper's own data; the others see none
+    "ghan/graphs": {
+        "graph-ho_1graph": "GHAN, Ho-1Graph", "graph-ho_2graph": "GHAN", "graph-he_1graph": "GHAN, He-1Graph",
+        "graph-he_2graph": "GHAN, He-2Graph",
+    },
+    "ghan/layers": {
+        "layers-baseline": "GHAN, baseline", "layers-no_inter": "GHAN, w/o inter", "layers-no_intra": "GHAN, w/o intra",
+        "layers-full": "GHAN",
+    },
+    "ghan/readout": {"readout-softmax": "GHAN"},
+    "ghan/refine_over": {"refine_over-tokens": "GHAN"},
+    "ghan/share_graphs": {"share_graphs-false": "GHAN"},
+    "ghan/steps": {"steps-1": "GHAN"},
+    "sptch/variants": {
+        f"variant-{variant}_code_length-{bits}": f"SPTCH-{bits}, SPTCH-{variant.capitalize()}"
+        if variant != "full"
+        else f"SPTCH-{bits}"
+        for variant in ("full", "cont", "sim", "bin", "s1", "b1", "b2")
+        for bits in (32, 64)
+    },
+    "sptch/code_length": {f"code_length-{bits}": f"SPTCH-{bits}" for bits in (32, 64)},
+    "sptch/neighbour_weight": {"neighbour_weight-0.2": "SPTCH-64"},
+    "sptch/quantisation_weight": {"quantisation_weight-0.2": "SPTCH-64"},
+    "sptch/code_weight": {"code_weight-1.0": "SPTCH-64"},
+    "sptch/similarity_weight": {"similarity_weight-1.0": "SPTCH-64"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("grid", PRINTED)
+def test_a_run_of_a_grid_sees_its_printed_row(grid: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """GHAN's grids with the paper's experiment as their base, SPTCH's as they are."""
+    monkeypatch.chdir(ROOT)
+    base = "experiments/ghan_msrvtt.yaml" if grid.startswith("ghan/") else None
+    entries, seen = load_reported(FIGURES), {}
+    for point in read_grid(ROOT / "experiments" / "ablations" / f"{grid}.yaml", base):
+        folder = tmp_path / point.name
+        folder.mkdir()
+        config = read_arguments(point.words)[0]
+        (folder / "config.yaml").write_text(yaml.safe_dump({"model": whole(config["model"])}))
+        content = {
+            "method": grid.partition("/")[0].upper(), "dataset": "MSR-VTT", "v2t": "sets", "partial": False,
+            "split": config["data"]["annotations"]["init_args"]["protocol"], "data": {"left_out": 0, "subset": None},
+            "encoder": " + ".join(
+                str(part["init_args"]["model"])
+                for part in config["model"]["init_args"].values()
+                if isinstance(part, dict) and "class_path" in part
+            ),
+        }  # fmt: skip
+        rows = reported_for([Run(folder, content)], entries)
+        assert len(rows) <= 1
+        if rows:
+            seen[point.name] = rows[0].name
+    assert seen == PRINTED[grid]
+
+
+def whole(model: dict[str, Any]) -> dict[str, Any]:
+    """A part with its class's defaults, as a run's configuration has them."""
+    known = signature(class_of(model)).parameters  # type: ignore[arg-type]
+    defaults = {k: v.default for k, v in known.items() if isinstance(v.default, bool | int | float | str)}
+    return {**model, "init_args": defaults | model["init_args"]}
 
 
 @pytest.mark.parametrize("cls", [GHAN, LEAN, SPTCH, TCMGC])

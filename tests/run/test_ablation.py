@@ -19,7 +19,7 @@ import yaml
 from tvr_lightning.commands.main import main
 from tvr_lightning.config.arguments import read_arguments
 from tvr_lightning.config.compose import experiments_in
-from tvr_lightning.config.objects import class_of
+from tvr_lightning.config.objects import smallest_parts
 from tvr_lightning.data.stores.files import write_json
 from tvr_lightning.errors import ConfigError
 from tvr_lightning.run import ablation
@@ -31,12 +31,13 @@ GRIDS = sorted((ROOT / "experiments" / "ablations").rglob("*.yaml"))
 NUM_POINTS = {"tc_mgc": {
     "conditioning": 4 * 2, "no_reorganisation": 3, "video_word": 9 * 2, "sentence_frame": 9 * 2,
     "frame_word_words": 9 * 2, "frame_word_frames": 9 * 2, "frame_word": 9 * 4, "contrasts": 15, "aggregation": 3 * 2,
-    "temporal": 2, "residual": 2, "heads": 4, "softmax_scale": 4, "keep_rate": 9,
+    "temporal": 2, "residual": 2, "heads": 4, "softmax_scale": 4, "keep_rate": 9, "sdr_pairs": 3, "sdr_weight": 10,
+    "logit_scale": 4,
 }, "lean": {
     "hypergraph": 6, "variational": 2, "uncertain_loss": 2, "hyperedges": 5, "text_nodes": 3, "num_frames": 9,
     "loss_weights": 36, "iterations": 10, "readout": 2 * 2, "kl_reduction": 2,
-}, "ghan": {"graphs": 4, "layers": 4, "readout": 2}, "sptch": {
-    "variants": 7 * 2, "code_length": 4, "neighbour_weight": 5, "quantisation_weight": 5, "code_weight": 4,
+}, "ghan": {"graphs": 4, "layers": 4, "readout": 2, "refine_over": 2, "share_graphs": 2, "steps": 3}, "sptch": {
+    "variants": 7 * 2, "code_length": 3, "neighbour_weight": 5, "quantisation_weight": 5, "code_weight": 4,
     "similarity_weight": 4,
 }}  # fmt: skip
 RESULT = {
@@ -340,11 +341,8 @@ def test_first_and_last_point_can_be_built(file: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(ROOT)
     points = points_of(file)
     for point in (points[0], points[-1]):
-        config = read_arguments(point.words)[0]
-        for part in config["model"]["init_args"].values():  # the encoders' weights may be anywhere
-            if smallest := getattr(class_of(part), "smallest", None):
-                part["init_args"] |= smallest
-        built = build(config).config
+        small = smallest_parts(read_arguments(point.words)[0])  # weights and vocabularies may be anywhere
+        built = build(read_arguments([*point.words, *small])[0]).config
         for word in point.words[2:]:
             name, _, text = word[2:].partition("=")
             room = built["data"] if name.startswith("data.") else built["model"]

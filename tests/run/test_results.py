@@ -31,7 +31,9 @@ def content(**changes: object) -> dict[str, object]:
 def runs(tmp_path: Path) -> Path:
     for name, changes in {
         "plain": {},
-        "tested": {"selected_on_test": True, "seed": 7},
+        "tested": {"selected_on_test": True, "seed": 7, "selected_by": "hash/mAP"},
+        "labels": {"selected_by": "hash/mAP"},
+        "recalls": {"selected_by": "SumR"},
         "small": {"data": {"left_out": 3, "subset": 20, "videos": 8, "captions": 8}},
         "leak": {"metrics": {"test/leaky/t2v/R@1": 99.0}},
     }.items():
@@ -68,6 +70,8 @@ def test_marks_say_why_a_run_stands_apart(runs: Path) -> None:
     assert marks == {
         "plain": [],
         "tested": ["selected on test"],
+        "labels": ["selected by labels"],
+        "recalls": [],
         "small": ["3 videos left out", "subset 20"],
         "leak": ["leaky"],
     }

@@ -61,6 +61,7 @@ def test_a_run_leaves_what_the_specification_names(trained: Path, shapes_root: P
     assert (trained_how["seed"], trained_how["subset"]) == (0, None)
     assert trained_how["steps"] == 3 * trained_how["epochs"]  # of the epoch that validation chose
     assert not content["selected_on_test"]
+    assert content["selected_by"] == "SumR"
     assert not content["partial"]
     assert content["seed"] == 0
     assert content["parameters"] > 1e6
@@ -144,6 +145,7 @@ def test_without_validation_the_last_weights_are_tested(command: Callable[..., i
     run = tmp_path / "runs" / "clip4clip_shapes" / "n"
     assert [p.name for p in (run / "checkpoints").iterdir()] == ["last.ckpt"]
     assert metrics(run)["trained"]["selection"] == "last"
+    assert metrics(run)["selected_by"] is None
     assert command("test", "--data.selection=last", "--ckpt_path=best", "--run_id=t") == 0
     assert metrics(run.parent / "t")["metrics"] == metrics(run)["metrics"]
     assert command("validate", "--data.selection=last", "--ckpt_path=best") == 2

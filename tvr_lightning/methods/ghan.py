@@ -11,7 +11,23 @@ The pair is the unit: a text's vector depends on the video that it is compared w
 scores are computed for all pairs, in training and in evaluation. The paper's d(e_i^t, e_j^v) can also be read as one
 vector for each item, its graph holding the parts of its own ground-truth counterpart; `pairing: matched` computes that,
 so that the paper's figures can be studied. It tells the text which video is the right one: its scores are no results.
-Departures: one ReLU between the linear layers of refining, no bias in its softmax, one step of message passing.
+Departures, where the paper does not say or this differs from its print:
+encoding     positions are learned, one a frame; words are all of CLIP's tokens, start and end among them, behind its
+             last norm and projection; padded words and frames get weight 0 everywhere
+refining     the softmax of Eq. 5 runs over tokens, where its bias is without effect and left out (the other reading is
+             `refine_over: phrases`, with the bias); m is two linear layers with one ReLU between them
+graphs       self-loops are edges; W_a and W_c of Eqs. 6 and 8 have a block for each head (printed without k, but eight
+             heads of 256 need it); two networks, one for each graph (Sec. 3.3: "the same MPAA", Sec. 4.2: "two same
+             MPAAs"; `share_graphs` is one); one step of message passing (`steps` is the paper's t); LeakyReLU's slope
+             is GAT's; Eq. 9's attention is computed from W_r1 h as Eq. 7's is from W_a h; dropout acts on the graphs'
+             nodes and on both attentions
+readout      softmax over the width as printed (`readout: identity` leaves it out); it and the cosine are computed in
+             float32 whatever the precision
+matching     cosines times CLIP's scale, which Sec. 4.2 names and Eqs. 10 and 11 do not print; it goes on learning;
+             captions of one video in a batch are no negatives of that video, where Eqs. 10 and 11 count them
+Table 4      baseline: means of CLIP's tokens and frames, without positions; no_inter: the cosine of the parts' means;
+             no_intra: graphs over words and frames, whose roots are their means
+Table 5      `he` graphs: R-GCN with a weight for each pair of kinds, hidden width of one head, read at the roots
 """
 
 from __future__ import annotations
@@ -31,7 +47,7 @@ from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.methods.views import Label, Maps, View, Weights, frames_of, words_of
 from tvr_lightning.nn.ghan.alignment import Alignment, DenseAlignment, GraphAlignment, Hierarchy
 from tvr_lightning.nn.ghan.mpaa import Readout
-from tvr_lightning.nn.ghan.refining import TokenRefining
+from tvr_lightning.nn.ghan.refining import RefineOver, TokenRefining
 from tvr_lightning.nn.masked import masked_mean
 from tvr_lightning.nn.similarity import LogitScale, cosine_matrix
 from tvr_lightning.nn.temporal import first_positions
@@ -40,6 +56,8 @@ from tvr_lightning.types import TextInput, VideoInput
 
 Layers = Literal["full", "baseline", "no_inter", "no_intra"]
 Graph = Literal["ho_2graph", "ho_1graph", "he_1graph", "he_2graph"]
+WITH_GRAPHS: tuple[Layers, ...] = ("full", "no_intra")
+TWO_GRAPHS: tuple[Graph, ...] = ("ho_2graph", "he_2graph")
 MATCHED_ROWS = 256  # pairs of `match` that are computed at a time
 
 
@@ -56,6 +74,9 @@ class GHAN(RetrievalModule[Hierarchy, Hierarchy]):
         dropout: on the graphs' nodes and attention.
         readout: `softmax` over the width as Eq. 9 prints it, or `identity`; a cosine of two probability vectors has
             little range.
+        refine_over: what Eq. 5's softmax runs over: the `tokens`, or the `phrases` (and clips), then with its bias.
+        share_graphs: one MPAA for both graphs of a pair, instead of two with their own weights.
+        steps: of message passing in the graphs, the paper's t; from the second on nodes have `heads` x `head_width`.
         layers: `full`; Table 4's `baseline` (mean-pooled words and frames), `no_inter` (refining alone), `no_intra`
             (graphs over words and frames).
         graph: `ho_2graph`, or another structure of Table 5: one graph instead of two, typed (`he`) edges.
@@ -66,12 +87,14 @@ class GHAN(RetrievalModule[Hierarchy, Hierarchy]):
         evaluation: how scores become numbers.
 
     Raises:
-        ConfigError: a size below 1, a dropout outside [0, 1), `matched` without graphs or with QB-Norm.
+        ConfigError: a size below 1, a dropout outside [0, 1), `share_graphs` without two graphs, `matched` without
+            graphs or with QB-Norm.
     """
 
     tested_with: ClassVar = {
         "num_phrases": 3, "num_clips": 4, "hidden_width": 64, "heads": 2, "head_width": 16, "readout": "identity",
     }  # fmt: skip
+    in_float32: ClassVar = (*RetrievalModule.in_float32, "match")
 
     def __init__(
         self,
@@ -83,6 +106,9 @@ class GHAN(RetrievalModule[Hierarchy, Hierarchy]):
         head_width: int = 256,
         dropout: float = 0.2,
         readout: Readout = "softmax",
+        refine_over: RefineOver = "tokens",
+        share_graphs: bool = False,
+        steps: int = 1,
         layers: Layers = "full",
         graph: Graph = "ho_2graph",
         pairing: Literal["all", "matched"] = "all",
@@ -93,12 +119,18 @@ class GHAN(RetrievalModule[Hierarchy, Hierarchy]):
     ) -> None:
         super().__init__(optimizer, evaluation)
         sizes = {"num_phrases": num_phrases, "num_clips": num_clips, "hidden_width": hidden_width, "heads": heads,
-                 "head_width": head_width, "max_frames": max_frames}  # fmt: skip
+                 "head_width": head_width, "steps": steps, "max_frames": max_frames}  # fmt: skip
         for name, size in sizes.items():
             if size < 1:
                 raise ConfigError(f"model.{name} is {size}; at least 1")
         if not 0 <= dropout < 1:
             raise ConfigError(f"model.dropout is {dropout}; a share of what is dropped: at least 0, below 1")
+        if share_graphs and (layers not in WITH_GRAPHS or graph not in TWO_GRAPHS):
+            where = f"model.graph={graph} has one" if layers in WITH_GRAPHS else f"model.layers={layers} has none"
+            raise ConfigError(
+                f"model.share_graphs is one network for a pair's two graphs, and {where}: set it to false, or "
+                f"model.graph to {' or '.join(TWO_GRAPHS)} and model.layers to {' or '.join(WITH_GRAPHS)}"
+            )
         if pairing == "matched":
             _check_matched(layers, evaluation)
         self.encoder = encoder
@@ -111,13 +143,11 @@ class GHAN(RetrievalModule[Hierarchy, Hierarchy]):
             self.positions = nn.Embedding(max_frames, width)
             nn.init.normal_(self.positions.weight, std=0.1)
         if layers in ("full", "no_inter"):
-            self.phrases = TokenRefining(width, num_phrases, hidden_width)
-            self.clips = TokenRefining(width, num_clips, hidden_width)
-        if layers in ("full", "no_intra"):
-            if graph == "ho_2graph":
-                self.align = DenseAlignment(width, heads, head_width, dropout, readout)
-            else:
-                self.align = GraphAlignment(graph, width, heads, head_width, dropout, readout)
+            self.phrases = TokenRefining(width, num_phrases, hidden_width, refine_over)
+            self.clips = TokenRefining(width, num_clips, hidden_width, refine_over)
+        if layers in WITH_GRAPHS:
+            settings = width, heads, head_width, dropout, readout, steps, share_graphs
+            self.align = DenseAlignment(*settings) if graph == "ho_2graph" else GraphAlignment(graph, *settings)
 
     @property
     def reads_ground_truth(self) -> bool:
@@ -253,7 +283,7 @@ def _without_parts(whole: Tensor) -> Hierarchy:
 
 
 def _check_matched(layers: Layers, evaluation: Evaluation) -> None:
-    if layers not in ("full", "no_intra"):
+    if layers not in WITH_GRAPHS:
         raise ConfigError(f"model.pairing=matched needs graphs, and model.layers={layers} has none")
     if evaluation.qb_norm is not None:
         raise ConfigError(

@@ -7,12 +7,25 @@ losses of G                   -> losses.hashing, SPTCH                          
 losses of F                   -> losses.hashing, SPTCH                            11 12 13 14 15 16
 not computed: 10 (SimCLR's loss, quoted; 11 and 12 are its terms here)
 Algorithm 1                          -> SPTCH.training_step: even epochs of the trainer train G, odd ones F
-Departures: means for squared norms, so that weights hold for every batch size; degrees of |S| in the graph
-convolutions, whose printed form is undefined for negative row sums; unit vectors in the contrasts; several captions of
-one video in a batch are no negatives. While F trains, G is in evaluation mode: its code of an item then depends on the
-batch's graph alone, not on the batch's statistics too, and nothing in G changes. The paper does not say.
-The text transformer is a BERT of its own, trained as the text's hash function (weights of four layers of width 256
-exist), and not the frozen one that X^t comes from.
+Departures, where the paper does not say or this differs from its print:
+hash functions  a linear layer to the transformer's width, learned positions and a norm before it; layers in BERT's form
+                with one head; dropout 0.1. The text transformer is a BERT of its own, trained as the text's hash
+                function (weights of four layers of width 256 exist, with four heads), and not the frozen one that X^t
+                comes from; X^v and X^t are means over frames and word pieces
+graph           theta_2 of 0.1 is a share, the smallest tenth of a row ("theta_2 %" could be 0.1 %); behind tanh, S is
+                made symmetric, (S + S^T) / 2: an entry that one of its rows drops and the other keeps becomes their
+                mean; a batch takes its block
+graph network   degrees of |S|, since Eqs. 3 and 4 are undefined for row sums of zero or less; one convolution each; the
+                two halves of Eq. 5's result are added to V^j; encoders, H and their parts have a batch norm each; while
+                F trains, G is in evaluation mode: an item's code then depends on the batch's graph alone, not on the
+                batch's statistics too, and nothing in G changes
+losses          means for the squared norms of Eqs. 6, 7, 8, 14 and 15, so that weights hold for every batch size;
+                contrasts of unit vectors (Eqs. 11 and 12 print a bare dot product), whose positive is in the
+                denominator, as in Eq. 10; captions of one video in a batch are no negatives; Eq. 14 takes Z after tanh
+Table 1         `sim` leaves out L_sf alone, L_sc stays; `bin` has no G, so no L_bf either; `s1` has no threshold and no
+                tanh; `b1` has no joint convolution: H^v and H^t see their own modality, H = tanh FC[H^v ; H^t]; `b2`
+                puts encoded features in the place of convolved ones, their sum in that of V^j
+training        no label chooses weights: experiments keep the last ones; a checkpoint chosen by mAP would be supervised
 """
 
 from __future__ import annotations
@@ -70,7 +83,7 @@ class SPTCH(AlternatingPasses[HashFeatures, CollaborativeGraph]):
         text_hash_encoder: the text transformer, trained.
         code_length: K, bits of a code.
         variant: `full`, or one of Table 1's: `cont` without contrast, `sim` without similarity preservation, `bin`
-            without G, `s1` with the plain S, `b1` without H^j in H, `b2` without graph convolutions.
+            without G, `s1` with the plain S, `b1` without the joint graph convolution, `b2` without any.
         video_share: theta_1 of the graph.
         dropped: theta_2 of the graph, a share.
         neighbour_weight: alpha_1, of L_sc.

@@ -194,6 +194,8 @@ class Run:
             marks.append("leaky")
         if c["selected_on_test"]:
             marks.append("selected on test")
+        elif (c.get("selected_by") or "").startswith("hash/"):  # mAP counts labels, which training must not see
+            marks.append("selected by labels")
         trained = c.get("trained", {})
         source = f"{trained.get('dataset')} {trained.get('protocol')}"
         if "protocol" in trained and source != f"{c['dataset']} {c['split']}":

@@ -80,6 +80,8 @@ EXPECTED = [
     ("9k", "test", [12, 11]),
     ("7k", "train", [10, 2, 1, 0]),
     ("7k", "test", [12, 11]),
+    ("7k3k", "train", [10, 2, 1, 0]),
+    ("7k3k", "test", [11, 12, 13]),
     ("full", "train", [0, 1]),
     ("full", "validation", [2, 10]),
     ("full", "test", [11, 12, 13]),
@@ -95,7 +97,7 @@ def test_records(layout, protocol, split, numbers, request):
     assert [r.labels for r in records] == [(n,) for n in numbers]
     assert [r.video_path for r in records] == [folder / "videos" / f"video{n}.mp4" for n in numbers]
     assert {(r.start, r.end) for r in records} == {(None, None)}
-    if split == "test" and protocol != "full":
+    if split == "test" and protocol in ("9k", "7k"):
         assert [r.captions for r in records] == [("a cat sits",), ("a dog, running",)]
     else:
         assert [r.captions for r in records] == [captions_of(n) for n in numbers]
@@ -105,9 +107,10 @@ def test_records(layout, protocol, split, numbers, request):
 def test_splits(layout, request):
     folder = request.getfixturevalue(layout)
     everything = ("train", "validation", "test")
-    assert {p: MSRVTT(folder, p).splits for p in ("9k", "7k", "full")} == {
+    assert {p: MSRVTT(folder, p).splits for p in ("9k", "7k", "7k3k", "full")} == {
         "9k": everything,
         "7k": ("train", "test"),
+        "7k3k": ("train", "test"),
         "full": everything,
     }
     with pytest.raises(DataError, match=r"MSR-VTT \(7k\) has no split 'validation'"):
@@ -158,6 +161,8 @@ def test_nothing_is_read_before_use_and_once(root, monkeypatch):
         ("9k", "test", {"MSRVTT_JSFUSION_test.csv", "test_videodatainfo.json"}),
         ("7k", "train", {"MSRVTT_train.7k.csv", "train_val_videodatainfo.json"}),
         ("9k", "train", {"MSRVTT_train.9k.csv", "train_val_videodatainfo.json", "test_videodatainfo.json"}),
+        ("7k3k", "train", {"MSRVTT_train.7k.csv", "train_val_videodatainfo.json"}),
+        ("7k3k", "test", {"test_videodatainfo.json"}),
         ("full", "train", {"train_val_videodatainfo.json"}),
         ("full", "test", {"test_videodatainfo.json"}),
     ],
@@ -318,6 +323,12 @@ def test_test_videos_in_the_train_list(root):
         _ = MSRVTT(root).splits
 
 
+def test_videos_of_the_train_list_that_are_labelled_test(root):
+    (root / "MSRVTT_train.7k.csv").write_text("video_id\nvideo0\nvideo13\nvideo11\n")
+    with pytest.raises(DataError, match=r"2 ids .* MSRVTT_train.7k.csv and are labelled 'test': video11, video13"):
+        MSRVTT(root, "7k3k").load("train")
+
+
 def test_halves_that_overlap_or_are_swapped(halves):
     train, test = halves / "train_val_videodatainfo.json", halves / "test_videodatainfo.json"
     held = train.read_bytes()
@@ -342,6 +353,7 @@ def test_full_without_a_label(root):
     [
         ("9k", {"train": 9_000, "test": 1_000}),
         ("7k", {"train": 7_010, "test": 1_000}),
+        ("7k3k", {"train": 7_010, "test": 2_990}),
         ("full", {"train": 6_513, "validation": 497, "test": 2_990}),
     ],
 )
@@ -355,7 +367,7 @@ def test_real_files(real_annotations, protocol, sizes):
     assert {r.labels for r in everything} == {(c,) for c in range(20)}
     assert not [c for r in everything for c in r.captions if c != c.strip() or re.search(r"\s\s|[^\S ]", c) or not c]
     for split, records in splits.items():
-        one = split == "test" and protocol != "full"
+        one = split == "test" and protocol in ("9k", "7k")
         assert {len(r.captions) for r in records} == {1 if one else 20}
         if one:
             assert len({r.captions for r in records}) == 995

@@ -167,12 +167,13 @@ def obvious(model: GraphNetwork, video: Tensor, text: Tensor, s: Tensor) -> tupl
                 big[i][j] = big[count + i][count + j] = small[i][j]
             big[i][count + i] = big[count + i][i] = 1.0
         gv, gt = convolve(v, small, model.convolve_video), convolve(t, small, model.convolve_text)
+        if model.aggregation == "concatenation":
+            hv, ht = project(gv, model.to_video), project(gt, model.to_text)
+            return hv, ht, project(torch.cat([hv, ht], 1), model.to_code).tanh()
         both = convolve(torch.cat([v, t]), big, model.convolve_joint)
         joint = torch.stack([both[i] + both[count + i] for i in range(count)])
     hv, ht = project(torch.cat([gv, joint], 1), model.to_video), project(torch.cat([gt, joint], 1), model.to_text)
-    parts = [hv, ht]
-    if model.aggregation != "concatenation":
-        parts = [hv, project(joint, model.to_joint), ht]
+    parts = [hv, project(joint, model.to_joint), ht]
     return hv, ht, project(torch.cat(parts, 1), model.to_code).tanh()
 
 
@@ -204,6 +205,17 @@ def test_every_parameter_of_the_graph_network_learns(aggregation: Aggregation) -
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name
+
+
+def test_without_the_joint_graph_a_modality_sees_itself_alone() -> None:
+    video, text, s = draw(6, 7), draw(6, 5, seed=2), similarity(6)
+    for aggregation, alone in (("joint", False), ("concatenation", True), ("none", False)):
+        model = graph_network(aggregation).eval()
+        assert hasattr(model, "convolve_joint") == (aggregation == "joint")
+        with torch.no_grad():
+            before, after = model(video, text, s), model(video, draw(6, 5, seed=8), s)
+        assert torch.equal(before.video, after.video) == alone, aggregation
+        assert not torch.allclose(before.relaxed, after.relaxed)
 
 
 def test_codes_depend_on_neighbours() -> None:

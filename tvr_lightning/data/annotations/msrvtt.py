@@ -1,7 +1,8 @@
-"""MSR-VTT (Xu et al. 2016): 10,000 clips with 20 captions each, in three protocols.
+"""MSR-VTT (Xu et al. 2016): 10,000 clips with 20 captions each, in four protocols.
 
 9k     train: MSRVTT_train.9k.csv    test: 1k-A, the one sentence of MSRVTT_JSFUSION_test.csv (Yu et al. 2018)
 7k     train: MSRVTT_train.7k.csv    test: 1k-A
+7k3k   train: MSRVTT_train.7k.csv    test: the 2,990 videos labelled `test`, all captions (Yu, Hu, Li 2022)
 full   6,513 / 497 / 2,990, by the `split` label of every video
 """
 
@@ -27,10 +28,14 @@ from tvr_lightning.data.annotations.readers import (
 from tvr_lightning.errors import ConfigError, DataError, few, nearest
 from tvr_lightning.types import Probe, Record
 
-Protocol = Literal["9k", "7k", "full"]
+Protocol = Literal["9k", "7k", "7k3k", "full"]
 LABELS = {TRAIN: "train", VALIDATION: "validate", TEST: "test"}
 COMBINED, TRAIN_VAL_FILE, TEST_FILE = "MSRVTT_data.json", "train_val_videodatainfo.json", "test_videodatainfo.json"
-TRAIN_LIST, TEST_LIST, PROBES = "MSRVTT_train.{}.csv", "MSRVTT_JSFUSION_test.csv", "probes.json"
+TEST_LIST, PROBES = "MSRVTT_JSFUSION_test.csv", "probes.json"
+TRAIN_LISTS: dict[str, str] = {  # of `full` its labels tell
+    "9k": "MSRVTT_train.9k.csv", "7k": "MSRVTT_train.7k.csv", "7k3k": "MSRVTT_train.7k.csv",
+}  # fmt: skip
+ONE_K_A = ("9k", "7k")  # protocols that test on TEST_LIST
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +55,8 @@ class MSRVTT(Annotations):
     list, or by number where a label chooses them. Labels are the video's category, 0-19. Records have no start and
     end: the released clips are already cut, `start time` and `end time` refer to the video they were cut from.
 
-    `9k` and `7k` have a validation split when videos labelled `validate` are in neither list; with the real lists
-    there are none.
+    Protocols with a training list have a validation split when videos labelled `validate` are in none of their lists;
+    with the real lists there are none.
 
     Args:
         root: the folder of the annotation files.
@@ -94,8 +99,10 @@ class MSRVTT(Annotations):
         self.check_split(split)
         ids = self._ids(split)
         videos = self._find(ids, split)
+        if split == TRAIN and self.protocol not in ONE_K_A:
+            self._check_apart({i for i in ids if videos[i].label == LABELS[TEST]}, f"are labelled '{LABELS[TEST]}'")
         captions = {i: videos[i].captions for i in ids}
-        if split == TEST and self.protocol != "full":
+        if split == TEST and self.protocol in ONE_K_A:
             captions = {i: (sentence,) for i, sentence in self._test_sentences.items()}
         silent = [i for i in ids if not captions[i]]
         if silent:
@@ -158,8 +165,8 @@ class MSRVTT(Annotations):
         sentences = [{"caption": c, "video_id": _id(v.number), "sen_id": i} for i, (v, c) in enumerate(pairs)]
         write_json(root / COMBINED, {"info": info, "videos": videos, "sentences": sentences})
         splits = dataset.by_split(tuple(LABELS))
-        for size in ("9k", "7k"):
-            write_lines(root / TRAIN_LIST.format(size), ["video_id", *(_id(v.number) for v in splits[TRAIN])])
+        for name in dict.fromkeys(TRAIN_LISTS.values()):
+            write_lines(root / name, ["video_id", *(_id(v.number) for v in splits[TRAIN])])
         rows = [f"ret{i},msr{v.number},{_id(v.number)},{v.captions[0]}" for i, v in enumerate(splits[TEST])]
         write_lines(root / TEST_LIST, ["key,vid_key,video_id,sentence", *rows])
         probes = [{"kind": kind, "videos": [_id(number) for number in pair]} for kind, pair in dataset.probes]
@@ -167,7 +174,8 @@ class MSRVTT(Annotations):
         return [f"{self.videos}/{_id(v.number)}.mp4" for v in dataset.videos]
 
     def _ids(self, split: str) -> list[str]:
-        if self.protocol == "full" or split == VALIDATION:
+        listed = ONE_K_A if split == TEST else TRAIN_LISTS
+        if split == VALIDATION or self.protocol not in listed:
             ids = self._labelled(split)
             if not ids:
                 raise DataError(
@@ -178,21 +186,26 @@ class MSRVTT(Annotations):
 
     def _labelled(self, split: str) -> list[str]:
         listed: set[str] = set()
-        if self.protocol != "full":
-            listed.update(self._train_list, self._test_sentences)
-            both = [i for i in self._train_list if i in self._test_sentences]
-            if both:
-                raise DataError(
-                    f"{self.root}: {len(both)} ids stand in {TRAIN_LIST.format(self.protocol)} and in {TEST_LIST}: "
-                    f"{few(both)}. Training on test videos makes results worthless; fetch both lists again."
-                )
+        if split != TEST:
+            trained = set(self._train_list) if self.protocol in TRAIN_LISTS else set()
+            tested = set(self._test_sentences) if self.protocol in ONE_K_A else set()
+            self._check_apart(trained & tested, f"in {TEST_LIST}")
+            listed = trained | tested
         videos = self._catalogue(TEST_FILE if split == TEST else TRAIN_VAL_FILE)
         ids = (i for i, video in videos.items() if video.label == LABELS[split] and i not in listed)
         return sorted(ids, key=natural_key)
 
+    def _check_apart(self, both: set[str], where: str) -> None:
+        if both:
+            raise DataError(
+                f"{self.root}: {len(both)} ids stand in {TRAIN_LISTS[self.protocol]} and {where}: "
+                f"{few(sorted(both, key=natural_key))}. Training on test videos makes results worthless; fetch the "
+                "lists again."
+            )
+
     @cached_property
     def _train_list(self) -> list[str]:
-        path = self.require(TRAIN_LIST.format(self.protocol))
+        path = self.require(TRAIN_LISTS[self.protocol])
         return check_ids([row["video_id"] for _, row in read_csv(path, ["video_id"])], str(path))
 
     @cached_property

@@ -26,6 +26,7 @@ PreparedT = TypeVar("PreparedT", Roots, Leaves)
 GraphKind = Literal["ho_1graph", "he_1graph", "he_2graph"]
 
 BLOCK_PAIRS = 32  # at least
+FURTHER_NUMBERS = 4  # hidden numbers that a further step of message passing adds to each of a node's
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,8 @@ class Alignment(nn.Module, ABC):
         """
         return None
 
-    def steps(self, texts: Hierarchy, videos: Hierarchy) -> tuple[int, int]:
-        """Texts and videos of a block."""
+    def block_sides(self, texts: Hierarchy, videos: Hierarchy) -> tuple[int, int]:
+        """How many texts and videos a block has."""
         limit = sizes(texts.whole.device).ghan_numbers
         if torch.is_grad_enabled():
             limit = min(limit, sizes(texts.whole.device).ghan_kept_numbers)
@@ -85,14 +86,14 @@ class Alignment(nn.Module, ABC):
         return len(texts) * len(videos) * self.pair_numbers(texts, videos) > limit
 
     def _in_blocks(
-        self, texts: Hierarchy, videos: Hierarchy, steps: tuple[int, int], block: Callable[[int, int], Tensor]
+        self, texts: Hierarchy, videos: Hierarchy, sides: tuple[int, int], block: Callable[[int, int], Tensor]
     ) -> Tensor:
-        """Joins blocks, given by their numbers along texts and videos."""
+        """Joins blocks of these sides, given by their numbers along texts and videos."""
         again = torch.is_grad_enabled() and self._too_many(texts, videos)
         rows = []
-        for i in range(-(-len(texts) // steps[0])):
+        for i in range(-(-len(texts) // sides[0])):
             row = []
-            for j in range(-(-len(videos) // steps[1])):
+            for j in range(-(-len(videos) // sides[1])):
                 if again:  # a tensor among the arguments: checkpoint finds its device's random state
                     row.append(checkpoint(lambda _, i=i, j=j: block(i, j), texts.whole, use_reentrant=False))
                 else:
@@ -102,7 +103,7 @@ class Alignment(nn.Module, ABC):
 
 
 class DenseAlignment(Alignment):
-    """Two homogeneous graphs a pair, text with clips and video with phrases, each with an MPAA of its own.
+    """Two homogeneous graphs a pair, text with clips and video with phrases.
 
         d(i, j) = cos(r(text i, clips of j), r(video j, phrases of i))
 
@@ -112,6 +113,8 @@ class DenseAlignment(Alignment):
         head_width: of each MPAA.
         dropout: of each MPAA.
         readout: of each MPAA.
+        steps: of each MPAA.
+        share: one MPAA for both graphs, instead of one for each.
 
     >>> align = DenseAlignment(width=8, heads=2, head_width=4, dropout=0.2, readout="softmax")
     >>> texts = Hierarchy(torch.randn(3, 8), torch.randn(3, 6, 8), torch.ones(3, 6).bool())
@@ -120,12 +123,21 @@ class DenseAlignment(Alignment):
     torch.Size([3, 5])
     """
 
-    def __init__(self, width: int, heads: int, head_width: int, dropout: float, readout: Readout) -> None:
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        head_width: int,
+        dropout: float,
+        readout: Readout,
+        steps: int = 1,
+        share: bool = False,
+    ) -> None:
         super().__init__()
         self._graphs = Graphs()
-        self.text_clips = MPAA(width, heads, head_width, dropout, readout)
-        self.video_phrases = MPAA(width, heads, head_width, dropout, readout)
-        self.hidden_width = heads * head_width
+        self.text_clips = MPAA(width, heads, head_width, dropout, readout, steps)
+        self.video_phrases = self.text_clips if share else MPAA(width, heads, head_width, dropout, readout, steps)
+        self.hidden_width, self.steps = heads * head_width, steps
 
     def rows(self, texts: Hierarchy, videos: Hierarchy) -> tuple[Tensor, Tensor]:
         """See `Alignment`."""
@@ -143,21 +155,21 @@ class DenseAlignment(Alignment):
 
     def cosines(self, texts: Hierarchy, videos: Hierarchy) -> Tensor:
         """See `Alignment`."""
-        steps = self.steps(texts, videos)
-        text_roots = _split(self.text_clips.prepare_roots(texts.whole[None]), steps[0], dim=1)
-        clips = _split(self.text_clips.prepare_leaves(videos.parts, videos.mask), steps[1])
-        video_roots = _split(self.video_phrases.prepare_roots(videos.whole[None]), steps[1], dim=1)
-        phrases = _split(self.video_phrases.prepare_leaves(texts.parts, texts.mask), steps[0])
+        sides = self.block_sides(texts, videos)
+        text_roots = _split(self.text_clips.prepare_roots(texts.whole[None]), sides[0], dim=1)
+        clips = _split(self.text_clips.prepare_leaves(videos.parts, videos.mask), sides[1])
+        video_roots = _split(self.video_phrases.prepare_roots(videos.whole[None]), sides[1], dim=1)
+        phrases = _split(self.video_phrases.prepare_leaves(texts.parts, texts.mask), sides[0])
         buffer = None
         if not torch.is_grad_enabled() and not has_kernels(text_roots[0].values):
-            buffer = text_roots[0].values.new_empty(steps[0] * steps[1] * self.pair_numbers(texts, videos))
+            buffer = text_roots[0].values.new_empty(sides[0] * sides[1] * self.pair_numbers(texts, videos))
 
         def block(i: int, j: int) -> Tensor:
             of_text = self.text_clips.read_pairs(text_roots[i], clips[j], buffer)  # (V, T, D)
             of_video = self.video_phrases.read_pairs(video_roots[j], phrases[i], buffer)  # (T, V, D)
             return F.cosine_similarity(of_text.transpose(0, 1), of_video, dim=-1)
 
-        return self._in_blocks(texts, videos, steps, block)
+        return self._in_blocks(texts, videos, sides, block)
 
     def learn(self, texts: Hierarchy, videos: Hierarchy) -> Tensor:
         """`cosines` of a training batch; on a GPU as one recorded graph where all its activations are kept."""
@@ -172,8 +184,9 @@ class DenseAlignment(Alignment):
         return graphed(self._graphs, cosines, fields, [self])[0]
 
     def pair_numbers(self, texts: Hierarchy, videos: Hierarchy) -> int:
-        """See `Alignment`."""
-        return max(texts.parts.shape[1], videos.parts.shape[1], 1) * self.hidden_width
+        """See `Alignment`; a further step keeps what it takes, its values and what it gives of every node."""
+        nodes = max(texts.parts.shape[1], videos.parts.shape[1], 1)
+        return nodes * (1 + FURTHER_NUMBERS * (self.steps - 1)) * self.hidden_width
 
 
 class GraphAlignment(Alignment):
@@ -187,6 +200,8 @@ class GraphAlignment(Alignment):
         head_width: of the MPAA, and hidden width under typed edges.
         dropout: see `MPAA`.
         readout: see `MPAA`.
+        steps: see `MPAA`.
+        share: one network for both graphs of `he_2graph`; the other kinds have one graph.
 
     >>> align = GraphAlignment("he_2graph", width=8, heads=1, head_width=4, dropout=0.2, readout="softmax")
     >>> items = Hierarchy(torch.randn(3, 8), torch.randn(3, 6, 8), torch.ones(3, 6).bool())
@@ -195,18 +210,27 @@ class GraphAlignment(Alignment):
     """
 
     def __init__(
-        self, kind: GraphKind, width: int, heads: int, head_width: int, dropout: float, readout: Readout
+        self,
+        kind: GraphKind,
+        width: int,
+        heads: int,
+        head_width: int,
+        dropout: float,
+        readout: Readout,
+        steps: int = 1,
+        share: bool = False,
     ) -> None:
         super().__init__()
-        self.kind = kind
+        self.kind, self.steps = kind, steps
         self.network: MPAA | RelationalMessagePassing
         if kind == "ho_1graph":
-            self.network = MPAA(width, heads, head_width, dropout, readout)
+            self.network = MPAA(width, heads, head_width, dropout, readout, steps)
         elif kind == "he_1graph":
-            self.network = RelationalMessagePassing(width, head_width, 4, (0, 1), dropout, readout)
+            self.network = RelationalMessagePassing(width, head_width, 4, (0, 1), dropout, readout, steps)
         else:
-            self.text_clips = RelationalMessagePassing(width, head_width, 2, (0,), dropout, readout)
-            self.video_phrases = RelationalMessagePassing(width, head_width, 2, (0,), dropout, readout)
+            settings = width, head_width, 2, (0,), dropout, readout, steps
+            self.text_clips = RelationalMessagePassing(*settings)
+            self.video_phrases = self.text_clips if share else RelationalMessagePassing(*settings)
         self.hidden_width = head_width * (heads if kind == "ho_1graph" else 1)
 
     def rows(self, texts: Hierarchy, videos: Hierarchy) -> tuple[Tensor, Tensor]:
@@ -221,22 +245,22 @@ class GraphAlignment(Alignment):
 
     def cosines(self, texts: Hierarchy, videos: Hierarchy) -> Tensor:
         """See `Alignment`."""
-        steps = self.steps(texts, videos)
+        sides = self.block_sides(texts, videos)
 
         def block(i: int, j: int) -> Tensor:
-            some, others = texts[_rows(i, steps[0])], videos[_rows(j, steps[1])]
+            some, others = texts[_rows(i, sides[0])], videos[_rows(j, sides[1])]
             counts = len(some), len(others)
             first = torch.arange(counts[0], device=some.whole.device).repeat_interleave(counts[1])
             second = torch.arange(counts[1], device=some.whole.device).repeat(counts[0])
             return F.cosine_similarity(*self.rows(some[first], others[second]), dim=-1).view(counts)
 
-        return self._in_blocks(texts, videos, steps, block)
+        return self._in_blocks(texts, videos, sides, block)
 
     def pair_numbers(self, texts: Hierarchy, videos: Hierarchy) -> int:
         """See `Alignment`."""
         # an edge's message is a number of its own
         count = 2 + texts.parts.shape[1] + videos.parts.shape[1]
-        return count * count * self.hidden_width
+        return count * count * self.hidden_width * self.steps
 
     def _read(
         self, network: MPAA | RelationalMessagePassing, nodes: list[Tensor], masks: list[Tensor | None], roots: int

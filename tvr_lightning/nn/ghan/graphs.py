@@ -27,11 +27,11 @@ def complete_edges(exists: Tensor) -> Tensor:
 
 
 class RelationalMessagePassing(nn.Module):
-    """MPAA's two steps with R-GCN layers in place of attention: a weight for each pair of node kinds.
+    """MPAA's message passing and readout with R-GCN layers in place of attention: a weight for each pair of node kinds.
 
     The heterogeneous graphs of GHAN (Yu, Hu, Li 2022, Sec. 4.5), which names R-GCN (Schlichtkrull et al. 2018) and no
-    more. Here: two layers with an ELU each, hidden width 256 as MPAA's heads; the second is read at the roots, with
-    relations for the edges that end there only; self-loops are R-GCN's own W_0.
+    more. Here: layers with an ELU each, hidden width 256 as MPAA's heads; the last is read at the roots, with relations
+    for the edges that end there only; self-loops are R-GCN's own W_0.
 
         h'_i = ELU(W_0 h_i + sum_r mean_{j in N_r(i)} W_r h_j)
 
@@ -42,6 +42,10 @@ class RelationalMessagePassing(nn.Module):
         roots: the kinds of which a graph has one node, which is read.
         dropout: on the input nodes.
         readout: as `MPAA`.
+        steps: of message passing before the readout, each with weights of its own.
+
+    Raises:
+        ValueError: fewer than one step.
 
     >>> layer, edges = RelationalMessagePassing(8, 4, num_kinds=2, roots=[0]), complete_edges(torch.ones(1, 3).bool())
     >>> layer(torch.randn(3, 8), edges, kinds=torch.tensor([0, 1, 1]), roots=torch.tensor([0])).shape
@@ -59,8 +63,11 @@ class RelationalMessagePassing(nn.Module):
         roots: Sequence[int],
         dropout: float = 0.2,
         readout: Readout = "softmax",
+        steps: int = 1,
     ) -> None:
         super().__init__()
+        if steps < 1:
+            raise ValueError(f"{steps} steps of message passing; at least 1")
         kinds = range(num_kinds)
         pairs = [(s, t) for s in kinds for t in kinds if s != t or s not in roots]
         into_roots = [(s, t) for s, t in pairs if t in roots]
@@ -68,6 +75,7 @@ class RelationalMessagePassing(nn.Module):
         self.register_buffer("read_relation", _table(num_kinds, into_roots), persistent=False)
         self.aggregate = RGCNConv(width, hidden_width, len(pairs))
         self.read = RGCNConv(hidden_width, width, len(into_roots), bias=False)
+        self.further = nn.ModuleList(RGCNConv(hidden_width, hidden_width, len(pairs)) for _ in range(steps - 1))
         self.dropout = nn.Dropout(dropout)
         self.readout = readout
 
@@ -85,7 +93,10 @@ class RelationalMessagePassing(nn.Module):
         """
         edge_index = edge_index[:, edge_index[0] != edge_index[1]]
         of_edges = kinds[edge_index[0]], kinds[edge_index[1]]
-        hidden = F.elu(self.aggregate(self.dropout(nodes), edge_index, self.relation[of_edges]))
+        relation = self.relation[of_edges]
+        hidden = F.elu(self.aggregate(self.dropout(nodes), edge_index, relation))
+        for layer in self.further:
+            hidden = F.elu(layer(hidden, edge_index, relation))
         relation = self.read_relation[of_edges]
         known = relation >= 0
         return activated_readout(self.read(hidden, edge_index[:, known], relation[known])[roots], self.readout)

@@ -15,6 +15,9 @@ number, since a softmax over leaves and root is the softmax over leaves alone, m
 
 Per pair and leaf remain two additions, a product and the ELU. alpha_p of Eq. 9 needs the vectors a . W_r1 only, and
 sum_p alpha_p h'_p is taken before W_r1, which is then applied once per pair.
+
+Eqs. 6, 7 and 8 can run for several time steps (the paper's t). From the second on, nodes have H C numbers that belong
+to their pair, and nothing is left to share: `FurtherStep.pairs` takes two products of H C by H C for every node.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ from tvr_lightning.device import has_kernels
 from tvr_lightning.nn.masked import all_valid, masked_softmax
 
 Readout = Literal["softmax", "identity"]
+SLOPE = 0.2  # of the LeakyReLU, as in GAT; GATConv's own
 
 
 class Roots(NamedTuple):
@@ -72,13 +76,55 @@ class Leaves(NamedTuple):
 
 
 def activated_readout(x: Tensor, readout: Readout) -> Tensor:
-    """Eq. 9's ELU and, for `softmax`, its softmax over the width."""
-    x = F.elu(x)
+    """Eq. 9's ELU and, for `softmax`, its softmax over the width: in float32 at least, whatever the precision.
+
+    Such probability vectors differ between pairs by a thousandth, less than what bf16 rounds off.
+    """
+    x = F.elu(x.to(torch.promote_types(x.dtype, torch.float32)))
     return x.softmax(-1) if readout == "softmax" else x
 
 
+class FurtherStep(nn.Module):
+    """A step of message passing after the first: the same equations between hidden nodes (see the module).
+
+    Args:
+        heads: H.
+        head_width: C, of each head; nodes have H C before and after.
+        dropout: on the attention.
+
+    >>> step, clips = FurtherStep(heads=2, head_width=4), torch.ones(5, 6).bool()
+    >>> step.pairs(torch.randn(5, 3, 6, 8), clips).shape
+    torch.Size([5, 3, 6, 8])
+    """
+
+    def __init__(self, heads: int, head_width: int, dropout: float = 0.2) -> None:
+        super().__init__()
+        hidden = heads * head_width
+        self.aggregate = GATConv(hidden, head_width, heads, dropout=dropout, add_self_loops=False, bias=False)
+        self.combine = nn.Linear(hidden, hidden, bias=False)
+        self.dropout = nn.Dropout(dropout)
+        nn.init.xavier_uniform_(self.combine.weight)
+
+    def forward(self, nodes: Tensor, edge_index: Tensor) -> Tensor:
+        """Runs on any graph: (N, H C), (2, E) -> (N, H C)."""
+        message = self.aggregate(nodes, edge_index)  # Eq. 6 with the weights of Eq. 7
+        return F.elu(message + self.combine(nodes))  # Eq. 8
+
+    def pairs(self, nodes: Tensor, mask: Tensor) -> Tensor:
+        """Runs on the fully connected graphs of all pairs: (L, R, N, H C), (L, N) bool -> (L, R, N, H C).
+
+        Where the mask is False there is no node: it sends nothing, and what stands there afterwards has no meaning.
+        """
+        values = self.aggregate.lin(nodes).unflatten(-1, (self.aggregate.heads, -1))  # (L, R, N, H, C)
+        source, target = (x.mT for x in _edge_terms(self.aggregate, values))  # (L, R, H, N)
+        logits = _activate(target[..., :, None] + source[..., None, :])  # targets first
+        weights = self.dropout(masked_softmax(logits, mask[:, None, None, None])).to(values.dtype)  # Eq. 7
+        message = (weights @ values.transpose(2, 3)).transpose(2, 3)  # Eq. 6, (L, R, N, H, C)
+        return F.elu(message.flatten(3) + self.combine(nodes))  # Eq. 8
+
+
 class MPAA(nn.Module):
-    """One step of message passing with attention and a readout at roots; the formulas open this module.
+    """Message passing with attention and a readout at roots; the formulas open this module.
 
     W_c has a block for each head, as W_a has. Dropout acts on input nodes and on both attentions. In the all-pairs form
     it is drawn once for what is computed once: a node's input and the edges between leaves share their draw over the
@@ -90,6 +136,10 @@ class MPAA(nn.Module):
         head_width: C, of each head; the hidden nodes have H C.
         dropout: see above.
         readout: `softmax` over the width as Eq. 9 prints it, or `identity`.
+        steps: of message passing, each with weights of its own.
+
+    Raises:
+        ValueError: fewer than one step.
 
     >>> layer = MPAA(width=8, heads=2, head_width=4)
     >>> texts, clips = torch.randn(3, 8), torch.randn(5, 6, 8)
@@ -104,8 +154,11 @@ class MPAA(nn.Module):
         head_width: int = 256,
         dropout: float = 0.2,
         readout: Readout = "softmax",
+        steps: int = 1,
     ) -> None:
         super().__init__()
+        if steps < 1:
+            raise ValueError(f"{steps} steps of message passing; at least 1")
         hidden = heads * head_width
         self.heads, self.readout = heads, readout
         self.aggregate = GATConv(width, head_width, heads, dropout=dropout, add_self_loops=False, bias=False)
@@ -115,6 +168,7 @@ class MPAA(nn.Module):
         self.dropout = nn.Dropout(dropout)
         for layer in (self.combine, self.read_root):
             nn.init.xavier_uniform_(layer.weight)
+        self.further = nn.ModuleList(FurtherStep(heads, head_width, dropout) for _ in range(steps - 1))
 
     def forward(self, nodes: Tensor, edge_index: Tensor, roots: Tensor) -> Tensor:
         """Runs on any graph, or several in one.
@@ -130,6 +184,8 @@ class MPAA(nn.Module):
         nodes = self.dropout(nodes)
         message = self.aggregate(nodes, edge_index)  # Eq. 6 with the weights of Eq. 7
         hidden = F.elu(message + self.combine(nodes))  # Eq. 8
+        for step in self.further:
+            hidden = step(hidden, edge_index)
         is_root = torch.zeros(len(nodes), dtype=torch.bool, device=nodes.device)
         is_root[roots] = True
         into_roots = edge_index[:, is_root[edge_index[1]]]
@@ -140,14 +196,14 @@ class MPAA(nn.Module):
         """What the pairs of a root share: (A, R, D); A = 1 for all pairs, R = 1 for row by row."""
         roots = self.dropout(roots)
         values = self.aggregate.lin(roots).unflatten(-1, (self.heads, -1))  # (A, R, H, C)
-        return Roots(values, self.combine(roots).view_as(values), *self._edge_terms(values))
+        return Roots(values, self.combine(roots).view_as(values), *_edge_terms(self.aggregate, values))
 
     def prepare_leaves(self, leaves: Tensor, mask: Tensor) -> Leaves:
         """What the pairs of an item's leaves share: (L, N, D), (L, N) bool, False = no such node."""
         leaves = self.dropout(leaves)
         values = self.aggregate.lin(leaves).unflatten(-1, (self.heads, -1))  # (L, N, H, C)
-        source, target = self._edge_terms(values)  # (L, N, H)
-        logits = self._activate(target[:, :, :, None] + source.mT[:, None])  # (L, N, H, N), targets first
+        source, target = _edge_terms(self.aggregate, values)  # (L, N, H)
+        logits = _activate(target[:, :, :, None] + source.mT[:, None])  # (L, N, H, N), targets first
         exists = mask[:, None, None]
         weights = self.dropout(masked_softmax(logits, exists))
         if not all_valid(mask):
@@ -176,7 +232,7 @@ class MPAA(nn.Module):
         if not torch.is_grad_enabled() and len(roots.values) == 1 and has_kernels(roots.values, leaves.values):
             from tvr_lightning.nn.kernels.readout import takes
 
-            if takes(leaves.mask.shape[1], roots.values.shape[2:].numel()):
+            if not self.further and takes(leaves.mask.shape[1], roots.values.shape[2:].numel()):
                 return self._read_fused(roots, leaves)
         # at the root; heads before roots: the product runs over leaves
         weights = self.dropout(self._root_weights(roots, leaves)).to(roots.values.dtype)
@@ -186,7 +242,7 @@ class MPAA(nn.Module):
 
         # at the leaves
         values = roots.values[:, :, None]  # (A, R, 1, H, C)
-        to_leaf = self._activate(leaves.target + roots.source[:, :, None])  # (L, R, N, H)
+        to_leaf = _activate(leaves.target + roots.source[:, :, None])  # (L, R, N, H)
         share = (to_leaf - leaves.total).sigmoid().to(values.dtype)[..., None]  # Eq. 7, of the root
         if self.training and self.dropout.p > 0:
             hidden = (self.dropout(share) * values).add_(leaves.base).sub_(share * leaves.alone)  # Eq. 6
@@ -197,11 +253,16 @@ class MPAA(nn.Module):
             hidden = torch.sub(values, leaves.alone, out=buffer[: math.prod(shape)].view(shape))
             hidden = hidden.mul_(share).add_(leaves.base)  # Eq. 6
         hidden = F.elu_(hidden).flatten(3)  # Eq. 8, (L, R, N, H C)
+        for step in self.further:
+            assert isinstance(step, FurtherStep)
+            nodes = torch.cat([root[:, :, None], hidden], dim=2)
+            nodes = step.pairs(nodes, F.pad(leaves.mask, (1, 0), value=True))
+            root, hidden = nodes[:, :, 0], nodes[:, :, 1:]
 
         weight = self.read.lin.weight
         of_source, of_target = self.read.att_src[0, 0] @ weight, self.read.att_dst[0, 0] @ weight  # (H C)
         into = root @ of_target
-        own, logits = self._activate(into + root @ of_source), self._activate(into[..., None] + hidden @ of_source)
+        own, logits = _activate(into + root @ of_source), _activate(into[..., None] + hidden @ of_source)
         weights = self.dropout(_softmax_with_root(own[..., None], logits, leaves.mask[:, None])).to(root.dtype)
         pooled = (weights[..., :1] * root).add_((weights[..., None, 1:] @ hidden).squeeze(-2))  # (L, R, H C)
         return activated_readout(F.linear(pooled, weight) + self.read_root(root), self.readout)  # Eq. 9
@@ -211,7 +272,7 @@ class MPAA(nn.Module):
         from tvr_lightning.nn.kernels.readout import read_hidden
 
         root_weights = self._root_weights(roots, leaves)
-        to_leaf = self._activate(leaves.target + roots.source[:, :, None])  # (L, R, N, H)
+        to_leaf = _activate(leaves.target + roots.source[:, :, None])  # (L, R, N, H)
         shares = (to_leaf - leaves.total).sigmoid()  # Eq. 7, of the root
         weight = self.read.lin.weight
         vectors = self.read.att_src[0, 0] @ weight, self.read.att_dst[0, 0] @ weight
@@ -221,8 +282,7 @@ class MPAA(nn.Module):
             leaves.alone[:, 0].flatten(2),
             leaves.base[:, 0].flatten(2),
         )
-        slope = self.aggregate.negative_slope
-        root, pooled = read_hidden(root_weights, shares, of_roots, of_leaves, leaves.mask, vectors, slope)
+        root, pooled = read_hidden(root_weights, shares, of_roots, of_leaves, leaves.mask, vectors, SLOPE)
         return activated_readout(F.linear(pooled, weight) + self.read_root(root), self.readout)  # Eq. 9
 
     def all_pairs(self, roots: Tensor, leaves: Tensor, mask: Tensor) -> Tensor:
@@ -247,16 +307,18 @@ class MPAA(nn.Module):
 
     def _root_weights(self, roots: Roots, leaves: Leaves) -> Tensor:
         """Attention of the edges that end in a root, itself first: (L, H, R, 1 + N)."""
-        target, own = roots.target.mT, self._activate(roots.target + roots.source).mT  # (A, H, R)
-        logits = self._activate(target[..., None] + leaves.source)  # (L, H, R, N)
+        target, own = roots.target.mT, _activate(roots.target + roots.source).mT  # (A, H, R)
+        logits = _activate(target[..., None] + leaves.source)  # (L, H, R, N)
         return _softmax_with_root(own[..., None], logits, leaves.mask[:, None, None])  # Eq. 7
 
-    def _edge_terms(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """The halves of a . [W_a h_i ; W_a h_j] for nodes (..., H, C): as a source and as a target, (..., H)."""
-        return (values * self.aggregate.att_src[0]).sum(-1), (values * self.aggregate.att_dst[0]).sum(-1)
 
-    def _activate(self, logits: Tensor) -> Tensor:
-        return F.leaky_relu(logits, self.aggregate.negative_slope)
+def _edge_terms(layer: GATConv, values: Tensor) -> tuple[Tensor, Tensor]:
+    """The halves of a . [W_a h_i ; W_a h_j] for nodes (..., H, C): as a source and as a target, (..., H)."""
+    return (values * layer.att_src[0]).sum(-1), (values * layer.att_dst[0]).sum(-1)
+
+
+def _activate(logits: Tensor) -> Tensor:
+    return F.leaky_relu(logits, SLOPE)
 
 
 def _softmax_with_root(root: Tensor, leaves: Tensor, mask: Tensor) -> Tensor:

@@ -144,15 +144,16 @@ class GraphNetwork(nn.Module):
 
         H^v = FC[V^gv ; V^j]    H^t = FC[V^gt ; V^j]    H^j = FC(V^j)    H = tanh FC[H^v ; H^j ; H^t]
 
-    V^gv, V^gt and V^j are graph convolutions of the encoded videos, of the texts, and of both in one graph.
+    V^gv, V^gt and V^j are graph convolutions of the encoded videos, of the texts, and of both in one graph. Without the
+    joint one, each modality is aggregated by itself: H^v = FC(V^gv), H^t = FC(V^gt), H = tanh FC[H^v ; H^t].
 
     Args:
         video_width: F of the videos' mean features.
         text_width: F' of the texts'.
         code_length: K.
         width: of the latent features and of the decoders.
-        aggregation: `joint` is the paper's; `concatenation` leaves H^j out of H (variant B1); `none` has no graph
-            convolution at all (variant B2).
+        aggregation: `joint` is the paper's; `concatenation` has no joint graph convolution (variant B1); `none` has no
+            graph convolution at all (variant B2).
 
     >>> network, similarity = GraphNetwork(video_width=12, text_width=6, code_length=16), torch.eye(4)
     >>> network(torch.randn(4, 12), torch.randn(4, 6), similarity).codes.shape
@@ -167,8 +168,10 @@ class GraphNetwork(nn.Module):
         self.encode_video, self.encode_text = Encoder(video_width, width), Encoder(text_width, width)
         if aggregation != "none":
             self.convolve_video, self.convolve_text = GraphConvolution(width), GraphConvolution(width)
+        if aggregation == "joint":
             self.convolve_joint = GraphConvolution(width)
-        self.to_video, self.to_text = _projection(2 * width, code_length), _projection(2 * width, code_length)
+        seen = width if aggregation == "concatenation" else 2 * width
+        self.to_video, self.to_text = _projection(seen, code_length), _projection(seen, code_length)
         if aggregation == "concatenation":
             self.to_code = _projection(2 * code_length, code_length)
         else:
@@ -181,24 +184,30 @@ class GraphNetwork(nn.Module):
 
     def forward(self, video_features: Tensor, text_features: Tensor, similarity: Tensor) -> GraphCodes:
         """Codes of B items from X^v (B, F), X^t (B, F') and their block of S (B, B)."""
-        count = len(similarity)
         video, text = self.encode_video(video_features), self.encode_text(text_features)
+        joint = None
         if self.aggregation == "none":
-            graph_video, graph_text, joint = video, text, video + text
+            joint = video + text
         else:
             weights = propagation(similarity)
-            graph_video, graph_text = self.convolve_video(video, weights), self.convolve_text(text, weights)  # Eq. 3
-            same = torch.eye(count, dtype=similarity.dtype, device=similarity.device)
-            both = torch.cat([torch.cat([similarity, same], 1), torch.cat([same, similarity], 1)])  # Eq. 5, (2B, 2B)
-            joint = self.convolve_joint(torch.cat([video, text]), propagation(both))  # Eq. 4
-            joint = joint[:count] + joint[count:]
-        of_video = self.to_video(torch.cat([graph_video, joint], 1))
-        of_text = self.to_text(torch.cat([graph_text, joint], 1))
-        parts = [of_video, of_text]
-        if self.aggregation != "concatenation":
-            parts.insert(1, self.to_joint(joint))
+            convolved = self.convolve_video(video, weights), self.convolve_text(text, weights)  # Eq. 3
+            if self.aggregation == "joint":
+                joint = self._convolve_both(video, text, similarity)
+            video, text = convolved
+        if joint is not None:
+            video, text = torch.cat([video, joint], 1), torch.cat([text, joint], 1)
+        of_video, of_text = self.to_video(video), self.to_text(text)
+        parts = [of_video, of_text] if joint is None else [of_video, self.to_joint(joint), of_text]
         relaxed = self.to_code(torch.cat(parts, 1)).tanh()
         return GraphCodes(of_video, of_text, relaxed, self.decode_video(of_video), self.decode_text(of_text))
+
+    def _convolve_both(self, video: Tensor, text: Tensor, similarity: Tensor) -> Tensor:
+        """V^j (B, D): the joint graph's convolution of videos and texts, an item's two rows added."""
+        count = len(similarity)
+        same = torch.eye(count, dtype=similarity.dtype, device=similarity.device)
+        both = torch.cat([torch.cat([similarity, same], 1), torch.cat([same, similarity], 1)])  # Eq. 5, (2B, 2B)
+        joint: Tensor = self.convolve_joint(torch.cat([video, text]), propagation(both))  # Eq. 4
+        return joint[:count] + joint[count:]
 
 
 class Encoder(nn.Module):

@@ -110,6 +110,7 @@ class RunFolder(Callback):
             },
             "trained": trained,
             "selected_on_test": trained["selection"] == "test",
+            "selected_by": None if trained["selection"] == "last" else method.monitor.removeprefix("val/"),
             "partial": isinstance(limit, int) or limit != 1.0,
             "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
             "parameters": parameters,
