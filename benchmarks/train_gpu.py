@@ -28,7 +28,7 @@ from measure import add_device, write_results
 from train_step import StepTimes
 
 from tvr_lightning.config.arguments import read_arguments
-from tvr_lightning.encoders.base import compile_towers
+from tvr_lightning.encoders.compiling import compile_towers
 from tvr_lightning.optim import build_optimizer
 from tvr_lightning.run.build import build_cli
 from tvr_lightning.run.reader import reader_of

@@ -7,11 +7,8 @@ names it by its `class_path`.
 
 from __future__ import annotations
 
-import os
-import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
@@ -200,28 +197,6 @@ def encoders_in(module: nn.Module) -> list[tuple[nn.Module, str, Encoder]]:
     for name, child in module.named_children():
         found += [(module, name, child)] if isinstance(child, Encoder) else encoders_in(child)
     return found
-
-
-def compile_towers(encoders: Iterable[Encoder]) -> None:
-    """Lets torch.compile compile the towers of encoders at their next call; names of weights stay.
-
-    Raises:
-        ConfigError: there is no C compiler, which it needs on every device.
-    """
-    compilers = (os.environ.get("CC"), "gcc", "clang", "cc")
-    if not any(shutil.which(name) for name in compilers if name):
-        raise ConfigError(
-            "model.optimizer.compile_encoders=true needs a C compiler, and neither gcc nor clang was found: install "
-            "one, or leave the setting out"
-        )
-    for encoder in encoders:
-        for tower in encoder.towers:
-            tower.compile(dynamic=False)
-
-
-def uncompiled() -> AbstractContextManager[None]:
-    """Inside, what was compiled runs as it is written: no other batch size or mode is compiled for."""
-    return torch.compiler.set_stance("force_eager")
 
 
 def frozen_frames(encoder: FrameEncoder) -> Frozen[VideoInput] | None:

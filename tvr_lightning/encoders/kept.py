@@ -17,7 +17,7 @@ UNSAID = (
     "the checkpoint does not say what its encoders compute (activation, pixel statistics): an earlier version saved "
     "it. Evaluate it with that version, or train again"
 )
-_OWN_EXPERIMENT = "Evaluate it with the experiment that trained it: its run folder's config.yaml."
+OWN_EXPERIMENT = "Evaluate it with the experiment that trained it: its run folder's config.yaml."
 _rebuilt: ContextVar[list[Mapping[str, Any]] | None] = ContextVar("_rebuilt", default=None)
 
 
@@ -76,7 +76,7 @@ def check_encoders(module: nn.Module, kept: Any) -> None:
         wrong += [f"{place}: {line}" for line in _differences(there["computation"], own["computation"])]
     if wrong:
         raise CheckpointError(
-            f"the checkpoint's encoders compute something else: {few(sorted(wrong), separator='; ')}. {_OWN_EXPERIMENT}"
+            f"the checkpoint's encoders compute something else: {few(sorted(wrong), separator='; ')}. {OWN_EXPERIMENT}"
         )
 
 
@@ -124,7 +124,7 @@ def kept_computation(encoder: Encoder, asked: Mapping[str, Any]) -> dict[str, An
         )
         raise CheckpointError(
             f"the experiment builds {_described(kind, own)}, the checkpoint holds {there or 'no encoder'}. "
-            f"{_OWN_EXPERIMENT}"
+            f"{OWN_EXPERIMENT}"
         )
     encoder.from_pretrained = same[0]["from_pretrained"]
     return dict(same[0]["computation"])

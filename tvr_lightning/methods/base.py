@@ -16,16 +16,10 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
 from tvr_lightning.distributed import all_reduce_any, gather, gather_counts, ranks
-from tvr_lightning.encoders.base import (
-    Encoder,
-    FrameEncoder,
-    TextEncoder,
-    compile_towers,
-    encoders_in,
-    frozen_frames,
-    uncompiled,
-)
-from tvr_lightning.encoders.kept import check_encoders, keep_encoders
+from tvr_lightning.encoders.base import Encoder, FrameEncoder, TextEncoder, encoders_in, frozen_frames
+from tvr_lightning.encoders.compiling import compile_towers, uncompiled
+from tvr_lightning.encoders.kept import OWN_EXPERIMENT, check_encoders, keep_encoders
+from tvr_lightning.encoders.weights import differences
 from tvr_lightning.errors import CheckpointError, ConfigError, DataError, few
 from tvr_lightning.evaluation import (
     EncodedSplit,
@@ -415,23 +409,8 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         own = f"{type(self).__module__}.{type(self).__qualname__}"
         saved = checkpoint.get("method")
         if saved != own:
-            raise CheckpointError(
-                f"the checkpoint holds {saved or 'no method of this suite'}, the experiment builds {own}. Evaluate it "
-                "with the experiment that trained it: its run folder's config.yaml."
-            )
+            holds = saved or "no method of this suite"
+            raise CheckpointError(f"the checkpoint holds {holds}, the experiment builds {own}. {OWN_EXPERIMENT}")
         check_encoders(self, checkpoint.get("encoders"))
-        here, there = self.state_dict(), checkpoint["state_dict"]
-        wrong = [
-            f"{name}: {_shape(here.get(name))} here, {_shape(there.get(name))} in the checkpoint"
-            for name in sorted(here.keys() | there.keys())
-            if _shape(here.get(name)) != _shape(there.get(name))
-        ]
-        if wrong:
-            raise CheckpointError(
-                f"the checkpoint is of another size: {few(wrong, separator='; ')}. Evaluate it with the experiment "
-                "that trained it: its run folder's config.yaml."
-            )
-
-
-def _shape(weight: Tensor | None) -> str:
-    return "absent" if weight is None else str(tuple(weight.shape))
+        if wrong := differences(self.state_dict(), checkpoint["state_dict"]):
+            raise CheckpointError(f"the checkpoint is of another size: {few(wrong, separator='; ')}. {OWN_EXPERIMENT}")
