@@ -15,7 +15,7 @@ measure() { # seconds that it may take, script, its options
 timeout 90 "$python" -m tvr_lightning data shapes
 measure 90 score --large
 measure 80 memory
-measure 150 train_gpu --compile
+measure 200 train_gpu --compile
 measure 60 train_step --experiment lean_shapes --tracker none
 
 exit "$failed"
