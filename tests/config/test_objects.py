@@ -35,11 +35,10 @@ def test_the_smallest_parts_wherever_they_are() -> None:
         "model": {"class_path": "a.B", "init_args": {"eyes": clip, "inner": inner}},
         "data": {"tokenizer": {"class_path": "tvr_lightning.data.word_pieces.WordPieces"}, "batch_size": 3},
     }
+    settings = [f"{name}={'null' if value is None else value}" for name, value in CLIPEncoder.smallest.items()]
+    assert {"model=tiny", "size=null", "from_pretrained=null"} <= set(settings)
     assert list(smallest_parts(config)) == [
-        *(f"--model.init_args.eyes.init_args.{s}" for s in ("model=tiny", "size=null", "from_pretrained=null")),
-        *(
-            f"--model.init_args.inner.init_args.more.init_args.{s}"
-            for s in ("model=tiny", "size=null", "from_pretrained=null")
-        ),
+        *(f"--model.init_args.eyes.init_args.{s}" for s in settings),
+        *(f"--model.init_args.inner.init_args.more.init_args.{s}" for s in settings),
         "--data.tokenizer.init_args.vocabulary=null",
     ]

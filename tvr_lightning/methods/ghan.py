@@ -195,12 +195,12 @@ class GHAN(RetrievalModule[Hierarchy, Hierarchy]):
         if self.clips is not None:
             weights = self.clips.weights(self._frames(video), video.frame_mask)[0][:, video.frame_mask[0]]
             clips = _numbered("clip", len(weights))
-            panels.append(Weights("frame-clip weights", clips, frames, weights))
+            panels.append(_refined("frame-clip weights", self.clips, clips, frames, weights))
             frames = clips
         if self.phrases is not None:
             weights = self.phrases.weights(self._words(text), text.token_mask)[0][:, text.token_mask[0]]
             phrases = _numbered("phrase", len(weights))
-            panels.append(Weights("word-phrase weights", phrases, words, weights))
+            panels.append(_refined("word-phrase weights", self.phrases, phrases, words, weights))
             words = phrases
         found = self.align and self.align.weights(self.encode_text(text), self.encode_video(video))
         if found:
@@ -295,3 +295,12 @@ def _check_matched(layers: Layers, evaluation: Evaluation) -> None:
         "ground-truth text. The scores contain the answer: they study a leak and are no retrieval results.",
         stacklevel=3,
     )
+
+
+def _refined(
+    title: str, network: TokenRefining, parts: tuple[Label, ...], tokens: tuple[Label, ...], weights: Tensor
+) -> Weights:
+    """What tokens give to parts, (parts, tokens); rows are what the softmax runs over for, so that each sums to 1."""
+    if network.over == "phrases":
+        return Weights(title, tokens, parts, weights.mT)
+    return Weights(title, parts, tokens, weights)
