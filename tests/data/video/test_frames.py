@@ -371,7 +371,7 @@ def test_damage_in_the_middle_spares_the_rest(tmp_path, caplog, capfd, name):
     assert not caplog.records
     assert capfd.readouterr() == ("", "")
     if name == "a.mp4":  # the other two skip what they cannot read without a word
-        with pytest.raises(DecodeError, match=r"a\.mp4: \d+ of 96 frames decode \(Invalid data"):
+        with pytest.raises(DecodeError, match=r"a\.mp4: \d+ of 96 frames decode \(.+\)"):
             probe_video(path, full=True)
 
 

@@ -68,12 +68,18 @@ class Timeline(NamedTuple):
 
 
 class Packets(NamedTuple):
-    """The decodable frames of a stream as its packets announce them, in order of presentation.
+    """The frames that a stream shows as its packets announce them, in order of presentation.
+
+    What an edit list hides is none of them, but may be what they are decoded from.
 
     Attributes:
         ticks: (N,) int64, presentation time stamps in units of the stream's time base, strictly increasing.
         order: (N,) int64, position of each frame's packet among all packets of the stream.
-        key: (N,) int64, index of the last key frame that is not presented later than the frame.
+        key: (N,) int64, index into `key_ticks` of the key frame that a frame's decoding begins with.
+        key_ticks: (K,) int64, time stamps of the key frames in decoding order, those before the first shown frame too.
+        key_order: (K,) int64, position of each key frame's packet among all packets, increasing.
+        pieces: (P, 2) int64, one row for each run of time stamps: its first shown frame's own time stamp, and what is
+            to be added to the time stamps of that run to give `ticks`. More than one row where they run back.
         counted: True where the file stores no presentation times: the k-th decoded frame then is frame k.
         timeline: the same in seconds.
         fault: why reading stopped early, if it did.
@@ -82,9 +88,45 @@ class Packets(NamedTuple):
     ticks: NDArray[np.int64]
     order: NDArray[np.int64]
     key: NDArray[np.int64]
+    key_ticks: NDArray[np.int64]
+    key_order: NDArray[np.int64]
+    pieces: NDArray[np.int64]
     counted: bool
     timeline: Timeline
     fault: str | None
+
+    @property
+    def seekable(self) -> bool:
+        """Whether a time stamp names one place of the file."""
+        return not self.counted and len(self.pieces) == 1
+
+    def reach(self) -> NDArray[np.int64]:
+        """Returns (N,) the last frame in presentation whose packet is not later than the frame's own.
+
+        Once that one has come out, everything that a frame can refer to has.
+        """
+        decoding = np.argsort(self.order)
+        reach = np.empty_like(decoding)
+        reach[decoding] = np.maximum.accumulate(decoding)
+        return reach
+
+
+@contextmanager
+def pyav_errors(path: Path) -> Iterator[None]:
+    """Turns what PyAV raises, of whatever class, into `DecodeError` with the path; for PyAV's own calls only.
+
+    >>> with pyav_errors(Path("a.mp4")):
+    ...     raise ValueError("no such format")
+    Traceback (most recent call last):
+        ...
+    tvr_lightning.errors.DecodeError: a.mp4: cannot be decoded: no such format
+    """
+    try:
+        yield
+    except DecodeError:
+        raise
+    except Exception as error:
+        raise DecodeError(f"{path}: cannot be decoded: {reason(error)}") from error
 
 
 @contextmanager
@@ -102,15 +144,17 @@ def open_video(path: Path) -> Iterator[InputContainer]:
                 raise DecodeError(f"{path}: the file is empty (0 bytes); download or copy it again")
     except OSError as error:
         raise DecodeError(f"{path}: {error.strerror}") from error
-    try:
+    with pyav_errors(path):
         # The prefix keeps names such as `concat:x` or `-x` from being read as protocols or options, the white list
         # keeps playlists in disguise from reaching the network.
-        with av.open(
+        container = av.open(
             f"file:{path}", mode="r", metadata_errors="replace", container_options={"protocol_whitelist": "file"}
-        ) as container:
+        )
+    with container:
+        try:
             yield container
-    except av.FFmpegError as error:
-        raise DecodeError(f"{path}: cannot be decoded: {reason(error)}") from error
+        except av.FFmpegError as error:
+            raise DecodeError(f"{path}: cannot be decoded: {reason(error)}") from error
 
 
 class OpenVideo:
@@ -124,10 +168,11 @@ class OpenVideo:
     """
 
     def __init__(self, path: Path, container: InputContainer, index: int, threads: int) -> None:
-        stream = container.streams[index]
-        assert isinstance(stream, VideoStream)
-        stream.thread_type = ThreadType.SLICE  # frame threads would decode ahead of what is wanted
-        stream.codec_context.thread_count = threads
+        with pyav_errors(path):
+            stream = container.streams[index]
+            assert isinstance(stream, VideoStream)
+            stream.thread_type = ThreadType.SLICE  # frame threads would decode ahead of what is wanted
+            stream.codec_context.thread_count = threads
         self.path = path
         self.container = container
         self.stream = stream
@@ -154,7 +199,8 @@ def first_that_decodes(path: Path, read: Callable[[OpenVideo], _Result], threads
     refusals: list[DecodeError] = []
     while True:
         with open_video(path) as container:
-            indices = video_streams(container, path)
+            with pyav_errors(path):
+                indices = video_streams(container, path)
             try:
                 return read(OpenVideo(path, container, indices[len(refusals)], threads))
             except DecodeError as refusal:
@@ -163,9 +209,9 @@ def first_that_decodes(path: Path, read: Callable[[OpenVideo], _Result], threads
             raise refusals[0]
 
 
-def reason(error: av.FFmpegError) -> str:
-    """FFmpeg's message for an error."""
-    return error.strerror or str(error)
+def reason(error: Exception) -> str:
+    """FFmpeg's message for an error, else PyAV's."""
+    return str(getattr(error, "strerror", None) or error or type(error).__name__)
 
 
 def video_streams(container: InputContainer, path: Path) -> list[int]:
@@ -189,87 +235,171 @@ def video_streams(container: InputContainer, path: Path) -> list[int]:
 
 
 def demux(video: OpenVideo) -> Iterator[Packet[VideoStream] | str]:
-    """Yields the packets of a stream and, in place of what cannot be read, FFmpeg's reason.
+    """Yields the packets of a stream and, in place of what cannot be read, the reason.
 
     The last packet is empty and flushes the decoder. Reading goes on after errors until a second one follows
     without a packet in between.
     """
-    for other in video.container.streams:
-        other.discard = Discard.default if other.index == video.stream.index else Discard.all
-    failed = False
+    failed = flushed = False
     while True:
         try:
+            for other in video.container.streams:
+                other.discard = Discard.default if other.index == video.stream.index else Discard.all
             for packet in video.container.demux(video.stream):
-                failed = False
+                failed, flushed = False, ends_stream(packet)
                 yield packet
             return
-        except av.FFmpegError as error:
+        except Exception as error:  # PyAV's: what a consumer raises does not come here
+            if flushed:  # all packets have come; PyAV then stumbles over streams that FFmpeg has found meanwhile
+                return
             yield reason(error)
             if failed:
                 return
             failed = True
 
 
+def ends_stream(packet: Packet[VideoStream]) -> bool:
+    """Whether a packet flushes the decoder; an empty one with a time stamp only says "as before"."""
+    return not packet.size and packet.dts is None
+
+
+class _Row(NamedTuple):
+    """What a packet says, in ticks."""
+
+    pts: int | None
+    duration: int
+    key: bool
+    hidden: bool
+
+
+class _Frames(NamedTuple):
+    """The fields of `Packets` of these names."""
+
+    ticks: NDArray[np.int64]
+    order: NDArray[np.int64]
+    key: NDArray[np.int64]
+    key_ticks: NDArray[np.int64]
+    key_order: NDArray[np.int64]
+
+
 def scan(video: OpenVideo) -> Packets:
     """Reads every packet of a stream without decoding; headers are used only to notice what a cut file lacks.
 
     Raises:
-        DecodeError: the stream has no packets, or time stamps that cannot be.
+        DecodeError: the stream has no packets, shows none of them, or has time stamps that cannot be.
     """
     container, stream, path = video.container, video.stream, video.path
     fault = None
-    rows: list[tuple[int | None, int, bool]] = []  # presentation time, duration, key frame; in decoding order
+    rows: list[_Row] = []  # in decoding order
+    # A fragmented file's edit list only shifts time stamps; FFmpeg leaves it to us to hide what comes before 0
+    listed = container.format.name.startswith("mov")
     for packet in demux(video):
         if isinstance(packet, str):
             fault = packet
-        elif packet.size and not packet.is_discard:
-            rows.append((packet.pts, packet.duration or 0, packet.is_keyframe))
+        elif packet.size:
+            early = listed and packet.pts is not None and packet.pts < 0
+            hidden = packet.is_discard or early
+            rows.append(_Row(packet.pts, packet.duration or 0, packet.is_keyframe, hidden))
+    shown = np.array([not row.hidden for row in rows], dtype=bool)
     if not rows or stream.time_base is None:
         raise DecodeError(f"{path}: the video stream has no packets ({fault or 'the file ends before them'})")
+    if not shown.any():
+        raise DecodeError(f"{path}: the edit list shows none of {len(rows)} frames; cut the clip again")
 
     tick = float(stream.time_base)
-    stamps = [pts for pts, _, _ in rows if pts is not None]
-    durations = np.array([duration for _, duration, _ in rows], dtype=np.int64)
-    known = durations[durations > 0]
+    durations = np.array([row.duration for row in rows], dtype=np.int64)
+    known = durations[shown & (durations > 0)]
     frame_ticks = max(int(np.median(known)) if len(known) else round(1 / float(stream.guessed_rate or 25) / tick), 1)
-    keys = np.array([key for _, _, key in rows])
+    stamps = [row.pts for row in rows if row.pts is not None]
     # AVI stores decoding times only, raw streams none; FFmpeg's guesses are wrong once frames are reordered
     counted = len(stamps) < len(rows) or (container.format.name == "avi" and bool(stream.codec_context.has_b_frames))
+    origin = 0  # the first frame's own time stamp
     if counted:
-        ticks = np.sort(stamps) if len(stamps) == len(rows) else np.arange(len(rows)) * frame_ticks
-        order = np.arange(len(rows))
-        keys[:] = order == 0
+        order = np.flatnonzero(shown)
+        ticks = np.sort(stamps)[shown] if len(stamps) == len(rows) else np.arange(len(order)) * frame_ticks
+        key_ticks, key_order = ticks[:1], order[:1]
+        key, pieces = np.zeros(len(order), dtype=np.int64), np.zeros((1, 2), dtype=np.int64)
     else:
-        ticks, order = np.unique(np.array(stamps, dtype=np.int64), return_index=True)
-        keys = keys[order]
-        if keys.any():  # what precedes the first key frame cannot be decoded
-            first = order[keys].min()
-            kept = (order >= first) & (ticks >= ticks[order == first])
-            ticks, order, keys = ticks[kept], order[kept], keys[kept]
-        else:
-            keys[0] = True
-    key = np.maximum.accumulate(np.where(keys, np.arange(len(keys)), 0))
+        pts = np.array(stamps, dtype=np.int64)
+        keys = np.array([row.key for row in rows])
+        pieces, shift, undecodable = _pieces(pts, keys, shown, frame_ticks)
+        ticks, order, key, key_ticks, key_order = _shown_frames(pts + shift, keys, shown & ~undecodable)
+        origin = pieces[0, 0] = ticks[0]
 
     times = (ticks - ticks[0]) * tick
     stop = float(times[-1]) + int(durations[order[-1]] or frame_ticks) * tick
     if stop > MAX_SECONDS:
         raise DecodeError(f"{path}: damaged: its time stamps span {stop / 86400:.0f} days")
-    promised = _promised_seconds(container, stream, stop / len(rows))
+    promised = promised_seconds(container, stream, stop / len(ticks), origin * tick)
     cut = promised is not None and 1.05 * stop + 0.5 < promised < MAX_SECONDS
     timeline = Timeline(times, stop, promised if cut and promised else stop, slack=min(tick / 2, 5e-4))
-    return Packets(ticks, order, key, counted, timeline, fault)
+    return Packets(ticks, order, key, key_ticks, key_order, pieces, counted, timeline, fault)
 
 
-def _promised_seconds(container: InputContainer, stream: VideoStream, frame_seconds: float) -> float | None:
-    """The stream's length by its header; None for formats where FFmpeg estimates it from the file or bit rate."""
+def _pieces(
+    pts: NDArray[np.int64], keys: NDArray[np.bool_], shown: NDArray[np.bool_], frame_ticks: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+    """Finds where time stamps run back, as where two recordings were joined: a key frame is earlier than what precedes.
+
+    Returns:
+        `Packets.pieces`; (R,) what is to be added to each packet's time stamp, so that each piece follows the one
+        before; (R,) True where a packet refers to a frame of the piece before, which is none of its own.
+    """
+    pieces, shift, undecodable = [(int(pts[shown][0]), 0)], np.zeros_like(pts), np.zeros_like(shown)
+    before = np.maximum.accumulate(np.where(shown, pts, pts[shown].min()))
+    if (pts[1:] < before[:-1])[(keys & shown)[1:]].any():
+        latest, begin, added = int(before[0]), 0, 0
+        for place in np.flatnonzero(shown).tolist():
+            if keys[place] and pts[place] < latest:
+                begin, added, latest = place, added + latest + frame_ticks - int(pts[place]), int(pts[place])
+                pieces.append((int(pts[place]), added))
+                shift[place:] = added
+            undecodable[place] = begin > 0 and pts[place] < pts[begin]
+            latest = max(latest, int(pts[place]))
+    return np.array(pieces, dtype=np.int64), shift, undecodable
+
+
+def _shown_frames(pts: NDArray[np.int64], keys: NDArray[np.bool_], shown: NDArray[np.bool_]) -> _Frames:
+    """Puts the shown packets (R,) into order of presentation and finds the key frame of each."""
+    ticks, first = np.unique(pts[shown], return_index=True)
+    order = np.flatnonzero(shown)[first]
+    key_order = np.flatnonzero(keys)
+    # What precedes the first key frame cannot be decoded
+    kept = (order >= key_order[0]) & (ticks >= pts[key_order[0]]) if len(key_order) else np.zeros(len(order), bool)
+    if kept.any():
+        ticks, order = ticks[kept], order[kept]
+    else:
+        key_order = order[:1]
+    key_ticks = pts[key_order]
+    key = np.searchsorted(key_order, order, side="right") - 1
+    key = np.maximum(key, 0)
+    while (later := (key > 0) & (key_ticks[key] > ticks)).any():  # frames that lead an open group of pictures
+        key[later] -= 1
+    return _Frames(ticks, order, key, key_ticks, key_order)
+
+
+def promised_seconds(
+    container: InputContainer, stream: VideoStream, frame_seconds: float, origin: float
+) -> float | None:
+    """Gives the seconds from the first frame to the end of the stream by its header.
+
+    Args:
+        container: the file.
+        stream: its stream.
+        frame_seconds: how long a frame lasts.
+        origin: when the first frame is shown, in seconds on the file's own clock.
+
+    Returns:
+        None for formats where FFmpeg estimates it from the file or bit rate.
+    """
     if container.format.name == "avi":  # FFmpeg scales the duration of a cut file down, but not the number of frames
         return stream.frames * frame_seconds
     if container.format.name.startswith("mov") and stream.duration and stream.time_base:
-        return float(stream.duration * stream.time_base)
-    if container.format.name.startswith("matroska"):
+        return float(((stream.start_time or 0) + stream.duration) * stream.time_base) - origin
+    if container.format.name.startswith("matroska"):  # what it calls a duration is an end
         tag = re.fullmatch(r"(\d+):(\d+):(\d+\.\d+)", stream.metadata.get("DURATION", ""))
         if tag:
-            return int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3])
+            return int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3]) - origin
         if len(container.streams) == 1 and container.duration:
-            return container.duration / av.time_base
+            return container.duration / av.time_base - origin
     return None
