@@ -14,7 +14,8 @@ import av
 import numpy as np
 
 from tvr_lightning.data.tools.parallel import map_in_processes
-from tvr_lightning.data.video.container import MAX_SECONDS, OpenVideo, first_that_decodes, promised_seconds, scan
+from tvr_lightning.data.video.container import OpenVideo, first_that_decodes
+from tvr_lightning.data.video.packets import MAX_SECONDS, promised_seconds, scan
 from tvr_lightning.errors import DecodeError
 
 if TYPE_CHECKING:

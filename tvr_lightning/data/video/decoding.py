@@ -22,14 +22,15 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from tvr_lightning.data.video.container import OpenVideo, Packets, demux, ends_stream, reason
+from tvr_lightning.data.video.container import OpenVideo, demux, ends_stream, reason
+from tvr_lightning.data.video.packets import MAX_REORDERED, Packets
 
 _log = logging.getLogger(__name__)
 
 MIN_PACKETS_TO_SEEK = 12
 """Packets that a seek must spare: emptying and refilling a decoder that reorders frames costs about as much."""
 
-_MOST_HELD = 32  # frames that may wait for one they may refer to; codecs reorder by 16 at most
+_MOST_HELD = 2 * MAX_REORDERED  # frames that may wait for one they may refer to
 
 _HARMLESS = (
     "mmco: unref short failure"  # a cut at an open group lacks a frame that is to be forgotten, none that is used

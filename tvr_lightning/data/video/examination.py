@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import av
 
-from tvr_lightning.data.video.container import OpenVideo, Packets, scan
+from tvr_lightning.data.video.container import OpenVideo
 from tvr_lightning.data.video.decoding import numbered_frames
+from tvr_lightning.data.video.packets import Packets, scan
 from tvr_lightning.data.video.pixels import square_pixels
 from tvr_lightning.errors import DecodeError
 

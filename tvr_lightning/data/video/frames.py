@@ -16,9 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tvr_lightning.data.video.container import OpenVideo, Packets, first_that_decodes, scan
+from tvr_lightning.data.video.container import OpenVideo, first_that_decodes, pyav_errors
 from tvr_lightning.data.video.decoding import decode_frames
 from tvr_lightning.data.video.examination import examine
+from tvr_lightning.data.video.packets import Packets, scan
 from tvr_lightning.data.video.pixels import Resizer, shown_size
 from tvr_lightning.data.video.sampling import Resize, Sampling, choose_frames
 from tvr_lightning.errors import ConfigError, DecodeError, nearest
@@ -120,7 +121,8 @@ def _probe(video: OpenVideo, full: bool) -> VideoProbe:
     if full and (cut or broken):
         raise DecodeError(f"{video.path}: {cut or broken}")
     stop = packets.timeline.stop
-    width, height = shown_size(first, video.stream)
+    with pyav_errors(video.path):
+        width, height = shown_size(first, video.stream)
     return VideoProbe(stop, width, height, video.stream.codec_context.name, fps=len(packets.ticks) / stop)
 
 

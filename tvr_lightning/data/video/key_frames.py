@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tvr_lightning.data.video import frames as video
-from tvr_lightning.data.video.container import OpenVideo, Packets, Timeline, first_that_decodes, reason, scan
+from tvr_lightning.data.video.container import OpenVideo, first_that_decodes, reason
 from tvr_lightning.data.video.decoding import numbered_frames
 from tvr_lightning.data.video.frames import VideoFrames, check_numbers, draw_frames, segment
+from tvr_lightning.data.video.packets import Packets, Timeline, scan
 from tvr_lightning.data.video.pixels import Resizer
 from tvr_lightning.data.video.sampling import Resize, choose_frames
 
