@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -139,10 +139,10 @@ def write_silence(path: Path, cover: bool = False) -> Path:
     return path
 
 
-def mux_silence(file: Any, stream: Any) -> None:
-    """Writes a second of silence to an audio stream, after all streams were added."""
+def mux_silence(file: Any, stream: Any, first: int = 0) -> None:
+    """Writes a second of silence from sample `first` to an audio stream, after all streams were added."""
     sound = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.float32), "fltp", layout="mono")
-    sound.sample_rate = 8000
+    sound.sample_rate, sound.pts = 8000, first
     file.mux(stream.encode(sound))
     file.mux(stream.encode(None))
 
@@ -151,4 +151,32 @@ def cut_file(path: Path, share: float = 0.5) -> Path:
     """Keeps the first part of a file, as a broken download does."""
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
+    return path
+
+
+def cut_clip(
+    source: Path, path: Path, start: Fraction, seconds: Fraction | None = None, mux: dict[str, str] | None = None
+) -> Path:
+    """Cuts a clip as `ffmpeg -ss START -t SECONDS -c copy` does: packets from the key frame before the start on.
+
+    In MP4 and MOV an edit list then hides what comes before the start.
+    """
+    with av.open(str(source)) as old, av.open(str(path), "w", options=mux or {}) as new:
+        video = old.streams.video[0]
+        copies: Any = {stream.index: new.add_stream_from_template(stream) for stream in old.streams}
+        packets: list[Any] = [packet for packet in old.demux() if packet.size]
+        time_base = {stream.index: cast(Fraction, stream.time_base) for stream in old.streams}
+        keys = [p for p in packets if p.stream.index == video.index and p.is_keyframe]
+        first = [p for p in keys if p.pts * p.time_base <= start][-1]
+        for packet in packets:
+            index = packet.stream.index
+            tick = time_base[index]
+            if packet.dts * tick < (first.dts * first.time_base if index == video.index else start):
+                continue
+            if seconds is not None and packet.dts * tick >= start + seconds:
+                continue
+            packet.pts -= int(start / tick)
+            packet.dts -= int(start / tick)
+            packet.stream = copies[index]
+            new.mux(packet)
     return path

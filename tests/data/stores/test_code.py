@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tvr_lightning.data.stores.code import code_fingerprint
+import tvr_lightning
+from tvr_lightning.data.stores.code import code_fingerprint, files_behind
 from tvr_lightning.data.stores.frames import pixel_version
 from tvr_lightning.data.video import frames
 
@@ -85,20 +86,58 @@ def test_modules_count_by_name_and_content_in_any_order(tmp_path: Path) -> None:
     assert len({both, *others}) == 5
 
 
-def test_frames_depend_on_every_module_that_reads_videos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    room = Path(frames.__file__).parent
-    for file in room.glob("*.py"):
-        (tmp_path / file.name).write_text(file.read_text())
-    monkeypatch.setattr(frames, "__file__", str(tmp_path / "frames.py"))
+def test_frames_depend_on_every_module_that_reads_videos_and_on_what_these_import(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = Path(tvr_lightning.__file__).parent
+    behind = files_behind(Path(frames.__file__).parent)
+    assert {file.stem for file in behind} >= {"container", "decoding", "pixels", "examination", "key_frames", "errors"}
+    for file in {*behind, package / "__init__.py", package / "data" / "__init__.py"}:
+        copy = tmp_path / file.relative_to(package.parent)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_text(file.read_text())
+    room = tmp_path / Path(frames.__file__).relative_to(package.parent).parent
+    monkeypatch.setattr(frames, "__file__", str(room / "frames.py"))
     version = pixel_version.__wrapped__
     before = version()
     assert before == pixel_version()
-    for file in sorted(tmp_path.glob("*.py")):
+    for file in (tmp_path / original.relative_to(package.parent) for original in sorted(behind)):
         source = file.read_text()
         file.write_text(f'"""Moved."""\nimport os  # said better\n{source}')
         assert version() == before, file.name
         file.write_text(f"{source}\nNEW = 1\n")
         assert version() != before, file.name
         file.write_text(source)
-    (tmp_path / "new.py").write_text("")
-    assert version() != before
+    (room / "new.py").write_text("from tvr_lightning.data import colours\n")
+    with_new = version()
+    assert with_new != before
+    (room.parent / "colours.py").write_text("LIMIT = 1\n")
+    with_colours = version()
+    assert with_colours != with_new
+    (room.parent / "colours.py").write_text("LIMIT = 2\n")
+    assert version() != with_colours
+
+
+def test_every_form_of_import_is_followed(tmp_path: Path) -> None:
+    sources = {
+        "suite/__init__.py": "import suite.unrelated",
+        "suite/unrelated.py": "",
+        "suite/room/__init__.py": "",
+        "suite/room/one.py": "import math, suite.plain\ndef f():\n    from suite import inside\n",
+        "suite/room/deep/two.py": "from ...far import away\nfrom .. import one\nfrom suite.package import name",
+        "suite/plain.py": "from suite.circle import X",
+        "suite/circle.py": "from suite.plain import Y",
+        "suite/inside.py": "",
+        "suite/far/__init__.py": "",
+        "suite/far/away.py": "import suitelike.other",
+        "suite/package/__init__.py": "name = 1",
+        "suite/package/other.py": "",
+        "suitelike/other.py": "",
+    }
+    for name, source in sources.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(source)
+    behind = {str(file.relative_to(tmp_path)) for file in files_behind(tmp_path / "suite" / "room")}
+    leads_to = {"suite/__init__.py", "suite/far/__init__.py"}
+    others = {"suite/unrelated.py", "suite/package/other.py", "suitelike/other.py"}
+    assert behind == sources.keys() - leads_to - others

@@ -19,7 +19,7 @@ from tvr_lightning.data.video.key_frames import read_key_frames
 
 from ..clips import grainy, write_clip
 
-CHAIN = ("container", "sampling", "decoding", "pixels", "frames", "key_frames")
+CHAIN = ("container", "packets", "sampling", "decoding", "pixels", "examination", "frames", "key_frames")
 ROOM = Path(video.__file__).parent
 
 
@@ -77,7 +77,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         (lambda path: read_key_frames(path, 3, 32, start=5.0), 1),  # measured and drawn after one seek each
         (lambda path: read_key_frames(path, 3, 32), 2),  # measured from the start
         (probe_video, 2),
-        (inspect_file, 1),
+        (inspect_file, 2),
         (seconds_of, 1),
     ],
     ids=["frames", "key frames of a far segment", "key frames", "probe", "inspect", "seconds"],

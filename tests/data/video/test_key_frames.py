@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from tvr_lightning.data.video import key_frames
-from tvr_lightning.data.video.container import Timeline
 from tvr_lightning.data.video.frames import VideoFrames, read_frames
 from tvr_lightning.data.video.key_frames import choose_key_frames, read_key_frames
+from tvr_lightning.data.video.packets import Timeline
 from tvr_lightning.errors import ConfigError, DecodeError
 
 from ..clips import Picture, cut_file, grainy, number_of, numbered, write_clip, write_silence

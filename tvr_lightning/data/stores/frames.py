@@ -18,7 +18,7 @@ import av
 import torch
 from torch import Tensor
 
-from tvr_lightning.data.stores.code import code_fingerprint
+from tvr_lightning.data.stores.code import code_fingerprint, files_behind
 from tvr_lightning.data.stores.contents import Contents, file_state
 from tvr_lightning.data.stores.store import GRACE_S, Store, StoreFullError, key_of
 from tvr_lightning.data.video import frames as video
@@ -31,8 +31,11 @@ _decoder_log = logging.getLogger(video.__name__)
 
 @functools.cache
 def pixel_version() -> str:
-    """Names the code that turns a file into pixels: changed code or another FFmpeg never meets frames of the old."""
-    code = code_fingerprint(Path(video.__file__).parent.glob("*.py"))
+    """Names the code that turns a file into pixels: changed code or another FFmpeg never meets frames of the old.
+
+    That is the room that reads videos and what its modules import of the suite.
+    """
+    code = code_fingerprint(files_behind(Path(video.__file__).parent))
     return repr((code, av.__version__, av.library_versions, platform.machine()))
 
 

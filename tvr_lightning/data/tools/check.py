@@ -14,11 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import av
-
 from tvr_lightning.data.tools.parallel import map_in_processes
-from tvr_lightning.data.video.container import OpenVideo, demux, first_that_decodes, scan
-from tvr_lightning.data.video.decoding import intact_frames
+from tvr_lightning.data.video.container import OpenVideo, first_that_decodes
+from tvr_lightning.data.video.examination import examine
 from tvr_lightning.errors import DataError, DecodeError
 
 if TYPE_CHECKING:
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
     from tvr_lightning.types import Record
 
 KINDS = ("missing", "undecodable", "damaged", "without_captions", "duplicates", "unlisted", "errors")
-_TAIL = 1.0  # seconds before the promised end where packets are looked for
 _HASHED = 1 << 20  # bytes read at a time
 
 
@@ -108,7 +105,7 @@ def check_dataset(
     Args:
         annotations: the dataset's reader.
         splits: those to check; all when none is named. The others are read too, to know which files nobody lists.
-        full: decode every frame; else the first one, and look for packets near the end that the header promises.
+        full: decode every frame; else only read all packets, as reading does, and decode the first frame.
         workers: processes that decode; None for one per core.
 
     Raises:
@@ -193,7 +190,7 @@ class _Inspect:
 
 
 def inspect_file(path: Path, full: bool = False) -> FileStatus:
-    """Decodes the first frame of a video, or all; says what is wrong instead of raising."""
+    """Reads the packets of a video and decodes its first frame, or all; says what is wrong instead of raising."""
     try:
         return first_that_decodes(path, lambda video: _inspect_stream(video, full))
     except DecodeError as error:
@@ -201,44 +198,9 @@ def inspect_file(path: Path, full: bool = False) -> FileStatus:
 
 
 def _inspect_stream(video: OpenVideo, full: bool) -> FileStatus:
-    faults: list[str] = []
-    count = 0
-    for _ in intact_frames(video, faults):
-        count += 1
-        if not full:
-            break
-    if not count:
-        raise DecodeError(f"{video.path}: no frame decodes ({faults[0] if faults else 'the stream holds none'})")
-    if not full and _reaches_its_end(video):
-        return FileStatus("ok")
-    with video.reopened() as fresh:
-        packets = scan(fresh)
-    _, stop, end, _ = packets.timeline
-    if end > stop:
-        return FileStatus("damaged", f"cut off: the header promises {end:.1f} s, the file ends after {stop:.1f} s")
-    if full and (faults or packets.fault or count < len(packets.ticks)):
-        why = next(iter(faults), packets.fault or "no reason given")
-        return FileStatus("damaged", f"{min(count, len(packets.ticks))} of {len(packets.ticks)} frames decode ({why})")
-    return FileStatus("ok")
-
-
-def _reaches_its_end(video: OpenVideo) -> bool:
-    """Whether packets lie near the end that the header promises; reads only those. When unsure, False."""
-    container, stream = video.container, video.stream
-    tick = float(stream.time_base or 0)
-    rate = float(stream.guessed_rate or 0)
-    # FFmpeg scales the duration of a cut AVI down, but not its number of frames
-    counted = stream.frames / rate if rate and container.format.name == "avi" else 0.0
-    promised = max((container.duration or 0) / av.time_base, counted)
-    if not promised or not tick:
-        return False
-    first = (container.start_time or 0) / av.time_base
-    try:
-        container.seek(int(max(first + promised - _TAIL, first) / tick), stream=stream)
-    except av.FFmpegError:
-        return False
-    last = max((p.pts or p.dts or 0 for p in demux(video) if not isinstance(p, str) and p.size), default=None)
-    return last is not None and last * tick - first + _TAIL / 2 >= 0.95 * promised
+    found = examine(video, full)
+    damage = found.cut or found.broken
+    return FileStatus("damaged", damage) if damage else FileStatus("ok")
 
 
 def _duplicates(wanted: dict[str, list[Record]], verdicts: Iterable[Path], workers: int | None) -> list[dict[str, Any]]:

@@ -21,8 +21,9 @@ from av.video.reformatter import ColorRange, VideoReformatter
 from numpy.typing import NDArray
 
 from tvr_lightning.data.tools.parallel import map_in_processes, stop_if_asked
-from tvr_lightning.data.video.container import OpenVideo, first_that_decodes, scan
+from tvr_lightning.data.video.container import OpenVideo, first_that_decodes
 from tvr_lightning.data.video.decoding import numbered_frames
+from tvr_lightning.data.video.packets import scan
 from tvr_lightning.data.video.pixels import FILTER, orientation, square_pixels
 from tvr_lightning.errors import ConfigError, DataError, DecodeError
 

@@ -14,7 +14,8 @@ import av
 import numpy as np
 
 from tvr_lightning.data.tools.parallel import map_in_processes
-from tvr_lightning.data.video.container import MAX_SECONDS, OpenVideo, first_that_decodes, scan
+from tvr_lightning.data.video.container import OpenVideo, first_that_decodes
+from tvr_lightning.data.video.packets import MAX_SECONDS, promised_seconds, scan
 from tvr_lightning.errors import DecodeError
 
 if TYPE_CHECKING:
@@ -109,10 +110,12 @@ def seconds_of(path: Path) -> float | None:
     """Length of a video by its header, or by its packets where that says nothing; None when it cannot be read."""
 
     def read(video: OpenVideo) -> float:
-        if video.stream.duration and video.stream.time_base:
-            seconds = float(video.stream.duration * video.stream.time_base)
-        else:
-            seconds = (video.container.duration or 0) / av.time_base
+        stream = video.stream
+        tick = float(stream.time_base or 0)
+        first = max((stream.start_time or 0) * tick, 0)  # an edit list hides what comes before 0
+        seconds = promised_seconds(video.container, stream, 1 / float(stream.guessed_rate or 25), first)
+        if seconds is None:
+            seconds = (stream.duration or 0) * tick or (video.container.duration or 0) / av.time_base
         if 0 < seconds < MAX_SECONDS:
             return seconds
         return scan(video).timeline.stop

@@ -16,8 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tvr_lightning.data.video.container import OpenVideo, Packets, first_that_decodes, scan
-from tvr_lightning.data.video.decoding import decode_frames, intact_frames
+from tvr_lightning.data.video.container import OpenVideo, first_that_decodes, pyav_errors
+from tvr_lightning.data.video.decoding import decode_frames
+from tvr_lightning.data.video.examination import examine
+from tvr_lightning.data.video.packets import Packets, scan
 from tvr_lightning.data.video.pixels import Resizer, shown_size
 from tvr_lightning.data.video.sampling import Resize, Sampling, choose_frames
 from tvr_lightning.errors import ConfigError, DecodeError, nearest
@@ -74,8 +76,8 @@ def read_frames(
     """Reads frames spread over a video or a segment of it; see `choose_frames` for which.
 
     Frames are shown upright with square pixels, resized to `size` (bicubic, antialiased), see `Resizer`. A frame
-    is given once: what a short or damaged video lacks is masked. A damaged frame is replaced by the last intact one
-    since its key frame, unless that is given already.
+    is given once: what a short or damaged video lacks is masked. A frame that is damaged, or may refer to a
+    damaged one, is replaced by the last intact one since its key frame, unless that is given already.
 
     Args:
         path: the video file.
@@ -115,22 +117,13 @@ def probe_video(path: str | PathLike[str], full: bool = False) -> VideoProbe:
 
 
 def _probe(video: OpenVideo, full: bool) -> VideoProbe:
-    packets = scan(video)
-    _, stop, end, _ = packets.timeline
-    if full and end > stop:
-        raise DecodeError(f"{video.path}: cut off: the header promises {end:.1f} s, the file ends after {stop:.1f} s")
-    with video.reopened() as fresh:
-        faults = [packets.fault] if packets.fault else []
-        first, count = None, 0
-        for frame in intact_frames(fresh, faults):
-            first, count = first or frame, count + 1
-            if not full:
-                break
-        if first is None or (full and (faults or count < len(packets.ticks))):
-            why = faults[0] if faults else "no reason given"
-            raise DecodeError(f"{video.path}: {count} of {len(packets.ticks)} frames decode ({why})")
-        width, height = shown_size(first, fresh.stream)
-        return VideoProbe(stop, width, height, fresh.stream.codec_context.name, fps=len(packets.ticks) / stop)
+    packets, first, cut, broken = examine(video, full)
+    if full and (cut or broken):
+        raise DecodeError(f"{video.path}: {cut or broken}")
+    stop = packets.timeline.stop
+    with pyav_errors(video.path):
+        width, height = shown_size(first, video.stream)
+    return VideoProbe(stop, width, height, video.stream.codec_context.name, fps=len(packets.ticks) / stop)
 
 
 def _check_arguments(num_frames: int, sampling: str, fps: float | None, size: int, threads: int) -> None:

@@ -15,14 +15,14 @@ from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 
-import av
 import numpy as np
 from numpy.typing import NDArray
 
 from tvr_lightning.data.video import frames as video
-from tvr_lightning.data.video.container import OpenVideo, Packets, Timeline, first_that_decodes, reason, scan
+from tvr_lightning.data.video.container import OpenVideo, first_that_decodes, reason
 from tvr_lightning.data.video.decoding import numbered_frames
 from tvr_lightning.data.video.frames import VideoFrames, check_numbers, draw_frames, segment
+from tvr_lightning.data.video.packets import Packets, Timeline, scan
 from tvr_lightning.data.video.pixels import Resizer
 from tvr_lightning.data.video.sampling import Resize, choose_frames
 
@@ -156,27 +156,29 @@ def _farthest(times: NDArray[np.float64], picked: Sequence[int]) -> int:
 
 def _changes(video: OpenVideo, packets: Packets, frames: NDArray[np.int64]) -> NDArray[np.float64]:
     """Decodes a segment once; (F,) difference of each frame from the one before, 0 for the first, NaN for lost ones."""
-    begin = int(packets.key[frames[0]])
-    if begin and not packets.counted:
+    faults: list[str] = []
+    if packets.key[frames[0]] and packets.seekable:
         try:
-            video.container.seek(int(packets.ticks[begin]), stream=video.stream)
-        except av.FFmpegError as error:
+            video.container.seek(int(packets.key_ticks[packets.key[frames[0]]]), stream=video.stream)
+        except Exception as error:  # PyAV's, of whatever class
             _log.debug("%s: a seek failed (%s); decoding from the start", video.path, reason(error))
         else:
-            changes = _changes_from_here(video, packets, frames)
-            if not np.isnan(changes).any():
+            changes = _changes_from_here(video, packets, frames, faults)
+            if not faults and not np.isnan(changes).any():
                 return changes
             _log.debug("%s: some frames did not come out after seeking; decoding from the start", video.path)
     with video.reopened() as fresh:
-        return _changes_from_here(fresh, packets, frames)
+        return _changes_from_here(fresh, packets, frames, faults)
 
 
-def _changes_from_here(video: OpenVideo, packets: Packets, frames: NDArray[np.int64]) -> NDArray[np.float64]:
+def _changes_from_here(
+    video: OpenVideo, packets: Packets, frames: NDArray[np.int64], faults: list[str]
+) -> NDArray[np.float64]:
     changes = np.full(len(frames), np.nan)
     first, last = int(frames[0]), int(frames[-1])
     before: NDArray[np.float32] | None = None
     shrink = Resizer(THUMBNAIL_SIDE, video)
-    for number, frame in numbered_frames(video, packets, []):
+    for number, frame in numbered_frames(video, packets, faults):
         if number > last:
             break
         if number >= first:

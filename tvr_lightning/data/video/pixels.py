@@ -12,7 +12,7 @@ from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from tvr_lightning.data.video.container import OpenVideo
+from tvr_lightning.data.video.container import OpenVideo, pyav_errors
 from tvr_lightning.data.video.sampling import Resize
 from tvr_lightning.errors import DecodeError
 
@@ -84,21 +84,22 @@ class Resizer:
         """Returns one frame, upright.
 
         Raises:
-            DecodeError: the frame is far too long and narrow for a picture.
+            DecodeError: the frame is far too long and narrow for a picture, or PyAV cannot convert it.
         """
         sides = square_pixels(frame, self.video)
         squash = self.resize == "squash"
         width, height = (self.size if squash else math.floor(self.size * side / min(sides)) for side in sides)
-        picture = self.reformatter.reformat(
-            frame,
-            width,
-            height,
-            "rgb24",
-            interpolation=FILTER,
-            dst_color_range=ColorRange.JPEG,
-            threads=self.video.threads,
-        ).to_ndarray()  # (height, width, 3)
-        transposed, mirrored, flipped = orientation(frame)
+        with pyav_errors(self.video.path):
+            picture = self.reformatter.reformat(
+                frame,
+                width,
+                height,
+                "rgb24",
+                interpolation=FILTER,
+                dst_color_range=ColorRange.JPEG,
+                threads=self.video.threads,
+            ).to_ndarray()  # (height, width, 3)
+            transposed, mirrored, flipped = orientation(frame)
         left, top = (width - self.size) // 2, (height - self.size) // 2
         picture = picture[top : top + self.size, left : left + self.size]
         if transposed:

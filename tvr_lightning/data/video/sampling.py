@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tvr_lightning.data.video.container import Timeline
+from tvr_lightning.data.video.packets import Timeline
 
 Sampling = Literal["uniform", "head", "tail"]
 
