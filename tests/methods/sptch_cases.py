@@ -91,6 +91,7 @@ class Data(LightningDataModule):
 
     dataset, selection, seed, subset = "fake", "last", 0, None
     tokenizer = SimpleNamespace(vocabulary_size=PIECES, fingerprint=lambda: "fake")
+    annotations = SimpleNamespace(protocol="fake")
 
     def __init__(self) -> None:
         super().__init__()

@@ -26,7 +26,7 @@ from tvr_lightning.run.build import ExperimentCLI, build_cli, dump_config, resol
 from tvr_lightning.run.callbacks.curves import Curves
 from tvr_lightning.run.callbacks.faults import RankWatchdog, readable_error
 from tvr_lightning.run.callbacks.galleries import Galleries
-from tvr_lightning.run.callbacks.guard import FiniteLoss
+from tvr_lightning.run.callbacks.guard import FiniteTraining
 from tvr_lightning.run.callbacks.hashing_plots import HashingPlots
 from tvr_lightning.run.callbacks.pictures import Pictures
 from tvr_lightning.run.callbacks.progress import DataWaits, ProgressBar, StartSummary, Throughput
@@ -227,7 +227,7 @@ def make_trainer(cli: ExperimentCLI, command: str, folder: Path) -> Trainer:
         StartSummary(),
         Throughput(),
         DataWaits(),
-        FiniteLoss(),
+        FiniteTraining(),
         RankWatchdog(),
         RunFolder(folder, config.experiment, config.seed_everything),
         Curves(folder),
