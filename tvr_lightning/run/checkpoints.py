@@ -130,7 +130,7 @@ def find_unfinished(home: Path, wanted: str) -> Path:
     if path.is_file():
         if path.name != LAST:
             raise ConfigError(
-                f"{path}: a run is resumed from its {LAST}; to start a new run from other weights: --ckpt_path={path}"
+                f"{path}: a run is resumed from its {LAST}; to start a new run from other weights: --weights={path}"
             )
         path = path.parents[1]
     if not (path / CONFIG).is_file():
@@ -138,7 +138,7 @@ def find_unfinished(home: Path, wanted: str) -> Path:
     if (path / METRICS).exists():
         raise RunError(
             f"{path} is finished, there is nothing to resume. To train on from its weights, in a new run: "
-            f"--ckpt_path={path} --trainer.max_epochs=MORE"
+            f"--ckpt_path={path} --trainer.max_epochs=MORE, or from its weights alone: --weights={path}"
         )
     if not (path / CHECKPOINTS / LAST).is_file():
         raise RunError(f"{path} ended before its first checkpoint, there is nothing to resume; train without resuming")

@@ -34,6 +34,7 @@ from tvr_lightning.run.callbacks.resume import KeepLast
 from tvr_lightning.run.callbacks.run_folder import RunFolder
 from tvr_lightning.run.checkpoints import BEST, LAST, AtomicCheckpointIO, find_checkpoint, restore, run_folder_lock
 from tvr_lightning.run.folders import going_on_in, make_run_folder, remove_without_result, resumed_folder, run_home
+from tvr_lightning.run.starting import check_goes_on, check_trained, start_from, steps_of
 from tvr_lightning.run.trackers import build_tracker, is_first_rank
 
 
@@ -100,6 +101,9 @@ def build_for(
         check_annotations(arguments)
     if cli.config.ckpt_path is not None:
         restore(cli.model, Path(cli.config.ckpt_path))
+    elif command == "fit" and cli.config.weights is not None:
+        start_from(cli.model, Path(cli.config.weights))
+        cli.datamodule.trained_tokenizer = (cli.model.started_from or {}).get("tokenizer")
     return cli, folder
 
 
@@ -117,6 +121,13 @@ def wanted_weights(config: Any, command: str) -> Path | None:
             f"`tvr {command}` needs weights: --ckpt_path=last or best (of the experiment's newest run that has it), "
             "a run folder or a file"
         )
+    if command == "fit" and config.weights is not None:
+        if config.ckpt_path is not None:
+            raise ConfigError(
+                f"--weights={config.weights} starts a new run with weights alone, --ckpt_path={config.ckpt_path} goes "
+                "on with optimiser and schedule too: leave one out"
+            )
+        return find_checkpoint(run_home(config), config.weights)
     return config.ckpt_path and find_checkpoint(run_home(config), config.ckpt_path, command == "fit")
 
 
@@ -161,6 +172,10 @@ def choose_weights(cli: ExperimentCLI, command: str) -> Path | None:
     wanted = config.ckpt_path if resumed is None else str(resumed)
     if wanted is not None:
         config.ckpt_path = str(find_checkpoint(run_home(config), wanted, command == "fit"))
+        if command == "fit" and resumed is None:
+            check_goes_on(Path(config.ckpt_path), config.trainer.max_epochs, config.trainer.max_steps)
+    elif command == "fit" and config.weights is not None:
+        config.weights = str(find_checkpoint(run_home(config), config.weights))
     return resumed
 
 
@@ -177,7 +192,9 @@ def _execute(cli: ExperimentCLI, command: str, folder: Path, is_new: bool) -> bo
         next(c for c in trainer.callbacks if isinstance(c, RankWatchdog)).watch(trainer)  # type: ignore[attr-defined]
         try:
             if command == "fit":
+                began = steps_of(Path(cli.config.ckpt_path)) if weights and is_new else 0
                 trainer.fit(cli.model, cli.datamodule, **weights)
+                check_trained(trainer, began)
                 trainer.test(cli.model, datamodule=cli.datamodule, verbose=False, **trained_weights(trainer, folder))
             else:
                 getattr(trainer, command)(cli.model, datamodule=cli.datamodule, **weights)
