@@ -32,8 +32,7 @@ def main(words: Sequence[str]) -> int:
         from tvr_lightning.names import CONFIG
         from tvr_lightning.run.checkpoints import run_of
 
-        own = {key: config.get(key) for key in ("run_id", "resume")}  # not those of the run that trained
-        config = read_arguments(["--config", str(run_of(config["ckpt_path"]) / CONFIG), *settings])[0] | own
+        config = read_arguments(["--config", str(run_of(config["ckpt_path"]) / CONFIG), *settings])[0]
     if "model" not in config and not flags:
         run_too = "" if command == "fit" else f", or a run: tvr {command} runs/EXPERIMENT/RUN"
         raise ConfigError(f"`tvr {command}` needs an experiment: --config experiments/NAME.yaml{run_too}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -145,12 +145,15 @@ def find_unfinished(home: Path, wanted: str) -> Path:
     return path
 
 
-def check_settings(folder: Path, config: Mapping[str, Any]) -> None:
+def check_settings(
+    folder: Path, config: Mapping[str, Any], complete: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+) -> None:
     """Refuses to go on with a run under other settings than it began with.
 
     Args:
         folder: the run's folder.
         config: the resolved settings of now.
+        complete: gives the folder's settings the defaults of those that an update has added since.
 
     Raises:
         RunError: names what differs; or the folder's own settings are damaged.
@@ -160,7 +163,17 @@ def check_settings(folder: Path, config: Mapping[str, Any]) -> None:
         stored = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise RunError(f"{file} is damaged ({' '.join(str(error).split())}); the run cannot be resumed") from None
+    if not isinstance(stored, Mapping):
+        raise RunError(f"{file} is damaged (no settings in it); the run cannot be resumed")
     there, here = _flat(stored), _flat(config)
+    if any(key not in there for key in here):
+        try:
+            there = _flat(complete(stored))
+        except ConfigError as error:
+            raise RunError(
+                f"{folder} began under a version of the suite whose settings differ ({error}): resume it with that "
+                f"version, or start a new run from its weights: --weights={folder}"
+            ) from None
     keys = (k for k in sorted(there.keys() | here.keys()) if not _is_free(k))
     wrong = [
         f"{k} is {there.get(k, 'absent')} there, {here.get(k, 'absent')} here"
