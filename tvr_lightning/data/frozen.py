@@ -22,6 +22,7 @@ from tvr_lightning.data.stores.contents import Contents
 from tvr_lightning.data.stores.features import Block, FeatureStore
 from tvr_lightning.data.stores.frames import pixel_version
 from tvr_lightning.data.stores.store import key_of
+from tvr_lightning.data.workers import check_shared_memory, worker_settings
 from tvr_lightning.types import TensorRows, TextInput, VideoInput
 
 InputT = TypeVar("InputT", bound=TensorRows)
@@ -89,7 +90,8 @@ def precompute_video_features(
         for r in reader.records
     ]
     reader.features = None
-    compute = _computing(VideoDataset(reader), collate_videos, frozen, lambda x: x.frame_mask, options)
+    block_bytes = min(BLOCK_VIDEOS, len(reader.records)) * reader.bytes_of_one()
+    compute = _computing(VideoDataset(reader), collate_videos, frozen, lambda x: x.frame_mask, options, block_bytes)
     reader.features = store.rows(keys, BLOCK_VIDEOS, what, compute)
 
 
@@ -110,7 +112,12 @@ def precompute_text_features(
 
 
 def _computing(
-    dataset: Any, collate: Any, frozen: Frozen[Any], mask_of: Callable[[Any], Tensor], options: EncodeOptions
+    dataset: Any,
+    collate: Any,
+    frozen: Frozen[Any],
+    mask_of: Callable[[Any], Tensor],
+    options: EncodeOptions,
+    block_bytes: int = 0,
 ) -> Callable[[Sequence[range]], Iterable[Block]]:
     @torch.no_grad()  # not inference mode: the module moves, and what moves inside it can never be trained again
     def encode(batch: Any) -> tuple[Tensor, Tensor]:
@@ -120,9 +127,10 @@ def _computing(
         return torch.cat([frozen.encode(r).float().cpu() for r in rows]), mask_of(batch)
 
     def compute(spans: Sequence[range]) -> Iterable[Block]:
+        check_shared_memory(block_bytes, options.num_workers, setting="data.num_frames")
         loader = DataLoader(
-            dataset, batch_sampler=[list(span) for span in spans], collate_fn=collate, num_workers=options.num_workers,
-            generator=torch.Generator().manual_seed(0),
+            dataset, batch_sampler=[list(span) for span in spans], collate_fn=collate,
+            generator=torch.Generator().manual_seed(0), **worker_settings(options.num_workers),
         )  # fmt: skip
         return (_block(span, batch, encode) for span, batch in zip(spans, loader, strict=True))
 

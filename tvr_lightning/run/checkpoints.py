@@ -249,9 +249,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             if reason is None:
                 raise
             before = "The checkpoint that was there is untouched." if path.exists() else "There was none before."
+            then = (
+                f"go on: --resume={path.parents[1]}"
+                if path.with_name(LAST).is_file()
+                else "start it again: it has no checkpoint to go on from. --runs_dir puts runs on another disk"
+            )
             raise RunError(
                 f"cannot save the checkpoint {path}: {reason.strerror}. {before} Make room or make it writable, then "
-                f"go on: --resume={path.parents[1]}"
+                f"{then}"
             ) from error
 
 

@@ -24,7 +24,7 @@ from tvr_lightning.names import CHECKPOINTS, CONFIG
 from tvr_lightning.run.accelerators import ExperimentTrainer, choose_precision, device_advice
 from tvr_lightning.run.build import ExperimentCLI, build_cli, dump_config, resolved_config
 from tvr_lightning.run.callbacks.curves import Curves
-from tvr_lightning.run.callbacks.faults import RankWatchdog, readable_error
+from tvr_lightning.run.callbacks.faults import RankWatchdog, Room
 from tvr_lightning.run.callbacks.galleries import Galleries
 from tvr_lightning.run.callbacks.guard import FiniteTraining
 from tvr_lightning.run.callbacks.hashing_plots import HashingPlots
@@ -34,6 +34,7 @@ from tvr_lightning.run.callbacks.resume import KeepLast
 from tvr_lightning.run.callbacks.run_folder import RunFolder
 from tvr_lightning.run.checkpoints import BEST, LAST, AtomicCheckpointIO, find_checkpoint, restore, run_folder_lock
 from tvr_lightning.run.folders import going_on_in, make_run_folder, remove_without_result, resumed_folder, run_home
+from tvr_lightning.run.readable import readable_error
 from tvr_lightning.run.starting import check_goes_on, check_trained, start_from, steps_of
 from tvr_lightning.run.trackers import build_tracker, is_first_rank
 
@@ -54,7 +55,7 @@ def run(command: str, arguments: Mapping[str, Any], flags: Sequence[str] = ()) -
     try:
         finished = _execute(cli, command, folder, is_new)
     except Exception as error:
-        readable = readable_error(error)
+        readable = readable_error(error, going_on(folder))
         if readable is None:
             raise
         raise readable from error
@@ -66,6 +67,13 @@ def run(command: str, arguments: Mapping[str, Any], flags: Sequence[str] = ()) -
     if is_first_rank() and folder.exists():
         print(f"run folder: {folder}")
     return 0
+
+
+def going_on(folder: Path) -> str:
+    """How a run that ended early is taken up again, as a sentence."""
+    if (folder / CHECKPOINTS / LAST).is_file():
+        return f"The run goes on from its last checkpoint: --resume={folder}"
+    return "No checkpoint was due yet: start it again"
 
 
 def build_for(
@@ -246,6 +254,7 @@ def make_trainer(cli: ExperimentCLI, command: str, folder: Path) -> Trainer:
         DataWaits(),
         FiniteTraining(),
         RankWatchdog(),
+        Room(),
         RunFolder(folder, config.experiment, config.seed_everything),
         Curves(folder),
         HashingPlots(folder),
