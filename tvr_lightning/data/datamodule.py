@@ -29,6 +29,7 @@ from tvr_lightning.data.dataset import (
 from tvr_lightning.data.frozen import EncodeOptions, Frozen, precompute_text_features, precompute_video_features
 from tvr_lightning.data.split import Split
 from tvr_lightning.data.stores.features import FeatureStore
+from tvr_lightning.data.stores.files import is_file
 from tvr_lightning.data.stores.frames import FrameCache
 from tvr_lightning.data.stores.store import Store
 from tvr_lightning.data.text import CLIPTokenizer, Tokenizer
@@ -228,7 +229,7 @@ class VideoTextDataModule(LightningDataModule):
             records = [replace(r, captions=(" ".join(r.captions),) if r.captions else ()) for r in records]
         if self.subset is not None:
             records = records[: self.subset]
-        missing = tuple(r.video_id for r in records if not r.video_path.is_file())
+        missing = tuple(r.video_id for r in records if not is_file(r.video_path))
         if missing:
             self._report_missing(name, records, missing)
             absent = set(missing)
@@ -346,11 +347,11 @@ class VideoTextDataModule(LightningDataModule):
     ) -> None:
         """Lets the splits' loaders give what frozen encoders make of videos and captions, computed once and kept.
 
-        Every rank calls this. With `cache_features: false`, or where frames are drawn anew in each epoch, nothing is
-        kept and the method encodes for itself.
+        Every rank calls this. With `cache_features: false`, where frames are drawn anew in each epoch, or where the
+        cache's folder cannot take them, nothing is kept and the method encodes for itself.
 
         Raises:
-            ConfigError: the cache's folder cannot take them.
+            ConfigError: shared memory has no room for what workers read ahead.
             DecodeError: a video cannot be decoded, under `on_decode_error: raise`.
         """
         if not self.cache_features:

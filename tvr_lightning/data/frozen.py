@@ -79,7 +79,7 @@ def precompute_video_features(
         options: how they are computed.
 
     Raises:
-        ConfigError: the folder cannot take them.
+        ConfigError: shared memory has no room for what workers read ahead.
         DecodeError: a video cannot be decoded, under `on_decode_error: raise`.
     """
     version = pixel_version()
@@ -92,23 +92,19 @@ def precompute_video_features(
     reader.features = None
     block_bytes = min(BLOCK_VIDEOS, len(reader.records)) * reader.bytes_of_one()
     compute = _computing(VideoDataset(reader), collate_videos, frozen, lambda x: x.frame_mask, options, block_bytes)
-    reader.features = store.rows(keys, BLOCK_VIDEOS, what, compute)
+    reader.features = store.rows_or_none(keys, BLOCK_VIDEOS, what, compute)
 
 
 def precompute_text_features(
     captions: TokenizedCaptions, frozen: Frozen[TextInput], what: str, store: FeatureStore, options: EncodeOptions
 ) -> None:
-    """Lets captions bring features along; every rank calls this.
-
-    Raises:
-        ConfigError: the folder cannot take them.
-    """
+    """Lets captions bring features along; every rank calls this."""
     rows = zip(captions.tokens.numpy(), captions.word.numpy(), strict=True)
     keys = [key_of(tokens.tobytes(), word.tobytes(), frozen.fingerprint) for tokens, word in rows]
     captions.features = None
     dataset = CaptionDataset(captions)
     compute = _computing(dataset, collate_captions, frozen, lambda x: x.index[:, None] >= 0, options)
-    captions.features = store.rows(keys, BLOCK_CAPTIONS, what, compute)
+    captions.features = store.rows_or_none(keys, BLOCK_CAPTIONS, what, compute)
 
 
 def _computing(

@@ -17,6 +17,7 @@ from pytorch_lightning.trainer.states import TrainerStatus
 
 from tvr_lightning.config.objects import build_reader
 from tvr_lightning.data.annotations.base import TEST
+from tvr_lightning.data.galleries import check_galleries
 from tvr_lightning.data.stores.files import atomic_write
 from tvr_lightning.data.stores.hub import FetchPostponedError, without_fetching
 from tvr_lightning.errors import INTERRUPTED, ConfigError
@@ -50,6 +51,8 @@ def run(command: str, arguments: Mapping[str, Any], flags: Sequence[str] = ()) -
     _silence_lightning()
     cli, folder = build_for(command, arguments, flags)
     cli.datamodule.setup(command)  # what is missing is said before a run folder exists
+    if is_first_rank():
+        check_galleries(cli.datamodule)
     is_new = folder is None
     folder = folder or make_run_folder(cli.config)
     try:

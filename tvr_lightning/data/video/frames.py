@@ -114,6 +114,21 @@ def probe_video(path: str | PathLike[str], full: bool = False) -> VideoProbe:
     return first_that_decodes(Path(path), lambda video: _probe(video, full))
 
 
+def check_decodes(path: str | PathLike[str]) -> None:
+    """Makes sure that a video gives a frame, its first that is whole; reads no further.
+
+    Raises:
+        DecodeError: it gives none; with the path and the reason.
+    """
+    first_that_decodes(Path(path), _check_first)
+
+
+def _check_first(video: OpenVideo) -> None:
+    faults: list[str] = []
+    if next(intact_frames(video, faults), None) is None:
+        raise DecodeError(f"{video.path}: cannot be decoded: {faults[0] if faults else 'it holds no frame'}")
+
+
 def _probe(video: OpenVideo, full: bool) -> VideoProbe:
     packets = scan(video)
     _, stop, end, _ = packets.timeline
