@@ -189,7 +189,7 @@ def test_a_video_that_breaks_while_training(
     data = tmp_path / "data"
     shutil.copytree(shapes_root, data)
     more = ("--trainer.max_epochs=100000", "--trainer.limit_val_batches=0", f"--data.num_workers={workers}")
-    process = start(*more, data=data)
+    process = start(*more, "--data.cache_features=false", data=data)
     wait_for((folder / "checkpoints" / "last.ckpt").exists, 90, "no checkpoint")
     broken = data / "videos" / "video0.mp4"
     replacement = tmp_path / "text"
@@ -257,7 +257,8 @@ def test_a_rank_with_an_error_of_its_own(
 ) -> None:
     data = tmp_path / "data"
     shutil.copytree(shapes_root, data)
-    process = start(*("--trainer.max_epochs=100000", "--trainer.limit_val_batches=0", "--trainer.devices=2"), data=data)
+    more = ("--trainer.max_epochs=100000", "--trainer.limit_val_batches=0", "--trainer.devices=2")
+    process = start(*more, "--data.cache_features=false", data=data)
     wait_for((folder / "checkpoints" / "last.ckpt").exists, 180, "no checkpoint")
     (data / "videos" / "video0.mp4").unlink()
     error = ended(process)
