@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -47,6 +49,25 @@ def test_what_moves_while_features_are_kept_can_be_trained(
         assert not tensor.is_inference()
     module.layer(torch.ones(2, 3)).sum().backward()
     assert module.layer.weight.grad is not None
+
+
+@pytest.mark.parametrize("kind", ["file", "full"])
+def test_a_store_that_cannot_take_them_costs_time_and_no_more(
+    make_data: Callable[..., Any], tmp_path: Any, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = Colours()
+    if kind == "file":
+        (tmp_path / "cache").write_text("")
+    else:
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=9))
+    data = make_data(cache_dir=str(tmp_path / "cache"))
+    data.setup("fit")
+    with pytest.warns(UserWarning, match=r"features cannot be kept in .*computes them in each epoch") as said:
+        data.precompute_features(Frozen(module, module.features, "colours"), None, torch.device("cpu"))
+    assert sum("features cannot be kept" in str(w.message) for w in said) == 1  # of three splits
+    batch = next(iter(data.train_dataloader()))
+    assert batch.video.features.shape[-1] == 0
+    assert batch.video.frames.shape[-1] == 32
 
 
 class Encodes:

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from tvr_lightning.errors import ConfigError, ScoreError
 from tvr_lightning.methods.sptch import SPTCH, Variant
 from tvr_lightning.optim import Optimizer
-from tvr_lightning.run.callbacks.guard import FiniteLoss
+from tvr_lightning.run.callbacks.guard import FiniteTraining
 from tvr_lightning.run.callbacks.resume import KeepLast
 from tvr_lightning.run.checkpoints import AtomicCheckpointIO
 
@@ -66,7 +66,7 @@ def fit(
     model: SPTCH, epochs: int = 4, at: int = -1, folder: Path | None = None, resume: Path | None = None, **settings: Any
 ) -> Watch:
     watch = Watch(at)
-    callbacks: list[Callback] = [FiniteLoss(), watch, *settings.pop("callbacks", ())]
+    callbacks: list[Callback] = [FiniteTraining(), watch, *settings.pop("callbacks", ())]
     if folder is not None:
         callbacks.append(KeepLast(folder, 1))
     trainer = Trainer(
@@ -186,6 +186,17 @@ def test_a_loss_that_is_no_number_stops_either_pass(part: str) -> None:
     step = 0 if part == "graph_network" else STEPS
     with pytest.raises(ScoreError, match=rf"loss of step {step} is not finite; its batch holds the videos video\d"):
         fit(model)
+
+
+@pytest.mark.parametrize("part", ["graph_network", "video_hash"])
+def test_a_gradient_that_is_no_number_stops_either_pass(part: str, tmp_path: Path) -> None:
+    model = build()
+    next(getattr(model, part).parameters()).register_hook(lambda gradient: gradient * torch.nan)
+    step = 0 if part == "graph_network" else STEPS
+    with pytest.raises(ScoreError, match=rf"gradient of step {step} is not finite, though the loss is \({part}\."):
+        fit(model, folder=tmp_path)
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    assert not last.exists() if step == 0 else torch.load(last, weights_only=True)["global_step"] == step
 
 
 def test_an_odd_number_of_epochs_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -18,8 +19,7 @@ from typing import Any
 import pytest
 import torch
 
-from tvr_lightning.errors import DecodeError, RunError
-from tvr_lightning.run.callbacks.faults import readable_error
+from tvr_lightning.errors import RunError
 from tvr_lightning.run.checkpoints import AtomicCheckpointIO
 from tvr_lightning.run.smoke import smoke_arguments
 
@@ -144,6 +144,21 @@ class TestDisk:
         finally:
             subprocess.run(["umount", disk], check=True)
 
+    def test_before_the_first_checkpoint_there_is_nothing_to_go_on_from(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(*_: Any) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        path = tmp_path / "run" / "checkpoints" / "best.ckpt"
+        monkeypatch.setattr(torch, "save", full)
+        with pytest.raises(RunError, match=r"There was none before\. .* then start it again: .*--runs_dir") as refused:
+            AtomicCheckpointIO().save_checkpoint({}, path)
+        assert "--resume" not in str(refused.value)
+        path.with_name("last.ckpt").write_text("")
+        with pytest.raises(RunError, match=f"then go on: --resume={re.escape(str(path.parents[1]))}"):
+            AtomicCheckpointIO().save_checkpoint({}, path)
+
     def test_an_error_that_is_not_the_disk_s_stays_itself(self, tmp_path: Path) -> None:
         path = tmp_path / "run" / "checkpoints" / "last.ckpt"
         with pytest.raises(AttributeError, match="lambda"):
@@ -174,7 +189,7 @@ def test_a_video_that_breaks_while_training(
     data = tmp_path / "data"
     shutil.copytree(shapes_root, data)
     more = ("--trainer.max_epochs=100000", "--trainer.limit_val_batches=0", f"--data.num_workers={workers}")
-    process = start(*more, data=data)
+    process = start(*more, "--data.cache_features=false", data=data)
     wait_for((folder / "checkpoints" / "last.ckpt").exists, 90, "no checkpoint")
     broken = data / "videos" / "video0.mp4"
     replacement = tmp_path / "text"
@@ -242,24 +257,11 @@ def test_a_rank_with_an_error_of_its_own(
 ) -> None:
     data = tmp_path / "data"
     shutil.copytree(shapes_root, data)
-    process = start(*("--trainer.max_epochs=100000", "--trainer.limit_val_batches=0", "--trainer.devices=2"), data=data)
+    more = ("--trainer.max_epochs=100000", "--trainer.limit_val_batches=0", "--trainer.devices=2")
+    process = start(*more, "--data.cache_features=false", data=data)
     wait_for((folder / "checkpoints" / "last.ckpt").exists, 180, "no checkpoint")
     (data / "videos" / "video0.mp4").unlink()
     error = ended(process)
     assert process.returncode == 1
     assert "Traceback" not in error
     assert f"tvr: {data / 'videos' / 'video0.mp4'}" in error
-
-
-def test_errors_of_workers_are_readable() -> None:
-    text = (
-        'Caught DecodeError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  File "x"\n'
-    )
-    told = readable_error(DecodeError(f"{text}tvr_lightning.errors.DecodeError: a.mp4: cannot be decoded: b: c\n"))
-    assert type(told) is DecodeError
-    assert str(told) == "a.mp4: cannot be decoded: b: c"
-    assert readable_error(DecodeError("a.mp4: cannot be decoded")) is None
-    assert readable_error(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
-    died = readable_error(RuntimeError("DataLoader worker (pid(s) 12, 13) exited unexpectedly"))
-    assert isinstance(died, RunError)
-    assert "died (pid 12, 13, exited unexpectedly)" in str(died)

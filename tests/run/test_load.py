@@ -85,7 +85,7 @@ def test_what_is_no_run(run: Path, tmp_path: Path) -> None:
 
 
 def test_an_experiment_has_no_trained_weights(run: Path, tmp_path: Path) -> None:
-    for key in ("ckpt_path", "resume"):
+    for key in ("ckpt_path", "weights", "resume"):
         with pytest.raises(ConfigError, match=rf"{key} is last.*load_run\(folder\)"):
             load_experiment(run / "config.yaml", [f"{key}=last"])
     config = yaml.safe_load((run / "config.yaml").read_text())

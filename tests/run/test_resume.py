@@ -280,6 +280,23 @@ def test_what_is_not_resumed(
     assert "checkpoint_every is 0" in refused(2, "--checkpoint_every=0")
 
 
+def test_settings_that_an_update_added_get_their_defaults(
+    fit: Callable[..., int], unfinished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = unfinished / "config.yaml"
+    content = yaml.safe_load(file.read_text())
+    del content["weights"], content["data"]["allow_missing"], content["model"]["init_args"]["optimizer"]["loss_chunk"]
+    file.write_text(yaml.safe_dump({**content, "gone": 1}))
+    assert fit("--resume=last") == 1
+    error = capsys.readouterr().err
+    assert "began under a version of the suite whose settings differ (" in error
+    assert f"--weights={unfinished}" in error
+    file.write_text(yaml.safe_dump(content))
+    assert fit("--resume=last", "--model.optimizer.loss_chunk=1") == 1
+    assert "model.init_args.optimizer.loss_chunk is None there, 1 here" in capsys.readouterr().err
+    assert fit("--resume=last") == 0
+
+
 def test_devices_of_another_precision_do_not_go_on(
     fit: Callable[..., int], unfinished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,6 +9,7 @@ from tvr_lightning.errors import ConfigError
 OVERVIEW = """\
   fit       train an experiment, then test it     tvr fit --config experiments/clip4clip_shapes.yaml
             go on with one that was killed        tvr fit --config experiments/X.yaml --resume=last
+            start from another run's weights      tvr fit --config experiments/X.yaml --weights=runs/X/RUN
   validate  evaluate weights on the split that selects
   test      evaluate weights on the test split    tvr test --config experiments/X.yaml --ckpt_path=best
             of a run, under its own settings      tvr test runs/X/RUN [--trust], see SECURITY.md
@@ -24,13 +25,14 @@ def main(words: Sequence[str]) -> int:
     settings = sorted(words[1:], key=TRUST.__eq__)  # a run's folder may follow it
     if command != "fit" and settings and not settings[0].startswith("-"):
         settings[0] = f"--ckpt_path={settings[0]}"
+    if command != "fit" and any(word.partition("=")[0] == "--weights" for word in settings):
+        raise ConfigError(f"--weights starts a new training, it is for `tvr fit`; `tvr {command}` takes --ckpt_path")
     config, flags = read_arguments(settings)
     if command != "fit" and "model" not in config and config.get("ckpt_path") not in (None, "last", "best"):
         from tvr_lightning.names import CONFIG
         from tvr_lightning.run.checkpoints import run_of
 
-        own = {key: config.get(key) for key in ("run_id", "resume")}  # not those of the run that trained
-        config = read_arguments(["--config", str(run_of(config["ckpt_path"]) / CONFIG), *settings])[0] | own
+        config = read_arguments(["--config", str(run_of(config["ckpt_path"]) / CONFIG), *settings])[0]
     if "model" not in config and not flags:
         run_too = "" if command == "fit" else f", or a run: tvr {command} runs/EXPERIMENT/RUN"
         raise ConfigError(f"`tvr {command}` needs an experiment: --config experiments/NAME.yaml{run_too}")

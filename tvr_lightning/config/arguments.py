@@ -60,6 +60,8 @@ def read_arguments(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]
             value = words.pop(0)
         if option in ("config", "-c"):
             content = ({} if is_text(value) else {"experiment": Path(value).stem}) | compose(value)
+            if not is_text(value):
+                content = _of_any_run(content, find_file(value))
             if not trusted:
                 _check_origin(content, find_file(value))
             reach(content)
@@ -83,10 +85,19 @@ def check_config(config: Mapping[str, Any], source: str) -> None:
     _check_arguments(config, ROOT, "", source)
 
 
+def _of_any_run(content: dict[str, Any], file: Path) -> dict[str, Any]:
+    """A configuration without the name of the run that wrote it: another run of it has a folder of its own."""
+    own = file.name == CONFIG and (content.get("run_id") == file.resolve().parent.name or _lies_in_a_run(file))
+    return {**content, "run_id": None, "resume": None} if own else content
+
+
+def _lies_in_a_run(file: Path) -> bool:
+    return file.name == CONFIG and any((file.parent / name).exists() for name in (METRICS, PREDICTIONS, CHECKPOINTS))
+
+
 def _check_origin(content: Mapping[str, Any], file: Path) -> None:
     """Refuses modules of the working directory in a run's configuration, which may be someone else's."""
-    is_run = file.name == CONFIG and any((file.parent / name).exists() for name in (METRICS, PREDICTIONS, CHECKPOINTS))
-    if is_run and (module := module_of_working_directory(content)):
+    if _lies_in_a_run(file) and (module := module_of_working_directory(content)):
         raise ConfigError(
             f"{file} names the module '{module}', which would be imported from the working directory; a run's "
             f"configuration may not do that, since runs are passed on. If you know what {module} does, add {TRUST}"

@@ -19,7 +19,8 @@ class RunOptions:
         runs_dir: where run folders are made.
         run_id: the folder's name; the time when null.
         tracker: where curves go.
-        ckpt_path: weights to test, or to start from.
+        ckpt_path: run to test, or to train on from with its optimiser.
+        weights: run or checkpoint whose weights alone begin a new run.
         resume: unfinished run: `last`, folder, last.ckpt.
         checkpoint_every: steps between two savings of last.ckpt.
     """
@@ -29,12 +30,15 @@ class RunOptions:
     run_id: str | None = None
     tracker: Tracker = "wandb"
     ckpt_path: str | None = None
+    weights: str | None = None
     resume: str | None = None
     checkpoint_every: int = 200
 
 
 # where a run lies and how often it is kept: nothing that its result is named by
-WHERE_AND_HOW_OFTEN = tuple(option.name for option in fields(RunOptions) if option.name != "experiment")
+WHERE_AND_HOW_OFTEN = tuple(
+    option.name for option in fields(RunOptions) if option.name not in ("experiment", "weights")
+)
 
 
 def _root() -> Signature:

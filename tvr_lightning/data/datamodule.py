@@ -29,10 +29,12 @@ from tvr_lightning.data.dataset import (
 from tvr_lightning.data.frozen import EncodeOptions, Frozen, precompute_text_features, precompute_video_features
 from tvr_lightning.data.split import Split
 from tvr_lightning.data.stores.features import FeatureStore
+from tvr_lightning.data.stores.files import is_file
 from tvr_lightning.data.stores.frames import FrameCache
 from tvr_lightning.data.stores.store import Store
 from tvr_lightning.data.text import CLIPTokenizer, Tokenizer
 from tvr_lightning.data.video.sampling import FrameOptions, FrameSampling, Resize
+from tvr_lightning.data.workers import check_shared_memory, worker_settings
 from tvr_lightning.device import to_device
 from tvr_lightning.distributed import share
 from tvr_lightning.errors import CheckpointError, ConfigError, DataError, few
@@ -227,7 +229,7 @@ class VideoTextDataModule(LightningDataModule):
             records = [replace(r, captions=(" ".join(r.captions),) if r.captions else ()) for r in records]
         if self.subset is not None:
             records = records[: self.subset]
-        missing = tuple(r.video_id for r in records if not r.video_path.is_file())
+        missing = tuple(r.video_id for r in records if not is_file(r.video_path))
         if missing:
             self._report_missing(name, records, missing)
             absent = set(missing)
@@ -320,7 +322,11 @@ class VideoTextDataModule(LightningDataModule):
         """Each caption of a split once, and each video once; under several ranks this rank's share of both.
 
         A rank whose share is empty gets one batch that is None, so that Lightning does not leave it out.
+
+        Raises:
+            ConfigError: shared memory has no room for what workers read ahead.
         """
+        self._check_room(split, "eval_batch_size")
         captions, collate_texts = self._share(CaptionDataset(split.captions), collate_captions)
         videos, collate_clips = self._share(VideoDataset(split.reader), collate_videos)
         # tokens are ready in memory: a worker for them would only copy
@@ -341,11 +347,11 @@ class VideoTextDataModule(LightningDataModule):
     ) -> None:
         """Lets the splits' loaders give what frozen encoders make of videos and captions, computed once and kept.
 
-        Every rank calls this. With `cache_features: false`, or where frames are drawn anew in each epoch, nothing is
-        kept and the method encodes for itself.
+        Every rank calls this. With `cache_features: false`, where frames are drawn anew in each epoch, or where the
+        cache's folder cannot take them, nothing is kept and the method encodes for itself.
 
         Raises:
-            ConfigError: the cache's folder cannot take them.
+            ConfigError: shared memory has no room for what workers read ahead.
             DecodeError: a video cannot be decoded, under `on_decode_error: raise`.
         """
         if not self.cache_features:
@@ -366,6 +372,21 @@ class VideoTextDataModule(LightningDataModule):
         bank = Subset(CaptionDataset(captions), chosen.tolist())
         return DataLoader(bank, batch_size=self.eval_batch_size, collate_fn=collate_captions)
 
+    def check_shared_memory(self) -> None:
+        """Looks whether what workers read ahead has room, in training and with every split that it is followed by.
+
+        Raises:
+            ConfigError: it has not; names the ways out.
+        """
+        for name, split in self.splits.items():
+            self._check_room(split, "batch_size" if name == TRAIN else "eval_batch_size")
+
+    def _check_room(self, split: Split, setting: Literal["batch_size", "eval_batch_size"]) -> None:
+        ranks = self.trainer.world_size // self.trainer.num_nodes if self.trainer else 1
+        samples = len(split.captions if setting == "batch_size" else split.records)
+        videos = min(getattr(self, setting), samples)
+        check_shared_memory(videos * split.reader.bytes_of_one(), self.num_workers, ranks, f"data.{setting}")
+
     def val_dataloader(self) -> list[DataLoader[Any]]:
         """Captions and videos of the split that selects; none when nothing selects."""
         if self.selection == "last":
@@ -383,7 +404,7 @@ class VideoTextDataModule(LightningDataModule):
             dataset,
             batch_size=batch_size,
             collate_fn=collate,
-            num_workers=self.num_workers,
+            **worker_settings(self.num_workers),
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
             # else each loader draws from the random state that training goes on with, and a resumed run makes it anew

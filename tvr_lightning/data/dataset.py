@@ -206,11 +206,21 @@ class VideoReader:
         n, size = self.frames.num_frames, self.frames.size
         frames, mask = torch.empty(0, n, 3, size, size, dtype=torch.uint8), torch.empty(0, n, dtype=torch.bool)
         index = torch.empty(0, dtype=torch.int64)
-        rows = (self.features[i] for i in range(len(self.records))) if self.features is not None else ()
-        kept = next((row.features for row in rows if not row.failed), None)
+        kept = self._some_features()
         if kept is None:
             return VideoInput(frames, mask, index)
         return VideoInput(frames[..., :0, :0], mask, index, kept.new_empty(0, *kept.shape))
+
+    def bytes_of_one(self) -> int:
+        """Size of a video as a batch has it, all views."""
+        o, kept = self.frames, self._some_features()
+        frames = o.num_frames * 3 * o.size**2
+        return o.views * frames if kept is None else kept.nbytes + (o.views - 1) * frames
+
+    def _some_features(self) -> Tensor | None:
+        """Features (n, F) of any video; None where none are kept."""
+        rows = (self.features[i] for i in range(len(self.records))) if self.features is not None else ()
+        return next((row.features for row in rows if not row.failed), None)
 
 
 class PairDataset(Dataset[VideoTextBatch | None]):

@@ -22,6 +22,7 @@ from tvr_lightning.data.stores.contents import Contents
 from tvr_lightning.data.stores.features import Block, FeatureStore
 from tvr_lightning.data.stores.frames import pixel_version
 from tvr_lightning.data.stores.store import key_of
+from tvr_lightning.data.workers import check_shared_memory, worker_settings
 from tvr_lightning.types import TensorRows, TextInput, VideoInput
 
 InputT = TypeVar("InputT", bound=TensorRows)
@@ -78,7 +79,7 @@ def precompute_video_features(
         options: how they are computed.
 
     Raises:
-        ConfigError: the folder cannot take them.
+        ConfigError: shared memory has no room for what workers read ahead.
         DecodeError: a video cannot be decoded, under `on_decode_error: raise`.
     """
     version = pixel_version()
@@ -89,28 +90,30 @@ def precompute_video_features(
         for r in reader.records
     ]
     reader.features = None
-    compute = _computing(VideoDataset(reader), collate_videos, frozen, lambda x: x.frame_mask, options)
-    reader.features = store.rows(keys, BLOCK_VIDEOS, what, compute)
+    block_bytes = min(BLOCK_VIDEOS, len(reader.records)) * reader.bytes_of_one()
+    compute = _computing(VideoDataset(reader), collate_videos, frozen, lambda x: x.frame_mask, options, block_bytes)
+    reader.features = store.rows_or_none(keys, BLOCK_VIDEOS, what, compute)
 
 
 def precompute_text_features(
     captions: TokenizedCaptions, frozen: Frozen[TextInput], what: str, store: FeatureStore, options: EncodeOptions
 ) -> None:
-    """Lets captions bring features along; every rank calls this.
-
-    Raises:
-        ConfigError: the folder cannot take them.
-    """
+    """Lets captions bring features along; every rank calls this."""
     rows = zip(captions.tokens.numpy(), captions.word.numpy(), strict=True)
     keys = [key_of(tokens.tobytes(), word.tobytes(), frozen.fingerprint) for tokens, word in rows]
     captions.features = None
     dataset = CaptionDataset(captions)
     compute = _computing(dataset, collate_captions, frozen, lambda x: x.index[:, None] >= 0, options)
-    captions.features = store.rows(keys, BLOCK_CAPTIONS, what, compute)
+    captions.features = store.rows_or_none(keys, BLOCK_CAPTIONS, what, compute)
 
 
 def _computing(
-    dataset: Any, collate: Any, frozen: Frozen[Any], mask_of: Callable[[Any], Tensor], options: EncodeOptions
+    dataset: Any,
+    collate: Any,
+    frozen: Frozen[Any],
+    mask_of: Callable[[Any], Tensor],
+    options: EncodeOptions,
+    block_bytes: int = 0,
 ) -> Callable[[Sequence[range]], Iterable[Block]]:
     @torch.no_grad()  # not inference mode: the module moves, and what moves inside it can never be trained again
     def encode(batch: Any) -> tuple[Tensor, Tensor]:
@@ -120,9 +123,10 @@ def _computing(
         return torch.cat([frozen.encode(r).float().cpu() for r in rows]), mask_of(batch)
 
     def compute(spans: Sequence[range]) -> Iterable[Block]:
+        check_shared_memory(block_bytes, options.num_workers, setting="data.num_frames")
         loader = DataLoader(
-            dataset, batch_sampler=[list(span) for span in spans], collate_fn=collate, num_workers=options.num_workers,
-            generator=torch.Generator().manual_seed(0),
+            dataset, batch_sampler=[list(span) for span in spans], collate_fn=collate,
+            generator=torch.Generator().manual_seed(0), **worker_settings(options.num_workers),
         )  # fmt: skip
         return (_block(span, batch, encode) for span, batch in zip(spans, loader, strict=True))
 

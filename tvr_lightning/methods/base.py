@@ -66,8 +66,8 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         tested_besides: by `argument=value`, what a variant of the property tests takes besides.
         in_float32: methods that run without autocast and take features in float32 at least: scores and losses.
         result: what the last evaluation found; None before the first.
-        trained: how the loaded weights came about: `selection`, `seed`, `subset`, `epochs`, `steps`, `tokenizer`,
-            `dataset`, `protocol`; None before any are loaded.
+        trained: how the loaded weights came about, as `on_save_checkpoint` notes it; None before any are loaded.
+        started_from: the same of the weights that the run began with (`--weights`); None where it began with none.
     """
 
     tested_with: ClassVar[Mapping[str, object]] = {}
@@ -91,6 +91,7 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         self.evaluation = evaluation
         self.result: EvaluationResult | None = None
         self.trained: Mapping[str, Any] | None = None
+        self.started_from: Mapping[str, Any] | None = None
         self._texts: list[tuple[TextT, ItemIndex]] = []
         self._videos: list[tuple[VideoT, ItemIndex]] = []
 
@@ -397,6 +398,7 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
             "tokenizer": data.tokenizer.fingerprint(),
             "dataset": data.dataset,
             "protocol": data.annotations.protocol,
+            "weights": self.started_from,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -406,6 +408,7 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
             CheckpointError: says what differs.
         """
         self.trained = checkpoint.get("trained")
+        self.started_from = (self.trained or {}).get("weights")
         own = f"{type(self).__module__}.{type(self).__qualname__}"
         saved = checkpoint.get("method")
         if saved != own:

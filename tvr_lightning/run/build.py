@@ -126,6 +126,24 @@ def dump_config(config: Mapping[str, Any]) -> str:
 
 def resolved_config(cli: ExperimentCLI) -> dict[str, Any]:
     """The complete configuration; it runs again alone."""
-    content: dict[str, Any] = yaml.safe_load(cli.parser.dump(cli.config, skip_unset=False, format="yaml"))
+    return _dumped(cli, cli.config)
+
+
+def with_defaults(cli: ExperimentCLI, content: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's configuration with the defaults of settings that the suite did not have yet when it was written.
+
+    Args:
+        cli: of an experiment with the same classes.
+        content: what `resolved_config` gave then.
+
+    Raises:
+        ConfigError: it has settings that do not exist any more, or values that do not fit.
+    """
+    with readable_errors():
+        return _dumped(cli, cli.parser.parse_args(["--config", dump_config(content)]))
+
+
+def _dumped(cli: ExperimentCLI, config: Any) -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load(cli.parser.dump(config, skip_unset=False, format="yaml"))
     content.pop("config", None)
     return content

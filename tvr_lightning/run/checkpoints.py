@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -130,7 +130,7 @@ def find_unfinished(home: Path, wanted: str) -> Path:
     if path.is_file():
         if path.name != LAST:
             raise ConfigError(
-                f"{path}: a run is resumed from its {LAST}; to start a new run from other weights: --ckpt_path={path}"
+                f"{path}: a run is resumed from its {LAST}; to start a new run from other weights: --weights={path}"
             )
         path = path.parents[1]
     if not (path / CONFIG).is_file():
@@ -138,19 +138,22 @@ def find_unfinished(home: Path, wanted: str) -> Path:
     if (path / METRICS).exists():
         raise RunError(
             f"{path} is finished, there is nothing to resume. To train on from its weights, in a new run: "
-            f"--ckpt_path={path} --trainer.max_epochs=MORE"
+            f"--ckpt_path={path} --trainer.max_epochs=MORE, or from its weights alone: --weights={path}"
         )
     if not (path / CHECKPOINTS / LAST).is_file():
         raise RunError(f"{path} ended before its first checkpoint, there is nothing to resume; train without resuming")
     return path
 
 
-def check_settings(folder: Path, config: Mapping[str, Any]) -> None:
+def check_settings(
+    folder: Path, config: Mapping[str, Any], complete: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+) -> None:
     """Refuses to go on with a run under other settings than it began with.
 
     Args:
         folder: the run's folder.
         config: the resolved settings of now.
+        complete: gives the folder's settings the defaults of those that an update has added since.
 
     Raises:
         RunError: names what differs; or the folder's own settings are damaged.
@@ -160,7 +163,17 @@ def check_settings(folder: Path, config: Mapping[str, Any]) -> None:
         stored = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise RunError(f"{file} is damaged ({' '.join(str(error).split())}); the run cannot be resumed") from None
+    if not isinstance(stored, Mapping):
+        raise RunError(f"{file} is damaged (no settings in it); the run cannot be resumed")
     there, here = _flat(stored), _flat(config)
+    if any(key not in there for key in here):
+        try:
+            there = _flat(complete(stored))
+        except ConfigError as error:
+            raise RunError(
+                f"{folder} began under a version of the suite whose settings differ ({error}): resume it with that "
+                f"version, or start a new run from its weights: --weights={folder}"
+            ) from None
     keys = (k for k in sorted(there.keys() | here.keys()) if not _is_free(k))
     wrong = [
         f"{k} is {there.get(k, 'absent')} there, {here.get(k, 'absent')} here"
@@ -236,9 +249,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             if reason is None:
                 raise
             before = "The checkpoint that was there is untouched." if path.exists() else "There was none before."
+            then = (
+                f"go on: --resume={path.parents[1]}"
+                if path.with_name(LAST).is_file()
+                else "start it again: it has no checkpoint to go on from. --runs_dir puts runs on another disk"
+            )
             raise RunError(
                 f"cannot save the checkpoint {path}: {reason.strerror}. {before} Make room or make it writable, then "
-                f"go on: --resume={path.parents[1]}"
+                f"{then}"
             ) from error
 
 

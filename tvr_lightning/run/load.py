@@ -53,7 +53,7 @@ def load_experiment(path: str | os.PathLike[str], overrides: Sequence[str] = ())
     'shapes'
     """
     config, _ = read_arguments(["--config", str(path), *(f"--{o.removeprefix('--')}" for o in overrides)])
-    for key in ("ckpt_path", "resume"):
+    for key in ("ckpt_path", "weights", "resume"):
         if config.get(key) is not None:
             raise ConfigError(
                 f"{key} is {config[key]}, but load_experiment builds a model without trained weights; load_run(folder) "

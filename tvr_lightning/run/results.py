@@ -200,6 +200,8 @@ class Run:
         source = f"{trained.get('dataset')} {trained.get('protocol')}"
         if "protocol" in trained and source != f"{c['dataset']} {c['split']}":
             marks.append(f"trained on {source}")
+        if isinstance(weights := trained.get("weights"), Mapping):
+            marks.append(f"starts from weights of {weights.get('dataset')} {weights.get('protocol')}")
         if data["left_out"]:
             marks.append(f"{data['left_out']} videos left out")
         if data["subset"]:

@@ -17,6 +17,7 @@ from pytorch_lightning.trainer.states import TrainerStatus
 
 from tvr_lightning.config.objects import build_reader
 from tvr_lightning.data.annotations.base import TEST
+from tvr_lightning.data.galleries import check_galleries
 from tvr_lightning.data.stores.files import atomic_write
 from tvr_lightning.data.stores.hub import FetchPostponedError, without_fetching
 from tvr_lightning.errors import INTERRUPTED, ConfigError
@@ -24,9 +25,9 @@ from tvr_lightning.names import CHECKPOINTS, CONFIG
 from tvr_lightning.run.accelerators import ExperimentTrainer, choose_precision, device_advice
 from tvr_lightning.run.build import ExperimentCLI, build_cli, dump_config, resolved_config
 from tvr_lightning.run.callbacks.curves import Curves
-from tvr_lightning.run.callbacks.faults import RankWatchdog, readable_error
+from tvr_lightning.run.callbacks.faults import RankWatchdog, Room
 from tvr_lightning.run.callbacks.galleries import Galleries
-from tvr_lightning.run.callbacks.guard import FiniteLoss
+from tvr_lightning.run.callbacks.guard import FiniteTraining
 from tvr_lightning.run.callbacks.hashing_plots import HashingPlots
 from tvr_lightning.run.callbacks.pictures import Pictures
 from tvr_lightning.run.callbacks.progress import DataWaits, ProgressBar, StartSummary, Throughput
@@ -34,6 +35,8 @@ from tvr_lightning.run.callbacks.resume import KeepLast
 from tvr_lightning.run.callbacks.run_folder import RunFolder
 from tvr_lightning.run.checkpoints import BEST, LAST, AtomicCheckpointIO, find_checkpoint, restore, run_folder_lock
 from tvr_lightning.run.folders import going_on_in, make_run_folder, remove_without_result, resumed_folder, run_home
+from tvr_lightning.run.readable import readable_error
+from tvr_lightning.run.starting import check_goes_on, check_trained, start_from, steps_of
 from tvr_lightning.run.trackers import build_tracker, is_first_rank
 
 
@@ -48,12 +51,14 @@ def run(command: str, arguments: Mapping[str, Any], flags: Sequence[str] = ()) -
     _silence_lightning()
     cli, folder = build_for(command, arguments, flags)
     cli.datamodule.setup(command)  # what is missing is said before a run folder exists
+    if is_first_rank():
+        check_galleries(cli.datamodule)
     is_new = folder is None
     folder = folder or make_run_folder(cli.config)
     try:
         finished = _execute(cli, command, folder, is_new)
     except Exception as error:
-        readable = readable_error(error)
+        readable = readable_error(error, going_on(folder))
         if readable is None:
             raise
         raise readable from error
@@ -65,6 +70,13 @@ def run(command: str, arguments: Mapping[str, Any], flags: Sequence[str] = ()) -
     if is_first_rank() and folder.exists():
         print(f"run folder: {folder}")
     return 0
+
+
+def going_on(folder: Path) -> str:
+    """How a run that ended early is taken up again, as a sentence."""
+    if (folder / CHECKPOINTS / LAST).is_file():
+        return f"The run goes on from its last checkpoint: --resume={folder}"
+    return "No checkpoint was due yet: start it again"
 
 
 def build_for(
@@ -100,6 +112,9 @@ def build_for(
         check_annotations(arguments)
     if cli.config.ckpt_path is not None:
         restore(cli.model, Path(cli.config.ckpt_path))
+    elif command == "fit" and cli.config.weights is not None:
+        start_from(cli.model, Path(cli.config.weights))
+        cli.datamodule.trained_tokenizer = (cli.model.started_from or {}).get("tokenizer")
     return cli, folder
 
 
@@ -117,6 +132,13 @@ def wanted_weights(config: Any, command: str) -> Path | None:
             f"`tvr {command}` needs weights: --ckpt_path=last or best (of the experiment's newest run that has it), "
             "a run folder or a file"
         )
+    if command == "fit" and config.weights is not None:
+        if config.ckpt_path is not None:
+            raise ConfigError(
+                f"--weights={config.weights} starts a new run with weights alone, --ckpt_path={config.ckpt_path} goes "
+                "on with optimiser and schedule too: leave one out"
+            )
+        return find_checkpoint(run_home(config), config.weights)
     return config.ckpt_path and find_checkpoint(run_home(config), config.ckpt_path, command == "fit")
 
 
@@ -161,6 +183,10 @@ def choose_weights(cli: ExperimentCLI, command: str) -> Path | None:
     wanted = config.ckpt_path if resumed is None else str(resumed)
     if wanted is not None:
         config.ckpt_path = str(find_checkpoint(run_home(config), wanted, command == "fit"))
+        if command == "fit" and resumed is None:
+            check_goes_on(Path(config.ckpt_path), config.trainer.max_epochs, config.trainer.max_steps)
+    elif command == "fit" and config.weights is not None:
+        config.weights = str(find_checkpoint(run_home(config), config.weights))
     return resumed
 
 
@@ -177,7 +203,9 @@ def _execute(cli: ExperimentCLI, command: str, folder: Path, is_new: bool) -> bo
         next(c for c in trainer.callbacks if isinstance(c, RankWatchdog)).watch(trainer)  # type: ignore[attr-defined]
         try:
             if command == "fit":
+                began = steps_of(Path(cli.config.ckpt_path)) if weights and is_new else 0
                 trainer.fit(cli.model, cli.datamodule, **weights)
+                check_trained(trainer, began)
                 trainer.test(cli.model, datamodule=cli.datamodule, verbose=False, **trained_weights(trainer, folder))
             else:
                 getattr(trainer, command)(cli.model, datamodule=cli.datamodule, **weights)
@@ -227,8 +255,9 @@ def make_trainer(cli: ExperimentCLI, command: str, folder: Path) -> Trainer:
         StartSummary(),
         Throughput(),
         DataWaits(),
-        FiniteLoss(),
+        FiniteTraining(),
         RankWatchdog(),
+        Room(),
         RunFolder(folder, config.experiment, config.seed_everything),
         Curves(folder),
         HashingPlots(folder),

@@ -236,8 +236,15 @@ class VideoFolder:
 def _files(folder: Path) -> list[str]:
     try:
         with os.scandir(folder) as entries:
-            return [entry.name for entry in entries if entry.is_file()]
+            return [entry.name for entry in entries if _leads_to_a_file(entry)]
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
         raise DataError(f"{folder}: cannot be read ({error.strerror}). Check the folder's permissions.") from error
+
+
+def _leads_to_a_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # links in a loop: one video is missing, not the folder
+        return False

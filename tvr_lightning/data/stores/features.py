@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 from tvr_lightning.data.stores.store import Store, StoreFullError, key_of
@@ -71,6 +72,10 @@ class FeatureRows:
         return {**self.__dict__, "_blocks": {}}
 
 
+class NotKeptError(ConfigError):
+    """The store cannot take features: the disk is full or read-only, or the bound too small."""
+
+
 class FeatureStore:
     """Features in the disk store. What was given stays mapped: nobody's removal takes it from a run.
 
@@ -81,6 +86,17 @@ class FeatureStore:
     def __init__(self, store: Store) -> None:
         self.store = store
         self._blocks: dict[bytes, Block] = {}
+        self._reported = False
+
+    def rows_or_none(self, keys: Sequence[bytes], size: int, what: str, compute: Compute) -> FeatureRows | None:
+        """As `rows`; where the store cannot take them a warning says so once, and None: a run costs time then."""
+        try:
+            return self.rows(keys, size, what, compute)
+        except NotKeptError as error:
+            if not self._reported:
+                rank_zero_warn(f"{error} This run computes them in each epoch.")
+            self._reported = True
+            return None
 
     def rows(self, keys: Sequence[bytes], size: int, what: str, compute: Compute) -> FeatureRows:
         """The features of items; those that are not there are computed, by all ranks together.
@@ -92,7 +108,7 @@ class FeatureStore:
             compute: given ranges of items, yields their blocks.
 
         Raises:
-            ConfigError: the folder cannot be used or has too little space.
+            NotKeptError: the folder cannot be used or has too little space; on every rank.
         """
         spans = [range(i, min(i + size, len(keys))) for i in range(0, len(keys), size)]
         names = [key_of(*keys[span.start : span.stop]) for span in spans]
@@ -148,8 +164,8 @@ class FeatureStore:
                 raise self._unusable("a block has gone as soon as it was written")
             self._blocks[key] = kept
 
-    def _unusable(self, reason: str) -> ConfigError:
-        return ConfigError(
+    def _unusable(self, reason: str) -> NotKeptError:
+        return NotKeptError(
             f"features cannot be kept in {self.store.folder}: {reason}. Free space, set --data.cache_dir to another "
             "folder or a larger --data.cache_gib, or --data.cache_features=false to compute them in each epoch."
         )

@@ -13,6 +13,18 @@ from typing import Any
 from tvr_lightning.errors import ConfigError, RunError
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is a regular file; one that the system cannot even look for is none.
+
+    >>> is_file(Path("x" * 300)), is_file(Path(__file__))
+    (False, True)
+    """
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long, links in a loop, a folder that may not be entered
+        return False
+
+
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Gives a temporary name beside `path`; it replaces `path` when the block ends well, else nothing is left.

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from tvr_lightning.data.stores.files import is_file
 from tvr_lightning.data.tools.parallel import map_in_processes
 from tvr_lightning.data.video.container import OpenVideo, first_that_decodes
 from tvr_lightning.data.video.examination import examine
@@ -134,7 +135,7 @@ def check_dataset(
         if chosen:
             wanted[name] = records
     began = time.perf_counter()
-    files = sorted({r.video_path for records in wanted.values() for r in records if r.video_path.is_file()})
+    files = sorted({r.video_path for records in wanted.values() for r in records if is_file(r.video_path)})
     verdicts = dict(zip(files, map_in_processes(_Inspect(full), files, workers, "decoding", chunk=4), strict=True))
     twins = _duplicates(wanted, verdicts, workers)
     check.files, check.seconds = len(files), time.perf_counter() - began

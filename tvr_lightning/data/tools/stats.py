@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import av
 import numpy as np
 
+from tvr_lightning.data.stores.files import is_file
 from tvr_lightning.data.tools.parallel import map_in_processes
 from tvr_lightning.data.video.container import OpenVideo, first_that_decodes
 from tvr_lightning.data.video.packets import MAX_SECONDS, promised_seconds, scan
@@ -80,7 +81,7 @@ def describe_dataset(annotations: Annotations, workers: int | None = None) -> li
     """
     splits = {name: annotations.load(name) for name in annotations.splits}
     paths = [record.video_path for records in splits.values() for record in records]
-    files = [path for path in paths if path.is_file()]
+    files = [path for path in paths if is_file(path)]
     seconds = dict(zip(files, map_in_processes(seconds_of, files, workers, "reading", chunk=16), strict=True))
     described = []
     for name, records in splits.items():

@@ -116,6 +116,15 @@ def probe_video(path: str | PathLike[str], full: bool = False) -> VideoProbe:
     return first_that_decodes(Path(path), lambda video: _probe(video, full))
 
 
+def check_decodes(path: str | PathLike[str]) -> None:
+    """Makes sure that a video gives a frame, its first that is whole; reads no further.
+
+    Raises:
+        DecodeError: it gives none; with the path and the reason.
+    """
+    first_that_decodes(Path(path), examine)
+
+
 def _probe(video: OpenVideo, full: bool) -> VideoProbe:
     packets, first, cut, broken = examine(video, full)
     if full and (cut or broken):

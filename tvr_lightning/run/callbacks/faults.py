@@ -1,10 +1,9 @@
-"""Processes that die: a run of several ends at once and says which, and errors of worker processes become readable."""
+"""Processes that die: a run of several ends at once and says which; and workers that have no room are not started."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-import re
 import signal
 import sys
 import threading
@@ -14,13 +13,12 @@ from typing import Any
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from tvr_lightning.errors import INTERRUPTED, RunError, TVRError
+from tvr_lightning.errors import INTERRUPTED
 from tvr_lightning.run.lightning_private import launched_processes
 
 EVERY_S = 0.5
 PATIENCE_S = 5.0
 FIRST = "TVR_FIRST_PID"  # the process that starts the other ranks: it may be gone before they ask who it was
-WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*)", re.DOTALL)
 MEMORY = "usually memory ran out"
 
 
@@ -71,6 +69,18 @@ class RankWatchdog(Callback):
                     _end(reason, INTERRUPTED if interrupted else 1, processes)
 
 
+class Room(Callback):
+    """Looks before training whether shared memory has room for the batches that workers read ahead, test included."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuses to begin a run that would stop inside; frozen features, smaller than frames, are known now.
+
+        Raises:
+            ConfigError: too little room; names the ways out.
+        """
+        trainer.datamodule.check_shared_memory()  # type: ignore[attr-defined]
+
+
 def _how(code: int) -> str:
     if code < 0:
         name = signal.Signals(-code).name
@@ -86,26 +96,3 @@ def _end(reason: str, code: int, processes: list[Popen[Any]]) -> None:
     for worker in multiprocessing.active_children():
         worker.kill()
     os._exit(code)
-
-
-def readable_error(error: BaseException) -> TVRError | None:
-    """What a user should read in place of an error that came from a worker process; None for any other.
-
-    Args:
-        error: a `TVRError` that torch raised again with the worker's traceback as its text, or the death of a worker.
-    """
-    text = str(error)
-    if isinstance(error, TVRError):
-        if not text.startswith("Caught "):
-            return None
-        kind = type(error)
-        return kind(text.rpartition(f"{kind.__module__}.{kind.__qualname__}: ")[2].strip())
-    died = WORKER.search(text) if isinstance(error, RuntimeError) else None
-    if died is None:
-        return None
-    how = died[2].strip().splitlines()[0].rstrip(". ")
-    return RunError(
-        f"a process that decodes videos died (pid {died[1]}, {how}): {MEMORY}, or shared memory (/dev/shm in a "
-        "container). Set a smaller --data.num_workers or --data.batch_size; training goes on from its last checkpoint "
-        "with --resume=last."
-    )

@@ -1,64 +1,129 @@
-"""Stops a run whose loss is no number."""
+"""Stops a run whose loss, gradients or weights are no numbers, before a checkpoint holds them."""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from torch import Tensor
+from pytorch_lightning.plugins import MixedPrecision
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 from tvr_lightning.errors import ScoreError, few
+from tvr_lightning.optim import scales_losses
 from tvr_lightning.types import VideoTextBatch
 
+REMEDY = (
+    "The last checkpoint was not overwritten. A lower learning rate, gradient clipping or bf16 instead of fp16 usually "
+    "helps; if the same videos come up again, look at them."
+)
+SMALLEST_SCALE = 2.0**-24  # fp16's scale of losses begins at 2^16 and is halved with every step that is left out
 
-class FiniteLoss(Callback):
-    """Stops with the step and the batch's videos when a loss is NaN or infinite, before a checkpoint can hold it.
 
-    On a GPU the answer is read one step later, or before weights are saved, from a copy that is then ready: reading it
-    at once would make every step wait for the device.
+class _Answer(NamedTuple):
+    """Whether something was finite, on its way from a GPU."""
+
+    what: str
+    step: int
+    batch: VideoTextBatch | None
+    host: Tensor
+    event: torch.cuda.Event
+
+
+class FiniteTraining(Callback):
+    """Stops when a loss, a gradient or a weight is NaN or infinite, before a checkpoint can hold it.
+
+    Names the step and the batch's videos. On a GPU the answer is read one step later, or before weights are saved, from
+    a copy that is then ready: reading it at once would make every step wait for the device. Under fp16 gradients are
+    the scaler's to judge, which leaves such steps out; they are a fault only when no step is taken any more.
     """
 
     def __init__(self) -> None:
         self._batch: VideoTextBatch | None = None
-        self._pending: tuple[int, VideoTextBatch | None, Tensor, torch.cuda.Event] | None = None
+        self._pending: list[_Answer] = []
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Remembers the batch, whose videos the message names."""
         self._batch = batch
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """Checks the loss of this step (CPU) or of the one before (GPU)."""
-        finite = torch.isfinite(loss.detach())
-        if loss.device.type != "cuda":
+        """Checks the loss of this step (CPU), or all of the one before (GPU)."""
+        self._check_pending(trainer, pl_module)
+        self._check("loss", torch.isfinite(loss.detach()), trainer, pl_module)
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Checks the gradients that this optimiser is about to use, whatever the loss was."""
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if gradients and not scales_losses(trainer):
+            # the largest value, NaN where there is one: a few kernels for all gradients together
+            self._check("gradient", torch.isfinite(get_total_norm(gradients, math.inf)), trainer, pl_module)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Checks the last step of a GPU run, and the weights themselves, before they are kept.
+
+        Raises:
+            ScoreError: a weight is not finite, or fp16 has left out every step for long.
+        """
+        self._check_pending(trainer, pl_module)
+        if wrong := not_finite((name, p) for name, p in pl_module.named_parameters()):
+            raise ScoreError(
+                f"weights are not finite after step {trainer.global_step}: {few(wrong)}. The last checkpoint was not "
+                "overwritten. A lower learning rate or gradient clipping usually helps."
+            )
+        plugin = trainer.precision_plugin
+        scaler = plugin.scaler if isinstance(plugin, MixedPrecision) else None
+        if scaler is not None and scaler.get_scale() < SMALLEST_SCALE:
+            raise ScoreError(
+                f"fp16 takes no step any more at step {trainer.global_step}: gradients were not finite so often that "
+                f"its scale fell to {scaler.get_scale():.0e}. {REMEDY}"
+            )
+
+    def _check(self, what: str, finite: Tensor, trainer: Trainer, module: nn.Module) -> None:
+        if finite.device.type != "cuda":
             if not bool(finite):
-                raise self._error(trainer.global_step, self._batch, trainer)
+                raise self._error(what, trainer.global_step, self._batch, trainer, module)
             return
-        self._check_pending(trainer)
         host = torch.empty((), dtype=torch.bool, pin_memory=True)
         host.copy_(finite, non_blocking=True)
         event = torch.cuda.Event()
         event.record()
-        self._pending = (trainer.global_step, self._batch, host, event)
+        self._pending.append(_Answer(what, trainer.global_step, self._batch, host, event))
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Checks the last step of a GPU run before its weights are kept."""
-        self._check_pending(trainer)
+    def _check_pending(self, trainer: Trainer, module: nn.Module) -> None:
+        pending, self._pending = self._pending, []
+        for answer in pending:
+            answer.event.synchronize()
+            if not bool(answer.host):
+                raise self._error(answer.what, answer.step, answer.batch, trainer, module)
 
-    def _check_pending(self, trainer: Trainer) -> None:
-        if self._pending is None:
-            return
-        step, batch, host, event = self._pending
-        self._pending = None
-        event.synchronize()
-        if not bool(host):
-            raise self._error(step, batch, trainer)
-
-    def _error(self, step: int, batch: VideoTextBatch | None, trainer: Trainer) -> ScoreError:
+    def _error(
+        self, what: str, step: int, batch: VideoTextBatch | None, trainer: Trainer, module: nn.Module
+    ) -> ScoreError:
         records = trainer.datamodule.splits["train"].records  # type: ignore[attr-defined]
         ids = [records[i].video_id for i in batch.video.index.tolist()] if batch else []
+        where = ""
+        if what == "gradient":
+            wrong = not_finite((name, p.grad) for name, p in module.named_parameters() if p.grad is not None)
+            where = f", though the loss is ({few(wrong)})"
         return ScoreError(
-            f"the loss of step {step} is not finite; its batch holds the videos {few(ids, 10)}. The "
-            "last checkpoint was not overwritten. A lower learning rate, gradient clipping or bf16 instead of fp16 "
-            "usually helps; if the same videos come up again, look at them."
+            f"the {what} of step {step} is not finite{where}; its batch holds the videos {few(ids, 10)}. {REMEDY}"
         )
+
+
+def not_finite(tensors: Iterable[tuple[str, Tensor]]) -> list[str]:
+    """Names of those tensors that hold a NaN or an infinite value; waits for the device once.
+
+    >>> not_finite([("a", torch.ones(2)), ("b", torch.tensor([1.0, torch.nan]))])
+    ['b']
+    """
+    names, finite = [], []
+    with torch.no_grad():
+        for name, tensor in tensors:
+            names.append(name)
+            finite.append(torch.isfinite(tensor).all())
+        return [n for n, whole in zip(names, torch.stack(finite).tolist(), strict=True) if not whole] if names else []

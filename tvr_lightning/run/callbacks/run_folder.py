@@ -82,7 +82,7 @@ class RunFolder(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         method, result = _result(pl_module)
         split = data.split_of("test")
-        trained = dict(method.trained or {})
+        trained = {"weights": method.started_from, **(method.trained or {})}
         # the last weights of a run are nobody's choice, whatever might have chosen others
         if Path(trainer.ckpt_path or "last").stem == "last":
             trained["selection"] = "last"

@@ -1,0 +1,60 @@
+"""Processes that read for a loader: room for their batches in shared memory, and an end to waiting for them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from tvr_lightning.errors import ConfigError
+
+SHARED_MEMORY = Path("/dev/shm")  # where Linux keeps it; a container of Docker has 64 MB of it unless told otherwise
+BATCHES_AHEAD = 2  # that a worker prepares
+WAIT_S = 1800
+"""How long a batch may take: as long as ranks wait for each other."""
+
+
+def worker_settings(num_workers: int) -> dict[str, Any]:
+    """Arguments of a `DataLoader`; without workers there is nobody to wait for.
+
+    >>> worker_settings(0)
+    {'num_workers': 0, 'timeout': 0}
+    """
+    if not num_workers:
+        return {"num_workers": 0, "timeout": 0}
+    return {"num_workers": num_workers, "timeout": WAIT_S, "prefetch_factor": BATCHES_AHEAD}
+
+
+def check_shared_memory(
+    batch_bytes: int, num_workers: int, processes: int = 1, setting: str = "data.batch_size"
+) -> None:
+    """Refuses workers whose batches do not fit into shared memory: they would die, or be waited for in vain.
+
+    Args:
+        batch_bytes: size of a batch.
+        num_workers: of one process.
+        processes: that train on this machine, each with workers of its own.
+        setting: what makes the batch smaller.
+
+    Raises:
+        ConfigError: there is too little room; names the ways out.
+    """
+    if not num_workers or not SHARED_MEMORY.is_dir():
+        return
+    batches = processes * (num_workers * BATCHES_AHEAD + 1)  # those ahead, and the one that is computed with
+    need, free = batches * batch_bytes, shutil.disk_usage(SHARED_MEMORY).free
+    if need > free:
+        raise ConfigError(
+            f"data.num_workers={num_workers} keeps {batches} batches of {mib(batch_bytes)} in shared memory, and "
+            f"{SHARED_MEMORY} has {mib(free)} free, not {mib(need)}: start the container with more (docker run "
+            f"--shm-size={need // 2**30 + 1}g), or set --data.num_workers=0 or a smaller --{setting}"
+        )
+
+
+def mib(size: int) -> str:
+    """A size in words.
+
+    >>> mib(3 << 19), mib(5 << 30)
+    ('1.5 MiB', '5.0 GiB')
+    """
+    return f"{size / 2**30:.1f} GiB" if size >= 1 << 30 else f"{size / 2**20:.1f} MiB"

@@ -1,0 +1,87 @@
+"""Errors of torch, of the system and of worker processes as sentences that say what to do."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import torch
+
+from tvr_lightning.data.workers import mib
+from tvr_lightning.errors import RunError, TVRError
+
+WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*)", re.DOTALL)
+WAITED = re.compile(r"DataLoader timed out after ([\d.]+) seconds")
+SHARED_MEMORY = re.compile(
+    r"unable to \w+ (?:shared memory|file </torch_).*|shared memory.*No space left", re.IGNORECASE
+)
+OF_GPU = re.compile(
+    r"tried to allocate ([\d.]+ \w+)\."
+    r"(?: GPU (\d+) has a total capacity of ([\d.]+ \w+) of which ([\d.]+ \w+) is free)?",
+    re.IGNORECASE,
+)
+OF_MACHINE = re.compile(r"(?:can't allocate memory|not enough memory): you tried to allocate (\d+) bytes")
+MORE_SHARED = "start the container with more shared memory (docker run --shm-size=8g), or set --data.num_workers=0"
+THREE = (
+    "Three settings help: --model.optimizer.loss_chunk=16 (pairs at a time, with the gradients of the whole batch), "
+    "the encoder's gradient_checkpointing=true, and a smaller --data.batch_size (in evaluation "
+    "--data.eval_batch_size); see docs/training.md"
+)
+
+
+def readable_error(error: BaseException, advice: str = "") -> TVRError | None:
+    """What a user should read in place of an error that came from a worker process or from memory that ran out.
+
+    Args:
+        error: a `TVRError` that torch raised again with the worker's traceback as its text, the death of a worker, a
+            wait for one that was too long, or an allocation that failed.
+        advice: how the run goes on, said where something ran out.
+
+    Returns:
+        None for any other error, and for those that are readable already.
+
+    >>> print(readable_error(MemoryError("Unable to allocate 3.0 GiB for an array")))
+    out of memory: Unable to allocate 3.0 GiB for an array. ...
+    """
+    text = str(error)
+    if isinstance(error, TVRError):
+        if not text.startswith("Caught "):
+            return None
+        kind = type(error)
+        return kind(text.rpartition(f"{kind.__module__}.{kind.__qualname__}: ")[2].strip())
+    said = _ran_out(error, text)
+    return None if said is None else RunError(f"{said}. {advice}".rstrip(". "))
+
+
+def _ran_out(error: BaseException, text: str) -> str | None:
+    if isinstance(error, MemoryError):
+        return f"out of memory: {text.splitlines()[0] if text else 'no size is known'}. {THREE}"
+    if not isinstance(error, RuntimeError):
+        return None
+    if died := WORKER.search(text):
+        how = died[2].strip().splitlines()[0].rstrip(". ")
+        return (
+            f"a process that decodes videos died (pid {died[1]}, {how}): usually memory ran out, or shared memory. Set "
+            f"a smaller --data.num_workers or --data.batch_size, or {MORE_SHARED}"
+        )
+    if waited := WAITED.search(text):
+        return (
+            f"no batch came from the processes that decode videos for {float(waited[1]):.0f} s: a disk that hangs, or "
+            f"shared memory that is full. Look at the disk, or {MORE_SHARED}"
+        )
+    if SHARED_MEMORY.search(text):
+        return f"shared memory is full, workers cannot hand batches over: {MORE_SHARED}"
+    return _out_of_memory(error, text)
+
+
+def _out_of_memory(error: RuntimeError, text: str) -> str | None:
+    if isinstance(error, torch.OutOfMemoryError):
+        found = OF_GPU.search(text)
+        if found is None:
+            return f"out of memory on the GPU: {text.splitlines()[0]}. {THREE}"
+        of = f", {found[4]} of its {found[3]} were free" if found[2] else ""
+        return f"out of memory on GPU {found[2] or ''}: {found[1]} more were wanted{of}. {THREE}"
+    if found := OF_MACHINE.search(text):
+        has = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return f"out of memory: {mib(int(found[1]))} more were wanted, the machine has {mib(has)} in all. {THREE}"
+    return None

@@ -1,0 +1,106 @@
+"""What a new run starts from: all of another run's state (`--ckpt_path`), or its weights alone (`--weights`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Trainer
+from torch import Tensor
+
+from tvr_lightning.encoders.kept import check_encoders
+from tvr_lightning.encoders.weights import differences
+from tvr_lightning.errors import CheckpointError, ConfigError, RunError, few
+from tvr_lightning.methods.base import RetrievalModule
+from tvr_lightning.run.callbacks.guard import not_finite
+from tvr_lightning.run.lightning_private import position
+
+NO_LIMIT = (None, -1)  # of Lightning's max_epochs and max_steps
+SAID_OF_WEIGHTS = ("dataset", "protocol", "selection", "seed", "subset", "steps", "tokenizer")
+
+
+def check_goes_on(path: Path, max_epochs: int | None, max_steps: int | None) -> None:
+    """Refuses a checkpoint whose training is done already: nothing would be trained, and its figures reported as new.
+
+    Args:
+        path: what `--ckpt_path` of `tvr fit` names.
+        max_epochs: the trainer's.
+        max_steps: the trainer's.
+
+    Raises:
+        ConfigError: its epochs or steps are as many as the trainer makes in all.
+        CheckpointError: it does not say how far its training came.
+    """
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    try:
+        epochs, steps = int(position(content)[0]), int(content["global_step"])
+    except (KeyError, TypeError, ValueError):
+        raise CheckpointError(
+            f"{path} does not say how far its training came, so it cannot go on; to start from its weights alone: "
+            f"--weights={path}"
+        ) from None
+    for name, done, most in (("epochs", epochs, max_epochs), ("steps", steps, max_steps)):
+        if most not in NO_LIMIT and done >= most:
+            raise ConfigError(
+                f"--ckpt_path={path} has trained {done} {name} already, and trainer.max_{name}={most} counts them: "
+                f"nothing would be trained. Train it for more, --trainer.max_{name}=MORE (above {done}), or start anew "
+                f"from its weights, with a new optimiser and schedule: --weights={path}"
+            )
+
+
+def start_from(model: RetrievalModule[Any, Any], path: Path) -> None:
+    """Loads another run's weights, and nothing else of it, into a model that was built for them.
+
+    Every tensor must be there, of this name and shape, and none may be left over; the encoders must compute the same.
+    What the weights were trained on goes into the model's `started_from`, its checkpoints and its results.
+
+    Args:
+        model: its encoders built as the checkpoint says.
+        path: a checkpoint of this suite.
+
+    Raises:
+        CheckpointError: it is none, or does not fit; names in one line what is missing, left over or of another shape.
+    """
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    weights, trained = content["state_dict"], content.get("trained")
+    tensors = isinstance(weights, dict) and all(isinstance(x, Tensor) for x in weights.values())
+    if not tensors or not isinstance(trained, dict) or not isinstance(content.get("method"), str):
+        raise CheckpointError(
+            f"--weights={path} was not saved by a run of this suite; pretrained weights of others go to an encoder's "
+            "from_pretrained"
+        )
+    check_encoders(model, content.get("encoders"))
+    if wrong := differences(model.state_dict(), weights):
+        raise CheckpointError(
+            f"--weights={path} ({content['method'].rpartition('.')[2]}) does not fit {type(model).__name__}: "
+            f"{few(wrong, 10, '; ')}. Weights fit an experiment with the same method, encoders and sizes."
+        )
+    if broken := not_finite((name, x) for name, x in weights.items() if name in dict(model.named_parameters())):
+        raise CheckpointError(f"--weights={path} holds values that are not finite: {few(broken)}")
+    model.load_state_dict(weights)
+    said = {name: trained[name] for name in SAID_OF_WEIGHTS if isinstance(trained.get(name), str | int)}
+    model.started_from = {"checkpoint": str(path), **said}
+
+
+def steps_of(path: Path) -> int:
+    """Optimiser steps that a checkpoint's training made."""
+    return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+
+
+def check_trained(trainer: Trainer, began: int) -> None:
+    """Refuses to report a result of a training that made no step.
+
+    Args:
+        trainer: after its fit.
+        began: steps that the run started with.
+
+    Raises:
+        RunError: there is no step more.
+    """
+    if not getattr(trainer, "fast_dev_run", False) and trainer.global_step <= began:
+        raise RunError(
+            f"nothing was trained: {trainer.max_epochs} epochs of {trainer.num_training_batches} batches made no step, "
+            "so no result is reported. Look at --trainer.max_epochs, --trainer.max_steps, "
+            "--trainer.limit_train_batches, and at training videos that were skipped"
+        )
