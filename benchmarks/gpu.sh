@@ -13,9 +13,9 @@ measure() { # seconds that it may take, script, its options
 }
 
 timeout 90 "$python" -m tvr_lightning data shapes
-measure 90 score --large
-measure 80 memory
-measure 200 train_gpu --compile
+measure 70 score --large
+measure 70 memory
+measure 190 train_gpu --compile
 measure 60 train_step --experiment lean_shapes --tracker none
 
 exit "$failed"

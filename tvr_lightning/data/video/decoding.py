@@ -46,7 +46,7 @@ def numbered_frames(
 ) -> Iterator[tuple[int, av.VideoFrame]]:
     """Yields every intact frame with its number, from where the file stands; what goes wrong is noted in `faults`.
 
-    Where not `packets.seekable`, the file must stand at its beginning. Where it does not, and `faults` is not empty
+    Where not `Packets.seekable`, the file must stand at its beginning. Where it does not, and `faults` is not empty
     afterwards, frames after a fault may be taken for intact or for damaged by mistake.
 
     Args:
