@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import functools
 import logging
-import platform
+import sysconfig
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import av
 import torch
+from av import __version__ as pyav_version
+from av import library_versions
 from torch import Tensor
 
 from tvr_lightning.data.stores.code import code_fingerprint, files_behind
@@ -36,7 +37,7 @@ def pixel_version() -> str:
     That is the room that reads videos and what its modules import of the suite.
     """
     code = code_fingerprint(files_behind(Path(video.__file__).parent))
-    return repr((code, av.__version__, av.library_versions, platform.machine()))
+    return repr((code, pyav_version, library_versions, sysconfig.get_platform()))
 
 
 class FrameCache:
