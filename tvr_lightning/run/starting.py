@@ -76,7 +76,8 @@ def start_from(model: RetrievalModule[Any, Any], path: Path) -> None:
             f"--weights={path} ({content['method'].rpartition('.')[2]}) does not fit {type(model).__name__}: "
             f"{few(wrong, 10, '; ')}. Weights fit an experiment with the same method, encoders and sizes."
         )
-    if broken := not_finite((name, x) for name, x in weights.items() if name in dict(model.named_parameters())):
+    learned = {name for name, _ in model.named_parameters()}
+    if broken := not_finite((name, x) for name, x in weights.items() if name in learned):
         raise CheckpointError(f"--weights={path} holds values that are not finite: {few(broken)}")
     model.load_state_dict(weights)
     said = {name: trained[name] for name in SAID_OF_WEIGHTS if isinstance(trained.get(name), str | int)}
