@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from tvr_lightning.nn.lean.graph_networks import ReplacementNetwork, UncertainGCNConv
 from tvr_lightning.nn.lean.hypergraph import SLOPE, Kind
-from tvr_lightning.nn.lean.hypergraph_pairs import PairNodes, node_sum
+from tvr_lightning.nn.lean.hypergraph_pairs import PairNodes, neighbourhoods, node_sum
 from tvr_lightning.nn.lean.variational import standard_normal
 from tvr_lightning.nn.masked import masked_softmax
 
@@ -103,18 +103,9 @@ class _Adjacency(NamedTuple):
         )
 
 
-def _neighbours(x: PairNodes, kinds: Sequence[Kind]) -> tuple[bool, bool, Tensor]:
-    """Whether words are neighbours, whether words and visual nodes are, and whether visual nodes are: (t, 1, 1)."""
-    among_words = "global" in kinds or "text" in kinds
-    across = "global" in kinds or "cross" in kinds
-    some = x.word_mask.any(-1, keepdim=True).to(x.words.dtype)
-    among_visual = torch.ones_like(some) if {"global", "visual"} & set(kinds) else some * ("cross" in kinds)
-    return among_words, across, among_visual
-
-
 def _adjacency(x: PairNodes, kinds: Sequence[Kind]) -> _Adjacency:
     num_words, num_visual = x.counts()
-    among_words, across, among_visual = _neighbours(x, kinds)
+    among_words, across, among_visual = neighbourhoods(kinds, num_words)
     word_degree = (1 + among_words * (num_words - 1) + across * num_visual).clamp(min=1)
     visual_degree = 1 + among_visual * (num_visual - 1) + across * num_words
     return _Adjacency(
@@ -176,7 +167,7 @@ def _graph_attention(layer: Any, x: PairNodes, kinds: Sequence[Kind]) -> PairNod
     source, target = ((h * a[0]).sum(-1) for a in (layer.att_src, layer.att_dst))
     logits = F.leaky_relu(target[..., None] + source[..., None, :], layer.negative_slope)  # (t, v, N, N)
 
-    among_words, across, among_visual = _neighbours(x, kinds)
+    among_words, across, among_visual = neighbourhoods(kinds, x.counts()[0])
     lengths = [x.word_mask.shape[-1], x.visual_mask.shape[-1]]
     is_word = torch.arange(sum(lengths), device=h.device) < lengths[0]
     both, none = is_word[:, None] & is_word, ~is_word[:, None] & ~is_word

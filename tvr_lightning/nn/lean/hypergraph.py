@@ -227,7 +227,8 @@ class LEANConv(MessagePassing):  # type: ignore[misc]  # PyG's annotations are n
         around = self.propagate(edge_index, x=x, weight=(1 / degree)[edge_index[0]], size=(len(x), len(x)))
         x = F.leaky_relu(self.neighbour(around) + self.own(x), SLOPE)  # Eq. 8
 
-        share = _member_shares(x, hyperedge_index, len(hyperedge_kind))
+        members = x.new_zeros(len(hyperedge_kind)).index_add_(0, edge, torch.ones_like(edge, dtype=x.dtype))
+        share = (1 / members)[edge]  # of a member in its hyperedge's mean
         e = self._hyperedges(x, hyperedge_index, hyperedge_kind, textual, share)
         hidden = F.leaky_relu(self.node_part(x)[node] + self.edge_part(e)[edge], SLOPE)
         return x, e, softmax(self.logit(hidden)[:, 0], node, num_nodes=len(x))  # Eq. 11
@@ -254,13 +255,6 @@ class LEANConv(MessagePassing):  # type: ignore[misc]  # PyG's annotations are n
     def message(self, x_j: Tensor, weight: Tensor) -> Tensor:
         """What a membership or an edge carries."""
         return weight[:, None] * x_j
-
-
-def _member_shares(x: Tensor, hyperedge_index: Tensor, count: int) -> Tensor:
-    """The share of each membership in the mean of its hyperedge's members, (M,)."""
-    edge = hyperedge_index[1]
-    members = x.new_zeros(count).index_add_(0, edge, torch.ones_like(edge, dtype=x.dtype))
-    return (1 / members)[edge]
 
 
 class RefreshedHyperedges(nn.Module):

@@ -136,16 +136,23 @@ def _encoded(
 def _shares(kinds: Sequence[Kind], word_mask: Tensor, visual_mask: Tensor, dtype: torch.dtype) -> _Shares:
     num_words = word_mask.sum(-1, keepdim=True, dtype=dtype)  # (t, 1, 1)
     num_visual = visual_mask.sum(-1, keepdim=True, dtype=dtype)  # (1, v, 1)
-    among_words = float("global" in kinds or "text" in kinds)
-    across = float("global" in kinds or "cross" in kinds)
-    among_visual = torch.ones_like(num_words)
-    if "global" not in kinds and "visual" not in kinds:
-        among_visual = (num_words > 0).to(dtype) * ("cross" in kinds)  # it takes a word to join them
+    among_words, across, among_visual = neighbourhoods(kinds, num_words)
     word_degree = (among_words * (num_words - 1) + across * num_visual).clamp(min=1)
     visual_degree = (among_visual * (num_visual - 1) + across * num_words).clamp(min=1)
     return _Shares(
         among_words / word_degree, across / visual_degree, across / word_degree, among_visual / visual_degree
     )
+
+
+def neighbourhoods(kinds: Sequence[Kind], num_words: Tensor) -> tuple[bool, bool, Tensor]:
+    """Who are neighbours: words, words and visual nodes, and visual nodes, the last as 0 or 1 for each text.
+
+    Shapes: num_words (t, 1, 1), and so is what is returned.
+    """
+    among_visual = torch.ones_like(num_words)
+    if "global" not in kinds and "visual" not in kinds:
+        among_visual = (num_words > 0).to(num_words.dtype) * ("cross" in kinds)  # it takes a word to join them
+    return "global" in kinds or "text" in kinds, "global" in kinds or "cross" in kinds, among_visual
 
 
 def _less_itself(conv: LEANConv, x: Tensor, share: Tensor) -> Tensor:
