@@ -53,7 +53,10 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     return f"known: {few(names, MOST)}" if names else "nothing is known here"
 
 
+LONGEST = 300  # of an item in a list
+
+
 def few(items: Iterable[str], count: int = 5, separator: str = ", ") -> str:
-    """Returns `a, b, c, d, e and 3 more`: a list short enough for a message."""
-    texts = list(items)
+    """Returns `a, b, c, d, e and 3 more`: a list short enough for a message, on one line whatever the items hold."""
+    texts = [" ".join(text.split())[:LONGEST] if len(text) > LONGEST or "\n" in text else text for text in items]
     return separator.join(texts[:count]) + (f" and {len(texts) - count} more" if len(texts) > count else "")

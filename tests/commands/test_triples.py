@@ -136,6 +136,12 @@ def test_file_that_is_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert main(["triples", "--file", str(file)]) == 2
 
 
+@pytest.mark.parametrize("words", [["--path", "x"], ["--model", "en_core_web_lg"]], ids=lambda words: words[0])
+def test_an_option_of_another_backend_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["triples", CAPTION, *words]) == 2
+    assert "the backend here is offline" in capsys.readouterr().err
+
+
 def test_unknown_choice() -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["triples", CAPTION, "--backend", "stanza"])

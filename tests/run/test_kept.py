@@ -14,9 +14,9 @@ from open_clip.model import CLIP
 from tvr_lightning import load_experiment, load_run
 from tvr_lightning.commands.main import main
 from tvr_lightning.data.stores.hub import FetchPostponedError, before_fetching
-from tvr_lightning.encoders import clip, clip_weights
+from tvr_lightning.encoders import clip, clip_config, clip_weights
 from tvr_lightning.encoders.kept import UNSAID, keep_encoders
-from tvr_lightning.errors import CheckpointError
+from tvr_lightning.errors import CheckpointError, TVRError
 from tvr_lightning.run.results import Run
 
 from ..small_runs import run_arguments
@@ -145,6 +145,57 @@ def test_a_checkpoint_that_does_not_say_is_refused(run: Path, tmp_path: Path, co
     with pytest.raises(CheckpointError, match="does not say what its encoders compute"):
         load_run(tmp_path)
     assert "earlier version" in UNSAID
+
+
+FORGED = {
+    "code of a text tower": {"text_config": {"model_type": "zzz", "auto_map": {"AutoConfig": "evil--m.C"}}},
+    "a repository to fetch": {"config.text_cfg.hf_model_name": "evil/repo"},
+    "a kernel to fetch": {"text_config": {"model_type": "zzz", "_attn_implementation": "kernels-community/x"}},
+    "no statistics": {"mean": None},
+    "a division by zero": {"std": [0, 0, 0]},
+    "too many numbers": {"mean": [0.5] * 300_000},
+    "no configuration": {"config": None},
+    "no tower": {"config.text_cfg": None},
+    "no width": {"config.embed_dim": 0},
+    "no layers": {"config.vision_cfg.layers": []},
+    "no patch": {"config.vision_cfg.patch_size": 0},
+    "a scale beyond all": {"config.init_logit_scale": 1e9},
+    "unknown frames": {"resize": "__evil__"},
+    "huge frames": {"native_image_size": 10**9},
+    "a word for a number": {"config.text_cfg.context_length": "x"},
+    "a number for a name": {5: 1},
+    "several lines": {"model": "a\nb"},
+}
+
+
+@pytest.mark.parametrize("change", FORGED.values(), ids=FORGED)
+def test_a_forged_description_is_refused_in_one_line(
+    run: Path, tmp_path: Path, change: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: pytest.fail("a checkpoint reached for the network"))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("somebody was asked"))
+    content = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    for name, value in change.items():
+        part = content["encoders"]["encoder"]["computation"]
+        *path, last = name.split(".") if isinstance(name, str) else [name]
+        for step in path:
+            part = part[step]
+        part[last] = value
+    for file in run.glob("*.yaml"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "checkpoints").mkdir()
+    torch.save(content, tmp_path / "checkpoints" / "last.ckpt")
+    with pytest.raises(TVRError) as refused:
+        load_run(tmp_path)
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 1500
+
+
+def test_a_text_tower_s_configuration_loads_no_code() -> None:
+    """Wherever it comes from: what is built is filtered, not what is read."""
+    harmless = {"model_type": "bert", "hidden_size": 32}
+    risky = {"auto_map": {"AutoConfig": "x--m.C"}, "_attn_implementation": "y", "attn_implementation": "y"}
+    assert clip_config._plain_tower(harmless | risky, "here") == harmless
 
 
 def test_results_say_what_other_data_weights_were_trained_on(run: Path) -> None:

@@ -75,3 +75,11 @@ def test_what_the_libraries_really_raise() -> None:
 )
 def test_other_errors_stay_themselves(error: Exception) -> None:
     assert readable_error(error) is None
+
+
+def test_a_worker_that_was_told_to_end_is_no_lack_of_memory() -> None:
+    error = RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated. ")
+    said = str(readable_error(error, "The run goes on"))
+    assert "SIGTERM" in said
+    assert "memory" not in said
+    assert said.endswith("The run goes on")

@@ -45,7 +45,7 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--file", type=Path, help="more captions, one per line (UTF-8)")
     parser.add_argument("--config", type=Path, help="all captions of an experiment's dataset: experiments/NAME.yaml")
     parser.add_argument("--backend", choices=get_args(Backend), default="offline", help="default: offline")
-    parser.add_argument("--model", default=SPACY_MODEL, help="of spacy (default: %(default)s)")
+    parser.add_argument("--model", help=f"of spacy (default: {SPACY_MODEL})")
     parser.add_argument("--path", type=Path, help="of corenlp_json: the folder with CoreNLP's output, or a file of it")
     parser.add_argument(
         "--nodes",
@@ -61,6 +61,10 @@ def main(words: Sequence[str]) -> int:
     options, settings = parser.parse_known_args(words[1:])
     if settings and not options.config:
         parser.error(f"unrecognized arguments: {' '.join(settings)}")
+
+    for name, backend in (("model", "spacy"), ("path", "corenlp_json")):
+        if getattr(options, name) is not None and options.backend != backend:
+            raise ConfigError(f"--{name} is for --backend {backend}; the backend here is {options.backend}")
 
     captions = [*options.captions, *(_lines(options.file) if options.file else [])]
     if options.config:
@@ -80,7 +84,9 @@ def main(words: Sequence[str]) -> int:
         print(f"  {command(options.write)}\n")
         print(f"then: tvr triples --backend corenlp_json --path {shlex.quote(str(options.write))} ...")
         return 0
-    extractor = CachedTriples(make_extractor(options.backend, options.model, options.path), options.cache_dir)
+    extractor = CachedTriples(
+        make_extractor(options.backend, options.model or SPACY_MODEL, options.path), options.cache_dir
+    )
     for caption, triples in zip(captions, extractor.extract(captions), strict=True):
         nodes = chosen_words(caption, triples, options.nodes)
         print(_as_json(caption, triples, nodes) if options.json else _as_text(caption, triples, nodes))

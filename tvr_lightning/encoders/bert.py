@@ -135,7 +135,7 @@ class BERTEncoder(TextEncoder):
         file = None
         kept = kept_computation(self, {"size": sizes})
         if kept is not None:
-            settings = kept["settings"]
+            settings = {name: kept["settings"][name] for name in settings}
         elif from_pretrained is not None:
             file, raw = _find(from_pretrained)
             problems = [f"{k}: expected {v}, found {raw.get(k)}" for k, v in sizes.items() if raw.get(k) != v]

@@ -19,6 +19,7 @@ from tvr_lightning.encoders.clip_config import (
     CLIPSize,
     build_clip,
     check_context,
+    check_pictures,
     hugging_face_config,
     named_config,
     reads_padding,
@@ -130,6 +131,8 @@ class CLIPEncoder(DualEncoder):
         weights: CLIPWeights | None = None
         if kept is None:
             kept, weights = self._describe(model, size, context_length, image_size, quick_gelu, text_model)
+        else:
+            check_pictures(kept)
         self.computation = kept
         self.name = _built_name(model if size is None or size == PRESETS.get(model) else "CLIPSize", kept)
         config, text_config = kept["config"], kept["text_config"]

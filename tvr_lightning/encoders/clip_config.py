@@ -7,15 +7,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, get_args
 
 from torch import nn
 
 from tvr_lightning.data.open_clip import NamedModel, named_model
 from tvr_lightning.data.stores.hub import fetch_from_hub, read_json
+from tvr_lightning.data.video.sampling import Resize
 from tvr_lightning.errors import CheckpointError, ConfigError
 
 CLIP_CONTEXT = 77
+LARGEST_FRAME = 4096  # pixels of a side that a checkpoint may ask for
 _CLIP_TOKENS = 49408
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
@@ -140,6 +142,31 @@ def sized_config(size: CLIPSize) -> dict[str, Any]:
     }
 
 
+def check_pictures(kept: Mapping[str, Any]) -> None:
+    """Refuses a checkpoint's description whose frames could not be prepared, or not as it was trained.
+
+    Raises:
+        CheckpointError: names the entry.
+    """
+    right: dict[str, Callable[[Any], bool]] = {
+        "mean": _three_numbers,
+        "std": lambda x: _three_numbers(x) and min(x) > 0,
+        "image_size": lambda x: type(x) is int and 0 < x <= LARGEST_FRAME,
+        "native_image_size": lambda x: type(x) is int and 0 < x <= LARGEST_FRAME,
+        "resize": lambda x: x in get_args(Resize),
+        "quick_gelu": lambda x: type(x) is bool,
+        "config": lambda x: isinstance(x, dict) and all(isinstance(x.get(k), dict) for k in ("vision_cfg", "text_cfg")),
+        "text_config": lambda x: x is None or isinstance(x, dict),
+    }
+    for name, holds in right.items():
+        if not holds(value := kept.get(name)):
+            raise CheckpointError(f"the checkpoint describes an encoder that cannot be: {name}={value!r:.60}")
+
+
+def _three_numbers(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 3 and all(type(x) in (int, float) for x in value)
+
+
 def reads_padding(text: Mapping[str, Any]) -> bool:
     """Whether a text tower sees what follows a caption, so that it wants captions of the whole context."""
     own = not text.get("hf_model_name")
@@ -198,12 +225,20 @@ def hugging_face_config(text: Mapping[str, Any], folder: str | None) -> dict[str
     content = read_json(place / "config.json")
     if not content:
         raise CheckpointError(f"{place} holds no config.json of a text tower. Put that of {repository} there.")
+    return _plain_tower(content, str(place))
+
+
+def _plain_tower(content: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """A Hugging Face configuration without what would load code, kernels or other number formats.
+
+    Raises:
+        CheckpointError: it is of another kind than open_clip knows.
+    """
     if content.get("model_type") not in _known_types():
         known = ", ".join(_known_types())
         raise CheckpointError(
-            f"{place}: model_type={content.get('model_type')} is no text tower of open_clip's: {known}"
+            f"{place}: model_type={content.get('model_type')!s:.60} is no text tower of open_clip's: {known}"
         )
-    # what would load code or other number formats is left out
     dropped = ("auto_map", "torch_dtype", "dtype", "quantization_config", "attn_implementation", "architectures")
     return {k: v for k, v in content.items() if k not in dropped and not k.startswith("_")}
 
@@ -218,8 +253,12 @@ def build_clip(config: Mapping[str, Any], text_config: Mapping[str, Any] | None)
 
     from open_clip.model import CLIP, CustomTextCLIP
 
-    if reasons := why_unsupported(config):  # a checkpoint's configuration comes here unchecked
+    # a checkpoint's configurations come here unchecked
+    if reasons := why_unsupported(config):
         raise ConfigError(f"the model has {reasons}, which this encoder does not support")
+    if text_config is None and config["text_cfg"].get("hf_model_name"):  # open_clip would fetch it
+        raise ConfigError("the model has a Hugging Face text tower, whose configuration is missing")
+    text_config = text_config and _plain_tower(text_config, "the text tower's configuration")
     left_out = ("custom_text", "multimodal_cfg", "init_logit_scale", "init_logit_bias", "nonscalar_logit_scale")
     own = {name: value for name, value in config.items() if name not in left_out}
     vision = own["vision_cfg"] | {"output_tokens": False, "timm_model_pretrained": False}

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any, TypeGuard
 
 from torch import nn
 
 from tvr_lightning.encoders.base import Encoder, encoders_in
-from tvr_lightning.errors import CheckpointError, few
+from tvr_lightning.errors import CheckpointError, TVRError, few
 
+LONGEST, DEEPEST = 1000, 8  # of texts and lists in a description, and of nesting
 UNSAID = (
-    "the checkpoint does not say what its encoders compute (activation, pixel statistics): an earlier version saved "
-    "it. Evaluate it with that version, or train again"
+    "the checkpoint does not say what its encoders compute (activation, pixel statistics), or not as this one does: "
+    "an earlier version saved it. Evaluate it with that version, or train again"
 )
 OWN_EXPERIMENT = "Evaluate it with the experiment that trained it: its run folder's config.yaml."
 _rebuilt: ContextVar[list[Mapping[str, Any]] | None] = ContextVar("_rebuilt", default=None)
@@ -47,11 +50,24 @@ def says_encoders(kept: Any) -> TypeGuard[dict[str, dict[str, Any]]]:
     """
     parts = {"class": str, "name": str, "from_pretrained": str | None, "computation": dict}
     return isinstance(kept, dict) and all(
-        isinstance(entry, dict)
+        isinstance(place, str)
+        and isinstance(entry, dict)
         and entry.keys() == parts.keys()
         and all(isinstance(entry[part], kind) for part, kind in parts.items())
-        for entry in kept.values()
+        and _is_plain(entry)
+        for place, entry in kept.items()
     )
+
+
+def _is_plain(value: Any, depth: int = 0) -> bool:
+    """Whether a value is what JSON knows, of a size that a description may have."""
+    if isinstance(value, str):
+        return len(value) <= LONGEST and value.isprintable()
+    if isinstance(value, dict | list):
+        inside = (*value.keys(), *value.values()) if isinstance(value, dict) else value
+        names = all(isinstance(name, str) for name in value) if isinstance(value, dict) else True
+        return names and depth < DEEPEST and len(value) <= LONGEST and all(_is_plain(x, depth + 1) for x in inside)
+    return value is None or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value))
 
 
 def check_encoders(module: nn.Module, kept: Any) -> None:
@@ -92,6 +108,26 @@ def rebuilding(kept: Mapping[str, Mapping[str, Any]] | None) -> Iterator[None]:
         yield
     finally:
         _rebuilt.reset(token)
+
+
+@contextmanager
+def checkpoint_errors(path: Path) -> Iterator[None]:
+    """Says of whatever fails inside the block that encoders cannot be built as a checkpoint describes them.
+
+    Raises:
+        CheckpointError: in place of an error that is not the suite's own; a parser may have wrapped either.
+    """
+    try:
+        yield
+    except Exception as error:  # a forged description fails in any way
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, TVRError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is not None:
+            raise cause from error
+        last = error.__cause__ or error
+        why = f"{type(last).__name__}: {' '.join(str(last).split())}"
+        raise CheckpointError(f"{path}: its encoders cannot be built as it describes them ({why[:200]})") from error
 
 
 def kept_computation(encoder: Encoder, asked: Mapping[str, Any]) -> dict[str, Any] | None:

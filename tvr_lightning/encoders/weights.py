@@ -162,13 +162,17 @@ def find_weight_file(path: Path) -> Path:
 
 
 def differences(expected: dict[str, Tensor], found: dict[str, Tensor]) -> list[str]:
-    """Returns one line for every tensor that is missing, superfluous or of another shape."""
+    """Returns one line for every tensor that is missing, superfluous, of another shape or no plain numbers."""
     problems = []
     for name, tensor in expected.items():
         if name not in found:
             problems.append(f"{name}: missing")
         elif found[name].shape != tensor.shape:
             problems.append(f"{name}: expected {tuple(tensor.shape)}, found {tuple(found[name].shape)}")
+        elif found[name].layout != torch.strided or found[name].is_meta:
+            problems.append(f"{name}: holds no plain numbers")
+        elif found[name].is_floating_point() != tensor.is_floating_point():
+            problems.append(f"{name}: expected {tensor.dtype}, found {found[name].dtype}")
     return problems + [f"{name}: not part of the model" for name in found if name not in expected]
 
 

@@ -407,7 +407,8 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         Raises:
             CheckpointError: says what differs.
         """
-        self.trained = checkpoint.get("trained")
+        trained = checkpoint.get("trained")
+        self.trained = trained if isinstance(trained, dict) else None
         self.started_from = (self.trained or {}).get("weights")
         own = f"{type(self).__module__}.{type(self).__qualname__}"
         saved = checkpoint.get("method")

@@ -15,7 +15,7 @@ from tvr_lightning.config.class_paths import check_named, check_parsed
 from tvr_lightning.config.objects import class_of, readable_errors
 from tvr_lightning.config.options import RunOptions
 from tvr_lightning.data.datamodule import VideoTextDataModule
-from tvr_lightning.encoders.kept import rebuilding
+from tvr_lightning.encoders.kept import checkpoint_errors, rebuilding
 from tvr_lightning.errors import ConfigError
 from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.run.accelerators import ExperimentTrainer
@@ -77,7 +77,10 @@ class ExperimentCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Builds model and data module; the encoders as the checkpoint says, where there is one."""
         path = None if self.find_weights is None else self.find_weights(self.config)
-        with rebuilding(None if path is None else kept_in(path)):
+        if path is None:
+            super().instantiate_classes()
+            return
+        with rebuilding(kept_in(path)), checkpoint_errors(path):
             super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:

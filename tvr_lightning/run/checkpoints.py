@@ -132,7 +132,7 @@ def find_unfinished(home: Path, wanted: str) -> Path:
             raise ConfigError(
                 f"{path}: a run is resumed from its {LAST}; to start a new run from other weights: --weights={path}"
             )
-        path = path.parents[1]
+        path = path.absolute().parents[1]
     if not (path / CONFIG).is_file():
         raise RunError(f"{path} is no run folder (no {CONFIG}); resume `last`, a folder in {home}, or its {LAST}")
     if (path / METRICS).exists():

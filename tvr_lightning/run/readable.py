@@ -60,6 +60,8 @@ def _ran_out(error: BaseException, text: str) -> str | None:
         return None
     if died := WORKER.search(text):
         how = died[2].strip().splitlines()[0].rstrip(". ")
+        if "Terminated" in how:
+            return f"SIGTERM reached the processes that decode videos too (pid {died[1]}), so the step was not ended"
         return (
             f"a process that decodes videos died (pid {died[1]}, {how}): usually memory ran out, or shared memory. Set "
             f"a smaller --data.num_workers or --data.batch_size, or {MORE_SHARED}"

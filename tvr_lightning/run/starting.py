@@ -32,14 +32,7 @@ def check_goes_on(path: Path, max_epochs: int | None, max_steps: int | None) -> 
         ConfigError: its epochs or steps are as many as the trainer makes in all.
         CheckpointError: it does not say how far its training came.
     """
-    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    try:
-        epochs, steps = int(position(content)[0]), int(content["global_step"])
-    except (KeyError, TypeError, ValueError):
-        raise CheckpointError(
-            f"{path} does not say how far its training came, so it cannot go on; to start from its weights alone: "
-            f"--weights={path}"
-        ) from None
+    epochs, steps = _progress(path)
     for name, done, most in (("epochs", epochs, max_epochs), ("steps", steps, max_steps)):
         if most not in NO_LIMIT and done >= most:
             raise ConfigError(
@@ -85,8 +78,24 @@ def start_from(model: RetrievalModule[Any, Any], path: Path) -> None:
 
 
 def steps_of(path: Path) -> int:
-    """Optimiser steps that a checkpoint's training made."""
-    return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+    """Optimiser steps that a checkpoint's training made.
+
+    Raises:
+        CheckpointError: it does not say.
+    """
+    return _progress(path)[1]
+
+
+def _progress(path: Path) -> tuple[int, int]:
+    """Epochs and optimiser steps."""
+    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    try:
+        return int(position(content)[0]), int(content["global_step"])
+    except (KeyError, TypeError, ValueError, OverflowError, RuntimeError):
+        raise CheckpointError(
+            f"{path} does not say how far its training came, so it cannot go on; to start from its weights alone: "
+            f"--weights={path}"
+        ) from None
 
 
 def check_trained(trainer: Trainer, began: int) -> None:

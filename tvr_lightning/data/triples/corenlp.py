@@ -10,10 +10,10 @@ import hashlib
 import json
 import re
 import shlex
-from bisect import bisect
-from collections.abc import Iterable, Sequence
+from bisect import bisect, bisect_left
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -176,8 +176,12 @@ class CoreNLPFiles(TripleExtractor):
         root = folder.resolve()
         files = [(folder / name, folder / f"{name}.json") for name in sorted(texts)]
         for file in (file for pair in files for file in pair):
-            if not file.resolve().is_relative_to(root):
-                raise DataError(f"{file} is a link out of {folder}. Put the file itself there.")
+            try:
+                inside = file.resolve().is_relative_to(root)
+            except (OSError, RuntimeError):  # a link to itself
+                inside = False
+            if not inside:
+                raise DataError(f"{file} is a link out of {folder}, or to nowhere. Put the file itself there.")
         return files
 
 
@@ -221,6 +225,8 @@ def _read_document(text_file: Path, json_file: Path) -> dict[str, tuple[Triple, 
     try:
         for sentence in document["sentences"]:
             pieces = [_place(token, text, places) for token in sentence["tokens"]]
+            if any(after[0] < before[1] for before, after in pairwise(pieces)):
+                raise ValueError("the tokens of a sentence are not in the order of the text")
             number = bisect(starts, pieces[0][0]) - 1
             if pieces[-1][1] > starts[number] + len(lines[number]):
                 raise ValueError(
@@ -251,17 +257,23 @@ def _place(token: dict[str, Any], text: str, places: Sequence[int]) -> Span:
         LookupError, TypeError, ValueError: it is no token of this text.
     """
     begin, end, said = token["characterOffsetBegin"], token["characterOffsetEnd"], token["originalText"]
+    if type(begin) is not int or type(end) is not int or not isinstance(token["word"], str):
+        raise TypeError(f"token {said!r:.60} has no word, or is nowhere")
     if not 0 <= begin < end < len(places):
-        raise ValueError(f"token {said!r} is at {begin} to {end} of {len(places) - 1} characters")
+        raise ValueError(f"token {said!r:.60} is at {begin} to {end} of {len(places) - 1} characters")
     span = places[begin], places[end]
     if text[slice(*span)] != said:
-        raise ValueError(f"token {said!r} is not at {begin} to {end}, where {text[slice(*span)][:40]!r} stands")
+        raise ValueError(f"token {said!r:.60} is not at {begin} to {end}, where {text[slice(*span)][:40]!r} stands")
     return span
 
 
 def _triples(caption: str, pieces: Sequence[Span], sentence: dict[str, Any]) -> list[Triple]:
     words = word_spans(caption)
-    spelt = [token["word"] for token in sentence["tokens"]]
+    spelt: dict[str, list[int]] = {}
+    for number, token in enumerate(sentence["tokens"]):
+        spelt.setdefault(token["word"], []).append(number)
+    if not isinstance(sentence["openie"], list):
+        raise TypeError("openie is no list")
     return [
         Triple(*(
             _phrase(caption, found[name], found[f"{name}Span"], spelt, pieces, words)
@@ -272,17 +284,22 @@ def _triples(caption: str, pieces: Sequence[Span], sentence: dict[str, Any]) -> 
 
 
 def _phrase(
-    caption: str, text: str, span: Sequence[int], spelt: Sequence[str], pieces: Sequence[Span], words: Sequence[Span]
+    caption: str,
+    text: str,
+    span: Sequence[int],
+    spelt: Mapping[str, Sequence[int]],
+    pieces: Sequence[Span],
+    words: Sequence[Span],
 ) -> Phrase:
     """The tokens of a phrase: a span holds tokens that the phrase leaves out, the phrase some that are implied."""
-    inside = range(max(0, span[0]), min(span[1], len(spelt)))
     found = []
-    place = 0
+    place, end = max(0, span[0]), min(span[1], len(pieces))
     for part in text.split(" "):
-        match = next((i for i in inside if i >= place and spelt[i] == part), None)
-        if match is not None:
-            found.append(pieces[match])
-            place = match + 1
+        numbers = spelt.get(part, ())
+        match = bisect_left(numbers, place)
+        if match < len(numbers) and numbers[match] < end:
+            found.append(pieces[numbers[match]])
+            place = numbers[match] + 1
     return phrase_of(caption, found, words, text)
 
 
