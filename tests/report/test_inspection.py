@@ -65,6 +65,7 @@ def test_pictures_of_a_caption_and_of_a_text(
     assert "tvr: no picture of features: t-SNE needs scikit-learn, which is not installed: uv pip install" in output.err
     assert inspect_run(run, "un círculo / красный", video).paths[0].name == f"un_círculo_красный-{video}-attention.png"
     assert not list((run / "inspect").glob(".*"))
+    assert inspect_run(run, "video99999").notes[0].endswith("called 'video99999': it was taken as a text")
 
 
 @pytest.mark.parametrize(

@@ -179,6 +179,8 @@ def inspect_run(
         raise ConfigError(f"{run.name} has no numbers that stand beside another run's: leave --against out")
     others = [open_run(other, trust) for other in against]
     drawn = Drawn()
+    if pair.caption == query and re.fullmatch(r"\S*\d\S*", query):
+        drawn.notes.append(f"{run.data.dataset} test has no video or caption called '{query}': it was taken as a text")
     clouds = [view.name for view in pair.views if isinstance(view, Clouds)]
     if clouds and not can_draw_clouds():
         drawn.notes.append(f"no picture of {', '.join(clouds)}: {NO_TSNE}")

@@ -197,6 +197,11 @@ def _edit(*path: str | int, value: Any = None, drop: bool = False) -> Change:
     return edit
 
 
+def _swapped(document: dict[str, Any]) -> dict[str, Any]:
+    document["sentences"][0]["tokens"][1:3] = document["sentences"][0]["tokens"][2:0:-1]
+    return document
+
+
 def _joined(document: dict[str, Any]) -> dict[str, Any]:
     first, second, *rest = document["sentences"]
     return {"sentences": [{"openie": [], "tokens": first["tokens"] + second["tokens"]}, *rest]}
@@ -221,6 +226,10 @@ def _joined(document: dict[str, Any]) -> dict[str, Any]:
         (_edit("sentences", 0, "openie", 0, "objectSpan", value=None), "is not what CoreNLP's openie gives"),
         (_edit("sentences", 0, "openie", 0, "objectSpan", value=[1]), "is not what CoreNLP's openie gives"),
         (_edit("sentences", 0, "openie", 0, "subject", value=7), "is not what CoreNLP's openie gives"),
+        (_edit("sentences", 0, "openie", value={}), "is not what CoreNLP's openie gives"),
+        (_edit("sentences", 0, "tokens", 1, "word", value=None), "is not what CoreNLP's openie gives"),
+        (_edit("sentences", 0, "tokens", 1, "characterOffsetEnd", value=True), "is not what CoreNLP's openie gives"),
+        (_swapped, "not in the order of the text"),
         (_edit("sentences", 0, "openie", value=[[]]), "is not what CoreNLP's openie gives"),
         (_edit("sentences", 1, drop=True), "no sentence for 1 of the captions in captions-00000.txt, .*'a man sings'"),
         (_edit("sentences", value=[]), "has no sentence for 5 of the captions"),
@@ -269,6 +278,14 @@ def test_files_that_are_missing(folder: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(DataError, match=said):
             CoreNLPFiles(path).extract([GUITAR])
+
+
+def test_a_link_to_itself_is_no_file(folder: Path) -> None:
+    file = folder / "captions-00000.txt.json"
+    file.unlink()
+    file.symlink_to(file.name)
+    with pytest.raises(DataError, match=r"a link out of .*, or to nowhere"):
+        CoreNLPFiles(folder).extract([GUITAR])
 
 
 def test_no_file_outside_the_folder_is_read(folder: Path, tmp_path: Path) -> None:

@@ -49,6 +49,15 @@ def fit(shapes_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
     return run
 
 
+def test_all_batches_that_a_gradient_was_summed_over_are_named(
+    fit: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fit(0, lambda module, loss: _Broken.apply(loss), "--trainer.accumulate_grad_batches=2") == 1
+    error = capsys.readouterr().err
+    assert "the gradient of step 0 is not finite, though the loss is (" in error
+    assert "its batches hold the videos video" in error
+
+
 @pytest.mark.parametrize("at", [3, 5])  # within the last epoch, and in the step that its end saves
 @pytest.mark.parametrize("more", [(), ("--trainer.gradient_clip_val=null",)])
 def test_gradients_that_are_no_numbers_leave_the_checkpoint_before(

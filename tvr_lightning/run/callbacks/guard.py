@@ -14,7 +14,6 @@ from torch.nn.utils import get_total_norm
 
 from tvr_lightning.errors import ScoreError, few
 from tvr_lightning.optim import scales_losses
-from tvr_lightning.types import VideoTextBatch
 
 REMEDY = (
     "The last checkpoint was not overwritten. A lower learning rate, gradient clipping or bf16 instead of fp16 usually "
@@ -28,7 +27,7 @@ class _Answer(NamedTuple):
 
     what: str
     step: int
-    batch: VideoTextBatch | None
+    videos: list[Tensor]
     host: Tensor
     event: torch.cuda.Event
 
@@ -42,12 +41,14 @@ class FiniteTraining(Callback):
     """
 
     def __init__(self) -> None:
-        self._batch: VideoTextBatch | None = None
+        self._videos: list[Tensor] = []  # of each batch since the last optimiser step, rows of the split
+        self._stepped = True
         self._pending: list[_Answer] = []
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Remembers the batch, whose videos the message names."""
-        self._batch = batch
+        """Remembers the videos that a step is made of, which the message names."""
+        self._videos = ([] if self._stepped else self._videos) + ([] if batch is None else [batch.video.index])
+        self._stepped = False
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Checks the loss of this step (CPU), or all of the one before (GPU)."""
@@ -58,6 +59,7 @@ class FiniteTraining(Callback):
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
         """Checks the gradients that this optimiser is about to use, whatever the loss was."""
+        self._stepped = True
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if gradients and not scales_losses(trainer):
             # the largest value, NaN where there is one: a few kernels for all gradients together
@@ -84,34 +86,33 @@ class FiniteTraining(Callback):
             )
 
     def _check(self, what: str, finite: Tensor, trainer: Trainer, module: nn.Module) -> None:
+        videos = self._videos[-1:] if what == "loss" else self._videos  # a loss is one batch's
         if finite.device.type != "cuda":
             if not bool(finite):
-                raise self._error(what, trainer.global_step, self._batch, trainer, module)
+                raise self._error(what, trainer.global_step, videos, trainer, module)
             return
         host = torch.empty((), dtype=torch.bool, pin_memory=True)
         host.copy_(finite, non_blocking=True)
         event = torch.cuda.Event()
         event.record()
-        self._pending.append(_Answer(what, trainer.global_step, self._batch, host, event))
+        self._pending.append(_Answer(what, trainer.global_step, videos, host, event))
 
     def _check_pending(self, trainer: Trainer, module: nn.Module) -> None:
         pending, self._pending = self._pending, []
         for answer in pending:
             answer.event.synchronize()
             if not bool(answer.host):
-                raise self._error(answer.what, answer.step, answer.batch, trainer, module)
+                raise self._error(answer.what, answer.step, answer.videos, trainer, module)
 
-    def _error(
-        self, what: str, step: int, batch: VideoTextBatch | None, trainer: Trainer, module: nn.Module
-    ) -> ScoreError:
+    def _error(self, what: str, step: int, videos: list[Tensor], trainer: Trainer, module: nn.Module) -> ScoreError:
         records = trainer.datamodule.splits["train"].records  # type: ignore[attr-defined]
-        ids = [records[i].video_id for i in batch.video.index.tolist()] if batch else []
-        where = ""
+        ids = [records[i].video_id for rows in videos for i in rows.tolist()]
+        where, batches = "", "batch holds" if len(videos) == 1 else "batches hold"
         if what == "gradient":
             wrong = not_finite((name, p.grad) for name, p in module.named_parameters() if p.grad is not None)
             where = f", though the loss is ({few(wrong)})"
         return ScoreError(
-            f"the {what} of step {step} is not finite{where}; its batch holds the videos {few(ids, 10)}. {REMEDY}"
+            f"the {what} of step {step} is not finite{where}; its {batches} the videos {few(ids, 10)}. {REMEDY}"
         )
 
 
