@@ -37,6 +37,10 @@ class RunError(TVRError):
     """A run folder that exists already, is incomplete or cannot be written."""
 
 
+class SearchError(TVRError):
+    """An index of videos that cannot be read, written or asked."""
+
+
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     """Returns `did you mean a, b or c?` for a misspelt name, or known names when none is near.
 

@@ -164,6 +164,19 @@ class VideoTextDataModule(LightningDataModule):
             )
         return self.requested_selection
 
+    def change_loading(self, eval_batch_size: int | None, num_workers: int | None) -> None:
+        """Sets how fast items come, which changes no result; None leaves the setting.
+
+        Raises:
+            ConfigError: a number is out of range.
+        """
+        if eval_batch_size is not None and eval_batch_size < 1:
+            raise ConfigError(f"the batch size is {eval_batch_size}; at least 1")
+        if num_workers is not None and num_workers < 0:
+            raise ConfigError(f"the number of workers is {num_workers}; 0 or more")
+        self.eval_batch_size = eval_batch_size or self.eval_batch_size
+        self.num_workers = self.num_workers if num_workers is None else num_workers
+
     def prepare_data(self) -> None:
         """Makes the dataset where it can be made; the trainer calls this in one process a machine."""
         self.annotations.prepare()

@@ -73,6 +73,21 @@ class Tokenizer(ABC):
         """Sees the training captions once, before anything is tokenised; a fixed vocabulary does nothing."""
         return
 
+    def learned(self) -> dict[str, Any] | None:
+        """What `learn` found, as plain values that a checkpoint keeps; None for a fixed vocabulary."""
+        return None
+
+    def restore(self, learned: Mapping[str, Any] | None) -> None:
+        """Takes what `learned` gave where weights were trained with it; then `learn` changes nothing.
+
+        Args:
+            learned: None where the weights' tokeniser learned nothing; a fixed vocabulary takes nothing else.
+
+        Raises:
+            CheckpointError: it is no such thing.
+        """
+        return
+
 
 @cache
 def _byte_pair_encoding() -> Any:

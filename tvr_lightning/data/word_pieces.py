@@ -85,7 +85,7 @@ class WordPieces(Tokenizer):
         self.text_nodes = text_nodes
         self.triples = None if text_nodes == "all" else triples or CachedTriples(make_extractor())
         self._bound = vocabulary_size
-        self._learns = vocabulary is None
+        self._own = self._learns = vocabulary is None
         self._adopt(None if vocabulary is None else read_vocabulary(vocabulary))
 
     @property
@@ -114,6 +114,35 @@ class WordPieces(Tokenizer):
         """
         if self._learns:
             self._adopt(learn_vocabulary(captions, self._bound))
+
+    def learned(self) -> dict[str, Any] | None:
+        """The pieces that were learnt, with their tokens; None where the vocabulary was given."""
+        if not self._own or self._vocabulary is None:
+            return None
+        return {"pieces": dict(self._vocabulary.pieces)}
+
+    def restore(self, learned: Mapping[str, Any] | None) -> None:
+        """Takes learnt pieces instead of learning; a given vocabulary stays.
+
+        Raises:
+            CheckpointError: these are no pieces, or more than `vocabulary_size` allows.
+        """
+        if not self._own or learned is None:
+            return
+        pieces = learned.get("pieces") if isinstance(learned, Mapping) else None
+        if (
+            not isinstance(pieces, dict)
+            or not all(isinstance(piece, str) and type(token) is int for piece, token in pieces.items())
+            or sorted(pieces.values()) != list(range(len(pieces)))
+            or not all(name in pieces for name in _NEEDED)
+        ):
+            raise CheckpointError("the checkpoint's vocabulary is damaged: its pieces are not numbered from 0 on")
+        if len(pieces) > self._bound:
+            raise CheckpointError(
+                f"the checkpoint's vocabulary has {len(pieces)} pieces, data.tokenizer.vocabulary_size is {self._bound}"
+            )
+        self._adopt(Vocabulary(dict(pieces)))
+        self._learns = False
 
     def __call__(self, captions: Sequence[str]) -> TokenizedText:
         """Tokenises captions.

@@ -34,6 +34,7 @@ from tvr_lightning.evaluation.codes import has_codes
 from tvr_lightning.evaluation.encoding import encode_batch, feature_type, join_batches
 from tvr_lightning.methods.chunks import dummy_row, in_chunks
 from tvr_lightning.methods.precision import full_precision, is_full_precision
+from tvr_lightning.methods.vectors import pooled
 from tvr_lightning.methods.views import View
 from tvr_lightning.names import LEAKY
 from tvr_lightning.nn.draws import drawing, joined_rows
@@ -68,6 +69,7 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         result: what the last evaluation found; None before the first.
         trained: how the loaded weights came about, as `on_save_checkpoint` notes it; None before any are loaded.
         started_from: the same of the weights that the run began with (`--weights`); None where it began with none.
+        vocabulary: what the tokeniser of the loaded weights had learnt; None where it learns nothing.
     """
 
     tested_with: ClassVar[Mapping[str, object]] = {}
@@ -92,6 +94,7 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         self.result: EvaluationResult | None = None
         self.trained: Mapping[str, Any] | None = None
         self.started_from: Mapping[str, Any] | None = None
+        self.vocabulary: Mapping[str, Any] | None = None
         self._texts: list[tuple[TextT, ItemIndex]] = []
         self._videos: list[tuple[VideoT, ItemIndex]] = []
 
@@ -174,6 +177,14 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
             caption_video: (T,) int64, the row of each caption's video.
         """
         return texts, videos
+
+    def vectors(self, features: TextT | VideoT) -> Tensor:
+        """One vector a text or video, by whose inner products an index proposes what `score` then ranks.
+
+        Returns:
+            (N, K) int8 codes of -1 and +1, or (N, D) float32 unit vectors; texts and videos in one space.
+        """
+        return pooled(features)
 
     def explain(self, text: TextInput, video: VideoInput) -> Sequence[View]:
         """What the method shows of one caption and one video, for pictures; nothing unless it says so."""
@@ -389,6 +400,7 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         checkpoint["method"] = f"{type(self).__module__}.{type(self).__qualname__}"
         checkpoint["encoders"] = keep_encoders(self)
         data = self.datamodule
+        checkpoint["vocabulary"] = data.tokenizer.learned()
         checkpoint["trained"] = {
             "selection": data.selection,
             "seed": data.seed,
@@ -410,6 +422,7 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         trained = checkpoint.get("trained")
         self.trained = trained if isinstance(trained, dict) else None
         self.started_from = (self.trained or {}).get("weights")
+        self.vocabulary = checkpoint.get("vocabulary")
         own = f"{type(self).__module__}.{type(self).__qualname__}"
         saved = checkpoint.get("method")
         if saved != own:

@@ -96,6 +96,7 @@ def load_run(path: str | os.PathLike[str], device: str | torch.device | None = N
     model = experiment.model
     restore(model, checkpoint)
     model.to(device or "cpu").eval()
+    experiment.data.tokenizer.restore(model.vocabulary)
     experiment.data.trained_tokenizer = (model.trained or {}).get("tokenizer")
     return experiment
 

@@ -73,6 +73,7 @@ def start_from(model: RetrievalModule[Any, Any], path: Path) -> None:
     if broken := not_finite((name, x) for name, x in weights.items() if name in learned):
         raise CheckpointError(f"--weights={path} holds values that are not finite: {few(broken)}")
     model.load_state_dict(weights)
+    model.vocabulary = content.get("vocabulary")
     said = {name: trained[name] for name in SAID_OF_WEIGHTS if isinstance(trained.get(name), str | int)}
     model.started_from = {"checkpoint": str(path), **said}
 

@@ -115,6 +115,7 @@ def build_for(
     elif command == "fit" and cli.config.weights is not None:
         start_from(cli.model, Path(cli.config.weights))
         cli.datamodule.trained_tokenizer = (cli.model.started_from or {}).get("tokenizer")
+    cli.datamodule.tokenizer.restore(cli.model.vocabulary)
     return cli, folder
 
 

@@ -116,6 +116,15 @@ def probe_video(path: str | PathLike[str], full: bool = False) -> VideoProbe:
     return first_that_decodes(Path(path), lambda video: _probe(video, full))
 
 
+def read_duration(path: str | PathLike[str]) -> float:
+    """Seconds from a video's first frame to the end of the last one that the file holds; nothing is decoded.
+
+    Raises:
+        DecodeError: it has no packets that could be frames.
+    """
+    return first_that_decodes(Path(path), lambda video: scan(video).timeline.stop)
+
+
 def check_decodes(path: str | PathLike[str]) -> None:
     """Makes sure that a video gives a frame, its first that is whole; reads no further.
 

@@ -121,8 +121,28 @@ class _Frames(NamedTuple):
     key_order: NDArray[np.int64]
 
 
+_scanned: dict[tuple[object, ...], Packets] = {}
+"""The packets of the stream that was read last: many segments of one long video are asked for one after another."""
+
+
 def scan(video: OpenVideo) -> Packets:
     """Reads every packet of a stream without decoding; headers are used only to notice what a cut file lacks.
+
+    Raises:
+        DecodeError: the stream has no packets, shows none of them, or has time stamps that cannot be.
+    """
+    entry = video.path.stat()
+    key = (video.path, entry.st_size, entry.st_mtime_ns, entry.st_ctime_ns, entry.st_ino, video.stream.index)
+    found = _scanned.get(key)
+    if found is None:
+        found = _scan(video)
+        _scanned.clear()
+        _scanned[key] = found
+    return found
+
+
+def _scan(video: OpenVideo) -> Packets:
+    """Reads them from the file.
 
     Raises:
         DecodeError: the stream has no packets, shows none of them, or has time stamps that cannot be.

@@ -1,0 +1,400 @@
+"""Searching an index: by text, in two stages, or by an example."""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tvr_lightning.data.dataset import VideoReader
+from tvr_lightning.errors import ConfigError, DataError, SearchError
+from tvr_lightning.evaluation import score_all
+from tvr_lightning.evaluation.encoding import inference
+from tvr_lightning.run.load import Experiment
+from tvr_lightning.search.builder import all_vectors
+from tvr_lightning.search.folder import VECTOR, Manifest, Shards, Table, read_manifest
+from tvr_lightning.search.source import check_source, load_source, source_of
+from tvr_lightning.search.vectors import VectorIndex, local_vectors, open_vectors
+from tvr_lightning.types import Record, TensorRows, TextInput, VideoInput
+
+CANDIDATES = 1000
+ATTEMPTS = 5  # to read an index that is being written
+BLOCK = 4096  # windows whose features are looked at together
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A window that was found.
+
+    Attributes:
+        rank: 1 for the best.
+        score: the method's, or for an example the inner product of vectors.
+        file: name of the video from the index's root, or absolute.
+        path: where it lies.
+        start: seconds where the window begins.
+        end: seconds where it ends.
+        window: its number in the index.
+    """
+
+    rank: int
+    score: float
+    file: str
+    path: Path
+    start: float
+    end: float
+    window: int
+
+    def facts(self) -> dict[str, Any]:
+        """The same as plain values."""
+        return {**asdict(self), "path": str(self.path)}
+
+
+def clock(seconds: float) -> str:
+    """Seconds as a clock shows them.
+
+    >>> clock(5.26), clock(75), clock(3661.5)
+    ('0:05.3', '1:15', '1:01:01.5')
+    """
+    whole, tenths = divmod(round(10 * seconds), 10)
+    minutes, s = divmod(whole, 60)
+    hours, m = divmod(minutes, 60)
+    return (f"{hours}:{m:02d}" if hours else f"{m}") + f":{s:02d}" + (f".{tenths}" if tenths else "")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one query found.
+
+    Attributes:
+        hits: best first; of windows of one video that overlap, the best.
+        notes: what a user should know about the query, such as that it was cut.
+    """
+
+    hits: list[Hit]
+    notes: tuple[str, ...] = ()
+
+
+class Index:
+    """An index of videos with the method that made it; `load_index` gives one.
+
+    Args:
+        folder: where it lies.
+        run: what encodes queries; loaded from where the index says when None.
+        candidates: windows that vectors propose and the method's own score ranks; None for all.
+        device: where queries are encoded; a GPU where there is one when None.
+        trust: whether the run's configuration may import modules of the working directory.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        run: str | None = None,
+        candidates: int | None = CANDIDATES,
+        device: str | None = None,
+        trust: bool = False,
+    ) -> None:
+        if candidates is not None and candidates < 1:
+            raise ConfigError(f"--candidates is {candidates}; at least 1, or `all`")
+        self.folder = folder
+        self.candidates = candidates
+        self._run_path, self._device, self._trust = run, device, trust
+        self._lock = threading.Lock()  # a method and its tokeniser are used by one thread at a time
+        self._load()
+
+    def _load(self) -> None:
+        for attempt in range(ATTEMPTS):
+            self.manifest: Manifest = read_manifest(self.folder)
+            try:
+                self._read()
+                return
+            except SearchError:  # a writer has merged these shards meanwhile
+                if attempt == ATTEMPTS - 1 or read_manifest(self.folder) == self.manifest:
+                    raise
+
+    def _read(self) -> None:
+        shards, manifest = Shards(self.folder), self.manifest
+        kept = [s for s in manifest.shards if s.size]
+        if not kept:
+            raise SearchError(f"{self.folder} is empty: tvr index RUN VIDEOS {self.folder}")
+        tables = [shards.table(s) for s in kept]
+        self._tensors = [shards.tensors(s) for s in kept]
+        self._shards = kept
+        self.table = Table.cat([t.take(s.kept) for t, s in zip(tables, kept, strict=True)])
+        self._places = np.concatenate(
+            [np.stack([np.full(s.size, number), s.kept], axis=1) for number, s in enumerate(kept)]
+        )
+        self._row_of = {number: row for row, number in enumerate(self.table.ids.tolist())}
+        self.vectors: VectorIndex
+        if manifest.vectors_at is None:
+            self.vectors = local_vectors(self.folder, manifest.kind, *all_vectors(shards, manifest))
+            return
+        self.vectors = open_vectors(manifest.vectors_at, manifest.kind, manifest.width, len(self.table))
+        if len(self.vectors) != len(self.table):
+            raise SearchError(
+                f"{manifest.vectors_at} holds {len(self.vectors)} vectors, the index {len(self.table)} windows: bring "
+                f"it up to date, tvr index {manifest.source.path} {manifest.root} {self.folder} --index "
+                f"{manifest.vectors_at}"
+            )
+
+    def refresh(self) -> bool:
+        """Reads the index again where it has changed; whether it had."""
+        if read_manifest(self.folder) == self.manifest:
+            return False
+        self._load()
+        return True
+
+    @cached_property
+    def run(self) -> Experiment:
+        """What encodes queries.
+
+        Raises:
+            SearchError: the run has gone, or its weights are not those that the videos were encoded with.
+        """
+        path = self._run_path or self.manifest.source.path
+        if self._run_path is None and Path(path).is_absolute() and not Path(path).exists():
+            raise SearchError(
+                f"{self.folder} was made with the run {path}, which is not there any more: say where it lies now, "
+                "--run=FOLDER"
+            )
+        run = load_source(path, self._device, self._trust)
+        check_source(self.manifest, source_of(run, path), str(self.folder))
+        return run
+
+    def __len__(self) -> int:
+        """Number of windows."""
+        return len(self.table)
+
+    @overload
+    def search(self, query: str, k: int = 10) -> list[Hit]: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def search(self, query: Sequence[str], k: int = 10) -> list[list[Hit]]: ...
+
+    def search(self, query: str | Sequence[str], k: int = 10) -> list[Hit] | list[list[Hit]]:
+        """Finds the windows that a text describes.
+
+        Args:
+            query: one text, or several that are encoded together.
+            k: how many.
+
+        Returns:
+            Hits, best first; a list of them for each text of several.
+
+        Raises:
+            DataError: a text is empty.
+            SearchError: see `run`.
+        """
+        answers = self.answers([query] if isinstance(query, str) else query, k)
+        for answer in answers:
+            for note in answer.notes:
+                warnings.warn(note, stacklevel=2)
+        found = [answer.hits for answer in answers]
+        return found[0] if isinstance(query, str) else found
+
+    def answers(self, queries: Sequence[str], k: int = 10) -> list[Answer]:
+        """As `search`, with what there is to say about each query instead of warnings."""
+        _check_k(k)
+        if not queries:
+            return []
+        with self._lock:
+            texts, notes = self._encode(queries)
+            found = self._ranked(texts, k)
+        return [Answer(hits, tuple(said)) for hits, said in zip(found, notes, strict=True)]
+
+    def search_video(self, path: str | os.PathLike[str], k: int = 10) -> list[Hit]:
+        """Finds the windows that are most like a video, by the vectors of both.
+
+        Raises:
+            DecodeError: the video cannot be decoded.
+        """
+        _check_k(k)
+        with self._lock:
+            model, frames = self.run.model, self.run.data.frames
+            reader = VideoReader([Record("query", Path(path), ())], frames, "raise")
+            video = reader.read(0)
+            assert isinstance(video, VideoInput)
+            with inference(model):
+                vector = model.vectors(model.encode_video(video.to(model.device))).cpu().numpy()
+            scores, ids = self.vectors.search(vector, len(self.table))
+        rows = np.array([self._row_of[i] for i in ids[0].tolist() if i >= 0], dtype=np.int64)
+        return self._hits(rows, scores[0][ids[0] >= 0], k)
+
+    def picture(self, window: int) -> bytes:
+        """A window's frame, as JPEG.
+
+        Raises:
+            SearchError: the index has no such window.
+        """
+        row = self._row_of.get(window)
+        if row is None:
+            raise SearchError(f"{self.folder} has no window {window}")
+        number, place = self._places[row].tolist()
+        return _picture(Shards(self.folder), self._shards[number].name, place)
+
+    def hit(self, window: int, rank: int = 0, score: float = float("nan")) -> Hit:
+        """A window by its number.
+
+        Raises:
+            SearchError: the index has no such window.
+        """
+        row = self._row_of.get(window)
+        if row is None:
+            raise SearchError(f"{self.folder} has no window {window}")
+        table, file = self.table, self.table.files[row]
+        start, end = float(table.starts[row]), float(table.ends[row])
+        return Hit(
+            rank, score, file, Path(self.manifest.root, file), 0.0 if np.isnan(start) else start,
+            float(table.durations[row]) if np.isnan(end) else end, window,
+        )  # fmt: skip
+
+    def _encode(self, queries: Sequence[str]) -> tuple[TensorRows, list[list[str]]]:
+        for number, query in enumerate(queries):
+            if not query.strip():
+                which = f"query {number + 1} of {len(queries)}" if len(queries) > 1 else "the query"
+                raise DataError(f"{which} is empty: describe what the video shows")
+        run = self.run
+        tokenizer = run.data.tokenizer
+        text = tokenizer(queries)
+        places = torch.arange(len(queries))
+        batch = TextInput(text.tokens, text.mask, places, places, text.word)  # type: ignore[arg-type]
+        with inference(run.model):
+            parts = [
+                run.model.encode_text(batch[i : i + run.data.eval_batch_size].to(run.model.device))
+                for i in range(0, len(queries), run.data.eval_batch_size)
+            ]
+        features = type(parts[0]).cat(parts).map(lambda x: x.float() if x.is_floating_point() else x)
+        notes = [
+            [f"the query is longer than the {tokenizer.context_length} tokens of the method: its end is cut off"]
+            if cut
+            else []
+            for cut in text.truncated.tolist()
+        ]
+        return features, notes
+
+    def _ranked(self, texts: TensorRows, k: int) -> list[list[Hit]]:
+        """Two stages: vectors propose, the method's score ranks."""
+        model, count = self.run.model, len(self.table)
+        wanted = count if self.candidates is None else max(self.candidates, k)
+        if wanted >= count:
+            rows = np.arange(count)
+            scores = torch.cat(
+                [self._scores(texts, rows[i : i + BLOCK]) for i in range(0, count, BLOCK)], dim=1
+            ).numpy()
+            return [self._best(rows, own, k) for own in scores]
+        with inference(model):
+            vectors = model.vectors(texts).cpu().numpy()
+        _, ids = self.vectors.search(vectors, wanted)
+        found = []
+        for number, proposed in enumerate(ids):
+            rows = np.sort(np.array([self._row_of[i] for i in proposed.tolist() if i >= 0], dtype=np.int64))
+            found.append(self._best(rows, self._scores(texts[number : number + 1], rows)[0].numpy(), k))
+        return found
+
+    def _best(self, rows: NDArray[np.int64], scores: NDArray[np.float32], k: int) -> list[Hit]:
+        order = np.argsort(-scores, kind="stable")
+        return self._hits(rows[order], scores[order], k)
+
+    def _hits(self, rows: NDArray[np.int64], scores: NDArray[np.float32], k: int) -> list[Hit]:
+        """The best k of windows in order; of those of one video that overlap, the first."""
+        hits: list[Hit] = []
+        taken: dict[str, list[Hit]] = {}
+        for row, score in zip(rows.tolist(), scores.tolist(), strict=True):
+            hit = self.hit(int(self.table.ids[row]), len(hits) + 1, score)
+            same = taken.setdefault(hit.file, [])
+            if any(hit.start < other.end and other.start < hit.end for other in same):
+                continue
+            same.append(hit)
+            hits.append(hit)
+            if len(hits) == k:
+                break
+        return hits
+
+    def _scores(self, texts: TensorRows, rows: NDArray[np.int64]) -> Tensor:
+        return score_all(self.run.model, texts, self.features(rows))
+
+    def features(self, rows: NDArray[np.int64]) -> Any:
+        """The method's features of windows, by their rows in `table`, in float32."""
+        places = self._places[rows]
+        parts: dict[str, list[Tensor]] = {}
+        for number in np.unique(places[:, 0]).tolist():
+            inside = torch.from_numpy(places[places[:, 0] == number, 1])
+            for name, held in self._tensors[number].items():
+                if name != VECTOR:
+                    parts.setdefault(name, []).append(held[inside])
+        order = torch.from_numpy(np.argsort(np.argsort(places[:, 0], kind="stable")))
+        joined = {name: torch.cat(held)[order] for name, held in parts.items()}
+        kind = self._feature_type
+        if set(joined) != set(kind.__dataclass_fields__):
+            raise SearchError(f"{self.folder} holds features of another method ({', '.join(joined)}): make it again")
+        return kind(**{name: x.float() if x.is_floating_point() else x for name, x in joined.items()})
+
+    @cached_property
+    def _feature_type(self) -> Any:
+        """The class of the method's features, by those of a black video."""
+        model, frames = self.run.model, self.run.data.frames
+        black = torch.zeros(1, frames.num_frames, 3, frames.size, frames.size, dtype=torch.uint8)
+        video = VideoInput(black, torch.ones(black.shape[:2], dtype=torch.bool), torch.zeros(1, dtype=torch.int64))
+        with inference(model):
+            return type(model.encode_video(video.to(model.device)))
+
+
+def _check_k(k: int) -> None:
+    if k < 1:
+        raise ConfigError(f"-k is {k}; at least 1")
+
+
+def _picture(shards: Shards, name: str, row: int) -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(shards.path(name, "parquet"))
+        for group in range(file.num_row_groups):
+            rows = file.metadata.row_group(group).num_rows
+            if row < rows:
+                return bytes(file.read_row_group(group, columns=["picture"])["picture"][row].as_py())
+            row -= rows
+    except (OSError, pa.ArrowException) as error:
+        raise SearchError(f"{shards.path(name, 'parquet')} is damaged or has gone ({error})") from None
+    raise SearchError(f"{shards.path(name, 'parquet')} has fewer rows than the index says")
+
+
+def load_index(
+    folder: str | os.PathLike[str],
+    run: str | None = None,
+    candidates: int | None = CANDIDATES,
+    device: str | None = None,
+    trust: bool = False,
+) -> Index:
+    """Opens an index that `tvr index` made, for searching.
+
+    Args:
+        folder: where it lies.
+        run: where the run lies that made it, if not where it lay then.
+        candidates: windows that vectors propose and the method's own score ranks; None for all of them, which gives the
+            ranking of `evaluation.score_all`.
+        device: where queries are encoded; a GPU where there is one when None.
+        trust: whether the run's configuration may import modules of the working directory.
+
+    Raises:
+        SearchError: there is no index, or it is damaged.
+
+    `load_index("clips.index").search("a man plays guitar on a roof", k=10)` is a list of `Hit`; several texts at once
+    give a list for each.
+
+    >>> load_index("runs/none")
+    Traceback (most recent call last):
+    ...
+    tvr_lightning.errors.SearchError: ...
+    """
+    return Index(Path(folder), run, candidates, device, trust)

@@ -1,0 +1,43 @@
+"""How far a long job has come: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from tvr_lightning.distributed import ranks
+
+EVERY_S = 30
+
+
+@contextmanager
+def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Shows how many of `total` items are done and the time left; the block says what it has done by calling."""
+    if ranks()[0]:
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if console.is_terminal:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task(label, total=total)
+            yield lambda count: bar.advance(task, count)
+        return
+    began = said = time.monotonic()
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done, said
+        done += count
+        now = time.monotonic()
+        if now - said >= EVERY_S:
+            said = now
+            left = (now - began) / max(done, 1) * (total - done)
+            print(f"{label}: {done:,} of {total:,}, {left / 60:.0f} min left", file=sys.stderr, flush=True)
+
+    yield advance

@@ -1,0 +1,75 @@
+"""The run, or the experiment that trains nothing, that encodes an index's videos and its queries."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from tvr_lightning.encoders.weights import Fingerprint
+from tvr_lightning.errors import ConfigError, SearchError
+from tvr_lightning.run.load import Experiment, load_experiment, load_run
+from tvr_lightning.search.folder import Manifest, Source
+
+
+def load_source(path: str, device: str | torch.device | None = None, trust: bool = False) -> Experiment:
+    """Loads what encodes: a run's folder, one of its checkpoints, or an experiment that trains nothing.
+
+    Args:
+        path: as the user wrote it.
+        device: where it computes; a GPU where there is one when None.
+        trust: whether its configuration may import modules of the working directory.
+
+    Raises:
+        TVRError: it cannot be loaded, or is an experiment whose weights have yet to be trained.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if Path(path).is_dir() or path.endswith(".ckpt"):
+        return load_run(path, device, trust)
+    run = load_experiment(path)
+    if run.config.get("trains", True):
+        raise ConfigError(
+            f"{path} is an experiment whose weights have yet to be trained: give the folder of a run of it, such as "
+            f"runs/{run.name}/NAME, or an experiment that trains nothing, such as clip_zero_shot_msrvtt"
+        )
+    run.model.to(device).eval()
+    return run
+
+
+def source_of(run: Experiment, path: str) -> Source:
+    """What an index says of the run that encoded it."""
+    place = str(Path(path).absolute()) if Path(path).exists() else path
+    method = type(run.model)
+    return Source(
+        place,
+        run.name,
+        f"{method.__module__}.{method.__qualname__}",
+        Fingerprint().of(run.model, ("index", run.data.tokenizer.fingerprint())),
+        repr(sorted(asdict(run.data.frames).items())),
+    )
+
+
+def check_source(manifest: Manifest, found: Source, what: str) -> None:
+    """Refuses weights or frames that an index was not made with.
+
+    Args:
+        manifest: the index.
+        found: `source_of` what was loaded.
+        what: names the index.
+
+    Raises:
+        SearchError: says what differs.
+    """
+    made = manifest.source
+    if made.weights != found.weights:
+        how = "was trained on since, or replaced" if made.path == found.path else "holds others"
+        raise SearchError(
+            f"{what} was made with other weights ({made.experiment}, {made.path}) than {found.path} holds now: it "
+            f"{how}. Features of two encoders cannot be compared: make the index again in another folder"
+        )
+    if made.frames != found.frames:
+        raise SearchError(
+            f"{what} was made with other frames ({made.frames}) than the run takes now ({found.frames}): make the "
+            "index again in another folder"
+        )
