@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -308,10 +309,12 @@ def joined_ranks() -> Iterator[int]:
     if found is None or found.world_size() == 1:
         yield 0
         return
+    os.environ.setdefault("MASTER_ADDR", found.main_address)  # torchrun has said so, and keeps the port itself
+    os.environ.setdefault("MASTER_PORT", str(found.main_port))
     try:
         dist.init_process_group(
-            "gloo", init_method=f"tcp://{found.main_address}:{found.main_port}", rank=found.global_rank(),
-            world_size=found.world_size(), timeout=timedelta(hours=12),  # a rank may have much less to do
+            "gloo", rank=found.global_rank(), world_size=found.world_size(),
+            timeout=timedelta(hours=12),  # a rank may have much less to do
         )  # fmt: skip
     except (RuntimeError, ValueError) as error:
         raise SearchError(
