@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
@@ -109,6 +110,8 @@ def build_cli(
         TVRError: a key or value does not fit, or the method or a part of it refuses its arguments.
     """
     check_named(config)
+    for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # what it says about itself
     with readable_errors():
         return ExperimentCLI(config, flags, find)
 

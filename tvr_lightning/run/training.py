@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -218,9 +217,7 @@ def _execute(cli: ExperimentCLI, command: str, folder: Path, is_new: bool) -> bo
 
 
 def _silence_lightning() -> None:
-    """Silences what Lightning says about itself; its warnings about the run stay."""
-    for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    """Silences warnings about Lightning itself; those about the run stay."""
     noise = (
         "LeafSpec",
         "does not have many workers",
