@@ -22,6 +22,7 @@ from tvr_lightning.report.comparison import Block, Comparison
 from tvr_lightning.run.curves import CURVES, read_curves
 from tvr_lightning.run.gallery import FRAMES, GALLERY, Gallery, num_frames, rank_histogram, read_gallery
 from tvr_lightning.run.results import DIRECTIONS, Run
+from tvr_lightning.visible import visible
 
 MAX_RUNS = 24  # with curves, ranks and queries; the tables hold all
 MAX_PICTURES = 8 << 20  # bytes of all pictures of a page
@@ -109,7 +110,7 @@ def render(comparison: Comparison) -> str:
     pictures = Pictures()
     environment = Environment(
         loader=PackageLoader("tvr_lightning", "report"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
+        trim_blocks=True, lstrip_blocks=True, finalize=_finalize,
     )  # fmt: skip
     parts = [(over, len(list(columns))) for over, columns in groupby(comparison.columns, key=lambda c: c.over)]
     return environment.get_template("report.html.j2").render(
@@ -126,6 +127,11 @@ def render(comparison: Comparison) -> str:
         made=f"{datetime.now():%Y-%m-%d %H:%M}",
         version=__version__,
     )
+
+
+def _finalize(value: Any) -> Any:
+    """What the template shows of a value; mark-up stays mark-up, since nothing that escapes is a part of one."""
+    return type(value)(visible(value)) if isinstance(value, str) else value
 
 
 def _block(block: Block, comparison: Comparison, shown: set[Path], pictures: Pictures) -> dict[str, Any]:

@@ -38,6 +38,7 @@ from tvr_lightning.run.folders import going_on_in, make_run_folder, remove_witho
 from tvr_lightning.run.readable import readable_error
 from tvr_lightning.run.starting import check_goes_on, check_trained, start_from, steps_of
 from tvr_lightning.run.trackers import build_tracker, is_first_rank
+from tvr_lightning.visible import say
 
 
 def run(command: str, arguments: Mapping[str, Any], flags: Sequence[str] = ()) -> int:
@@ -68,7 +69,7 @@ def run(command: str, arguments: Mapping[str, Any], flags: Sequence[str] = ()) -
     if not finished:
         return INTERRUPTED
     if is_first_rank() and folder.exists():
-        print(f"run folder: {folder}")
+        say(f"run folder: {folder}")
     return 0
 
 
@@ -242,7 +243,7 @@ def make_trainer(cli: ExperimentCLI, command: str, folder: Path) -> Trainer:
     settings: dict[str, Any] = cli.config_init.trainer.as_dict()
     check_strategy(settings["strategy"])
     if is_first_rank() and (advice := device_advice(*_devices(cli))):
-        print(f"tvr: {advice}", file=sys.stderr)
+        say(f"tvr: {advice}", file=sys.stderr)
     encoder = " + ".join(encoder.name for encoder in model.encoders)
     smoke = bool(settings["fast_dev_run"])
     if command == "validate" or smoke:
