@@ -22,7 +22,7 @@ from typing import Any
 from tvr_lightning.config.arguments import read_arguments
 from tvr_lightning.config.compose import find_file
 from tvr_lightning.errors import INTERRUPTED, ConfigError, nearest
-from tvr_lightning.names import METRICS
+from tvr_lightning.names import METRICS, folder_below
 from tvr_lightning.visible import say
 
 KEYS = ("program", "command", "method", "metric", "parameters", "name", "description", "project", "entity")
@@ -98,7 +98,7 @@ def read_grid(file: Path, base: str | None = None, overrides: Sequence[str] = ()
         name = _name({key: point[key] for key in varied}, constants)
         if name in points:
             raise ConfigError(f"{file}: two points would both be called {name}; their values differ in signs only")
-        points[name] = Point(name, Path(str(config.get("runs_dir", "runs")), str(config["experiment"])), words)
+        points[name] = Point(name, folder_below(str(config.get("runs_dir", "runs")), str(config["experiment"])), words)
     return list(points.values())
 
 

@@ -34,7 +34,14 @@ from tvr_lightning.run.callbacks.progress import DataWaits, ProgressBar, StartSu
 from tvr_lightning.run.callbacks.resume import KeepLast
 from tvr_lightning.run.callbacks.run_folder import RunFolder
 from tvr_lightning.run.checkpoints import BEST, LAST, AtomicCheckpointIO, find_checkpoint, restore, run_folder_lock
-from tvr_lightning.run.folders import going_on_in, make_run_folder, remove_without_result, resumed_folder, run_home
+from tvr_lightning.run.folders import (
+    check_names,
+    going_on_in,
+    make_run_folder,
+    remove_without_result,
+    resumed_folder,
+    run_home,
+)
 from tvr_lightning.run.readable import readable_error
 from tvr_lightning.run.starting import check_goes_on, check_trained, start_from, steps_of
 from tvr_lightning.run.trackers import build_tracker, is_first_rank
@@ -126,6 +133,7 @@ def wanted_weights(config: Any, command: str) -> Path | None:
         ConfigError: the command needs one and none is named.
         TVRError: there is no such checkpoint or run.
     """
+    check_names(config)
     if config.resume is not None:
         return find_checkpoint(run_home(config), str(going_on_in(config, command)), resume=True)
     if command != "fit" and config.ckpt_path is None:
