@@ -49,6 +49,15 @@ def encodable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def whole(text: str) -> str:
+    r"""Puts the mark of a lost letter for each lone surrogate: every letter keeps its place.
+
+    >>> ascii(whole("a \udce9 b"))
+    "'a \\ufffd b'"
+    """
+    return re.sub("[\ud800-\udfff]", "\ufffd", text)
+
+
 def say(*values: object, end: str = "\n", file: TextIO | None = None, flush: bool = False) -> None:
     """Prints values as `print` does, made visible; letters that the output cannot take are escaped too."""
     out = sys.stdout if file is None else file
@@ -82,13 +91,13 @@ def console(width: int | None = None, stderr: bool = False) -> Console:
 
 def _visible_text(text: Text) -> Text:
     """The same with its styles; each escaped character keeps the style that it had."""
-    from rich.text import Text
+    from rich.text import Span, Text
 
     places = [found.start() for found in _UNSEEN.finditer(text.plain)]
     for place in reversed(places):
-        style = text[place : place + 1]
-        style.plain = _escaped(text.plain[place])
-        text = Text.assemble(text[:place], style, text[place + 1 :])
+        shown = _escaped(text.plain[place])
+        styles = [Span(0, len(shown), span.style) for span in text.spans if span.start <= place < span.end]
+        text = Text.assemble(text[:place], Text(shown, spans=styles), text[place + 1 :])
     return text
 
 

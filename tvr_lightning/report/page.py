@@ -15,13 +15,12 @@ from markupsafe import Markup
 
 from tvr_lightning import __version__
 from tvr_lightning.data.stores.files import atomic_write
-from tvr_lightning.errors import RunError
 from tvr_lightning.names import METRICS, RANKS
 from tvr_lightning.report import charts, text
 from tvr_lightning.report.comparison import Block, Comparison
 from tvr_lightning.run.curves import CURVES, read_curves
 from tvr_lightning.run.gallery import FRAMES, GALLERY, Gallery, num_frames, rank_histogram, read_gallery
-from tvr_lightning.run.results import DIRECTIONS, Run
+from tvr_lightning.run.results import DIRECTIONS, Run, read_columns
 from tvr_lightning.visible import visible
 
 MAX_RUNS = 24  # with curves, ranks and queries; the tables hold all
@@ -174,16 +173,10 @@ def _charts(runs: Sequence[Shown]) -> list[tuple[str, Markup]]:
 
 def _histogram(run: Run) -> Markup | None:
     """Shares of queries by rank in both directions; None when the run kept no ranks."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     file = run.path / RANKS
     if not file.is_file():
         return None
-    try:
-        columns = pq.read_table(file, columns=["direction", "rank"]).to_pydict()
-    except (pa.ArrowException, OSError) as error:
-        raise RunError(f"{file} is damaged ({error}); remove it, or test the run again") from None
+    columns = read_columns(file, ["direction", "rank"])
     data = run.content["data"]
     # both directions over the same ranges, those of the larger gallery
     items = max(data["videos"], data["captions"] if run.content["v2t"] == "captions" else 0)

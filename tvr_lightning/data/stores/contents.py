@@ -98,7 +98,7 @@ def file_state(path: Path) -> FileState | None:
     """The state of a regular file; None where there is none."""
     try:
         entry = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # the latter: letters that no name has
         return None
     if not stat.S_ISREG(entry.st_mode):
         return None

@@ -27,7 +27,7 @@ def is_file(path: Path) -> bool:
     """
     try:
         return path.is_file()
-    except OSError:  # a name that is too long, links in a loop, a folder that may not be entered
+    except (OSError, ValueError):  # too long, links in a loop, a folder that may not be entered, letters of no name
         return False
 
 

@@ -80,6 +80,8 @@ def open_video(path: Path) -> Iterator[InputContainer]:
                 raise DecodeError(f"{path}: the file is empty (0 bytes); download or copy it again")
     except OSError as error:
         raise DecodeError(f"{path}: {error.strerror}") from error
+    except ValueError as error:  # a lone surrogate, a zero
+        raise DecodeError(f"{path}: no name that a file can have here ({error}); rename it") from error
     if kind := refers_elsewhere(head):
         raise DecodeError(f"{path}: {kind} and no video; nothing that it names is opened. Put the video itself there")
     with pyav_errors(path):
