@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 
 from .damage import damages
-from .judge import in_order, judge_damaged, judge_refusal, judge_sound
+from .judge import Verdict, in_order, judge_damaged, judge_refusal, judge_sound
 from .kills import Training, kills
 from .media import Clip, no_videos, sound_clips
 from .table import Table
@@ -103,7 +103,7 @@ def media_jobs(folder: Path, seed: int, rounds: int) -> Iterator[Job]:
             yield Job(DAMAGED, kind, what, partial(judge_damaged, path, film))
 
 
-def kills_of_trainings(folder: Path, seed: int, rounds: int) -> Iterator[tuple[str, str, partial[object]]]:
+def kills_of_trainings(folder: Path, seed: int, rounds: int) -> Iterator[tuple[str, str, partial[Verdict]]]:
     """Trainings, each killed once or twice and gone on with."""
     from tvr_lightning.synthetic.shapes import make_shapes
 

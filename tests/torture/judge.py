@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from bisect import bisect
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -26,7 +27,8 @@ from ..data.clips import number_of
 SIDE = 32
 TICK_S = 2e-3  # Matroska and FLV count milliseconds
 CLOSE = 1.0  # mean difference of two pictures that are the same one, in levels of 255
-Outcome = Literal["right", "refused", "wrong"]
+Picture = NDArray[np.uint8]
+Outcome = Literal["right", "unseen", "refused", "wrong"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class Verdict:
     """What became of a file.
 
     Attributes:
-        outcome: refused with a `DecodeError` that has the path, right in all that was read, or wrong.
+        outcome: refused with a `DecodeError` that has the path; right in all that was read; right but for pictures
+            whose damage the decoder itself does not see; or wrong.
         why: what is wrong, or the message.
     """
 
@@ -44,12 +47,21 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Sequence:
-    """A film decoded from its first packet to its last: (N,) seconds from its first frame, and its pictures."""
+    """A film decoded from its first packet to its last.
+
+    Attributes:
+        times: (N,) seconds from its first frame.
+        pictures: (N,) of (3, SIDE, SIDE).
+        decoded: the pictures as they came out.
+        loose: stamps say no times: none are stored, or they run back, as where recordings were joined.
+    """
 
     times: list[float]
-    pictures: list[NDArray[np.uint8]]
+    pictures: list[Picture]
+    decoded: list[Picture]
+    loose: bool = False
 
-    def on_screen(self, time: float) -> list[NDArray[np.uint8]]:
+    def on_screen(self, time: float) -> list[Picture]:
         """The pictures of a time; several where stamps are closer than the coarsest clock can tell."""
         last = bisect(self.times, time + TICK_S) - 1
         pairs = zip(self.times, self.pictures, strict=True)
@@ -70,7 +82,8 @@ def in_order(path: Path) -> Sequence:
     def read(video: OpenVideo) -> Sequence:
         resize = Resizer(SIDE, video)
         rate = float(video.stream.codec_context.framerate or video.stream.average_rate or 25)
-        found: list[tuple[float, NDArray[np.uint8]]] = []
+        found: list[tuple[float, Picture]] = []
+        loose = video.container.format.name == "avi"
         with av.open(f"file:{path}", metadata_errors="replace") as file:
             stream = file.streams[video.stream.index]
             stream.codec_context.thread_count = 1
@@ -86,14 +99,19 @@ def in_order(path: Path) -> Sequence:
                     continue
                 for frame in frames:
                     assert isinstance(frame, av.VideoFrame)
+                    loose |= frame.time is None
                     stamp = len(found) / rate if frame.time is None else float(frame.time)
                     try:
                         found.append((stamp, np.asarray(resize(frame))))
                     except (DecodeError, av.FFmpegError, ValueError):  # a broken head may say of any size
                         continue
+        decoded = [picture for _, picture in found]
+        latest = list(accumulate((stamp for stamp, _ in found), max))
+        loose |= any(stamp < before - 2 / rate for (stamp, _), before in zip(found, latest, strict=True))
         found.sort(key=lambda pair: pair[0])
         first = found[0][0] if found else 0.0
-        return Sequence([time - first for time, _ in found], [picture for _, picture in found])
+        times, pictures = [time - first for time, _ in found], [picture for _, picture in found]
+        return Sequence(times, pictures, decoded, loose)
 
     return first_that_decodes(path, read)
 
@@ -110,7 +128,7 @@ def judge_sound(path: Path, number: Callable[[float], int] | None) -> Verdict:
         pictures = frames.frames[frames.mask]
         if what == "every frame" and len(times) != len(truth):
             return Verdict("wrong", f"{len(times)} of {len(truth)} frames")
-        if strange := _strange(frames, [truth]):
+        if strange := _strange(frames, truth):
             return Verdict("wrong", f"{what}: {strange}")
         if number is not None:
             shown, wanted = [number_of(p) for p in pictures], [number(t) for t in times]
@@ -126,10 +144,11 @@ def judge_sound(path: Path, number: Callable[[float], int] | None) -> Verdict:
 def judge_damaged(path: Path, sound: Sequence) -> Verdict:
     """A damaged film gives frames of their own times, as they were or as a plain decoder shows them, or is refused."""
     try:
-        plain = [in_order(path)]
+        plain = in_order(path)
     except DecodeError:
-        plain = []
+        plain = Sequence([], [], [])
     refused: dict[str, str] = {}
+    unseen = ""
     for what, read in _readings(path, sound.times[-1]).items():
         try:
             frames = read()
@@ -138,19 +157,22 @@ def judge_damaged(path: Path, sound: Sequence) -> Verdict:
                 return Verdict("wrong", f"{what}: the message has no path: {error}")
             refused[what] = str(error)
             continue
-        if strange := _strange(frames, [sound, *plain]):
-            return Verdict("wrong", f"{what}: {strange}")
+        verdict = _compared(frames, sound, plain)
+        if verdict.outcome == "wrong":
+            return Verdict("wrong", f"{what}: {verdict.why}")
+        unseen = unseen or verdict.why
     quick, full = inspect_file(path), inspect_file(path, full=True)
     said = f"checks say {quick.kind} ({quick.reason}) and {full.kind} ({full.reason})"
+    refused.pop("a segment", None)  # of a film that is shorter now it may lie outside
     if full.kind == "ok" and (refused or quick.kind != "ok"):
         return Verdict("wrong", f"{said}, but reading refuses {refused}")
     if quick.kind == "undecodable" and full.kind != "undecodable":
         return Verdict("wrong", said)
     if full.kind == "undecodable" and "every frame" not in refused:
         return Verdict("wrong", f"{said}, but reading gives frames")
-    if len(refused) == len(_readings(path, 0)) or "every frame" in refused:
-        return Verdict("refused", next(iter(refused.values())))
-    return Verdict("right")
+    if "every frame" in refused:
+        return Verdict("refused", refused["every frame"])
+    return Verdict("unseen" if unseen else "right", unseen)
 
 
 def judge_refusal(path: Path) -> Verdict:
@@ -180,18 +202,91 @@ def _readings(path: Path, seconds: float) -> dict[str, Callable[[], VideoFrames]
     }
 
 
-def _strange(frames: VideoFrames, films: list[Sequence]) -> str:
-    """The first frame that no film shows at its time, in words."""
+def _strange(frames: VideoFrames, film: Sequence) -> str:
+    """The first frame that a sound film does not show at its time, in words."""
     times = frames.times[frames.mask].tolist()
     if any(b <= a for a, b in pairwise(times)):
         return f"times {times} do not grow"
     for time, picture in zip(times, frames.frames[frames.mask].numpy(), strict=True):
-        shown = [p for film in films for p in film.on_screen(time)]
-        apart = min((float(np.abs(picture.astype(int) - p).mean()) for p in shown), default=255.0)
-        if apart > CLOSE:
-            elsewhere = [round(t, 3) for film in films for t, p in zip(film.times, film.pictures, strict=True)
-                         if np.abs(picture.astype(int) - p).mean() <= CLOSE]  # fmt: skip
-            return (
-                f"the frame at {time:.3f} s differs by {apart:.0f} levels; it is shown at {elsewhere[:4] or 'no time'}"
-            )
+        if not _among(picture, film.on_screen(time)):
+            return f"the frame at {time:.3f} s is another; it is shown at {_shown(picture, film)[:4] or 'no time'}"
     return ""
+
+
+def _compared(frames: VideoFrames, sound: Sequence, plain: Sequence) -> Verdict:
+    """Holds the frames of a damaged film against the sound one and against what a plain decoder makes of the damage.
+
+    A frame may differ from the sound film's only where the plain decoder has none that is right either. Where the file's
+    stamps say no times (none are stored, or they run back), frames must come in the order of decoding.
+    """
+    times = frames.times[frames.mask].tolist()
+    pictures = list(frames.frames[frames.mask].numpy())
+    if any(b <= a for a, b in pairwise(times)):
+        return Verdict("wrong", f"times {times} do not grow")
+    if plain.loose:
+        return _in_their_order(pictures, sound, plain)
+    ahead = _ahead(sound, plain)
+    # what a plain decoder gives of a broken first frame moves its clock, or both clocks where the beginning is lost
+    verdicts = [_on_clock(times, pictures, sound, plain, shift, ahead) for shift in {0.0, ahead}]
+    return min(verdicts, key=lambda v: ("right", "unseen", "wrong").index(v.outcome))
+
+
+def _on_clock(
+    times: list[float], pictures: list[Picture], sound: Sequence, plain: Sequence, shift: float, ahead: float
+) -> Verdict:
+    """The same for one difference between the clocks.
+
+    Args:
+        times: of the frames that were read.
+        pictures: theirs.
+        sound: the film before.
+        plain: the damaged film.
+        shift: what added to `times` gives times of the sound film.
+        ahead: likewise for those of `plain`.
+    """
+    unseen = ""
+    for time, picture in zip(times, pictures, strict=True):
+        right, there = sound.on_screen(time + shift), plain.on_screen(time + shift - ahead)
+        if _among(picture, right):
+            continue
+        said = f"at {time:.3f} s; it is shown at {_shown(picture, sound)[:4] or 'no time'}"
+        if not _among(picture, there) and any(_among(p, right) for p in there):
+            return Verdict("wrong", f"another frame {said}")
+        unseen = unseen or f"a damaged frame {said}"
+    return Verdict("unseen" if unseen else "right", unseen)
+
+
+def _in_their_order(pictures: list[Picture], sound: Sequence, plain: Sequence) -> Verdict:
+    """Whether pictures come one after another as they were decoded; those that are damaged may be any."""
+    place, unseen = 0, ""
+    for number, picture in enumerate(pictures):
+        if not _among(picture, sound.pictures):
+            unseen = unseen or f"frame {number} is damaged"
+            continue
+        later = [at for at in range(place, len(plain.decoded)) if _among(picture, [plain.decoded[at]])]
+        if later:
+            place = later[0]
+        elif _among(picture, plain.decoded):
+            return Verdict("wrong", f"frame {number} was decoded before those that it follows")
+        else:
+            unseen = unseen or f"frame {number} comes out otherwise in order"
+    return Verdict("unseen" if unseen else "right", unseen)
+
+
+def _ahead(sound: Sequence, plain: Sequence) -> float:
+    """How much later the sound film shows what a damaged one shows, as most of its pictures say."""
+    shifts = Counter(
+        round(min((there - here for there in found), key=lambda shift: abs(shift)), 2)
+        for here, picture in zip(plain.times, plain.pictures, strict=True)
+        if (found := _shown(picture, sound))
+    )
+    return shifts.most_common(1)[0][0] if shifts else 0.0
+
+
+def _among(picture: Picture, others: list[Picture]) -> bool:
+    return any(float(np.abs(picture.astype(int) - other).mean()) <= CLOSE for other in others)
+
+
+def _shown(picture: Picture, film: Sequence) -> list[float]:
+    """The times at which a film shows a picture."""
+    return [t for t, p in zip(film.times, film.pictures, strict=True) if _among(picture, [p])]

@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -264,8 +265,4 @@ def kills(folder: Path, seed: int, rounds: int) -> Iterator[tuple[str, str, Call
         for number in range(rounds):
             inside = folder / f"{judge.__name__}{number}"
             inside.mkdir()
-            yield (
-                kind,
-                f"seed {seed}, number {number}",
-                lambda j=judge, i=inside, n=number: j(i, f"{seed} {i.name} {n}"),
-            )  # type: ignore[misc]
+            yield kind, f"seed {seed}, number {number}", partial(judge, inside, f"{seed} {inside.name}")

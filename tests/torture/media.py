@@ -224,12 +224,23 @@ def no_videos(folder: Path) -> Iterator[Clip]:
             path.write_text(text.format(name=target), encoding="utf-8")
             yield Clip("names other files", path)
     contents = {
-        "empty": b"", "one byte": b"\0", "zeros": bytes(100_000), "ones": b"\xff" * 100_000,
-        "text": b"a dog runs\n" * 999, "JSON": b'{"videos": []}', "zip": b"PK\x03\x04" + bytes(2000), "gzip": b"\x1f\x8b\x08" + bytes(2000),
-        "PDF": b"%PDF-1.7\n" + bytes(2000), "ELF": b"\x7fELF" + bytes(2000), "script": b"#!/bin/sh\nid\n",
-        "subtitles": b"1\n00:00:01,000 --> 00:00:02,000\na dog\n", "pointer": b"version https://git-lfs\n",
-        "tar": b"a".ljust(257, b"\0") + b"ustar" + bytes(2000), "half a head": b"\0\0\0\x20ftypisom", "endless box": b"\0\0\0\x01moov" + b"\xff" * 8,
-    }  # fmt: skip
+        "empty": b"",
+        "one byte": b"\0",
+        "zeros": bytes(100_000),
+        "ones": b"\xff" * 100_000,
+        "text": b"a dog runs\n" * 999,
+        "JSON": b'{"videos": []}',
+        "zip": b"PK\x03\x04" + bytes(2000),
+        "gzip": b"\x1f\x8b\x08" + bytes(2000),
+        "PDF": b"%PDF-1.7\n" + bytes(2000),
+        "ELF": b"\x7fELF" + bytes(2000),
+        "script": b"#!/bin/sh\nid\n",
+        "subtitles": b"1\n00:00:01,000 --> 00:00:02,000\na dog\n",
+        "pointer": b"version https://git-lfs\n",
+        "tar": b"a".ljust(257, b"\0") + b"ustar" + bytes(2000),
+        "half a head": b"\0\0\0\x20ftypisom",
+        "endless box": b"\0\0\0\x01moov" + b"\xff" * 8,
+    }
     for name, content in contents.items():
         path = folder / f"{name}.mp4"
         path.write_bytes(content)

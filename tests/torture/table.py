@@ -17,6 +17,7 @@ class Row:
         kind: its name.
         tried: how often.
         right: how often right.
+        unseen: how often right but for damage that the decoder does not see.
         refused: how often refused with a message.
         wrong: what went wrong, one line each.
     """
@@ -25,6 +26,7 @@ class Row:
     kind: str
     tried: int = 0
     right: int = 0
+    unseen: int = 0
     refused: int = 0
     wrong: list[str] = field(default_factory=list)
 
@@ -40,6 +42,7 @@ class Table:
         row = self.rows.setdefault((part, kind), Row(part, kind))
         row.tried += 1
         row.right += verdict.outcome == "right"
+        row.unseen += verdict.outcome == "unseen"
         row.refused += verdict.outcome == "refused"
         if verdict.outcome == "wrong":
             row.wrong.append(f"{what}: {verdict.why}")
@@ -54,17 +57,13 @@ class Table:
         out: list[str] = []
         for part in dict.fromkeys(row.part for row in self.rows.values()):
             rows = [row for row in self.rows.values() if row.part == part]
-            out += [
-                f"### {part}",
-                "",
-                "| kind | tried | right | refused with a message | wrong |",
-                "|---|---:|---:|---:|---:|",
-            ]
+            out += [f"### {part}", "", "| kind | tried | right | damage unseen | refused | wrong |"]
+            out.append("|---|---:|---:|---:|---:|---:|")
             out += [_line(row.kind, [row]) for row in rows]
             out += [_line("**all**", rows), ""]
         return "\n".join(out)
 
 
 def _line(name: str, rows: Iterable[Row]) -> str:
-    counts = [(row.tried, row.right, row.refused, len(row.wrong)) for row in rows]
+    counts = [(row.tried, row.right, row.unseen, row.refused, len(row.wrong)) for row in rows]
     return f"| {name} | " + " | ".join(f"{sum(column):,}" for column in zip(*counts, strict=True)) + " |"
