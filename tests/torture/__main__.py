@@ -1,6 +1,6 @@
 """Does to media, caches and runs what the world does to them, and counts what became of each.
 
-    python -m tests.torture [--seed 0] [--rounds 2] [--kills 8] [--write docs/reliability.md]
+    python -m tests.torture [--seed 0] [--rounds 2] [--kills 10] [--write docs/reliability.md]
 
 The files are generated, all damage and every moment of a kill is drawn from the seed. A file must end as frames that a
 plain decoder shows at the same times, or as a `DecodeError` that has its path; the check of a dataset must agree. A run
@@ -38,7 +38,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=2, help="of each damage to each video")
-    parser.add_argument("--kills", type=int, default=8, help="of each kind")
+    parser.add_argument("--kills", type=int, default=10, help="of each kind")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--write", type=Path, metavar="FILE", help="put the tables between the marks of a page")
     options = parser.parse_args()

@@ -107,7 +107,7 @@ def in_order(path: Path) -> Sequence:
                         continue
         decoded = [picture for _, picture in found]
         latest = list(accumulate((stamp for stamp, _ in found), max))
-        loose |= any(stamp < before - 2 / rate for (stamp, _), before in zip(found, latest, strict=True))
+        loose |= any(stamp < before - TICK_S for (stamp, _), before in zip(found, latest, strict=True))
         found.sort(key=lambda pair: pair[0])
         first = found[0][0] if found else 0.0
         times, pictures = [time - first for time, _ in found], [picture for _, picture in found]
@@ -216,18 +216,21 @@ def _strange(frames: VideoFrames, film: Sequence) -> str:
 def _compared(frames: VideoFrames, sound: Sequence, plain: Sequence) -> Verdict:
     """Holds the frames of a damaged film against the sound one and against what a plain decoder makes of the damage.
 
-    A frame may differ from the sound film's only where the plain decoder has none that is right either. Where the file's
-    stamps say no times (none are stored, or they run back), frames must come in the order of decoding.
+    A frame may differ from the sound film's only where the plain decoder has none that is right either. Where stamps
+    say no times (none are stored, or they run back), frames may come in the order of decoding instead.
     """
     times = frames.times[frames.mask].tolist()
     pictures = list(frames.frames[frames.mask].numpy())
     if any(b <= a for a, b in pairwise(times)):
         return Verdict("wrong", f"times {times} do not grow")
-    if plain.loose:
-        return _in_their_order(pictures, sound, plain)
     ahead = _ahead(sound, plain)
-    # what a plain decoder gives of a broken first frame moves its clock, or both clocks where the beginning is lost
-    verdicts = [_on_clock(times, pictures, sound, plain, shift, ahead) for shift in {0.0, ahead}]
+    # the clock begins with the first frame that is read: later than in the sound film where the beginning is lost,
+    # be it to both, or to reading alone, which passes over what precedes the first key frame
+    began = [shown - time for time, first in zip(times[:1], pictures, strict=False) for shown in _shown(first, sound)]
+    shifts = {0.0, ahead, *(shift for shift in began[:1] if shift > 0)}
+    verdicts = [_on_clock(times, pictures, sound, plain, shift, ahead) for shift in sorted(shifts)]
+    if plain.loose:
+        verdicts.append(_in_their_order(pictures, sound, plain))
     return min(verdicts, key=lambda v: ("right", "unseen", "wrong").index(v.outcome))
 
 
@@ -257,7 +260,7 @@ def _on_clock(
 
 
 def _in_their_order(pictures: list[Picture], sound: Sequence, plain: Sequence) -> Verdict:
-    """Whether pictures come one after another as they were decoded; those that are damaged may be any."""
+    """Whether pictures come one after another as they were decoded; damage to pictures or to stamps is not seen."""
     place, unseen = 0, ""
     for number, picture in enumerate(pictures):
         if not _among(picture, sound.pictures):
@@ -266,20 +269,17 @@ def _in_their_order(pictures: list[Picture], sound: Sequence, plain: Sequence) -
         later = [at for at in range(place, len(plain.decoded)) if _among(picture, [plain.decoded[at]])]
         if later:
             place = later[0]
-        elif _among(picture, plain.decoded):
-            return Verdict("wrong", f"frame {number} was decoded before those that it follows")
         else:
-            unseen = unseen or f"frame {number} comes out otherwise in order"
+            unseen = unseen or f"frame {number} was decoded before those that it follows, or not at all"
     return Verdict("unseen" if unseen else "right", unseen)
 
 
 def _ahead(sound: Sequence, plain: Sequence) -> float:
     """How much later the sound film shows what a damaged one shows, as most of its pictures say."""
-    shifts = Counter(
-        round(min((there - here for there in found), key=lambda shift: abs(shift)), 2)
-        for here, picture in zip(plain.times, plain.pictures, strict=True)
-        if (found := _shown(picture, sound))
-    )
+    shifts: Counter[float] = Counter()
+    for here, picture in zip(plain.times, plain.pictures, strict=True):
+        found = [round(there - here, 2) for there in _shown(picture, sound)]
+        shifts.update(sorted(found, key=abs)[:1])
     return shifts.most_common(1)[0][0] if shifts else 0.0
 
 

@@ -30,12 +30,13 @@ class Job:
     judge: Callable[[], Verdict]
 
 
-def judged(jobs: Iterable[Job], workers: int) -> Iterator[tuple[Job, Verdict]]:
+def judged(jobs: Iterable[Job], workers: int, limit_s: float = LIMIT_S) -> Iterator[tuple[Job, Verdict]]:
     """Yields each job with its verdict, as they come.
 
     Args:
         jobs: made while others are judged.
         workers: processes at a time.
+        limit_s: seconds for one.
     """
     rest = iter(jobs)
     busy: dict[Connection, tuple[Any, list[Job], int]] = {}
@@ -47,7 +48,7 @@ def judged(jobs: Iterable[Job], workers: int) -> Iterator[tuple[Job, Verdict]]:
             _start(batch, 0, busy)
         if not busy:
             return
-        ready = multiprocessing.connection.wait(list(busy), LIMIT_S)
+        ready = multiprocessing.connection.wait(list(busy), limit_s)
         for place in ready or list(busy):
             assert isinstance(place, Connection)
             process, batch, done = busy.pop(place)
@@ -59,7 +60,7 @@ def judged(jobs: Iterable[Job], workers: int) -> Iterator[tuple[Job, Verdict]]:
                 hung = isinstance(error, TimeoutError)
                 process.kill()
                 process.join()
-                verdict = Verdict("wrong", f"hangs for {LIMIT_S} s" if hung else f"crashed ({process.exitcode})")
+                verdict = Verdict("wrong", f"hangs for {limit_s:g} s" if hung else f"crashed ({process.exitcode})")
                 place.close()
                 if done + 1 < len(batch):
                     _start(batch, done + 1, busy)
