@@ -226,7 +226,7 @@ def _compared(frames: VideoFrames, sound: Sequence, plain: Sequence) -> Verdict:
     ahead = _ahead(sound, plain)
     # the clock begins with the first frame that is read: later than in the sound film where the beginning is lost,
     # be it to both, or to reading alone, which passes over what precedes the first key frame
-    began = [shown - time for time, first in zip(times[:1], pictures, strict=False) for shown in _shown(first, sound)]
+    began = [shown - time for time, first in zip(times, pictures, strict=True) for shown in _shown(first, sound)]
     shifts = {0.0, ahead, *(shift for shift in began[:1] if shift > 0)}
     verdicts = [_on_clock(times, pictures, sound, plain, shift, ahead) for shift in sorted(shifts)]
     if plain.loose:
@@ -247,9 +247,12 @@ def _on_clock(
         shift: what added to `times` gives times of the sound film.
         ahead: likewise for those of `plain`.
     """
+    lags = (there - time for time, picture in zip(times, pictures, strict=True) for there in _shown(picture, plain))
+    lag = next(lags, 0.0)  # of the plain decoder's clock, which begins with what reading passes over
     unseen = ""
     for time, picture in zip(times, pictures, strict=True):
-        right, there = sound.on_screen(time + shift), plain.on_screen(time + shift - ahead)
+        right = sound.on_screen(time + shift)
+        there = [*plain.on_screen(time + shift - ahead), *plain.on_screen(time + lag)]
         if _among(picture, right):
             continue
         said = f"at {time:.3f} s; it is shown at {_shown(picture, sound)[:4] or 'no time'}"
