@@ -16,7 +16,7 @@ READY := .venv/.ready$(addprefix -,$(BUILD))
 EXPERIMENTS := $(filter-out reported,$(patsubst experiments/%.yaml,%,$(wildcard experiments/*.yaml)))
 GRIDS := $(patsubst experiments/%.yaml,%,$(wildcard experiments/ablations/*/*.yaml))
 
-.PHONY: help setup data data-check experiments train eval smoke ablate leakcheck compare dashboard test test-all test-gpu check format bench lock clean need-exp
+.PHONY: help setup data data-check experiments train eval smoke ablate leakcheck compare dashboard test test-all test-gpu torture check format bench lock clean need-exp
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -107,6 +107,9 @@ test-all: $(READY) ## all tests
 
 test-gpu: $(READY) ## the tests that need a GPU, two minutes on one
 	@$(BIN)/python -m pytest -q -m gpu tests/gpu $(ARGS)
+
+torture: $(READY) ## odd and damaged media, kills: docs/reliability.md, under 10 minutes on two cores: ARGS='--seed 1'
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.torture $(ARGS)
 
 check: $(READY) ## lint, format, types and docker/
 	@$(BIN)/ruff check .

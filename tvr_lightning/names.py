@@ -2,8 +2,40 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
+from tvr_lightning.errors import ConfigError
+
 LEAKY = "leaky/"  # begins the name of every figure whose scores read the ground truth
 HASH_BASELINES = PCA, RANDOM, CHANCE = "pca", "random", "chance"  # codes that nobody learned
 
 CONFIG, METRICS, CHECKPOINTS = "config.yaml", "metrics.json", "checkpoints"
 RANKS, PREDICTIONS = "ranks.parquet", "predictions.parquet"
+
+
+def folder_below(runs_dir: str | os.PathLike[str], experiment: str) -> Path:
+    """The folder that an experiment's name means, which a configuration of others may have given.
+
+    Raises:
+        ConfigError: the name leads out of `runs_dir`, or is none.
+
+    >>> folder_below("runs", "lean_shapes").as_posix()
+    'runs/lean_shapes'
+    >>> folder_below("runs", "../x")
+    Traceback (most recent call last):
+        ...
+    tvr_lightning.errors.ConfigError: experiment is '../x', which is no folder below runs_dir; ...
+    """
+    parts = str(experiment).split("/")
+    if not all(map(is_name, parts)):
+        raise ConfigError(
+            f"experiment is {experiment!r}, which is no folder below runs_dir; give a plain name, such as lean_shapes, "
+            "and set --runs_dir to have runs elsewhere"
+        )
+    return Path(runs_dir, *parts)
+
+
+def is_name(part: str) -> bool:
+    """Whether a text is the name of a file or folder, and leads nowhere else."""
+    return part not in ("", ".", "..") and "/" not in part and "\0" not in part

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tvr_lightning.commands.tables import compare_paths, print_comparison
+from tvr_lightning.visible import say
 
 OVERVIEW = """\
   ablate    run a grid of settings, then compare  tvr ablate --config experiments/ablations/tc_mgc/heads.yaml
@@ -29,7 +30,7 @@ def main(words: Sequence[str]) -> int:
 
     points = read_grid(options.config, options.base, settings)
     if options.dry_run:
-        print(describe(points))
+        say(describe(points))
         return 0
     results, failed = run_grid(points)
     if results:

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from tvr_lightning.commands.tables import add_comparison_arguments, compare_paths, print_comparison
+from tvr_lightning.visible import say
 
 OVERVIEW = """\
   compare   one table over runs and seeds         tvr compare runs/clip4clip_shapes --baseline RUN --format markdown
@@ -24,11 +25,11 @@ def main(words: Sequence[str]) -> int:
     if options.plot:
         from tvr_lightning.report.bits import BITS_FIGURE, write_bits
 
-        print(write_bits(comparison.runs, options.runs_dir / BITS_FIGURE))
+        say(write_bits(comparison.runs, options.runs_dir / BITS_FIGURE))
     elif options.format == "table":
         print_comparison(comparison)
     else:
         from tvr_lightning.report.formats import FORMATS
 
-        print(FORMATS[options.format](comparison), end="")
+        say(FORMATS[options.format](comparison), end="")
     return 0

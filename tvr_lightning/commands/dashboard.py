@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from tvr_lightning.commands.tables import add_comparison_arguments, compare_paths
+from tvr_lightning.visible import say
 
 OVERVIEW = """\
   dashboard one page over runs: runs/report.html  tvr dashboard
@@ -21,6 +22,6 @@ def main(words: Sequence[str]) -> int:
     from tvr_lightning.report.page import write_page
     from tvr_lightning.report.wandb_report import write_report
 
-    print(write_page(comparison, options.runs_dir / "report.html"))
-    print(write_report(comparison))
+    say(write_page(comparison, options.runs_dir / "report.html"))
+    say(write_report(comparison))
     return 0

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tvr_lightning.commands.tables import TABLE_WIDTH, print_wide
 from tvr_lightning.errors import ConfigError, RunError, nearest
+from tvr_lightning.visible import say
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -96,7 +97,7 @@ def _shapes(options: argparse.Namespace) -> int:
     made = make_shapes(options.root, options.num_videos, options.seed)
     counts = ", ".join(f"{count} {split}" for split, count in made.splits.items())
     how = f"made in {made.seconds:.0f} s, {made.megabytes:.0f} MB" if made.created else "already there"
-    print(f"shapes in {made.root}: {counts} videos ({how})")
+    say(f"shapes in {made.root}: {counts} videos ({how})")
     return 0
 
 
@@ -114,7 +115,7 @@ def _export(options: argparse.Namespace) -> int:
     reader = build_reader({"class_path": class_path, "init_args": {"root": str(options.root)}})
     export_shapes(reader, options.num_videos, options.seed)
     counts = ", ".join(f"{len(reader.load(split))} {split}" for split in reader.splits)
-    print(f"shapes as {reader.name} in {options.root}: {counts}")
+    say(f"shapes as {reader.name} in {options.root}: {counts}")
     return 0
 
 
@@ -123,12 +124,12 @@ def _compress(options: argparse.Namespace) -> int:
 
     done = compress(options.source, options.destination, options.fps, options.short_side, options.workers)
     size = f" ({done.source_bytes / 1e6:,.1f} MB became {done.made_bytes / 1e6:,.1f} MB)" if done.made else ""
-    print(f"{options.destination}: {done.made:,} made{size}, {done.skipped:,} were there, {len(done.failed):,} failed")
+    say(f"{options.destination}: {done.made:,} made{size}, {done.skipped:,} were there, {len(done.failed):,} failed")
     if done.ignored:
-        print(f"{len(done.ignored):,} files are no videos by their names: {', '.join(done.ignored[:SHOWN])}")
+        say(f"{len(done.ignored):,} files are no videos by their names: {', '.join(done.ignored[:SHOWN])}")
     for what, files in (("copied despite damage", done.patched), ("FAILED", done.failed)):
         for name, reason in files.items():
-            print(f"{what}: {name}: {reason}", file=sys.stderr)
+            say(f"{what}: {name}: {reason}", file=sys.stderr)
     return 1 if done.failed else 0
 
 
@@ -146,18 +147,18 @@ def _check(options: argparse.Namespace) -> int:
         write_json(folder / f"{name}.json", content)
     print_wide(_check_table(check), TABLE_WIDTH)
     for note in check.notes:
-        print(f"note: {note}")
+        say(f"note: {note}")
     for kind, entries in check.lists.items():
         if entries:
-            print(f"\n{kind.replace('_', ' ')} ({len(entries):,}):")
+            say(f"\n{kind.replace('_', ' ')} ({len(entries):,}):")
             shown = [_entry(kind, entry) for entry in entries[:SHOWN]]
-            print("\n".join(f"  {text}" for text in shown))
+            say("\n".join(f"  {text}" for text in shown))
             if len(entries) > SHOWN:
-                print(f"  and {len(entries) - SHOWN:,} more, see {folder / kind}.json")
+                say(f"  and {len(entries) - SHOWN:,} more, see {folder / kind}.json")
     rate = f", {check.files / check.seconds:,.0f} a second" if check.seconds else ""
-    print(f"\n{check.files:,} files looked at in {check.seconds:.1f} s{rate}; lists in {folder}")
+    say(f"\n{check.files:,} files looked at in {check.seconds:.1f} s{rate}; lists in {folder}")
     incomplete = [split.name for split in check.splits if not split.complete]
-    print(
+    say(
         f"INCOMPLETE: {', '.join(incomplete)}" if incomplete else "complete: " + ", ".join(s.name for s in check.splits)
     )
     return 1 if incomplete else 0
@@ -206,7 +207,7 @@ def _stats(options: argparse.Namespace) -> int:
         with atomic_write(folder / f"{name}.png") as temporary:
             figure.savefig(temporary, format="png")
     print_wide(_stats_table(dataset, splits), TABLE_WIDTH)
-    print(f"plots in {folder}")
+    say(f"plots in {folder}")
     return 0
 
 

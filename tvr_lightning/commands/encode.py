@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tvr_lightning.config.arguments import TRUST
+from tvr_lightning.visible import say
 
 OVERVIEW = """\
   encode    write the codes of a split            tvr encode runs/sptch_shapes_64/RUN --split train
@@ -26,5 +27,5 @@ def main(words: Sequence[str]) -> int:
     from tvr_lightning.run.encode import encode_run
 
     path, codes = encode_run(options.run, options.split, options.out, options.trust)
-    print(f"{path}: " + ", ".join(f"{len(c):,} {name} codes of {c.bits} bits" for name, c in codes.items()))
+    say(f"{path}: " + ", ".join(f"{len(c):,} {name} codes of {c.bits} bits" for name, c in codes.items()))
     return 0

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tvr_lightning.config.arguments import TRUST
+from tvr_lightning.visible import say
 
 OVERVIEW = """\
   inspect   draw what a run looks at              tvr inspect runs/tc_mgc_shapes/RUN 'video1300#0'
@@ -37,9 +38,9 @@ def main(words: Sequence[str]) -> int:
 
     drawn = inspect_run(options.run, options.query, options.video, options.against, options.trust)
     for path in drawn.paths:
-        print(path)
+        say(path)
     for note in drawn.notes:
-        print(f"tvr: {note}", file=sys.stderr)
+        say(f"tvr: {note}", file=sys.stderr)
     return 0
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from tvr_lightning.visible import say
+
 OVERVIEW = """\
   leakcheck say whether a method's scores read the answer: train it on noise, test it on other noise
                                                   tvr leakcheck --config experiments/X.yaml
@@ -37,5 +39,5 @@ def main(words: Sequence[str]) -> int:
     from tvr_lightning.synthetic.noise import LeakProbe
 
     report = check_leak(experiment, LeakProbe(**sizes))
-    print(report.text())
+    say(report.text())
     return 1 if report.leaks else 0

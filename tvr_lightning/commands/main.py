@@ -9,6 +9,7 @@ from typing import Any
 
 from tvr_lightning import __version__
 from tvr_lightning.errors import INTERRUPTED, ConfigError, TVRError, nearest
+from tvr_lightning.visible import make_messages_visible, say
 
 # each command and its module in this package, in the order in which `tvr --help` shows them
 COMMANDS = {
@@ -34,11 +35,12 @@ Settings of an experiment follow as --trainer.x, --data.x, --model.x, e.g. --tra
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit code: 0, 1 for an error, 2 for a wrong call, 130 after Ctrl-C."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    make_messages_visible()
     if not words or words[0] in ("-h", "--help", "help"):
-        print(overview(), end="")
+        say(overview(), end="")
         return 0 if words else 2
     if words[0] == "--version":
-        print(__version__)
+        say(__version__)
         return 0
     try:
         if words[0] not in COMMANDS:
@@ -46,13 +48,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = _module(COMMANDS[words[0]]).main(words)
         return code
     except ConfigError as error:
-        print(f"tvr: {error}", file=sys.stderr)
+        say(f"tvr: {error}", file=sys.stderr)
         return 2
     except TVRError as error:
-        print(f"tvr: {error}", file=sys.stderr)
+        say(f"tvr: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("tvr: interrupted", file=sys.stderr)
+        say("tvr: interrupted", file=sys.stderr)
         return INTERRUPTED
 
 

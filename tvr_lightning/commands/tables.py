@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tvr_lightning.visible import console
+
 if TYPE_CHECKING:
     from tvr_lightning.report.comparison import Comparison
 
@@ -49,7 +51,5 @@ def print_comparison(comparison: Comparison) -> None:
 
 def print_wide(table: Any, width: int) -> None:
     """Prints a table of at least `width` columns."""
-    from rich.console import Console
-
     # figures that are cut say nothing: a narrow terminal wraps lines, a file takes them whole
-    Console(width=max(Console().width, width)).print(table)
+    console(width).print(table)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from tvr_lightning.errors import ConfigError, DataError
+from tvr_lightning.visible import say
 
 if TYPE_CHECKING:
     from tvr_lightning.data.triples.base import Span, Triple
@@ -80,16 +81,16 @@ def main(words: Sequence[str]) -> int:
         from tvr_lightning.data.triples.corenlp import command, write_captions
 
         files = write_captions(captions, options.write)
-        print(f"files of captions in {options.write}: {len(files):,}. In the folder of Stanford CoreNLP run\n")
-        print(f"  {command(options.write)}\n")
-        print(f"then: tvr triples --backend corenlp_json --path {shlex.quote(str(options.write))} ...")
+        say(f"files of captions in {options.write}: {len(files):,}. In the folder of Stanford CoreNLP run\n")
+        say(f"  {command(options.write)}\n")
+        say(f"then: tvr triples --backend corenlp_json --path {shlex.quote(str(options.write))} ...")
         return 0
     extractor = CachedTriples(
         make_extractor(options.backend, options.model or SPACY_MODEL, options.path), options.cache_dir
     )
     for caption, triples in zip(captions, extractor.extract(captions), strict=True):
         nodes = chosen_words(caption, triples, options.nodes)
-        print(_as_json(caption, triples, nodes) if options.json else _as_text(caption, triples, nodes))
+        say(_as_json(caption, triples, nodes) if options.json else _as_text(caption, triples, nodes))
     return 0
 
 

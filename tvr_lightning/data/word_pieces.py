@@ -18,6 +18,7 @@ from tvr_lightning.data.triples.base import Nodes, Span, TripleExtractor, word_s
 from tvr_lightning.data.triples.cached import CachedTriples
 from tvr_lightning.data.triples.choose import make_extractor
 from tvr_lightning.errors import CheckpointError, ConfigError, DataError
+from tvr_lightning.visible import whole
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _NEEDED = SPECIAL[:4]
@@ -160,7 +161,7 @@ class WordPieces(Tokenizer):
         lost_nodes: list[int] = []
         for index, caption in enumerate(captions):
             # one by one: a batch would start threads, which data workers must not be forked from
-            encoding = self._pieces.encode(caption, add_special_tokens=False)
+            encoding = self._pieces.encode(whole(caption), add_special_tokens=False)
             if not encoding.ids:
                 raise DataError(
                     f"Caption {index} of {len(captions)} is empty: {caption!r}. Remove or mend it in the annotations."
@@ -229,6 +230,7 @@ def learn_vocabulary(captions: Sequence[str], size: int) -> Vocabulary:
     """
     from tokenizers.trainers import WordPieceTrainer
 
+    captions = [whole(caption) for caption in captions]
     tokenizer = _tokenizer(Vocabulary({}))
     characters = Counter("".join(tokenizer.normalizer.normalize_str(caption) for caption in captions))
     frequent = sorted((-count, c) for c, count in characters.items() if not c.isspace())

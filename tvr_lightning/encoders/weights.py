@@ -15,12 +15,14 @@ import pickle
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tvr_lightning.data.stores.archives import check_archive
 from tvr_lightning.data.stores.hub import fetch_from_hub, read_json
 from tvr_lightning.errors import CheckpointError, few
 
@@ -32,6 +34,7 @@ _FOLDER_FILES = (
     "pytorch_model.bin",
 )
 _INDEX = ".index.json"
+TIMES_UNPACKED = 4  # of its size on disk: tensors are not compressed, what TorchScript compresses is its code
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 _STORAGES = {
     "HalfStorage": torch.float16,
@@ -215,11 +218,23 @@ def _read_content(path: Path) -> Any:
         from safetensors.torch import load_file
 
         return load_file(path)
+    check_archive(path, TIMES_UNPACKED)
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if any(name.endswith("/constants.pkl") for name in archive.namelist()):
                 return _read_torchscript(archive)
     return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def load_checkpoint(path: Path) -> Any:
+    """Reads what `torch.save` wrote, its tensors left on the disk until they are looked at; runs no code from it.
+
+    Raises:
+        UnpackedSizeError: an archive that unpacks to far more than it is.
+        Exception: whatever torch raises for a file that is damaged or holds something else.
+    """
+    check_archive(path, TIMES_UNPACKED)
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 
 def _describe(content: Any) -> str:
@@ -247,6 +262,8 @@ class _ScriptObject:
 
 
 def _rebuild_tensor(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
+    if prod(size) > storage.numel():  # strides of 0 would make a terabyte of one number
+        raise pickle.UnpicklingError(f"a tensor of {prod(size):,} numbers in a storage of {storage.numel():,}")
     # as_strided checks the bounds of the storage
     return torch.as_strided(storage, size, stride, offset).clone()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tvr_lightning.data.stores.archives import check_archive
 from tvr_lightning.data.stores.files import atomic_write
 from tvr_lightning.errors import DataError
 
@@ -20,6 +22,18 @@ if TYPE_CHECKING:
     from tvr_lightning.metrics.matrix import ArrayLike
 
 CODES = "codes.npz"
+TIMES_UNPACKED = 200  # of its size on disk: ids are texts that resemble one another, as wide as the longest
+DAMAGED = (
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    TypeError,
+    MemoryError,
+    OverflowError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 def pack_codes(codes: ArrayLike) -> NDArray[np.uint8]:
@@ -115,13 +129,14 @@ def load_codes(path: Path) -> dict[str, Codes]:
         DataError: there is no such file, it is damaged, or holds no codes.
     """
     try:
+        check_archive(path, TIMES_UNPACKED)
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         names = dict.fromkeys(name.rpartition("/")[0] for name in arrays)
         found = {n: Codes(arrays[f"{n}/codes"], int(arrays[f"{n}/bits"]), arrays[f"{n}/ids"]) for n in names if n}
     except FileNotFoundError:
         raise DataError(f"no codes at {path}; make them with: tvr encode RUN --split test --out {path}") from None
-    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+    except (*DAMAGED, AttributeError) as error:
         raise DataError(f"{path} holds no codes or is damaged ({error}); make it anew with `tvr encode`") from None
     if not found:
         raise DataError(f"{path} holds no codes (found: {', '.join(arrays) or 'nothing'}); make it with `tvr encode`")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import re
 from collections.abc import Callable, Iterator, Sequence
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
+from tvr_lightning.data.stores.files import write_csv
 from tvr_lightning.report.comparison import Comparison, Row
 from tvr_lightning.report.text import DOWN, UP, Cell, Line, legend, lines_of_blocks
 
@@ -158,9 +158,7 @@ def to_csv(comparison: Comparison) -> str:
         if name in metrics
     ]
     out = io.StringIO()
-    writer = csv.DictWriter(out, fields, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    write_csv(out, fields, rows)
     return out.getvalue()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,6 +23,7 @@ from tvr_lightning.run.fonts import missing_letters, render
 from tvr_lightning.run.load import load_run
 from tvr_lightning.run.pictures import Pair, Query, draw_maps, maps_of, own_query, see
 from tvr_lightning.types import TextInput
+from tvr_lightning.visible import encodable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,6 +37,7 @@ CLOUD_PAIRS = 40  # of them, those whose vectors are arranged (TC-MGC, Fig. 10)
 SEED = 0  # of the choice, the same for every run
 FOLDER = "inspect"
 STEM_BYTES = 60  # of a file's name
+_IN_NAMES = "-._\u200c\u200d"  # the last two join letters, or keep them apart, in the scripts of India and Persia
 
 
 @dataclass(frozen=True)
@@ -235,10 +238,12 @@ def vectors_of(pairs: Sequence[Pair], name: str) -> Mapping[str, Sequence[Tensor
 
 
 def file_stem(query: str) -> str:
-    """A query as a part of a file's name, in its own letters; it does not begin with a dash or a dot.
+    """A query as a part of a file's name, in its own letters with their marks; it begins with no dash and no dot.
 
-    >>> file_stem("-0sXY#1"), file_stem("一只 红色 的狗?")
-    ('0sXY_1', '一只_红色_的狗')
+    >>> file_stem("-0sXY#1"), file_stem("一只 红色 的狗?"), file_stem("हिन्दी में")
+    ('_-0sXY_1', '一只_红色_的狗', 'हिन्दी_में')
     """
-    name = re.sub(r"[^\w.-]+", "_", query).strip("_.-")
-    return name.encode()[:STEM_BYTES].decode(errors="ignore").strip("_.-") or "query"
+    name = "".join(c if c in _IN_NAMES or unicodedata.category(c)[0] in "LMN" else " " for c in encodable(query))
+    name = "_".join(name.split())
+    name = f"_{name}" if name.startswith(("-", ".")) else name
+    return name.encode()[:STEM_BYTES].decode(errors="ignore").rstrip("_.") or "query"

@@ -15,13 +15,13 @@ from markupsafe import Markup
 
 from tvr_lightning import __version__
 from tvr_lightning.data.stores.files import atomic_write
-from tvr_lightning.errors import RunError
 from tvr_lightning.names import METRICS, RANKS
 from tvr_lightning.report import charts, text
 from tvr_lightning.report.comparison import Block, Comparison
 from tvr_lightning.run.curves import CURVES, read_curves
 from tvr_lightning.run.gallery import FRAMES, GALLERY, Gallery, num_frames, rank_histogram, read_gallery
-from tvr_lightning.run.results import DIRECTIONS, Run
+from tvr_lightning.run.results import DIRECTIONS, Run, read_columns
+from tvr_lightning.visible import visible
 
 MAX_RUNS = 24  # with curves, ranks and queries; the tables hold all
 MAX_PICTURES = 8 << 20  # bytes of all pictures of a page
@@ -109,7 +109,7 @@ def render(comparison: Comparison) -> str:
     pictures = Pictures()
     environment = Environment(
         loader=PackageLoader("tvr_lightning", "report"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
+        trim_blocks=True, lstrip_blocks=True, finalize=_finalize,
     )  # fmt: skip
     parts = [(over, len(list(columns))) for over, columns in groupby(comparison.columns, key=lambda c: c.over)]
     return environment.get_template("report.html.j2").render(
@@ -126,6 +126,11 @@ def render(comparison: Comparison) -> str:
         made=f"{datetime.now():%Y-%m-%d %H:%M}",
         version=__version__,
     )
+
+
+def _finalize(value: Any) -> Any:
+    """What the template shows of a value; mark-up stays mark-up, since nothing that escapes is a part of one."""
+    return type(value)(visible(value)) if isinstance(value, str) else value
 
 
 def _block(block: Block, comparison: Comparison, shown: set[Path], pictures: Pictures) -> dict[str, Any]:
@@ -168,16 +173,10 @@ def _charts(runs: Sequence[Shown]) -> list[tuple[str, Markup]]:
 
 def _histogram(run: Run) -> Markup | None:
     """Shares of queries by rank in both directions; None when the run kept no ranks."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     file = run.path / RANKS
     if not file.is_file():
         return None
-    try:
-        columns = pq.read_table(file, columns=["direction", "rank"]).to_pydict()
-    except (pa.ArrowException, OSError) as error:
-        raise RunError(f"{file} is damaged ({error}); remove it, or test the run again") from None
+    columns = read_columns(file, ["direction", "rank"])
     data = run.content["data"]
     # both directions over the same ranges, those of the larger gallery
     items = max(data["videos"], data["captions"] if run.content["v2t"] == "captions" else 0)

@@ -22,7 +22,8 @@ from typing import Any
 from tvr_lightning.config.arguments import read_arguments
 from tvr_lightning.config.compose import find_file
 from tvr_lightning.errors import INTERRUPTED, ConfigError, nearest
-from tvr_lightning.names import METRICS
+from tvr_lightning.names import METRICS, folder_below
+from tvr_lightning.visible import say
 
 KEYS = ("program", "command", "method", "metric", "parameters", "name", "description", "project", "entity")
 COMMAND = 'command: [tvr, fit, --config, experiments/NAME.yaml, "${args}"]'
@@ -97,7 +98,7 @@ def read_grid(file: Path, base: str | None = None, overrides: Sequence[str] = ()
         name = _name({key: point[key] for key in varied}, constants)
         if name in points:
             raise ConfigError(f"{file}: two points would both be called {name}; their values differ in signs only")
-        points[name] = Point(name, Path(str(config.get("runs_dir", "runs")), str(config["experiment"])), words)
+        points[name] = Point(name, folder_below(str(config.get("runs_dir", "runs")), str(config["experiment"])), words)
     return list(points.values())
 
 
@@ -115,34 +116,34 @@ def run_grid(points: Sequence[Point]) -> tuple[list[Path], dict[str, int]]:
     for number, point in enumerate(points, start=1):
         place = f"ablate {number}/{len(points)} {point.name}"
         if done := point.finished():
-            print(f"{place}: finished already, see {done}; remove that folder to run the point again", flush=True)
+            say(f"{place}: finished already, see {done}; remove that folder to run the point again", flush=True)
             results.append(done)
             continue
         run_id = point.next_run_id()
         for folder in point.attempts():
-            print(
+            say(
                 f"{place}: {folder} was begun and has no result ({METRICS}); it stays as it is and the point runs as "
                 f"{run_id}. Remove {folder} if its weights are not needed and nothing is running there.",
                 flush=True,
             )
         words = ["fit", *point.words, f"--run_id={run_id}"]
-        print(f"{place}: tvr {shlex.join(words)}", flush=True)
+        say(f"{place}: tvr {shlex.join(words)}", flush=True)
         try:
             code = _run(words)
             if code in (INTERRUPTED, -signal.SIGINT):
                 raise KeyboardInterrupt
         except KeyboardInterrupt:
-            print(f"{place}: interrupted; the same command begins this point again and goes on", file=sys.stderr)
+            say(f"{place}: interrupted; the same command begins this point again and goes on", file=sys.stderr)
             raise
         folder = point.home / run_id
         if code == 0 and (folder / METRICS).is_file():
             results.append(folder)
         else:
             failed[point.name] = code
-            print(f"{place}: FAILED, {_reason(code)}", file=sys.stderr, flush=True)
+            say(f"{place}: FAILED, {_reason(code)}", file=sys.stderr, flush=True)
     for name, code in failed.items():
-        print(f"ablate: {name} failed: {_reason(code)}", file=sys.stderr)
-    print(f"ablate: {len(results)} of {len(points)} points have results, {len(failed)} failed", flush=True)
+        say(f"ablate: {name} failed: {_reason(code)}", file=sys.stderr)
+    say(f"ablate: {len(results)} of {len(points)} points have results, {len(failed)} failed", flush=True)
     return results, failed
 
 

@@ -17,6 +17,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 
 from tvr_lightning.config.options import WHERE_AND_HOW_OFTEN
 from tvr_lightning.encoders.kept import UNSAID, says_encoders
+from tvr_lightning.encoders.weights import load_checkpoint
 from tvr_lightning.errors import CheckpointError, ConfigError, RunError, few
 from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.names import CHECKPOINTS, CONFIG, METRICS
@@ -57,7 +58,7 @@ def find_checkpoint(home: Path, wanted: str, resume: bool = False) -> Path:
             f"no checkpoint {path}; " + (f"there is {', '.join(near[-3:])}" if near else "train first")
         )
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        content = load_checkpoint(path)
     except Exception as error:  # a damaged file fails in many ways; all mean the same to the user
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{path} cannot be read as a checkpoint ({reason}); is it complete?") from error
@@ -72,7 +73,7 @@ def kept_in(path: Path) -> dict[str, dict[str, Any]]:
     Raises:
         CheckpointError: an earlier version saved it, which did not say.
     """
-    kept = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("encoders")
+    kept = load_checkpoint(path).get("encoders")
     if not says_encoders(kept):
         raise CheckpointError(f"{path}: {UNSAID}")
     return kept
@@ -84,7 +85,7 @@ def restore(model: RetrievalModule[Any, Any], path: Path) -> None:
     Raises:
         CheckpointError: it is of another method, size or encoder.
     """
-    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    content = load_checkpoint(path)
     model.on_load_checkpoint(content)
     model.load_state_dict(content["state_dict"])
 

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tvr_lightning.data.stores.files import atomic_write
+from tvr_lightning.data.stores.files import atomic_write, write_csv
 from tvr_lightning.errors import RunError
 
 CURVES = "curves.csv"
@@ -22,9 +22,7 @@ def write_curves(path: Path, rows: Sequence[Row]) -> None:
     """
     names = sorted({name for row in rows for name in row} - set(FIRST))
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, [*FIRST, *names], restval="")
-        writer.writeheader()
-        writer.writerows({k: f"{v:.10g}" for k, v in row.items()} for row in rows)
+        write_csv(file, [*FIRST, *names], ({k: f"{v:.10g}" for k, v in row.items()} for row in rows))
 
 
 def read_curves(path: Path) -> list[dict[str, float]]:

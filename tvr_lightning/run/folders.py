@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tvr_lightning.errors import ConfigError, RunError
-from tvr_lightning.names import CHECKPOINTS, METRICS, PREDICTIONS
+from tvr_lightning.names import CHECKPOINTS, METRICS, PREDICTIONS, folder_below, is_name
 from tvr_lightning.run.build import ExperimentCLI, resolved_config, with_defaults
 from tvr_lightning.run.checkpoints import check_settings, find_unfinished
 
@@ -19,8 +19,26 @@ RUN_FOLDER_VARIABLE = "TVR_RUN_ID"  # processes that Lightning starts for furthe
 
 
 def run_home(config: Any) -> Path:
-    """The folder of an experiment's runs."""
-    return Path(config.runs_dir, config.experiment)
+    """The folder of an experiment's runs.
+
+    Raises:
+        ConfigError: its name leads out of `runs_dir`.
+    """
+    return folder_below(config.runs_dir, config.experiment)
+
+
+def check_names(config: Any) -> None:
+    """Refuses names with which a run would lie elsewhere than in its experiment's folder.
+
+    Raises:
+        ConfigError: such a name.
+    """
+    run_home(config)
+    if config.run_id is not None and not is_name(str(config.run_id)):
+        raise ConfigError(
+            f"run_id is {config.run_id!r}, which is no name of a folder: a run lies in RUNS_DIR/EXPERIMENT/RUN_ID; "
+            "set --runs_dir to have it elsewhere"
+        )
 
 
 def resumed_folder(cli: ExperimentCLI, command: str) -> Path:
@@ -64,10 +82,11 @@ def make_run_folder(config: Any) -> Path:
 
     Raises:
         RunError: the folder exists, or cannot be made.
-        ConfigError: the processes of a cluster need a common name.
+        ConfigError: the processes of a cluster need a common name, or a name leads elsewhere.
     """
     if RUN_FOLDER_VARIABLE in os.environ and "LOCAL_RANK" in os.environ:
         return Path(os.environ[RUN_FOLDER_VARIABLE])
+    check_names(config)
     rank = next((int(os.environ[name]) for name in ("RANK", "SLURM_PROCID") if name in os.environ), None)
     names = [config.run_id]
     if config.run_id is None:

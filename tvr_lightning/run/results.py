@@ -14,6 +14,7 @@ from tvr_lightning.config.options import WHERE_AND_HOW_OFTEN
 from tvr_lightning.data.stores.files import atomic_write
 from tvr_lightning.errors import RunError, nearest
 from tvr_lightning.names import CONFIG, HASH_BASELINES, LEAKY, METRICS, RANKS
+from tvr_lightning.visible import encodable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -48,9 +49,9 @@ def write_ranks(path: Path, result: EvaluationResult, split: Split) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    videos = [split.records[i].video_id for i in result.video_ids.tolist()]
-    video_name = {i: split.records[i].video_id for i in result.video_ids.tolist()}
-    caption_name = {i: caption_id(split, i) for i in result.caption_ids.tolist()}
+    videos = [encodable(split.records[i].video_id) for i in result.video_ids.tolist()]
+    video_name = {i: encodable(split.records[i].video_id) for i in result.video_ids.tolist()}
+    caption_name = {i: encodable(caption_id(split, i)) for i in result.caption_ids.tolist()}
     captions = list(caption_name.values())
     tables = []
     for direction, queries, items in (("t2v", captions, video_name), ("v2t", videos, caption_name)):
@@ -90,26 +91,40 @@ class StoredRanks:
     ranks: Ranks
 
 
-def read_ranks(folder: Path) -> StoredRanks:
-    """Reads a run's `ranks.parquet`.
+def read_columns(path: Path, columns: Sequence[str]) -> dict[str, list[Any]]:
+    """Reads columns of a Parquet file that a run left.
 
     Raises:
         RunError: there is none, or it is damaged.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            # each row has an id of its own: a file that says it has more rows than bytes would fill the memory
+            if (rows := file.metadata.num_rows) > (size := path.stat().st_size):
+                raise pa.ArrowInvalid(f"{rows:,} rows in {size:,} bytes")
+            return file.read(columns=list(columns)).to_pydict()
+    except FileNotFoundError:
+        raise RunError(f"{path.parent} has no {path.name}; test the run again") from None
+    except (OSError, pa.ArrowException, KeyError) as error:
+        raise RunError(f"{path} is damaged ({error}); remove it, or test the run again") from None
+
+
+def read_ranks(folder: Path) -> StoredRanks:
+    """Reads a run's `ranks.parquet`.
+
+    Raises:
+        RunError: there is none, or it is damaged.
+    """
     import torch
 
     from tvr_lightning.metrics.ranking import DirectionRanks, Ranks
 
     path = folder / RANKS
     columns = ["direction", "query", "video", "greater", "tied_other", "tied_own", "average_precision"]
-    try:
-        rows = pq.read_table(path, columns=columns).to_pydict()
-    except FileNotFoundError:
-        raise RunError(f"{folder} has no {RANKS}; test the run again") from None
-    except (OSError, pa.ArrowException) as error:
-        raise RunError(f"{path} is damaged ({error}); test the run again") from None
+    rows = read_columns(path, columns)
     keys = list(zip(rows["direction"], rows["query"], rows["video"], strict=True))
     order = sorted(range(len(keys)), key=keys.__getitem__)
     video = {name: i for i, name in enumerate(sorted(set(rows["video"])))}

@@ -20,6 +20,7 @@ from tvr_lightning.config.objects import smallest_parts
 from tvr_lightning.errors import TVRError
 from tvr_lightning.run.reader import reader_of
 from tvr_lightning.synthetic.shapes import export_shapes
+from tvr_lightning.visible import say
 
 NUM_VIDEOS = 24
 BATCHES = 2
@@ -93,8 +94,8 @@ def smoke(names: Sequence[str]) -> int:
                 failed.append(name)
                 if not isinstance(error, TVRError):
                     traceback.print_exc()
-                print(f"smoke {name}: FAILED: {error}", file=sys.stderr)
+                say(f"smoke {name}: FAILED: {error}", file=sys.stderr)
             else:
-                print(f"smoke {name}: ok, {time.monotonic() - began:.0f} s")
-    print(f"smoke: {len(files) - len(failed)} passed, {len(failed)} failed")
+                say(f"smoke {name}: ok, {time.monotonic() - began:.0f} s")
+    say(f"smoke: {len(files) - len(failed)} passed, {len(failed)} failed")
     return 1 if failed else 0

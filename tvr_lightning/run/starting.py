@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from pytorch_lightning import Trainer
 from torch import Tensor
 
 from tvr_lightning.encoders.kept import check_encoders
-from tvr_lightning.encoders.weights import differences
+from tvr_lightning.encoders.weights import differences, load_checkpoint
 from tvr_lightning.errors import CheckpointError, ConfigError, RunError, few
 from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.run.callbacks.guard import not_finite
@@ -55,7 +54,7 @@ def start_from(model: RetrievalModule[Any, Any], path: Path) -> None:
     Raises:
         CheckpointError: it is none, or does not fit; names in one line what is missing, left over or of another shape.
     """
-    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    content = load_checkpoint(path)
     weights, trained = content["state_dict"], content.get("trained")
     tensors = isinstance(weights, dict) and all(isinstance(x, Tensor) for x in weights.values())
     if not tensors or not isinstance(trained, dict) or not isinstance(content.get("method"), str):
@@ -89,7 +88,7 @@ def steps_of(path: Path) -> int:
 
 def _progress(path: Path) -> tuple[int, int]:
     """Epochs and optimiser steps."""
-    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    content = load_checkpoint(path)
     try:
         return int(position(content)[0]), int(content["global_step"])
     except (KeyError, TypeError, ValueError, OverflowError, RuntimeError):

@@ -13,6 +13,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from pytorch_lightning.utilities import rank_zero_only
 
 from tvr_lightning.config.options import Tracker
+from tvr_lightning.visible import say
 
 WANDB_INIT_TIMEOUT_S = 30.0
 MAX_PARTS = 1000  # of a resumed run
@@ -83,9 +84,9 @@ def _wandb(folder: Path, experiment: str, group: str, tags: Sequence[str]) -> Wa
     try:
         logger = start(offline)
     except wandb.errors.CommError as error:
-        print(f"W&B cannot be reached ({error}); this run is kept offline", file=sys.stderr)
+        say(f"W&B cannot be reached ({error}); this run is kept offline", file=sys.stderr)
         offline, logger = True, start(True)
     if offline and is_first_rank():
         run = Path(logger.experiment.dir).parent
-        print(f"W&B: offline, kept in {run}; send it with: wandb sync {run}", file=sys.stderr)
+        say(f"W&B: offline, kept in {run}; send it with: wandb sync {run}", file=sys.stderr)
     return logger

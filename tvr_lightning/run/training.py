@@ -33,10 +33,18 @@ from tvr_lightning.run.callbacks.progress import DataWaits, ProgressBar, StartSu
 from tvr_lightning.run.callbacks.resume import KeepLast
 from tvr_lightning.run.callbacks.run_folder import RunFolder
 from tvr_lightning.run.checkpoints import BEST, LAST, AtomicCheckpointIO, find_checkpoint, restore, run_folder_lock
-from tvr_lightning.run.folders import going_on_in, make_run_folder, remove_without_result, resumed_folder, run_home
+from tvr_lightning.run.folders import (
+    check_names,
+    going_on_in,
+    make_run_folder,
+    remove_without_result,
+    resumed_folder,
+    run_home,
+)
 from tvr_lightning.run.readable import readable_error
 from tvr_lightning.run.starting import check_goes_on, check_trained, start_from, steps_of
 from tvr_lightning.run.trackers import build_tracker, is_first_rank
+from tvr_lightning.visible import say
 
 
 def run(command: str, arguments: Mapping[str, Any], flags: Sequence[str] = ()) -> int:
@@ -67,7 +75,7 @@ def run(command: str, arguments: Mapping[str, Any], flags: Sequence[str] = ()) -
     if not finished:
         return INTERRUPTED
     if is_first_rank() and folder.exists():
-        print(f"run folder: {folder}")
+        say(f"run folder: {folder}")
     return 0
 
 
@@ -125,6 +133,7 @@ def wanted_weights(config: Any, command: str) -> Path | None:
         ConfigError: the command needs one and none is named.
         TVRError: there is no such checkpoint or run.
     """
+    check_names(config)
     if config.resume is not None:
         return find_checkpoint(run_home(config), str(going_on_in(config, command)), resume=True)
     if command != "fit" and config.ckpt_path is None:
@@ -240,7 +249,7 @@ def make_trainer(cli: ExperimentCLI, command: str, folder: Path) -> Trainer:
     settings: dict[str, Any] = cli.config_init.trainer.as_dict()
     check_strategy(settings["strategy"])
     if is_first_rank() and (advice := device_advice(*_devices(cli))):
-        print(f"tvr: {advice}", file=sys.stderr)
+        say(f"tvr: {advice}", file=sys.stderr)
     encoder = " + ".join(encoder.name for encoder in model.encoders)
     smoke = bool(settings["fast_dev_run"])
     if command == "validate" or smoke:

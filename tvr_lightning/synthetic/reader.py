@@ -8,6 +8,7 @@ from tvr_lightning.data.annotations.msrvtt import MSRVTT, Protocol
 from tvr_lightning.data.annotations.readers import check_fields, read_json
 from tvr_lightning.synthetic.plan import VERSION
 from tvr_lightning.synthetic.shapes import MANIFEST, make_shapes
+from tvr_lightning.visible import say
 
 
 class Shapes(MSRVTT):
@@ -38,4 +39,4 @@ class Shapes(MSRVTT):
         elif self.root.exists() and any(self.root.iterdir()):
             return  # not from here: `load` says what it lacks
         made = make_shapes(self.root, **size)
-        print(f"shapes: made {sum(made.splits.values()):,} videos in {self.root} ({made.seconds:.0f} s)")
+        say(f"shapes: made {sum(made.splits.values()):,} videos in {self.root} ({made.seconds:.0f} s)")

@@ -101,18 +101,17 @@ def test_bound_holds_while_several_processes_write(folder: Path, videos: list[Re
 
 
 def _killed(folder: Path, record: Record, where: str) -> None:
-    def die(*args: Any) -> None:
+    def die(*_: Any, **__: Any) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def half(path: Path, data: bytes) -> None:
-        with path.open("wb") as file:
-            file.write(data[: len(data) // 2])
+    def half(file: int, data: bytes) -> None:
+        os.write(file, data[: len(data) // 2])
         die()
 
     if where == "in the write":
-        Path.write_bytes = half  # type: ignore[assignment, method-assign]
+        store_module.write_all = half  # type: ignore[attr-defined]
     else:
-        Path.replace = die  # type: ignore[assignment, method-assign]
+        os.replace = die  # type: ignore[assignment]
     fetch(cache_in(folder, 1), record)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from tvr_lightning.data.stores.beneath import file_beneath
 from tvr_lightning.data.stores.store import key_of
 
 SETTLE_S = 2
@@ -71,8 +72,8 @@ class Contents:
 
     def _recall(self, label: bytes) -> bytes | None:
         try:
-            with self.table.open("rb", buffering=0) as file:
-                slot = os.pread(file.fileno(), _SLOT.size, _place(label))
+            with file_beneath(self.table.parent, self.table.name, os.O_RDONLY) as file:
+                slot = os.pread(file, _SLOT.size, _place(label))
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -87,12 +88,8 @@ class Contents:
         """Writes to the label's slot; a hash that was there is forgotten."""
         slot = _SLOT.pack(label[:16], content, key_of(label[:16], content)[:16])
         try:
-            self.table.parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self.table, os.O_WRONLY | os.O_CREAT, 0o666)
-            try:
-                os.pwrite(handle, slot, _place(label))
-            finally:
-                os.close(handle)
+            with file_beneath(self.table.parent, self.table.name, os.O_WRONLY | os.O_CREAT) as file:
+                os.pwrite(file, slot, _place(label))
         except OSError as error:
             self.report(error)
 
@@ -101,7 +98,7 @@ def file_state(path: Path) -> FileState | None:
     """The state of a regular file; None where there is none."""
     try:
         entry = path.stat()
-    except OSError:
+    except (OSError, ValueError):  # the latter: letters that no name has
         return None
     if not stat.S_ISREG(entry.st_mode):
         return None

@@ -19,6 +19,7 @@ from torch import Tensor
 from tvr_lightning.data.stores.store import Store, StoreFullError, key_of
 from tvr_lightning.distributed import raise_on_all_ranks, ranks
 from tvr_lightning.errors import ConfigError, DataError
+from tvr_lightning.visible import say
 
 Block = dict[str, Tensor]  # `features` (N, n, F), `mask` (N, n) and `failed` (N,) of neighbouring items
 Compute = Callable[[Sequence[range]], Iterable[Block]]
@@ -120,14 +121,14 @@ class FeatureStore:
             missing = self._missing(wanted)
             if missing and not rank:
                 count = sum(len(span) for span in missing.values())
-                print(f"{what}: frozen features of {count:,} are computed once and kept in {self.store.folder}",
+                say(f"{what}: frozen features of {count:,} are computed once and kept in {self.store.folder}",
                       file=sys.stderr, flush=True)  # fmt: skip
             share = set(names[rank::world])
             self._fill(wanted, {key: span for key, span in missing.items() if key in share}, compute)
         with raise_on_all_ranks():
             self._fill(wanted, self._missing(wanted), compute)
         if missing and not rank:
-            print(f"{what}: done in {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+            say(f"{what}: done in {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
         return FeatureRows(self.store, names, size, {name: self._blocks[name] for name in names})
 
     def _missing(self, wanted: dict[bytes, range]) -> dict[bytes, range]:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
-import tempfile
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from secrets import token_hex
+from typing import Any, TextIO
 
 from tvr_lightning.errors import ConfigError, RunError
+from tvr_lightning.visible import visible
+
+_LONGEST = 60  # letters of a name that its temporary name repeats: a name has 255 bytes
+_FORMULA = "=+-@\t\r\n＝＋－＠"  # what begins a formula in a spreadsheet; some read the wide letters too
 
 
 def is_file(path: Path) -> bool:
@@ -21,7 +27,7 @@ def is_file(path: Path) -> bool:
     """
     try:
         return path.is_file()
-    except OSError:  # a name that is too long, links in a loop, a folder that may not be entered
+    except (OSError, ValueError):  # too long, links in a loop, a folder that may not be entered, letters of no name
         return False
 
 
@@ -29,18 +35,21 @@ def is_file(path: Path) -> bool:
 def atomic_write(path: Path) -> Iterator[Path]:
     """Gives a temporary name beside `path`; it replaces `path` when the block ends well, else nothing is left.
 
+    The file has the permissions that the umask leaves to a new one, also where a library makes it anew with others.
+
     Raises:
         RunError: the folder cannot be written.
     """
+    temporary = path.with_name(f".{path.name[:_LONGEST]}.{token_hex(8)}")
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+        mode = stat.S_IMODE(os.fstat(handle).st_mode)
+        os.close(handle)
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror}. What was there before is untouched.") from error
-    os.close(handle)
-    temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o644)
+        temporary.chmod(mode)
         temporary.replace(path)
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror}. What was there before is untouched.") from error
@@ -53,6 +62,37 @@ def write_json(path: Path, content: Any) -> None:
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_csv(file: TextIO, fields: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
+    r"""Writes rows under a head; what a spreadsheet would compute stands as text, behind an apostrophe.
+
+    Numbers stay numbers, also where they are texts already and negative.
+
+    >>> import sys
+    >>> write_csv(sys.stdout, ["run", "difference"], [{"run": "=1+1", "difference": -2.5}, {"difference": "-inf"}])
+    run,difference
+    '=1+1,-2.5
+    ,-inf
+    """
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(map(_cell, fields))
+    writer.writerows([_cell(row.get(name, "")) for name in fields] for row in rows)
+
+
+def _cell(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    text = visible(value)
+    return f"'{text}" if text.startswith(tuple(_FORMULA)) and not _is_number(text) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def cache_folder(given: str | Path | None) -> Path:

@@ -14,6 +14,7 @@ import functools
 import hashlib
 import json
 import logging
+import mmap
 import os
 import re
 import struct
@@ -30,6 +31,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tvr_lightning.data.stores.beneath import file_beneath, folder_beneath, write_all
 from tvr_lightning.data.stores.files import cache_folder
 from tvr_lightning.errors import ConfigError
 
@@ -47,6 +49,7 @@ _MAGIC = b"tvrstore"
 _HEADER = struct.Struct("<8s32sII")  # magic, key, bytes of the JSON table, checksum that begins with them
 _ALIGN = 64
 _DTYPES = {name: np.dtype(name) for name in ("bool", "uint8", "int64", "float32", "float64")}
+_INCOMING = "incoming"  # the one temporary name
 _CHUNK = 1 << 18  # bytes of a file that are checked at a time
 _NAME = re.compile(r"[0-9a-f]{40,}\..+")  # entries, also those of earlier versions, which nobody reads
 
@@ -77,8 +80,7 @@ class Store:
 
     def path(self, kind: Kind, key: bytes) -> Path:
         """Where an entry lies, if it exists."""
-        name = key.hex()
-        return Path(f"{self.folder}/{kind}/{name[:2]}/{name}.{kind}")
+        return Path(f"{self.folder}/{_name(kind, key)}")
 
     def read(self, kind: Kind, key: bytes, mapped: bool = False) -> dict[str, Tensor] | None:
         """Reads an entry; None where there is none that is whole.
@@ -92,30 +94,28 @@ class Store:
         Raises:
             OSError: the folder cannot be read.
         """
-        path = self.path(kind, key)
+        name = _name(kind, key)
         try:
-            with path.open("rb", buffering=0) as file:
-                entry = os.fstat(file.fileno())
+            with file_beneath(self.folder, name, os.O_RDONLY) as file:
+                entry = os.fstat(file)
                 if entry.st_size < _HEADER.size:
                     return None
                 rest: Iterable[bytes | memoryview]
                 if mapped:  # read for the checksum only: pages that are looked at in the map would stay in memory
-                    data = torch.from_file(str(path), size=entry.st_size, dtype=torch.uint8).numpy()
-                    file.seek(_HEADER.size)
-                    rest = iter(lambda: file.read(_CHUNK), b"")
+                    data = np.frombuffer(mmap.mmap(file, entry.st_size, access=mmap.ACCESS_COPY), np.uint8)
+                    os.lseek(file, _HEADER.size, os.SEEK_SET)
+                    rest = iter(lambda: os.read(file, _CHUNK), b"")
                 else:
                     data = np.empty(entry.st_size, dtype=np.uint8)
-                    if file.readinto(data.data) != entry.st_size:
+                    if os.readv(file, [data.data]) != entry.st_size:
                         return None
                     rest = (data.data[_HEADER.size :],)
                 tensors = _unpacked(key, data, rest)
                 if tensors and entry.st_mtime < self.started:
                     with suppress(OSError):  # a folder of somebody else may be read, what is old there is theirs to say
-                        os.utime(file.fileno(), (self.started, self.started))
+                        os.utime(file, (self.started, self.started))
         except FileNotFoundError:
             return None
-        except RuntimeError as error:  # torch's, in mapping
-            raise OSError(None, f"{path}: {error}") from error
         return tensors
 
     def write(self, kind: Kind, key: bytes, tensors: Mapping[str, Tensor]) -> None:
@@ -126,15 +126,20 @@ class Store:
             StoreFullError: nothing that it could replace is left within the bound.
         """
         content = _packed(key, tensors)
-        path, temporary = self.path(kind, key), self.folder / "incoming"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with self._locked() as lock:
-            before = path.stat().st_size if path.exists() else 0
+        *parts, name = _name(kind, key).split("/")
+        temporary = self.folder / _INCOMING
+        with folder_beneath(self.folder, parts, make=True) as place, self._locked() as lock:
+            try:
+                before = os.stat(name, dir_fd=place, follow_symlinks=False).st_size
+            except FileNotFoundError:
+                before = 0
             self._reserve(lock, len(content) - before, kind)
             try:
-                temporary.write_bytes(content)
-                os.utime(temporary, (self.started, self.started))
-                temporary.replace(path)
+                temporary.unlink(missing_ok=True)  # what a kill has left
+                with file_beneath(self.folder, _INCOMING, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as file:
+                    write_all(file, content)
+                    os.utime(file, (self.started, self.started))
+                os.replace(temporary, name, dst_dir_fd=place)
             except OSError:
                 temporary.unlink(missing_ok=True)
                 raise
@@ -157,9 +162,9 @@ class Store:
         for other in kinds:
             # frames are decoded again where they lack, so those in use give way to features, never the other way round
             spared = self.started - GRACE_S if kinds.index(other) >= kinds.index(kind) else float("inf")
-            for path in (self.folder / other).glob("??/*"):
+            for path in self._entries(other):
                 if _NAME.fullmatch(path.name):
-                    status = path.stat()
+                    status = path.lstat()
                     entries.append((status.st_mtime, path, status.st_size, spared))
         total = before = sum(size for _, _, size, _ in entries)
         for used, path, size, spared in sorted(entries):
@@ -171,11 +176,16 @@ class Store:
                       total / 2**30)  # fmt: skip
         return total
 
+    def _entries(self, kind: Kind) -> Iterator[Path]:
+        """All files of a kind, in no folder behind a link."""
+        for folder in (self.folder / kind).glob("??"):
+            if not folder.parent.is_symlink() and not folder.is_symlink():
+                yield from folder.iterdir()
+
     @contextmanager
     def _locked(self) -> Iterator[int]:
         """Holds the folder's lock, which the system lets go when a process ends in whatever way; gives its handle."""
-        handle = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o666)
-        try:
+        with file_beneath(self.folder, "lock", os.O_RDWR | os.O_CREAT) as handle:
             deadline = time.monotonic() + LOCK_S
             while True:
                 try:
@@ -187,13 +197,16 @@ class Store:
                         raise TimeoutError(errno.ETIMEDOUT, why) from None
                     time.sleep(0.002)
             yield handle
-        finally:
-            os.close(handle)
 
 
 def key_of(*parts: object) -> bytes:
     """Hashes what an entry depends on, 32 bytes."""
     return hashlib.blake2b(repr(parts).encode(), digest_size=32).digest()
+
+
+def _name(kind: Kind, key: bytes) -> str:
+    name = key.hex()
+    return f"{kind}/{name[:2]}/{name}.{kind}"
 
 
 def _packed(key: bytes, tensors: Mapping[str, Tensor]) -> bytes:

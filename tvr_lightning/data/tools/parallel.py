@@ -16,6 +16,7 @@ from multiprocessing.synchronize import Event
 from typing import TypeVar
 
 from tvr_lightning.errors import ConfigError, DataError
+from tvr_lightning.visible import console
 
 JOBS_PER_WORKER = 64
 """Fewer jobs than this are done sooner here than in a process that must start first."""
@@ -91,10 +92,9 @@ def _cores() -> int:
 
 
 def _with_bar(results: Iterable[_Result], total: int, label: str) -> Iterable[_Result]:
-    from rich.console import Console
     from rich.progress import track
 
-    console = Console(stderr=True)
-    if not console.is_terminal:
+    out = console(stderr=True)
+    if not out.is_terminal:
         return results
-    return track(results, description=label, total=total, console=console)
+    return track(results, description=label, total=total, console=out)

@@ -6,12 +6,14 @@ import fcntl
 import hashlib
 import json
 import logging
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from tvr_lightning.data.stores.beneath import file_beneath
 from tvr_lightning.data.stores.files import cache_folder
 from tvr_lightning.data.triples.base import Phrase, Triple, TripleExtractor
 
@@ -48,7 +50,8 @@ class CachedTriples(TripleExtractor):
 
         self.extractor = extractor
         name = hashlib.blake2b(extractor.fingerprint.encode(), digest_size=16).hexdigest()
-        self.path = cache_folder(folder) / "triples" / f"{name}.sqlite"
+        self.folder = cache_folder(folder)
+        self.path = self.folder / "triples" / f"{name}.sqlite"
 
     @property
     def fingerprint(self) -> str:
@@ -73,13 +76,16 @@ class CachedTriples(TripleExtractor):
         rows: dict[bytes, Any] = {}
         wanted = list(keys.values())
         try:
-            with self._open() as file:
+            with self._open(os.O_RDONLY) as file:
                 for start in range(0, len(wanted), _KEYS):
                     block = wanted[start : start + _KEYS]
                     marks = ",".join("?" * len(block))
                     rows |= dict(file.execute(f"SELECT key, triples FROM triples WHERE key IN ({marks})", block))
         except sqlite3.Error as error:
             self._repair(error)
+            return {}
+        except OSError as error:
+            _log.warning("kept triples are not read: %s", error.strerror)
             return {}
         known, broken = {}, 0
         for caption, key in keys.items():
@@ -94,7 +100,6 @@ class CachedTriples(TripleExtractor):
 
     def _write(self, rows: list[tuple[bytes, str]]) -> None:
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             with self._open() as file, file:
                 file.executemany("INSERT OR REPLACE INTO triples VALUES (?, ?)", rows)
         except sqlite3.Error as error:
@@ -103,7 +108,14 @@ class CachedTriples(TripleExtractor):
             _log.warning("triples are not kept: %s: %s", self.path, error.strerror)
 
     @contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
+    def _open(self, flags: int = os.O_RDWR | os.O_CREAT) -> Iterator[sqlite3.Connection]:
+        # SQLite would follow links, and leave the umask out; it finds the files that are looked at and made here
+        name = f"{self.path.parent.name}/{self.path.name}"
+        with file_beneath(self.folder, name, flags):
+            pass
+        for beside in ("-journal", "-wal", "-shm"):
+            with suppress(FileNotFoundError), file_beneath(self.folder, name + beside, os.O_RDONLY):
+                pass
         # opened for each use: a connection must not cross a fork
         with closing(sqlite3.connect(self.path, timeout=_LOCK_S)) as file:
             file.execute("CREATE TABLE IF NOT EXISTS triples (key BLOB PRIMARY KEY, triples TEXT) WITHOUT ROWID")
@@ -115,7 +127,8 @@ class CachedTriples(TripleExtractor):
             _log.warning("triples are not kept: %s: %s", self.path, error)
             return
         try:
-            with self.path.with_suffix(".lock").open("w") as lock:
+            name = f"{self.path.parent.name}/{self.path.with_suffix('.lock').name}"
+            with file_beneath(self.folder, name, os.O_RDWR | os.O_CREAT) as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 try:
                     with self._open() as file:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shlex
 from bisect import bisect, bisect_left
@@ -66,7 +67,7 @@ def write_captions(captions: Iterable[str], folder: Path) -> list[Path]:
             written.append(folder / f"captions-{start // CAPTIONS_PER_FILE:05d}.txt")
             text = "".join(f"{line}\n" for line in lines[start : start + CAPTIONS_PER_FILE])
             written[-1].write_text(text, encoding="utf-8", newline="\n")
-        (folder / _LIST).write_text("".join(f"{path.resolve()}\n" for path in written), encoding="utf-8", newline="\n")
+        (folder / _LIST).write_bytes(b"".join(os.fsencode(path.resolve()) + b"\n" for path in written))
     except OSError as error:
         raise RunError(f"cannot write captions to {folder}: {error.strerror}. Choose another folder.") from error
     return written
@@ -262,6 +263,8 @@ def _place(token: dict[str, Any], text: str, places: Sequence[int]) -> Span:
     if not 0 <= begin < end < len(places):
         raise ValueError(f"token {said!r:.60} is at {begin} to {end} of {len(places) - 1} characters")
     span = places[begin], places[end]
+    if -1 in span:
+        raise ValueError(f"token {said!r:.60} is at {begin} to {end}, which is inside a letter")
     if text[slice(*span)] != said:
         raise ValueError(f"token {said!r:.60} is not at {begin} to {end}, where {text[slice(*span)][:40]!r} stands")
     return span
@@ -305,5 +308,6 @@ def _phrase(
 
 def _utf16_places(text: str) -> list[int]:
     """Which character each offset of Java's strings is, where those outside the basic plane count twice."""
-    places = [i for i, character in enumerate(text) for _ in range(1 + (ord(character) > 0xFFFF))]
+    # the second half of such a one is no place where a token begins or ends
+    places = [place for i, c in enumerate(text) for place in ((i, -1) if ord(c) > 0xFFFF else (i,))]
     return [*places, len(text)]

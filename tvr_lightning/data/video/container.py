@@ -5,6 +5,7 @@ A path is opened here and nowhere else; what is open flows down through the modu
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,27 @@ from av.video.stream import VideoStream
 from tvr_lightning.errors import DecodeError
 
 _Result = TypeVar("_Result")
+
+# What names other files, addresses or devices instead of holding pictures: FFmpeg would open those. `image2` takes the
+# name of a file for the pattern of many; without it a picture's file is read as the one picture that it is.
+_REFERRING = {
+    *("concat", "dash", "hls", "image2", "imf", "rtp", "rtsp", "sap", "sdp", "svg_pipe", "vobsub"),
+    *("webm_dash_manifest", "applehttp", "avisynth", "vapoursynth", "dvdvideo"),
+    *("alsa", "fbdev", "kmsgrab", "lavfi", "oss", "pulse", "v4l2", "video4linux2", "x11grab", "xcbgrab"),
+}
+_FORMATS = ",".join(sorted({name for names in av.formats_available for name in names.split(",")} - _REFERRING))
+_HEAD = 4096  # bytes in which such a file shows what it is
+_BEGINNINGS = {
+    b"ffconcat": "a script that joins other files (ffconcat)",
+    b"#extm3u": "a playlist (M3U or HLS)",
+    b"[playlist]": "a playlist (PLS)",
+    b"[reference]": "a playlist (ASX)",
+    b"rtsptext": "a playlist (QuickTime)",
+    b"v=0": "the description of a stream (SDP)",
+}
+_ELEMENTS = re.compile(
+    rb"<(mpd|compositionplaylist|assetmap|smoothstreamingmedia|asx|smil|playlist|svg|html|!doctype html)[\s>:]"
+)
 
 _TEXT_CODECS = ("ansi", "bintext", "xbin", "idf")  # FFmpeg draws the letters of text files as pictures
 
@@ -47,27 +69,60 @@ def open_video(path: Path) -> Iterator[InputContainer]:
     """Opens a file for reading whatever its name; FFmpeg's errors inside the block become `DecodeError`.
 
     Raises:
-        DecodeError: no readable, non-empty regular file, or FFmpeg does not know its format.
+        DecodeError: no readable, non-empty regular file, one that only names others, or of no format that FFmpeg knows.
     """
     try:
         if path.exists() and not path.is_file():
             raise DecodeError(f"{path}: not a file but {'a folder' if path.is_dir() else 'a device or pipe'}")
         with path.open("rb") as file:
-            if not file.read(1):
+            head = file.read(_HEAD)
+            if not head:
                 raise DecodeError(f"{path}: the file is empty (0 bytes); download or copy it again")
     except OSError as error:
         raise DecodeError(f"{path}: {error.strerror}") from error
+    except ValueError as error:  # a lone surrogate, a zero
+        raise DecodeError(f"{path}: no name that a file can have here ({error}); rename it") from error
+    if kind := refers_elsewhere(head):
+        raise DecodeError(f"{path}: {kind} and no video; nothing that it names is opened. Put the video itself there")
     with pyav_errors(path):
-        # The prefix keeps names such as `concat:x` or `-x` from being read as protocols or options, the white list
-        # keeps playlists in disguise from reaching the network.
-        container = av.open(
-            f"file:{path}", mode="r", metadata_errors="replace", container_options={"protocol_whitelist": "file"}
-        )
+        # The prefix keeps names such as `concat:x` or `-x` from being read as protocols or options, the white lists
+        # keep what refers elsewhere in another way from reaching it.
+        try:
+            container = av.open(
+                f"file:{path}",
+                mode="r",
+                metadata_errors="replace",
+                container_options={"protocol_whitelist": "file", "format_whitelist": _FORMATS},
+            )
+        except av.error.ArgumentError as error:  # what FFmpeg says of a format that the list lacks
+            raise DecodeError(
+                f"{path}: cannot be decoded: {reason(error)}. Its content or its name (has it a % ?) may stand for "
+                "other files, which are not opened; rename it, or put the video itself there"
+            ) from error
     with container:
         try:
             yield container
         except av.FFmpegError as error:
             raise DecodeError(f"{path}: cannot be decoded: {reason(error)}") from error
+
+
+def refers_elsewhere(head: bytes) -> str | None:
+    r"""What a file is that names other files or addresses in the place of pictures; None for what may be a video.
+
+    Args:
+        head: its first bytes.
+
+    >>> refers_elsewhere(b"#EXTM3U\n#EXTINF:5,\n/etc/passwd")
+    'a playlist (M3U or HLS)'
+    """
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if text.startswith((b"\xff\xfe", b"\xfe\xff")) or text[:2] in (b"<\0", b"\0<"):  # UTF-16
+        text = text.removeprefix(b"\xff\xfe").removeprefix(b"\xfe\xff").replace(b"\0", b"").lstrip()
+    for beginning, kind in _BEGINNINGS.items():
+        if text.startswith(beginning):
+            return kind
+    found = _ELEMENTS.search(text) if text.startswith(b"<") else None
+    return f"a page or playlist of XML (<{found[1].decode()}>)" if found else None
 
 
 class OpenVideo:

@@ -227,6 +227,9 @@ def _decode_sparingly(
             if isinstance(packet, str):
                 _log.debug("reading after a seek failed (%s); decoding from the start", packet)
                 return None
+            if packet.is_corrupt:  # the container's word; what a decoder draws of it hangs on what came before
+                _log.debug("a packet is incomplete; decoding from the start")
+                return None
             if not landed:
                 if not packet.is_keyframe or packet.pts is None or packet.pts > begin:
                     _log.debug("a seek to %d landed at %s; decoding from the start", begin, packet.pts)

@@ -50,6 +50,9 @@ def examine(video: OpenVideo, full: bool = False) -> Examination:
             first, count = first or frame, count + 1
             if not full:
                 break
+    if full and first is None:  # all is damaged in the decoder's words, which reading does not ask for
+        with video.reopened() as fresh:
+            first = next((frame for _, frame in numbered_frames(fresh, packets, [])), None)
     why = f"{min(count, total)} of {total} frames decode ({next(iter(faults), 'no reason given')})"
     if first is None:
         raise DecodeError(f"{video.path}: {why}")

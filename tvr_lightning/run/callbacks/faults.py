@@ -15,6 +15,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from tvr_lightning.errors import INTERRUPTED
 from tvr_lightning.run.lightning_private import launched_processes
+from tvr_lightning.visible import say
 
 EVERY_S = 0.5
 PATIENCE_S = 5.0
@@ -90,7 +91,7 @@ def _how(code: int) -> str:
 
 def _end(reason: str, code: int, processes: list[Popen[Any]]) -> None:
     """Ends this process from any thread, others with it: the main thread may wait in a collective for ever."""
-    print(f"tvr: {reason}", file=sys.stderr, flush=True)
+    say(f"tvr: {reason}", file=sys.stderr, flush=True)
     for rank in processes:
         rank.kill()
     for worker in multiprocessing.active_children():

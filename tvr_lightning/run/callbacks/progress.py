@@ -11,10 +11,10 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.utilities import rank_zero_warn
-from rich.console import Console
 from rich.table import Table
 
 from tvr_lightning.run.lightning_private import batch_index
+from tvr_lightning.visible import console, say
 
 if TYPE_CHECKING:
     from tvr_lightning.data.datamodule import VideoTextDataModule
@@ -71,7 +71,7 @@ class Throughput(Callback):
         shown = trainer.progress_bar_metrics
         scale = f", logit scale {shown['logit_scale']:.1f}" if "logit_scale" in shown else ""
         loss = shown.get("train/loss", float("nan"))
-        print(
+        say(
             f"epoch {trainer.current_epoch}, batch {done}/{total}: loss {loss:.3f}{scale}, {rate:.1f} samples/s, "
             f"{duration(left)} left",
             file=sys.stderr,
@@ -102,7 +102,7 @@ class DataWaits(Callback):
         if self._steps == WAITS_AFTER and trainer.is_global_zero:
             share = self._waited / max(now - self._began, 1e-9)
             if share > WAITS_SHARE:
-                print(waiting_line(share, trainer.datamodule), file=sys.stderr)  # type: ignore[attr-defined]
+                say(waiting_line(share, trainer.datamodule), file=sys.stderr)  # type: ignore[attr-defined]
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -148,7 +148,7 @@ class StartSummary(Callback):
         """Prints both tables."""
         if not trainer.is_global_zero:
             return
-        console = Console(stderr=True)
+        out = console(stderr=True)
         data = trainer.datamodule  # type: ignore[attr-defined]
         summaries = [split.summary() for split in data.splits.values()]
         names = ("videos", "captions", "listed", "missing", "without_captions", "truncated_captions", "truncated_nodes")
@@ -157,21 +157,21 @@ class StartSummary(Callback):
         table = Table("split", *(c.replace("_", " ") for c in columns), title=title)
         for summary in summaries:
             table.add_row(summary["split"], *(f"{summary[c]:,}" for c in columns))
-        console.print(table)
+        out.print(table)
         table = Table("part", "parameters", "trainable", title=type(pl_module).__name__)
         for name, part in pl_module.named_children():
             count, trainable = count_parameters(part)
             table.add_row(name, f"{count:,}", f"{trainable:,}")
         count, trainable = count_parameters(pl_module)
         table.add_row("all", f"{count:,}", f"{trainable:,}")
-        console.print(table)
+        out.print(table)
         selects = {
             "validation": "the validation split selects the checkpoint",
             "holdout": "5 % of the training videos, held out, select the checkpoint",
             "last": "nothing selects a checkpoint: the final weights are tested",
             "test": "the TEST split selects the checkpoint; every result is marked so",
         }
-        console.print(selects[data.selection], highlight=False)
+        out.print(selects[data.selection], highlight=False)
 
 
 def count_parameters(module: Any) -> tuple[int, int]:

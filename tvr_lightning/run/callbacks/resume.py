@@ -29,6 +29,7 @@ from tvr_lightning.run.lightning_private import (
     move_selection,
     position,
 )
+from tvr_lightning.visible import say
 
 
 class KeepLast(Checkpoint):
@@ -136,7 +137,7 @@ class KeepLast(Checkpoint):
     def _interrupted(self, number: int, frame: Any) -> None:
         self._stop = True
         self._release()
-        print("ends after this step, with its weights kept; Ctrl-C again ends at once", file=sys.stderr, flush=True)
+        say("ends after this step, with its weights kept; Ctrl-C again ends at once", file=sys.stderr, flush=True)
 
     def _release(self) -> None:
         if self._handler is not None:
@@ -158,7 +159,7 @@ class KeepLast(Checkpoint):
             if self.path.is_file()
             else "no checkpoint was due yet"
         )
-        print(f"interrupted at step {trainer.global_step}; {kept}", file=sys.stderr)
+        say(f"interrupted at step {trainer.global_step}; {kept}", file=sys.stderr)
 
 
 def random_state() -> dict[str, Any]:

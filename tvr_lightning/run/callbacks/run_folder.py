@@ -14,7 +14,6 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.trainer.states import TrainerFn
-from rich.console import Console
 
 from tvr_lightning import __version__
 from tvr_lightning.data.stores.files import write_json
@@ -25,6 +24,7 @@ from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.names import METRICS, PREDICTIONS, RANKS
 from tvr_lightning.run.callbacks.progress import count_parameters
 from tvr_lightning.run.results import LOWER_IS_BETTER, result_table, write_ranks
+from tvr_lightning.visible import console
 
 PACKAGES = ("torch", "pytorch_lightning", "open_clip_torch", "av")  # besides this one, which may run from a checkout
 
@@ -133,7 +133,7 @@ class RunFolder(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.experiment.summary.update(content["metrics"])
-        Console().print(result_table(content))
+        console().print(result_table(content))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes `predictions.parquet`: the ten best items of each caption and each video, with scores."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tvr_lightning.errors import TVRError
 from tvr_lightning.synthetic.stand_ins import Recipe, clip_recipe, vgg_recipe
+from tvr_lightning.visible import say
 
 RECIPES: Mapping[str, Callable[[], Recipe]] = {"clip": clip_recipe, "vgg": vgg_recipe}
 
@@ -22,10 +23,10 @@ def main(words: Sequence[str]) -> int:
     try:
         accuracy = RECIPES[options.encoder]().make(options.file)
     except TVRError as error:
-        print(error, file=sys.stderr)
+        say(error, file=sys.stderr)
         return 2
     right = ", ".join(f"{asked} {share:.1%}" for asked, share in accuracy.items())
-    print(f"tiny {options.encoder.upper()} in {options.file}; right on held-out pictures: {right}")
+    say(f"tiny {options.encoder.upper()} in {options.file}; right on held-out pictures: {right}")
     return 0
 
 
