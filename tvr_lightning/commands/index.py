@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tvr_lightning.config.arguments import TRUST
+from tvr_lightning.visible import say
 
 OVERVIEW = """\
   index     encode a folder of videos             tvr index runs/clip4clip_shapes/RUN ~/videos videos.index
@@ -69,15 +70,15 @@ def main(words: Sequence[str]) -> int:
     if rank:
         return 0
     if built.unreadable:
-        print(f"tvr: {len(built.unreadable)} videos cannot be read, in whole or in part:", file=sys.stderr)
+        say(f"tvr: {len(built.unreadable)} videos cannot be read, in whole or in part:", file=sys.stderr)
         for entry in built.unreadable[:NAMED]:
-            print(f"  {entry.reason}", file=sys.stderr)
+            say(f"  {entry.reason}", file=sys.stderr)
         if len(built.unreadable) > NAMED:
-            print(f"  and {len(built.unreadable) - NAMED} more; {options.index}/index.json lists them", file=sys.stderr)
+            say(f"  and {len(built.unreadable) - NAMED} more; {options.index}/index.json lists them", file=sys.stderr)
     facts = [f"{built.videos:,} videos, {built.windows:,} windows", f"{built.added:,} encoded now"]
     facts += [f"{count:,} {what}" for count, what in (
         (built.moved, "found under another name"), (built.removed, "gone"), (len(built.unreadable), "unreadable"),
         (built.others, "files of the folder are no videos"),
     ) if count]  # fmt: skip
-    print(f"{options.index}: {'; '.join(facts)}")
+    say(f"{options.index}: {'; '.join(facts)}")
     return 0

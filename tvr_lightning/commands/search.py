@@ -11,6 +11,7 @@ from typing import Any
 
 from tvr_lightning.config.arguments import TRUST
 from tvr_lightning.errors import ConfigError
+from tvr_lightning.visible import console, say
 
 OVERVIEW = """\
   search    find videos in an index               tvr search videos.index "a man plays guitar on a roof"
@@ -58,26 +59,25 @@ def main(words: Sequence[str]) -> int:
         [answer] = index.answers([options.query], options.k)
     hits = answer.hits
     for note in answer.notes:
-        print(f"tvr: {note}", file=sys.stderr)
+        say(f"tvr: {note}", file=sys.stderr)
     if options.sheet is not None:
         from tvr_lightning.search.sheet import write_sheet
 
         for note in write_sheet(options.sheet, options.query or f"like {options.video.name}", index, hits):
-            print(f"tvr: {note}", file=sys.stderr)
+            say(f"tvr: {note}", file=sys.stderr)
     if options.json:
-        print(json.dumps([hit.facts() for hit in hits], indent=1, ensure_ascii=False))
+        say(json.dumps([hit.facts() for hit in hits], indent=1, ensure_ascii=False))
     else:
         _print(hits)
     return 0
 
 
 def _print(hits: Sequence[Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+        from rich.table import Table
 
     from tvr_lightning.search.index import clock
 
     table = Table("rank", "score", "time", "file", box=None)
     for hit in hits:
         table.add_row(str(hit.rank), f"{hit.score:.3f}", f"{clock(hit.start)}-{clock(hit.end)}", hit.file)
-    Console().print(table)
+    console().print(table)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from tvr_lightning.distributed import ranks
+from tvr_lightning.visible import console, say
 
 EVERY_S = 30
 
@@ -18,13 +19,12 @@ def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
     if ranks()[0]:
         yield lambda _: None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
-    if console.is_terminal:
+    screen = console(stderr=True)
+    if screen.is_terminal:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console, transient=True) as bar:
+        with Progress(*columns, console=screen, transient=True) as bar:
             task = bar.add_task(label, total=total)
             yield lambda count: bar.advance(task, count)
         return
@@ -38,6 +38,6 @@ def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
         if now - said >= EVERY_S:
             said = now
             left = (now - began) / max(done, 1) * (total - done)
-            print(f"{label}: {done:,} of {total:,}, {left / 60:.0f} min left", file=sys.stderr, flush=True)
+            say(f"{label}: {done:,} of {total:,}, {left / 60:.0f} min left", file=sys.stderr, flush=True)
 
     yield advance
