@@ -73,7 +73,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def _print(hits: Sequence[Any]) -> None:
-        from rich.table import Table
+    from rich.table import Table
 
     from tvr_lightning.search.index import clock
 

@@ -19,7 +19,7 @@ def progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
     if ranks()[0]:
         yield lambda _: None
         return
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     screen = console(stderr=True)
     if screen.is_terminal:
