@@ -198,8 +198,8 @@ def _stats(options: argparse.Namespace) -> int:
     from tvr_lightning.run.reader import reader_of
 
     reader = reader_of(options.config, options.settings)
-    dataset = f"{reader.name} ({reader.protocol})"
     splits = describe_dataset(reader, options.workers)
+    dataset = f"{reader.name} ({reader.protocol})"
     folder = _folder(options.out, "data-stats", dataset)
     write_json(folder / "statistics.json", {"dataset": dataset, "splits": [split.summary() for split in splits]})
     for name, figure in draw_histograms(dataset, splits).items():

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tvr_lightning.types import Record
 
 KINDS = ("missing", "undecodable", "damaged", "without_captions", "duplicates", "unlisted", "errors")
+Segment = tuple[float | None, float | None]  # start and end, as a record has them
 _HASHED = 1 << 20  # bytes read at a time
 
 
@@ -114,11 +115,13 @@ def check_dataset(
     """
     for name in splits:
         annotations.check_split(name)
+    every = annotations.splits  # own data learn their protocol here
     check = Check(f"{annotations.name} ({annotations.protocol})")
     wanted: dict[str, list[Record]] = {}
     named: set[Path] = set()
     known = True
-    for name in annotations.splits:
+    check.notes += annotations.notes()
+    for name in every:
         chosen = not splits or name in splits
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -140,7 +143,7 @@ def check_dataset(
     twins = _duplicates(wanted, verdicts, workers)
     check.files, check.seconds = len(files), time.perf_counter() - began
     if known:  # with a split's list unknown, its files would stand here by mistake
-        unlisted = _unlisted(named)
+        unlisted = _unlisted(named, set(annotations.annotation_files()))
     else:
         unlisted = []
         check.notes.append("a split cannot be read, so files that no id names were not looked for")
@@ -151,7 +154,7 @@ def check_dataset(
     for name, records in wanted.items():
         check.splits.append(_check_split(name, records, verdicts, near, check.lists))
         check.splits[-1].duplicates = sum((name, record.video_id) in shared for record in records)
-    check.splits.sort(key=lambda split: annotations.splits.index(split.name))
+    check.splits.sort(key=lambda split: every.index(split.name))
     return check
 
 
@@ -205,11 +208,15 @@ def _inspect_stream(video: OpenVideo, full: bool) -> FileStatus:
 
 
 def _duplicates(wanted: dict[str, list[Record]], verdicts: Iterable[Path], workers: int | None) -> list[dict[str, Any]]:
-    """Groups ids that have the same file, or files of equal content; only files of equal size are read."""
-    videos: dict[Path, list[dict[str, str]]] = defaultdict(list)
+    """Groups ids that show the same: of the same file, or of files of equal content, the same segment.
+
+    Only files of equal size are read.
+    """
+    videos: dict[Path, list[tuple[Segment, dict[str, str]]]] = defaultdict(list)
     for name, records in wanted.items():
         for record in records:
-            videos[record.video_path].append({"split": name, "id": record.video_id})
+            about = {"split": name, "id": record.video_id}
+            videos[record.video_path].append(((record.start, record.end), about))
     files: dict[tuple[int, int], list[Path]] = defaultdict(list)  # links to one file count as that file
     sizes: dict[int, list[Path]] = defaultdict(list)
     for path in verdicts:
@@ -219,12 +226,15 @@ def _duplicates(wanted: dict[str, list[Record]], verdicts: Iterable[Path], worke
         files[status.st_dev, status.st_ino].append(path)
     alike = [path for paths in sizes.values() if len(paths) > 1 for path in paths]
     digests = dict(zip(alike, map_in_processes(_digest, alike, workers, "comparing", chunk=8), strict=True))
-    contents: dict[object, list[Path]] = defaultdict(list)
+    groups: dict[tuple[object, Segment], list[tuple[Path, dict[str, str]]]] = defaultdict(list)
     for paths in files.values():
-        contents[digests.get(paths[0]) or paths[0]] += paths
-    groups = [(paths, [v for path in paths for v in videos[path]]) for paths in contents.values()]
+        for path in paths:
+            for part, about in videos[path]:
+                groups[digests.get(paths[0]) or paths[0], part].append((path, about))
     return [
-        {"videos": members, "files": [str(path) for path in paths]} for paths, members in groups if len(members) > 1
+        {"videos": [about for _, about in members], "files": list(dict.fromkeys(str(path) for path, _ in members))}
+        for members in groups.values()
+        if len(members) > 1
     ]
 
 
@@ -239,9 +249,11 @@ def _digest(path: Path) -> str | None:
     return digest.hexdigest()
 
 
-def _unlisted(named: set[Path]) -> list[Path]:
-    folders = sorted({path.parent for path in named})
-    return sorted(p for folder in folders if folder.is_dir() for p in folder.iterdir() if p not in named)
+def _unlisted(named: set[Path], others: set[Path]) -> list[Path]:
+    """What lies beside named files: files that nobody names, and folders without any named file at any depth."""
+    folders = {path.parent for path in named}
+    known = named | others | {above for folder in folders for above in (folder, *folder.parents)}
+    return sorted(p for folder in folders if folder.is_dir() for p in folder.iterdir() if p not in known)
 
 
 def _by_stem(files: Sequence[Path]) -> dict[str, list[str]]:
@@ -252,5 +264,5 @@ def _by_stem(files: Sequence[Path]) -> dict[str, list[str]]:
 
 
 def _plain(stem: str) -> str:
-    """A stem as careless tools keep it: without capitals, prefix, leading dashes or outer spaces."""
-    return stem.strip().lower().removeprefix("v_").lstrip("-_ ")
+    """A stem as careless tools keep it: without capitals, prefix, leading dashes or zeros, or outer spaces."""
+    return stem.strip().lower().removeprefix("v_").lstrip("-_ 0")
