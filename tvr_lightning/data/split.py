@@ -24,6 +24,7 @@ class Split:
         missing: ids of listed videos without a file.
         without_captions: ids of videos that no caption describes.
         probes: minimal pairs, as (kind, row of video a, row of video b).
+        repeats: records that show what another one of the split shows.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Split:
     missing: tuple[str, ...] = ()
     without_captions: tuple[str, ...] = ()
     probes: tuple[tuple[str, int, int], ...] = ()
+    repeats: int = 0
     reader: VideoReader = field(repr=False, kw_only=True)
 
     @property
@@ -56,6 +58,7 @@ class Split:
             "missing": len(self.missing),
             "without_captions": len(self.without_captions),
             "undecodable": len(self.undecodable),
+            "repeats": self.repeats,
             "truncated_captions": self.captions.truncated,
             **({} if nodes is None else {"truncated_nodes": nodes}),
         }

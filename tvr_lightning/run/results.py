@@ -202,6 +202,10 @@ class Run:
             marks.append(f"trained on {source}")
         if isinstance(weights := trained.get("weights"), Mapping):
             marks.append(f"starts from weights of {weights.get('dataset')} {weights.get('protocol')}")
+        if count := data.get("trained_on"):
+            marks.append(f"trained on {count} of the test videos")
+        if count := data.get("repeats"):
+            marks.append(f"{count} test records repeat a video")
         if data["left_out"]:
             marks.append(f"{data['left_out']} videos left out")
         if data["subset"]:

@@ -39,8 +39,8 @@ def text_of(cell: Any, where: str, what: str) -> str:
     text = str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell).strip()
     if text in _SPREADSHEET_ERRORS:
         raise DataError(
-            f"{where}: the {what} is {text}: a spreadsheet took it for a formula, as it does with what begins with - or =. "
-            "Format the column as text, then enter it again."
+            f"{where}: the {what} is {text}: a spreadsheet took it for a formula, as it does with what begins with - "
+            "or =. Format the column as text, then enter it again."
         )
     return text
 
@@ -114,8 +114,8 @@ def split_of(cell: Any, where: str) -> str:
     word = text_of(cell, where, "split")
     if word.lower() not in SPLIT_WORDS:
         raise DataError(
-            f"{where}: '{word}' is no split; write train, validation (or val) or test. To leave the column out of account: "
-            "--data.annotations.split=draw"
+            f"{where}: '{word}' is no split; write train, validation (or val) or test. To leave the column out "
+            "of account: --data.annotations.split=draw"
         )
     return SPLIT_WORDS[word.lower()]
 

@@ -13,12 +13,13 @@ Role = Literal["video", "caption", "split", "start", "end", "labels"]
 
 USUAL: Mapping[Role, tuple[str, ...]] = {
     "video": (
-        "video", "video_path", "path", "video_file", "file", "filepath", "file_path", "filename", "file_name", "clip_path",
-        "clip", "video_name", "video_id", "videoid", "clip_id", "clip_name", "vid", "youtube_id", "id", "name",
+        "video", "video_path", "path", "video_file", "file", "filepath", "file_path", "filename", "file_name",
+        "clip_path", "clip", "video_name", "video_id", "videoid", "clip_id", "clip_name", "vid",
+        "youtube_id", "id", "name",
     ),
     "caption": (
-        "caption", "captions", "text", "texts", "sentence", "sentences", "description", "descriptions", "query", "title",
-        "prompt",
+        "caption", "captions", "text", "texts", "sentence", "sentences", "description", "descriptions", "query",
+        "title", "prompt",
     ),
     "split": ("split", "subset", "partition", "set"),
     "start": ("start", "start_time", "start_s", "start_sec", "start_seconds", "begin", "t_start", "from"),
@@ -50,8 +51,9 @@ def find_columns(table: TableRows, wanted: Mapping[Role, str | None], split: boo
         named = wanted.get(role)
         if named is None and role == "split" and not split:
             continue
-        name = next((n for n in ([named] if named is not None else usual) if _plain(n) in places), None)
-        if name is None:
+        names = usual if named is None else (named,)
+        name = next((n for n in names if _plain(n) in places), "")
+        if not name:
             if named is not None:
                 raise DataError(
                     f"{table.path} has no column '{named}' for the {role}: {nearest(named, table.columns)} "
@@ -64,15 +66,15 @@ def find_columns(table: TableRows, wanted: Mapping[Role, str | None], split: boo
         chosen = exact or places[_plain(name)]
         if len(chosen) > 1:
             raise DataError(
-                f"{table.path}: {len(chosen)} columns are called '{name}' (the {few([_ordinal(p) for p in chosen])}). Rename "
-                f"or remove all but the one for the {role}."
+                f"{table.path}: {len(chosen)} columns are called '{name}' (the {few([_ordinal(p) for p in chosen])}). "
+                f"Rename or remove all but the one for the {role}."
             )
         found[role] = chosen[0]
     return found
 
 
 def likely(table: TableRows, role: Role, taken: Sequence[int] = ()) -> str | None:
-    """The column that looks most like the role: the longest texts for captions, short texts without spaces for videos."""
+    """The column that looks most like the role: the longest texts for captions, single words for videos."""
     sample = table.rows[:200]
     scores: dict[str, float] = {}
     for place, name in enumerate(table.columns):

@@ -1,7 +1,7 @@
 """Tables as people have them, read into rows: CSV, TSV, JSON Lines, JSON and Parquet.
 
-Nobody's spreadsheet is asked to be tidy: byte order marks, UTF-16, semicolons, quoted line ends, lines of empty cells and
-the marks that Excel leaves are read for what they mean. What has two meanings is refused with its line.
+Nobody's spreadsheet is asked to be tidy: byte order marks, UTF-16, semicolons, quoted line ends, lines of empty cells
+and the marks that Excel leaves are read for what they mean. What has two meanings is refused with its line.
 """
 
 from __future__ import annotations
@@ -98,8 +98,9 @@ def _decode(path: Path, encoding: str | None) -> tuple[str, str]:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise DataError(
-            f"{path}: not {name.upper()}: byte 0x{data[error.start]:02x} at offset {error.start} (line {line}). Save it as "
-            "`CSV UTF-8`, or say what it is, e.g. --data.annotations.encoding=cp1252 (Excel in Western Europe and America)"
+            f"{path}: not {name.upper()}: byte 0x{data[error.start]:02x} at offset {error.start} (line {line}). "
+            "Save it as `CSV UTF-8`, or say what it is, e.g. --data.annotations.encoding=cp1252 (Excel in Western "
+            "Europe and the Americas)"
         ) from error
     if "\0" in text:
         raise DataError(f"{path}: holds NUL characters: no text, or in another encoding than {name.upper()}")
@@ -159,7 +160,9 @@ def _quoted_lines(path: Path, text: str, separator: str) -> list[tuple[int, list
     try:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     except TypeError:
-        raise DataError(f"{path}: {separator!r} cannot separate cells; it must be one character, such as ; or |") from None
+        raise DataError(
+            f"{path}: {separator!r} cannot separate cells; it must be one character, such as ; or |"
+        ) from None
     rows, begins = [], 1
     try:
         for cells in reader:
@@ -168,8 +171,8 @@ def _quoted_lines(path: Path, text: str, separator: str) -> list[tuple[int, list
             begins = reader.line_num + 1
     except csv.Error as error:
         raise DataError(
-            f"{path}: broken at line {begins}: {error}. A text that contains the separator, a quotation mark or a line end "
-            "stands in double quotes, and quotation marks inside are doubled."
+            f"{path}: broken at line {begins}: {error}. A text that contains the separator, a quotation mark or a line "
+            "end stands in double quotes, and quotation marks inside are doubled."
         ) from error
     return rows
 
@@ -217,8 +220,8 @@ def _entries(path: Path) -> list[tuple[int, Any]]:
         whole = all(isinstance(value, str | list) for value in content.values())
         if not content or not whole:
             raise DataError(
-                f"{path}: expected a list of objects, or an object {{video: [captions]}}; found an object with the keys "
-                f"{few(content, 8) or 'none'}. Write one object a video or caption, in a list."
+                f"{path}: expected a list of objects, or an object {{video: [captions]}}; found an object with the "
+                f"keys {few(content, 8) or 'none'}. Write one object a video or caption, in a list."
             )
         content = [{"video": video, "caption": captions} for video, captions in content.items()]
     if not isinstance(content, list):

@@ -3,8 +3,8 @@
 captions.csv        video,caption,split,...   a row a caption, or a row a video with a list of captions
 videos/**           files at any depth, whatever their endings
 
-The only file of `rows.FORMATS` in the folder is the table, or `train.csv`, `val.csv` and `test.csv` are; columns have usual
-names (`columns.USUAL`). All of it can be said in settings instead.
+The only file of `rows.FORMATS` in the folder is the table, or `train.csv`, `val.csv` and `test.csv` are; columns have
+usual names (`columns.USUAL`). All of it can be said in settings instead.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import io
 import json
 import unicodedata
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -70,8 +70,8 @@ class Table(Annotations):
     """Reader of own data: one table, or one a split, and a folder of videos.
 
     Rows of one video (and one segment of it) are one record, whose captions stand in the order of the rows. Without a
-    column of splits, a seeded share of the videos is drawn: by file, so that segments of one video stay together, and by
-    name, so that neither the order of rows nor other videos change where a video goes, but at a share's edge.
+    column of splits, a seeded share of the videos is drawn: by file, so that segments of one video stay together, and
+    by name, so that neither the order of rows nor other videos change where a video goes, but at a share's edge.
 
     Args:
         root: the folder of the table.
@@ -126,11 +126,13 @@ class Table(Annotations):
         }  # fmt: skip
         if not (0 < test_share < 1 and 0 <= validation_share < 1 and test_share + validation_share < 1):
             raise ConfigError(
-                f"data.annotations: test_share {test_share} and validation_share {validation_share} must leave videos to train "
-                "on: between 0 and 1, their sum below 1 (a table that is only a test set: split=test)"
+                f"data.annotations: test_share {test_share} and validation_share {validation_share} must leave videos "
+                "to train on: between 0 and 1, their sum below 1 (a table that is only a test set: split=test)"
             )
         if split_column is not None and split in ("draw", "test"):
-            raise ConfigError(f"data.annotations: split={split} reads no split_column ('{split_column}'): leave one out")
+            raise ConfigError(
+                f"data.annotations: split={split} reads no split_column ('{split_column}'): leave one out"
+            )
         self.split: SplitBy = split
         self.shares = {TEST: test_share, VALIDATION: validation_share}
         self.split_seed = split_seed
@@ -187,7 +189,9 @@ class Table(Annotations):
             notes.append(_described(table, columns))
             for row, cells in enumerate(table.rows):
                 where = table.where(row)
-                entry = self._entry(entries, tree, {role: cells[place] for role, place in columns.items()}, of_file, where)
+                entry = self._entry(
+                    entries, tree, {role: cells[place] for role, place in columns.items()}, of_file, where
+                )
                 captions = captions_of(cells[columns["caption"]], where)
                 if not captions:
                     silent.append(where)
@@ -200,8 +204,8 @@ class Table(Annotations):
         said = []
         if silent:
             said.append(
-                f"{self.name}: {len(silent)} rows have no caption: {few(silent, 3)}. A video that has none at all is never "
-                "trained on, and stands in a test's gallery without being looked for."
+                f"{self.name}: {len(silent)} rows have no caption: {few(silent, 3)}. A video that has none at all is "
+                "never trained on, and stands in a test's gallery without being looked for."
             )
         source = f"{self.name}:"
         records = {name: tuple(e.record(name, source + e.drawn_by) for e in part) for name, part in splits.items()}
@@ -227,9 +231,9 @@ class Table(Annotations):
             return [(chosen[0], None)]
         what = f"{len(tables)} tables ({few([p.name for p in tables])})" if tables else "no table"
         raise DataError(
-            f"{self.name}: {what} in {self.root} ({describe_folder(self.root)}). Put one file with a column for videos and "
-            f"one for captions there ({', '.join(FORMATS)}), or name it: --data.annotations.file=NAME; another folder: "
-            "--data.annotations.root=FOLDER. See docs/own_data.md."
+            f"{self.name}: {what} in {self.root} ({describe_folder(self.root)}). Put one file with a column for "
+            f"videos and one for captions there ({', '.join(FORMATS)}), or name it: --data.annotations.file=NAME; "
+            "another folder: --data.annotations.root=FOLDER. See docs/own_data.md."
         )
 
     def _folder(self) -> Path:
@@ -237,8 +241,8 @@ class Table(Annotations):
             folder = self.root / self.videos
             if not folder.is_dir():
                 raise DataError(
-                    f"{self.name}: no folder {folder} for the videos ({describe_folder(self.root)} in {self.root}); set "
-                    "--data.annotations.videos, or leave it out to look everywhere below the root"
+                    f"{self.name}: no folder {folder} for the videos ({describe_folder(self.root)} in {self.root}); "
+                    "set --data.annotations.videos, or leave it out to look everywhere below the root"
                 )
             return folder
         return next((self.root / name for name in FOLDERS if (self.root / name).is_dir()), self.root)
@@ -252,7 +256,7 @@ class Table(Annotations):
             )
         return columns
 
-    def _classes(self, tables: Sequence[tuple[TableRows, str | None]]) -> Iterable[Any]:
+    def _classes(self, tables: Sequence[tuple[TableRows, str | None]]) -> Iterator[tuple[int, ...]]:
         """Labels of every row of the tables that have them, numbered over all tables together."""
         cells, wheres = [], []
         for table, _ in tables:
@@ -298,8 +302,8 @@ class Table(Annotations):
             self.protocol = "own split"
             if not splits[TEST]:
                 raise DataError(
-                    f"{self.name}: no row is for testing (found: {few([n for n in ORDER if splits[n]])}); a result needs "
-                    "a test set. Set some rows' split to test, or draw one: --data.annotations.split=draw"
+                    f"{self.name}: no row is for testing (found: {few([n for n in ORDER if splits[n]])}); a result "
+                    "needs a test set. Set some rows' split to test, or draw one: --data.annotations.split=draw"
                 )
             return {name: part for name, part in splits.items() if part}, "split: as the table says"
         self.protocol = self._drawn()
@@ -311,8 +315,8 @@ class Table(Annotations):
             at += count
         if at >= len(videos):
             raise DataError(
-                f"{self.name}: {len(videos)} videos are too few to draw splits from: {at} would be taken out and none left to "
-                "train on. Add videos, set --data.annotations.validation_share=0, or take all of them as a test set: "
+                f"{self.name}: {len(videos)} videos are too few to draw splits from: {at} would be taken out and none "
+                "left to train on. Add videos, set --data.annotations.validation_share=0, or take all as a test set: "
                 "--data.annotations.split=test"
             )
         parts = {name: [e for e in entries if split_of_video[e.drawn_by] == name] for name in ORDER}
@@ -329,7 +333,9 @@ class Table(Annotations):
         """Writes a table under the settings' names, its rows shuffled: two captions a video, one in the test."""
         folder = self.videos or FOLDERS[0]
         places = [_place(video) for video in dataset.videos]
-        named: dict[Role, str] = {role: name or role for role, name in self.columns.items() if role not in ("start", "end")}
+        named: dict[Role, str] = {
+            role: name or role for role, name in self.columns.items() if role not in ("start", "end")
+        }
         if self.split in ("draw", "test"):
             del named["split"]
         rows = []
@@ -368,7 +374,9 @@ def _write_table(path: Path, rows: Sequence[Mapping[str, Any]], separator: str, 
 def _place(video: SyntheticVideo) -> str:
     """Where a clip lies, as people name them: in sub-folders, with spaces, accents and dashes."""
     word = ("clip", "-take", "séance", "clip no.")[video.number % 4]
-    return f"{('', 'day 1/', 'day 2/raw/')[video.number % 3]}{word} {video.number:03}.{('mp4', 'MP4')[video.number % 2]}"
+    return (
+        f"{('', 'day 1/', 'day 2/raw/')[video.number % 3]}{word} {video.number:03}.{('mp4', 'MP4')[video.number % 2]}"
+    )
 
 
 def _span(start: float | None, end: float | None) -> str:
@@ -380,4 +388,6 @@ def _span(start: float | None, end: float | None) -> str:
 def _described(table: TableRows, columns: Mapping[Role, int]) -> str:
     used = ", ".join(f"{role} = '{table.columns[place]}'" for role, place in columns.items())
     rest = [f"'{name}'" for place, name in enumerate(table.columns) if place not in columns.values()]
-    return f"{table.path}: {table.form}, {len(table.rows):,} rows; {used}" + (f"; not read: {few(rest)}" if rest else "")
+    return f"{table.path}: {table.form}, {len(table.rows):,} rows; {used}" + (
+        f"; not read: {few(rest)}" if rest else ""
+    )

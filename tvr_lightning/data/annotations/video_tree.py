@@ -1,4 +1,4 @@
-"""Video files in folders of any depth, found by whatever people write in a table: a path, a name, a name without ending."""
+"""Video files in folders of any depth, found by what people write in a table: a path, a name, a name without ending."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from tvr_lightning.errors import DataError, few
 
 VIDEO_EXTENSIONS = (
     *EXTENSIONS,
-    *"m4v wmv flv mpg mpeg mpe m2v m1v mpv 3gp 3g2 ts mts m2ts m2t ogv ogg vob asf f4v divx xvid rm rmvb gif y4m mxf dv "
-    "nut ivf amv mjpg mjpeg wtv qt lrv insv h264 h265 264 265 hevc av1 obu apng webp".split(),
-)
+    "m4v", "wmv", "flv", "mpg", "mpeg", "mpe", "m2v", "m1v", "mpv", "3gp", "3g2", "ts", "mts", "m2ts", "m2t",
+    "ogv", "ogg", "vob", "asf", "f4v", "divx", "xvid", "rm", "rmvb", "gif", "y4m", "mxf", "dv", "nut", "ivf", "amv",
+    "mjpg", "mjpeg", "wtv", "qt", "lrv", "insv", "h264", "h265", "264", "265", "hevc", "av1", "obu", "apng", "webp",
+)  # fmt: skip
 """What is taken for a video by its ending; any other file is one where a table writes its ending too."""
 
 
@@ -22,8 +23,8 @@ class VideoTree:
     """The files below a folder, listed once; links are followed, circles of links are not.
 
     A file is found by its path below the folder, then by that path without its ending, by its name, by its name without
-    ending, then by these in other capitals. Accents count the same whether they are written as one character or two (NFC,
-    NFD). What means several files is refused: the path says which.
+    ending, then by these in other capitals. Accents count the same whether they are written as one character or two
+    (NFC, NFD). What means several files is refused: the path says which.
 
     Args:
         folder: where the files lie; it need not exist (then nothing is found).
@@ -85,8 +86,8 @@ class VideoTree:
                 found = self._tiers[tier].get(form, ())
                 if len(found) > 1:
                     raise DataError(
-                        f"{source}: '{name}' means {len(found)} files in {self.folder}: {few(found, 3)}. Write the path "
-                        "below that folder in the table, or rename one of them."
+                        f"{source}: '{name}' means {len(found)} files in {self.folder}: {few(found, 3)}. Write the "
+                        "path below that folder in the table, or rename one of them."
                     )
                 if found:
                     return self.folder / found[0]

@@ -106,6 +106,8 @@ class RunFolder(Callback):
                 "captions": len(result.caption_ids),
                 "left_out": len(split.missing) + len(split.undecodable),
                 "subset": data.subset,
+                "repeats": split.repeats,
+                "trained_on": None if method.seen is None else len(data.trained_on(method.seen)),
                 "splits": [s.summary() for s in data.splits.values()],
             },
             "trained": trained,

@@ -1,0 +1,98 @@
+"""Records of a reader become a split: what is missing is said, what stands twice is refused, captions are tokenised."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import torch
+
+from tvr_lightning.data.annotations.base import TRAIN, Annotations
+from tvr_lightning.data.dataset import Augmentation, OnDecodeError, TokenizedCaptions, VideoReader
+from tvr_lightning.data.sanity import check_apart, check_repeated, report_missing
+from tvr_lightning.data.split import Split
+from tvr_lightning.data.stores.files import is_file
+from tvr_lightning.data.stores.frames import FrameCache
+from tvr_lightning.data.text import Tokenizer
+from tvr_lightning.data.video.sampling import FrameOptions
+from tvr_lightning.types import Record
+
+HOLDOUT_SHARE = 0.05
+
+
+class SplitSettings(Protocol):
+    """What of a data module's settings a split depends on; see `VideoTextDataModule`."""
+
+    annotations: Annotations
+    tokenizer: Tokenizer
+    frames: FrameOptions
+    augment: Augmentation | None
+    join_captions: bool
+    subset: int | None
+    allow_missing: bool
+    allow_duplicates: bool
+    on_decode_error: OnDecodeError
+    cache_frames: bool
+    frame_cache: FrameCache
+    splits: dict[str, Split]
+
+    @property
+    def dataset(self) -> str:
+        """The dataset's name."""
+
+
+def make_split(data: SplitSettings, name: str, records: Sequence[Record]) -> Split:
+    """Makes a split under a data module's settings.
+
+    Args:
+        data: with the splits that it has made so far, which a training split has no video in common with.
+        name: `train`, `validation` or `test`.
+        records: what the reader gives.
+
+    Raises:
+        DataError: the gallery is incomplete, no video is there, or a video stands twice.
+    """
+    listed, what = len(records), f"{data.dataset} {name}"
+    if data.join_captions:
+        records = [replace(r, captions=(" ".join(r.captions),) if r.captions else ()) for r in records]
+    if data.subset is not None:
+        records = records[: data.subset]
+    missing = tuple(r.video_id for r in records if not is_file(r.video_path))
+    if missing:
+        report_missing(what, name, records, missing, data.allow_missing)
+        absent = set(missing)
+        records = [r for r in records if r.video_id not in absent]
+    repeats = check_repeated(what, records, data.allow_duplicates)
+    for other in data.splits.values():
+        if TRAIN in (name, other.name):
+            training, tested = (records, other.records) if name == TRAIN else (other.records, records)
+            evaluated = f"{data.dataset} {other.name if name == TRAIN else name}"
+            check_apart(evaluated, training, tested, data.frame_cache.contents, data.allow_duplicates)
+    rows = {r.video_id: i for i, r in enumerate(records)}
+    probes = data.annotations.probes(name) if name in data.annotations.splits else []
+    frames = replace(data.frames, views=2) if data.augment and name == TRAIN else data.frames
+    cache = data.frame_cache if data.cache_frames else None
+    return Split(
+        name,
+        tuple(records),
+        TokenizedCaptions(records, data.tokenizer),
+        listed,
+        missing,
+        tuple(r.video_id for r in records if not r.captions),
+        tuple((p.kind, rows[p.videos[0]], rows[p.videos[1]]) for p in probes if all(v in rows for v in p.videos)),
+        repeats,
+        reader=VideoReader(records, frames, data.on_decode_error, cache),
+    )
+
+
+def hold_out(records: Sequence[Record], seed: int) -> tuple[list[Record], list[Record]]:
+    """Splits a seeded share of the videos off the training records; segments of one file stay together.
+
+    Returns:
+        The rest, and what is held out.
+    """
+    files = list(dict.fromkeys(r.video_path for r in records))
+    order = torch.randperm(len(files), generator=torch.Generator().manual_seed(seed)).tolist()
+    held = {files[i] for i in order[: max(1, round(HOLDOUT_SHARE * len(files)))]}
+    return [r for r in records if r.video_path not in held], [r for r in records if r.video_path in held]
