@@ -171,6 +171,8 @@ def _entry(kind: str, entry: dict[str, Any]) -> str:
         case "duplicates":
             videos = ", ".join(f"{v['split']} {v['id']}" for v in entry["videos"])
             return f"{videos}: " + " = ".join(entry["files"])
+        case "in_training" | "repeats":
+            return f"{entry['split']} {entry['id']} = {entry['same_as']}"
         case "unlisted":
             return str(entry["file"])
         case "errors":
@@ -182,7 +184,17 @@ def _entry(kind: str, entry: dict[str, Any]) -> str:
 def _check_table(check: Check) -> Table:
     from rich.table import Table
 
-    columns = ("listed", "found", "missing", "undecodable", "damaged", "without_captions", "duplicates")
+    columns = (
+        "listed",
+        "found",
+        "missing",
+        "undecodable",
+        "damaged",
+        "without_captions",
+        "in_training",
+        "repeats",
+        "duplicates",
+    )
     table = Table("split", title=check.dataset, caption=f"{len(check.lists['unlisted']):,} files that no id names")
     for column in columns:
         table.add_column(column.replace("_", " "), justify="right")

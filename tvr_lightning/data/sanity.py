@@ -9,7 +9,6 @@ middle.
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from tvr_lightning.data.annotations.base import TRAIN
 from tvr_lightning.data.stores.contents import Contents, file_state
+from tvr_lightning.data.twins import common, repeated
 from tvr_lightning.errors import DataError, few
 from tvr_lightning.types import Record
 
@@ -57,59 +57,12 @@ def report_missing(what: str, split: str, records: Sequence[Record], missing: Se
     rank_zero_warn(f"{said} They are left out.")
 
 
-def repeated(records: Sequence[Record]) -> list[tuple[str, str]]:
-    """Pairs of records of one split that are one: the same id, or the same segment of the same file.
-
-    >>> clips = [Record("a", Path("a.mp4"), ("x",)), Record("a again", Path("a.mp4"), ("y",))]
-    >>> repeated(clips)
-    [('a', 'a again')]
-    """
-    ids: dict[str, str] = {}
-    files: dict[tuple[object, ...], str] = {}
-    found = []
-    for r in records:
-        place = (str(r.video_path), r.start, r.end)
-        first = ids.get(r.video_id) or files.get(place)
-        if first is not None:
-            found.append((first, r.video_id))
-        ids[r.video_id] = files[place] = r.video_id
-    return found
-
-
-def common(first: Sequence[Record], second: Sequence[Record], contents: Contents) -> list[tuple[str, str]]:
-    """Pairs of records of two splits that show the same video, whatever the segment; one a record of the second.
-
-    Args:
-        first: the training videos.
-        second: those of a split that is evaluated.
-        contents: hashes files, where two are of one size.
-    """
-    ids, files = {r.video_id for r in first}, {str(r.video_path): r.video_id for r in first}
-    alike = _alike(first, second, contents)
-    found = []
-    for r in second:
-        path = str(r.video_path)
-        twin = r.video_id if r.video_id in ids else files.get(path) or alike.get(path)
-        if twin is not None:
-            found.append((twin, r.video_id))
-    return found
-
-
-def _alike(first: Sequence[Record], second: Sequence[Record], contents: Contents) -> dict[str, str]:
-    """By path, the files of the second that hold what a file of the first holds, with that one's id."""
-    owners = {r.video_path: r.video_id for r in first}
-    by_size: dict[int, list[Path]] = defaultdict(list)
-    for path, size in _sizes(owners):
-        by_size[size].append(path)
-    found = {}
-    for path, size in _sizes({r.video_path for r in second}):
-        if size and size in by_size and path not in owners:
-            own = contents.digest(path)
-            for other in by_size[size]:
-                if own is not None and contents.digest(other) == own:
-                    found[str(path)] = owners[other]
-                    break
-    return found
+def same_contents(first: Sequence[Record], second: Sequence[Record], contents: Contents) -> dict[Path, bytes]:
+    """Hashes of the files that may be equal to one of the other split: those of a size that both have."""
+    sizes = [_sizes({r.video_path for r in records}) for records in (first, second)]
+    both = {size for _, size in sizes[0]} & {size for _, size in sizes[1]} - {0}
+    found = {path: contents.digest(path) for part in sizes for path, size in part if size in both}
+    return {path: digest for path, digest in found.items() if digest is not None}
 
 
 def _sizes(paths: Iterable[Path]) -> list[tuple[Path, int]]:
@@ -142,7 +95,7 @@ def check_apart(
     Raises:
         DataError: there are some, and that is not allowed.
     """
-    pairs = common(training, evaluated, contents)
+    pairs = common(training, evaluated, same_contents(training, evaluated, contents))
     if pairs:
         _refuse(
             f"{what}: {len(pairs)} videos are in the training split too, by id, file or content: {_listed(pairs)}. "

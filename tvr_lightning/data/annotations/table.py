@@ -29,6 +29,7 @@ from tvr_lightning.data.annotations.video_tree import VIDEO_EXTENSIONS, VideoTre
 from tvr_lightning.errors import ConfigError, DataError, few
 from tvr_lightning.types import Record
 
+_Place = tuple[str, Path, str]  # see `_place_of`
 SplitBy = Literal["auto", "column", "draw", "test"]
 ORDER = (TRAIN, VALIDATION, TEST)
 FOLDERS = ("videos", "clips")  # where videos lie, if one of them is there; else anywhere below the root
@@ -183,15 +184,15 @@ class Table(Annotations):
         folder = self._folder()
         tree = VideoTree(folder, self.outside)
         entries: dict[tuple[Any, ...], _Entry] = {}
+        places: dict[str, _Place] = {}
         notes, silent, classes = [], [], self._classes(tables)
         for table, of_file in tables:
             columns = self._columns(table)
             notes.append(_described(table, columns))
             for row, cells in enumerate(table.rows):
                 where = table.where(row)
-                entry = self._entry(
-                    entries, tree, {role: cells[place] for role, place in columns.items()}, of_file, where
-                )
+                own = {role: cells[place] for role, place in columns.items()}
+                entry = self._entry(entries, places, tree, own, of_file, where)
                 captions = captions_of(cells[columns["caption"]], where)
                 if not captions:
                     silent.append(where)
@@ -267,8 +268,8 @@ class Table(Annotations):
         return iter(classes_of(cells, wheres)[0])
 
     def _entry(
-        self, entries: dict[tuple[Any, ...], _Entry], tree: VideoTree, cells: Mapping[Role, Any], of_file: str | None,
-        where: str,
+        self, entries: dict[tuple[Any, ...], _Entry], places: dict[str, _Place], tree: VideoTree,
+        cells: Mapping[Role, Any], of_file: str | None, where: str,
     ) -> _Entry:  # fmt: skip
         """The entry that a row belongs to; a new one for a video or segment that no row before named."""
         name = text_of(cells["video"], where, "video")
@@ -282,13 +283,12 @@ class Table(Annotations):
         seen = entries.get((name, start, end, split))
         if seen is not None:
             return seen
-        path = tree.find(name, where)
-        own = nfc(tree.inside(name, where))
-        key = (path or own, start, end, split)
+        if name not in places:
+            places[name] = _place_of(tree, name, where)
+        own, path, by = places[name]
+        key = (path, start, end, split)
         if key not in entries:
-            stem, dot, ending = own.rpartition(".")
-            by = stem if dot and ending.lower() in VIDEO_EXTENSIONS else own
-            entries[key] = _Entry(own + _span(start, end), path or tree.missing(name, where), by, split, start, end)
+            entries[key] = _Entry(own + _span(start, end), path, by, split, start, end)
         entries[name, start, end, split] = entries[key]
         return entries[key]
 
@@ -377,6 +377,13 @@ def _place(video: SyntheticVideo) -> str:
     return (
         f"{('', 'day 1/', 'day 2/raw/')[video.number % 3]}{word} {video.number:03}.{('mp4', 'MP4')[video.number % 2]}"
     )
+
+
+def _place_of(tree: VideoTree, name: str, where: str) -> _Place:
+    """A video's id, its file or where that would lie, and the name that it is drawn by."""
+    found, own = tree.find(name, where), nfc(tree.inside(name, where))
+    stem, dot, ending = own.rpartition(".")
+    return own, found or tree.missing(name, where), stem if dot and ending.lower() in VIDEO_EXTENSIONS else own
 
 
 def _span(start: float | None, end: float | None) -> str:

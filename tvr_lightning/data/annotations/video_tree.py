@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections.abc import Iterator
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from tvr_lightning.data.annotations.base import EXTENSIONS, check_relative
 from tvr_lightning.errors import DataError, few
@@ -17,6 +18,9 @@ VIDEO_EXTENSIONS = (
     "mjpg", "mjpeg", "wtv", "qt", "lrv", "insv", "h264", "h265", "264", "265", "hevc", "av1", "obu", "apng", "webp",
 )  # fmt: skip
 """What is taken for a video by its ending; any other file is one where a table writes its ending too."""
+
+
+_PLAIN = re.compile(r"[^/\\:\0.]+(?:\.[^/\\:\0.]+)*")  # a name that leads nowhere: paths are looked at closely
 
 
 class VideoTree:
@@ -74,7 +78,7 @@ class VideoTree:
             DataError: the cell leads out of the folder, is an address of the web, or means several files.
         """
         name = self.inside(name, source)
-        if PurePath(name).is_absolute():
+        if name.startswith("/"):
             return Path(name)
         key = nfc(name)
         if key in self._exact:
@@ -99,6 +103,8 @@ class VideoTree:
         Raises:
             DataError: as `find`.
         """
+        if _PLAIN.fullmatch(name):
+            return name
         if "://" in name:
             raise DataError(f"{source}: '{name}' is an address; fetch the video and name its file")
         path = name.replace("\\", "/")
@@ -118,8 +124,8 @@ class VideoTree:
 
     def missing(self, name: str, source: str) -> Path:
         """Where a video that is not there would lie."""
-        path = self.folder / self.inside(name, source)
-        return path if _ending(path.name) in VIDEO_EXTENSIONS else path.with_name(f"{path.name}.{EXTENSIONS[0]}")
+        name = self.inside(name, source)
+        return self.folder / (name if _ending(name) in VIDEO_EXTENSIONS else f"{name}.{EXTENSIONS[0]}")
 
 
 def nfc(text: str) -> str:
