@@ -277,7 +277,8 @@ def result_table(content: Mapping[str, Any]) -> Table:
         title=f"{content['experiment']}: {content['dataset']} {content['split']}, test",
         caption=f"{data['captions']} captions x {data['videos']} videos, video -> text over {content['v2t']};\n"
         "95 % bootstrap intervals in brackets"
-        + ("\nleaky: scores read the ground truth, these are no retrieval results" if leaky else ""),
+        + ("\nleaky: scores read the ground truth, these are no retrieval results" if leaky else "")
+        + (f"\ntrained on {seen} of the test videos: these are no results" if (seen := data.get("trained_on")) else ""),
     )
     table.add_column("text -> video", justify="right")
     table.add_column("video -> text", justify="right")
