@@ -70,6 +70,9 @@ class VideoTextDataModule(LightningDataModule):
         allow_duplicates: go on although one video is in training and test, or several records of a split; results are
             marked.
         allow_missing: evaluate although videos of the split are missing; results carry the number left out.
+        distractors: videos that stand in the test's gallery and that no caption looks for: a folder, or a file that
+            lists some.
+        relevance: a file that names further right videos of test captions.
         on_decode_error: `raise`, or `skip` to leave the video out of training and count it.
         cache_frames: keep decoded frames on disk, so that later epochs and runs decode nothing; not with `jitter`.
         cache_features: keep what the method's frozen encoders make of videos and captions, so that they run once.
@@ -100,6 +103,8 @@ class VideoTextDataModule(LightningDataModule):
         subset: int | None = None,
         allow_duplicates: bool = False,
         allow_missing: bool = False,
+        distractors: str | None = None,
+        relevance: str | None = None,
         on_decode_error: OnDecodeError = "raise",
         cache_frames: bool = False,
         cache_features: bool = True,
@@ -133,6 +138,7 @@ class VideoTextDataModule(LightningDataModule):
         self.subset = subset
         self.allow_duplicates = allow_duplicates
         self.allow_missing = allow_missing
+        self.distractors, self.relevance = distractors, relevance
         self.on_decode_error: OnDecodeError = on_decode_error
         self.cache_frames = cache_frames
         self.cache_features = cache_features and not jitter  # jitter draws other frames in each epoch

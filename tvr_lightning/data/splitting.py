@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Protocol
 
 import torch
 
-from tvr_lightning.data.annotations.base import TRAIN, Annotations
+from tvr_lightning.data.annotations.base import TEST, TRAIN, Annotations
 from tvr_lightning.data.dataset import Augmentation, OnDecodeError, TokenizedCaptions, VideoReader
+from tvr_lightning.data.protocol import read_distractors, read_relevance
 from tvr_lightning.data.sanity import check_apart, check_repeated, report_missing
 from tvr_lightning.data.split import Split
 from tvr_lightning.data.stores.files import is_file
@@ -34,6 +36,8 @@ class SplitSettings(Protocol):
     allow_duplicates: bool
     on_decode_error: OnDecodeError
     cache_frames: bool
+    distractors: str | None
+    relevance: str | None
     frame_cache: FrameCache
     splits: dict[str, Split]
 
@@ -58,6 +62,13 @@ def make_split(data: SplitSettings, name: str, records: Sequence[Record]) -> Spl
         records = [replace(r, captions=(" ".join(r.captions),) if r.captions else ()) for r in records]
     if data.subset is not None:
         records = records[: data.subset]
+    added: set[str] = set()
+    if data.distractors is not None and name == TEST:
+        listed_files = (r.video_path for split in data.annotations.splits for r in data.annotations.load(split))
+        distractors = read_distractors(Path(data.distractors), listed_files)
+        added = {r.video_id for r in distractors}
+        records = [*records, *distractors]
+        listed += len(distractors)
     missing = tuple(r.video_id for r in records if not is_file(r.video_path))
     if missing:
         report_missing(what, name, records, missing, data.allow_missing)
@@ -70,18 +81,25 @@ def make_split(data: SplitSettings, name: str, records: Sequence[Record]) -> Spl
             evaluated = f"{data.dataset} {other.name if name == TRAIN else name}"
             check_apart(evaluated, training, tested, data.frame_cache.contents, data.allow_duplicates)
     rows = {r.video_id: i for i, r in enumerate(records)}
+    captions = TokenizedCaptions(records, data.tokenizer)
+    relevant, relevance = torch.empty(0, 2, dtype=torch.int64), ""
+    if data.relevance is not None and name == TEST:
+        relevant, relevance = read_relevance(Path(data.relevance), captions.captions, records)
     probes = data.annotations.probes(name) if name in data.annotations.splits else []
     frames = replace(data.frames, views=2) if data.augment and name == TRAIN else data.frames
     cache = data.frame_cache if data.cache_frames else None
     return Split(
         name,
         tuple(records),
-        TokenizedCaptions(records, data.tokenizer),
+        captions,
         listed,
         missing,
-        tuple(r.video_id for r in records if not r.captions),
+        tuple(r.video_id for r in records if not r.captions and r.video_id not in added),
         tuple((p.kind, rows[p.videos[0]], rows[p.videos[1]]) for p in probes if all(v in rows for v in p.videos)),
         repeats,
+        sum(r.video_id in added for r in records),
+        relevant,
+        relevance,
         reader=VideoReader(records, frames, data.on_decode_error, cache),
     )
 

@@ -45,14 +45,14 @@ def find_columns(table: TableRows, wanted: Mapping[Role, str | None], split: boo
     """
     places: dict[str, list[int]] = {}
     for place, name in enumerate(table.columns):
-        places.setdefault(_plain(name), []).append(place)
+        places.setdefault(plain_name(name), []).append(place)
     found: dict[Role, int] = {}
     for role, usual in USUAL.items():
         named = wanted.get(role)
         if named is None and role == "split" and not split:
             continue
         names = usual if named is None else (named,)
-        name = next((n for n in names if _plain(n) in places), "")
+        name = next((n for n in names if plain_name(n) in places), "")
         if not name:
             if named is not None:
                 raise DataError(
@@ -62,8 +62,8 @@ def find_columns(table: TableRows, wanted: Mapping[Role, str | None], split: boo
             if role in _NEEDED:
                 raise DataError(_not_found(table, role, list(found.values())))
             continue
-        exact = [p for p in places[_plain(name)] if table.columns[p] == named]
-        chosen = exact or places[_plain(name)]
+        exact = [p for p in places[plain_name(name)] if table.columns[p] == named]
+        chosen = exact or places[plain_name(name)]
         if len(chosen) > 1:
             raise DataError(
                 f"{table.path}: {len(chosen)} columns are called '{name}' (the {few([_ordinal(p) for p in chosen])}). "
@@ -100,7 +100,8 @@ def _looks_like_files(texts: Sequence[Any]) -> float:
     return sum(bool(re.search(r"\.\w{2,4}$", text)) for text in texts) / len(texts)
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """A column's name in small letters, with underscores for spaces, dashes and dots."""
     return re.sub(r"[\s\-.]+", "_", name.strip().lower())
 
 

@@ -107,6 +107,8 @@ class RunFolder(Callback):
                 "left_out": len(split.missing) + len(split.undecodable),
                 "subset": data.subset,
                 "repeats": split.repeats,
+                "distractors": split.distractors,
+                "relevance": split.relevance,
                 "trained_on": None if method.seen is None else len(data.trained_on(method.seen)),
                 "splits": [s.summary() for s in data.splits.values()],
             },
