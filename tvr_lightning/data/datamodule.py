@@ -24,10 +24,16 @@ from tvr_lightning.data.dataset import (
     collate_pairs,
     collate_videos,
 )
-from tvr_lightning.data.frozen import EncodeOptions, Frozen, precompute_text_features, precompute_video_features
+from tvr_lightning.data.frozen import (
+    EncodeOptions,
+    Frozen,
+    check_given,
+    precompute_text_features,
+    precompute_video_features,
+)
 from tvr_lightning.data.sanity import marks, trained_on
 from tvr_lightning.data.split import Split
-from tvr_lightning.data.splitting import hold_out, make_split
+from tvr_lightning.data.splitting import check_inputs, hold_out, make_split
 from tvr_lightning.data.stores.features import FeatureStore
 from tvr_lightning.data.stores.frames import FrameCache
 from tvr_lightning.data.stores.store import Store
@@ -73,6 +79,10 @@ class VideoTextDataModule(LightningDataModule):
         distractors: videos that stand in the test's gallery and that no caption looks for: a folder, or a file that
             lists some.
         relevance: a file that names further right videos of test captions.
+        frame_folders: a folder with a folder of pictures for each video id, read instead of videos.
+        frame_features: precomputed features of frames, read instead of videos where the method's encoder is frozen: a
+            folder of `<id>.npy` or `<id>.safetensors`, or one .safetensors or HDF5 file.
+        frame_rate: of either, how many frames there are a second.
         on_decode_error: `raise`, or `skip` to leave the video out of training and count it.
         cache_frames: keep decoded frames on disk, so that later epochs and runs decode nothing; not with `jitter`.
         cache_features: keep what the method's frozen encoders make of videos and captions, so that they run once.
@@ -105,6 +115,9 @@ class VideoTextDataModule(LightningDataModule):
         allow_missing: bool = False,
         distractors: str | None = None,
         relevance: str | None = None,
+        frame_folders: str | None = None,
+        frame_features: str | None = None,
+        frame_rate: float = 1.0,
         on_decode_error: OnDecodeError = "raise",
         cache_frames: bool = False,
         cache_features: bool = True,
@@ -139,6 +152,8 @@ class VideoTextDataModule(LightningDataModule):
         self.allow_duplicates = allow_duplicates
         self.allow_missing = allow_missing
         self.distractors, self.relevance = distractors, relevance
+        check_inputs(frame_folders, frame_features, frame_rate, jitter or augment is not None)
+        self.frame_folders, self.frame_features, self.frame_rate = frame_folders, frame_features, frame_rate
         self.on_decode_error: OnDecodeError = on_decode_error
         self.cache_frames = cache_frames
         self.cache_features = cache_features and not jitter  # jitter draws other frames in each epoch
@@ -335,6 +350,15 @@ class VideoTextDataModule(LightningDataModule):
             ConfigError: shared memory has no room for what workers read ahead.
             DecodeError: a video cannot be decoded, under `on_decode_error: raise`.
         """
+        if self.frame_features is not None:
+            if video is None:
+                raise ConfigError(
+                    "data.frame_features gives what a frozen encoder makes of frames, and this method trains its "
+                    "encoder, or looks at pixels: freeze it (the encoder's freeze or freeze_image), or leave "
+                    "frame_features out"
+                )
+            check_given(video, self.frames, [split.reader.given for split in self.splits.values()])
+            video = None
         if not self.cache_features:
             return
         store, contents = self.feature_store, self.frame_cache.contents

@@ -18,6 +18,8 @@ from tvr_lightning.data.annotations.video_tree import VIDEO_EXTENSIONS, VideoTre
 from tvr_lightning.errors import DataError, few, nearest
 from tvr_lightning.types import Record
 
+DISTRACTOR = "distractor:"  # what their ids begin with
+
 
 def read_distractors(place: Path, listed: Iterable[Path]) -> list[Record]:
     """Videos without captions, for a gallery.
@@ -44,7 +46,7 @@ def read_distractors(place: Path, listed: Iterable[Path]) -> list[Record]:
         names = [tree.inside(line, f"{place}: line {n}") for n, line in enumerate(lines, 1) if line]
     else:
         raise DataError(f"data.distractors: there is no {place}; give a folder of videos, or a file that lists some")
-    found = [Record(f"distractor:{nfc(name)}", folder / name, ()) for name in names]
+    found = [Record(DISTRACTOR + nfc(name), folder / name, ()) for name in names]
     kept = [r for r in found if r.video_path.resolve() not in own]
     if not kept:
         why = f"all {len(found)} are the dataset's own" if found else "it holds none"

@@ -11,6 +11,7 @@ import torch
 
 from tvr_lightning.data.annotations.base import TEST, TRAIN, Annotations
 from tvr_lightning.data.dataset import Augmentation, OnDecodeError, TokenizedCaptions, VideoReader
+from tvr_lightning.data.given import GivenFeatures, folder_of
 from tvr_lightning.data.protocol import read_distractors, read_relevance
 from tvr_lightning.data.sanity import check_apart, check_repeated, report_missing
 from tvr_lightning.data.split import Split
@@ -18,6 +19,7 @@ from tvr_lightning.data.stores.files import is_file
 from tvr_lightning.data.stores.frames import FrameCache
 from tvr_lightning.data.text import Tokenizer
 from tvr_lightning.data.video.sampling import FrameOptions
+from tvr_lightning.errors import ConfigError, DataError
 from tvr_lightning.types import Record
 
 HOLDOUT_SHARE = 0.05
@@ -38,6 +40,9 @@ class SplitSettings(Protocol):
     cache_frames: bool
     distractors: str | None
     relevance: str | None
+    frame_folders: str | None
+    frame_features: str | None
+    frame_rate: float
     frame_cache: FrameCache
     splits: dict[str, Split]
 
@@ -69,11 +74,14 @@ def make_split(data: SplitSettings, name: str, records: Sequence[Record]) -> Spl
         added = {r.video_id for r in distractors}
         records = [*records, *distractors]
         listed += len(distractors)
-    missing = tuple(r.video_id for r in records if not is_file(r.video_path))
+    records, given = _inputs(data, records)
+    there = [i for i, r in enumerate(records) if (i in given if given else _is_there(r))]
+    present = set(there)
+    missing = tuple(r.video_id for i, r in enumerate(records) if i not in present)
     if missing:
         report_missing(what, name, records, missing, data.allow_missing)
-        absent = set(missing)
-        records = [r for r in records if r.video_id not in absent]
+        records = [records[i] for i in there]
+        given = given and given.rows(there)
     repeats = check_repeated(what, records, data.allow_duplicates)
     for other in data.splits.values():
         if TRAIN in (name, other.name):
@@ -100,8 +108,44 @@ def make_split(data: SplitSettings, name: str, records: Sequence[Record]) -> Spl
         sum(r.video_id in added for r in records),
         relevant,
         relevance,
-        reader=VideoReader(records, frames, data.on_decode_error, cache),
+        reader=VideoReader(records, frames, data.on_decode_error, cache, given),
     )
+
+
+def check_inputs(folders: str | None, features: str | None, rate: float, changed: bool) -> None:
+    """Refuses settings of what is read instead of videos that do not go together.
+
+    Args:
+        folders: `data.frame_folders`.
+        features: `data.frame_features`.
+        rate: `data.frame_rate`.
+        changed: whether frames are drawn or augmented anew in each epoch.
+
+    Raises:
+        ConfigError: both are given, features of frames that change, or a rate that is none.
+    """
+    if not 0 < rate <= 1000:
+        raise ConfigError(f"data.frame_rate is {rate}; frames a second lie between 0 and 1000")
+    if folders is not None and features is not None:
+        raise ConfigError("data.frame_folders and data.frame_features both take the place of videos: leave one out")
+    if features is not None and changed:
+        raise ConfigError("data.frame_features holds one view of each video: set data.jitter=false, data.augment=null")
+
+
+def _inputs(data: SplitSettings, records: Sequence[Record]) -> tuple[Sequence[Record], GivenFeatures | None]:
+    """Records as they are read: videos, folders of pictures, or features that are given."""
+    if data.frame_folders is not None:
+        root = Path(data.frame_folders)
+        if not root.is_dir():
+            raise DataError(f"data.frame_folders: there is no folder {root}")
+        return [replace(r, video_path=folder_of(root, r), frame_rate=data.frame_rate) for r in records], None
+    if data.frame_features is not None:
+        return records, GivenFeatures(Path(data.frame_features), records, data.frames, data.frame_rate)
+    return records, None
+
+
+def _is_there(record: Record) -> bool:
+    return is_file(record.video_path) if record.frame_rate is None else record.video_path.is_dir()
 
 
 def hold_out(records: Sequence[Record], seed: int) -> tuple[list[Record], list[Record]]:
