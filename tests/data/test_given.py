@@ -198,8 +198,8 @@ def words(root: Path, tmp_path: Path, *more: str) -> list[str]:
     return [
         "fit", "--config", "clip4clip_shapes", f"--data.annotations.root={root}", f"--runs_dir={tmp_path / 'runs'}",
         "--tracker=none", "--trainer.max_steps=2", "--data.batch_size=4", "--data.num_workers=1",
-        "--data.selection=last", f"--data.cache_dir={tmp_path / 'cache'}", f"--data.frame_features={tmp_path / 'given'}",
-        *more,
+        "--data.selection=last", f"--data.cache_dir={tmp_path / 'cache'}",
+        f"--data.frame_features={tmp_path / 'given'}", *more,
     ]  # fmt: skip
 
 
