@@ -27,6 +27,7 @@ class Record:
         start: first second that belongs to the record, None for the file's beginning.
         end: last second that belongs to the record, None for the file's end.
         source: the longer video that this was cut from, as far as the dataset says; None where it does not.
+        frame_rate: of a folder of pictures, how many there are a second; None for a video file.
     """
 
     video_id: str
@@ -36,6 +37,7 @@ class Record:
     start: float | None = None
     end: float | None = None
     source: str | None = None
+    frame_rate: float | None = None
 
 
 @dataclass(frozen=True)

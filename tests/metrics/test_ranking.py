@@ -310,3 +310,63 @@ def test_a_score_that_is_not_finite_names_the_pair(value, chunk):
 def test_input_that_does_not_fit(scores, caption_video, v2t, message):
     with pytest.raises(ValueError, match=message):
         query_ranks(scores, caption_video, v2t)
+
+
+def slow_several(scores, right):
+    """Greater, other tied and own tied items of each row, by the definition."""
+    found = []
+    for row, own in zip(scores.tolist(), right, strict=True):
+        best = max(row[i] for i in own)
+        greater = sum(x > best for x in row)
+        tied_own = sum(row[i] == best for i in own)
+        found.append((greater, sum(x == best for x in row) - tied_own, tied_own))
+    return found
+
+
+@pytest.mark.parametrize("v2t", PROTOCOLS)
+@pytest.mark.parametrize("chunk", [1, 1 << 24])
+def test_several_right_videos_agree_with_a_slow_loop(v2t, chunk):
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randint(0, 6, (9, 7), generator=generator).float()  # ties
+    video = torch.tensor([0, 0, 1, 2, 2, 2, 4, 5, 5])  # nobody describes 3 and 6
+    also = torch.tensor([[0, 3], [2, 0], [2, 2], [8, 1], [3, 2]])  # the last says what is known already
+    ranks = query_ranks(scores, video, v2t, chunk, also)
+    right = [{int(v)} for v in video]
+    for caption, column in also.tolist():
+        right[caption].add(column)
+    counts = list(
+        zip(ranks.t2v.greater.tolist(), ranks.t2v.tied_other.tolist(), ranks.t2v.tied_own.tolist(), strict=True)
+    )
+    assert counts == slow_several(scores, right)
+    assert ranks.t2v.video.tolist() == video.tolist()
+
+    queries = described = sorted(set(video.tolist()))
+    assert ranks.v2t.query.tolist() == queries
+    if v2t == "sets":
+        items = torch.stack([scores[video == v].amax(0) for v in described], 1)[queries]
+        sets = [{described.index(int(video[c])) for c, own in enumerate(right) if v in own} for v in queries]
+    else:
+        items, sets = scores.T[queries], [{c for c, own in enumerate(right) if v in own} for v in queries]
+    counts = list(
+        zip(ranks.v2t.greater.tolist(), ranks.v2t.tied_other.tolist(), ranks.v2t.tied_own.tolist(), strict=True)
+    )
+    assert counts == slow_several(items, sets)
+
+
+@pytest.mark.parametrize("v2t", PROTOCOLS)
+def test_pairs_that_are_right_already_change_nothing(v2t):
+    scores, video = (
+        torch.randn(9, 5, generator=torch.Generator().manual_seed(1)),
+        torch.tensor([0, 1, 1, 2, 3, 3, 4, 4, 4]),
+    )
+    plain = metrics_of(query_ranks(scores, video, v2t))
+    known = torch.stack([torch.arange(9), video], 1)
+    several = metrics_of(query_ranks(scores, video, v2t, also=known))
+    assert several == pytest.approx(plain)
+    assert metrics_of(query_ranks(scores, video, v2t, also=known[:0])) == plain
+
+
+def test_pairs_outside_of_the_matrix():
+    for also in (torch.tensor([[0, 5]]), torch.tensor([[-1, 0]]), torch.tensor([0, 1]), torch.tensor([[0.0, 1.0]])):
+        with pytest.raises(ValueError, match="pairs must"):
+            query_ranks(torch.randn(3, 3), torch.arange(3), also=also)

@@ -172,6 +172,8 @@ def _entry(kind: str, entry: dict[str, Any]) -> str:
         case "duplicates":
             videos = ", ".join(f"{v['split']} {v['id']}" for v in entry["videos"])
             return f"{videos}: " + " = ".join(entry["files"])
+        case "in_training" | "repeats":
+            return f"{entry['split']} {entry['id']} = {entry['same_as']}"
         case "unlisted":
             return str(entry["file"])
         case "errors":
@@ -183,7 +185,17 @@ def _entry(kind: str, entry: dict[str, Any]) -> str:
 def _check_table(check: Check) -> Table:
     from rich.table import Table
 
-    columns = ("listed", "found", "missing", "undecodable", "damaged", "without_captions", "duplicates")
+    columns = (
+        "listed",
+        "found",
+        "missing",
+        "undecodable",
+        "damaged",
+        "without_captions",
+        "in_training",
+        "repeats",
+        "duplicates",
+    )
     table = Table("split", title=check.dataset, caption=f"{len(check.lists['unlisted']):,} files that no id names")
     for column in columns:
         table.add_column(column.replace("_", " "), justify="right")
@@ -199,8 +211,8 @@ def _stats(options: argparse.Namespace) -> int:
     from tvr_lightning.run.reader import reader_of
 
     reader = reader_of(options.config, options.settings)
-    dataset = f"{reader.name} ({reader.protocol})"
     splits = describe_dataset(reader, options.workers)
+    dataset = f"{reader.name} ({reader.protocol})"
     folder = _folder(options.out, "data-stats", dataset)
     write_json(folder / "statistics.json", {"dataset": dataset, "splits": [split.summary() for split in splits]})
     for name, figure in draw_histograms(dataset, splits).items():

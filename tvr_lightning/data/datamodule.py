@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from pytorch_lightning import LightningDataModule
-from pytorch_lightning.utilities import rank_zero_warn
+from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from tvr_lightning.data.annotations.base import TEST, TRAIN, VALIDATION, Annotations
@@ -21,15 +20,21 @@ from tvr_lightning.data.dataset import (
     SeededSampler,
     TokenizedCaptions,
     VideoDataset,
-    VideoReader,
     collate_captions,
     collate_pairs,
     collate_videos,
 )
-from tvr_lightning.data.frozen import EncodeOptions, Frozen, precompute_text_features, precompute_video_features
+from tvr_lightning.data.frozen import (
+    EncodeOptions,
+    Frozen,
+    check_given,
+    precompute_text_features,
+    precompute_video_features,
+)
+from tvr_lightning.data.sanity import marks, trained_on
 from tvr_lightning.data.split import Split
+from tvr_lightning.data.splitting import check_inputs, hold_out, make_split
 from tvr_lightning.data.stores.features import FeatureStore
-from tvr_lightning.data.stores.files import is_file
 from tvr_lightning.data.stores.frames import FrameCache
 from tvr_lightning.data.stores.store import Store
 from tvr_lightning.data.text import CLIPTokenizer, Tokenizer
@@ -37,11 +42,10 @@ from tvr_lightning.data.video.sampling import FrameOptions, FrameSampling, Resiz
 from tvr_lightning.data.workers import check_shared_memory, worker_settings
 from tvr_lightning.device import to_device
 from tvr_lightning.distributed import share
-from tvr_lightning.errors import CheckpointError, ConfigError, DataError, few
-from tvr_lightning.types import Probe, Record, TextInput, VideoInput, VideoTextBatch
+from tvr_lightning.errors import CheckpointError, ConfigError, DataError
+from tvr_lightning.types import Record, TextInput, VideoInput, VideoTextBatch
 
 Selection = Literal["auto", "validation", "holdout", "last", "test"]
-HOLDOUT_SHARE = 0.05
 
 
 class VideoTextDataModule(LightningDataModule):
@@ -69,7 +73,16 @@ class VideoTextDataModule(LightningDataModule):
             training videos, nothing (`last`: the final weights are the result) or the `test` split, which marks every
             result. `auto`: `validation` where the dataset has one, else `last`.
         subset: only the first N videos of each split, for trying things out; results say so.
+        allow_duplicates: go on although one video is in training and test, or several records of a split; results are
+            marked.
         allow_missing: evaluate although videos of the split are missing; results carry the number left out.
+        distractors: videos that stand in the test's gallery and that no caption looks for: a folder, or a file that
+            lists some.
+        relevance: a file that names further right videos of test captions.
+        frame_folders: a folder with a folder of pictures for each video id, read instead of videos.
+        frame_features: precomputed features of frames, read instead of videos where the method's encoder is frozen: a
+            folder of `<id>.npy` or `<id>.safetensors`, or one .safetensors or HDF5 file.
+        frame_rate: of either, how many frames there are a second.
         on_decode_error: `raise`, or `skip` to leave the video out of training and count it.
         cache_frames: keep decoded frames on disk, so that later epochs and runs decode nothing; not with `jitter`.
         cache_features: keep what the method's frozen encoders make of videos and captions, so that they run once.
@@ -98,7 +111,13 @@ class VideoTextDataModule(LightningDataModule):
         keep_sources: bool = False,
         selection: Selection = "auto",
         subset: int | None = None,
+        allow_duplicates: bool = False,
         allow_missing: bool = False,
+        distractors: str | None = None,
+        relevance: str | None = None,
+        frame_folders: str | None = None,
+        frame_features: str | None = None,
+        frame_rate: float = 1.0,
         on_decode_error: OnDecodeError = "raise",
         cache_frames: bool = False,
         cache_features: bool = True,
@@ -130,7 +149,11 @@ class VideoTextDataModule(LightningDataModule):
         self.keep_sources = keep_sources
         self.requested_selection = selection
         self.subset = subset
+        self.allow_duplicates = allow_duplicates
         self.allow_missing = allow_missing
+        self.distractors, self.relevance = distractors, relevance
+        check_inputs(frame_folders, frame_features, frame_rate, jitter or augment is not None)
+        self.frame_folders, self.frame_features, self.frame_rate = frame_folders, frame_features, frame_rate
         self.on_decode_error: OnDecodeError = on_decode_error
         self.cache_frames = cache_frames
         self.cache_features = cache_features and not jitter  # jitter draws other frames in each epoch
@@ -140,6 +163,7 @@ class VideoTextDataModule(LightningDataModule):
         self.seed = seed
         self.start = (0, 0)  # epoch, and batches of it that a resumed run has trained on
         self.splits: dict[str, Split] = {}
+        self._training_marks: Tensor | None = None
         self.trained_tokenizer: str | None = None  # fingerprint of the one that loaded weights were trained with
 
     @property
@@ -189,12 +213,13 @@ class VideoTextDataModule(LightningDataModule):
             CheckpointError: loaded weights were trained with other tokens.
         """
         if not self.splits:
-            self.tokenizer.learn([c for r in self.annotations.load(TRAIN) for c in r.captions])
+            training = self.annotations.load(TRAIN) if TRAIN in self.annotations.splits else []
+            self.tokenizer.learn([c for r in training for c in r.captions])
         self.check_tokens(self.trained_tokenizer)
         if stage == "fit":
             train = self.annotations.load(TRAIN)
             if self.selection == "holdout":
-                train, held = self._hold_out(train)
+                train, held = hold_out(train, self.seed)
                 self._add(VALIDATION, held)
             elif self.selection == "validation":
                 self._add(VALIDATION, self.annotations.load(VALIDATION))
@@ -202,7 +227,7 @@ class VideoTextDataModule(LightningDataModule):
             self._add(TEST, self.annotations.load(TEST))
         elif stage == "validate":
             if self.selection == "holdout":
-                self._add(VALIDATION, self._hold_out(self.annotations.load(TRAIN))[1])
+                self._add(VALIDATION, hold_out(self.annotations.load(TRAIN), self.seed)[1])
             else:
                 name = TEST if self.selection == "test" else VALIDATION
                 self._add(name, self.annotations.load(name))
@@ -226,65 +251,36 @@ class VideoTextDataModule(LightningDataModule):
                 "folder's config.yaml."
             )
 
-    def _hold_out(self, records: Sequence[Record]) -> tuple[list[Record], list[Record]]:
-        order = torch.randperm(len(records), generator=torch.Generator().manual_seed(self.seed)).tolist()
-        held = set(order[: max(1, round(HOLDOUT_SHARE * len(records)))])
-        return (
-            [r for i, r in enumerate(records) if i not in held],
-            [r for i, r in enumerate(records) if i in held],
-        )
-
     def _add(self, name: str, records: Sequence[Record]) -> None:
-        if name in self.splits:
-            return
-        listed = len(records)
-        if self.join_captions:
-            records = [replace(r, captions=(" ".join(r.captions),) if r.captions else ()) for r in records]
-        if self.subset is not None:
-            records = records[: self.subset]
-        missing = tuple(r.video_id for r in records if not is_file(r.video_path))
-        if missing:
-            self._report_missing(name, records, missing)
-            absent = set(missing)
-            records = [r for r in records if r.video_id not in absent]
-        rows = {r.video_id: i for i, r in enumerate(records)}
-        probes = [p for p in self._probes(name) if all(v in rows for v in p.videos)]
-        frames = replace(self.frames, views=2) if self.augment and name == TRAIN else self.frames
-        self.splits[name] = Split(
-            name,
-            tuple(records),
-            TokenizedCaptions(records, self.tokenizer),
-            listed,
-            missing,
-            tuple(r.video_id for r in records if not r.captions),
-            tuple((p.kind, rows[p.videos[0]], rows[p.videos[1]]) for p in probes),
-            reader=VideoReader(records, frames, self.on_decode_error, self.frame_cache if self.cache_frames else None),
-        )
-
-    def _probes(self, name: str) -> list[Probe]:
-        return self.annotations.probes(name) if name in self.annotations.splits else []
-
-    def _report_missing(self, name: str, records: Sequence[Record], missing: Sequence[str]) -> None:
-        example = next(r for r in records if r.video_id == missing[0]).video_path
-        what = (
-            f"{self.dataset} {name}: {len(missing)} of {len(records)} listed videos have no file "
-            f"({few(missing)}; looked for {example})."
-        )
-        if len(missing) == len(records):
-            raise DataError(f"{what} Put the videos there; see docs/datasets.md.")
-        if name != TRAIN and not self.allow_missing:
-            raise DataError(
-                f"{what} A smaller gallery makes retrieval easier, so evaluation refuses to run on it. Fetch the "
-                "videos, or set --data.allow_missing=true to go on; every result then says how many were left out."
-            )
-        rank_zero_warn(f"{what} They are left out.")
+        if name not in self.splits:
+            self.splits[name] = make_split(self, name, records)
 
     def database_split(self) -> Split:
         """The training items, among which codes of the test are looked up; the same after `fit` and in `test`."""
         if TRAIN not in self.splits:
-            train = self.annotations.load(TRAIN)
-            self._add(TRAIN, self._hold_out(train)[0] if self.selection == "holdout" else train)
+            train = self._training("codes are looked up among; set --model.evaluation.codes.database=test")
+            self._add(TRAIN, hold_out(train, self.seed)[0] if self.selection == "holdout" else train)
         return self.splits[TRAIN]
+
+    def _training(self, use: str) -> list[Record]:
+        if TRAIN not in self.annotations.splits:
+            raise DataError(f"{self.dataset} ({self.annotations.protocol}) has no training videos, which {use}")
+        return self.annotations.load(TRAIN)
+
+    def training_marks(self) -> Tensor:
+        """What weights keep of the videos that they are trained on; see `sanity.marks`."""
+        if self._training_marks is None:
+            self._training_marks = marks(self.dataset, self.splits[TRAIN].records)
+        return self._training_marks
+
+    def trained_on(self, trained: Tensor, stage: Literal["validate", "test", "predict"] = "test") -> list[str]:
+        """Ids of the videos of the split that a stage evaluates which weights were trained on.
+
+        Args:
+            trained: what they kept of their training videos.
+            stage: of the trainer.
+        """
+        return trained_on(trained, self.dataset, self.split_of(stage).records)
 
     def split_of(self, stage: Literal["fit", "validate", "test", "predict"]) -> Split:
         """The split that a stage evaluates; for `fit`, the one that selects the checkpoint."""
@@ -367,6 +363,15 @@ class VideoTextDataModule(LightningDataModule):
             ConfigError: shared memory has no room for what workers read ahead.
             DecodeError: a video cannot be decoded, under `on_decode_error: raise`.
         """
+        if self.frame_features is not None:
+            if video is None:
+                raise ConfigError(
+                    "data.frame_features gives what a frozen encoder makes of frames, and this method trains its "
+                    "encoder, or looks at pixels: freeze it (the encoder's freeze or freeze_image), or leave "
+                    "frame_features out"
+                )
+            check_given(video, self.frames, [split.reader.given for split in self.splits.values()])
+            video = None
         if not self.cache_features:
             return
         store, contents = self.feature_store, self.frame_cache.contents
@@ -380,7 +385,8 @@ class VideoTextDataModule(LightningDataModule):
 
     def query_bank(self, size: int) -> DataLoader[TextInput]:
         """A seeded choice of training captions, for QB-Norm; no video is read."""
-        captions = TokenizedCaptions(self.annotations.load(TRAIN), self.tokenizer)
+        training = self._training("give QB-Norm its queries; set --model.evaluation.qb_norm=null")
+        captions = TokenizedCaptions(training, self.tokenizer)
         chosen = torch.randperm(len(captions), generator=torch.Generator().manual_seed(self.seed))[:size]
         bank = Subset(CaptionDataset(captions), chosen.tolist())
         return DataLoader(bank, batch_size=self.eval_batch_size, collate_fn=collate_captions)

@@ -16,11 +16,12 @@ from torch.utils.data import Dataset, Sampler
 
 from tvr_lightning.data.augment import FrameAugmentation, augment_frames
 from tvr_lightning.data.augment_text import CaptionAugmenter, TextAugmentation
+from tvr_lightning.data.given import GivenFeatures
 from tvr_lightning.data.stores.features import FeatureRows
 from tvr_lightning.data.stores.frames import FrameCache
 from tvr_lightning.data.text import Tokenizer
-from tvr_lightning.data.video.frames import VideoFrames, read_frames
-from tvr_lightning.data.video.key_frames import read_key_frames
+from tvr_lightning.data.video.frames import VideoFrames
+from tvr_lightning.data.video.records import read_record
 from tvr_lightning.data.video.sampling import FrameOptions
 from tvr_lightning.errors import ConfigError, DataError, DecodeError
 from tvr_lightning.types import Record, TextInput, VideoInput, VideoTextBatch
@@ -106,6 +107,7 @@ class VideoReader:
         frames: how frames are taken.
         on_decode_error: whether a video that cannot be decoded stops the run.
         cache: keeps decoded frames; not with a generator.
+        given: features that take the place of frames.
 
     Attributes:
         features: what a frozen encoder made of the first view, where it is kept; nothing is decoded then.
@@ -119,12 +121,14 @@ class VideoReader:
         frames: FrameOptions,
         on_decode_error: OnDecodeError,
         cache: FrameCache | None = None,
+        given: GivenFeatures | None = None,
     ) -> None:
         self.records = records
         self.frames = frames
         self.on_decode_error = on_decode_error
         self.cache = cache
-        self.features: FeatureRows | None = None
+        self.given = given
+        self.features: FeatureRows | GivenFeatures | None = given
         self.failed, self.uncached = torch.zeros(2, len(records), dtype=torch.bool).share_memory_()
 
     def read(self, index: int, generator: np.random.Generator | None = None) -> VideoInput | None:
@@ -177,16 +181,7 @@ class VideoReader:
 
     def _decode(self, index: int, o: FrameOptions, generator: np.random.Generator | None) -> VideoFrames | None:
         record = self.records[index]
-        if o.sampling == "key":
-            decode = partial(
-                read_key_frames, record.video_path, o.num_frames, o.size,
-                start=record.start, end=record.end, resize=o.resize,
-            )  # fmt: skip
-        else:
-            decode = partial(
-                read_frames, record.video_path, o.num_frames, o.sampling, o.fps, o.size,
-                start=record.start, end=record.end, generator=generator, resize=o.resize,
-            )  # fmt: skip
+        decode = partial(read_record, record, o, generator)
         try:
             if self.cache:
                 clip, kept = self.cache.fetch(record, o, decode)

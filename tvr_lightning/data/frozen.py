@@ -18,12 +18,14 @@ from tvr_lightning.data.dataset import (
     collate_captions,
     collate_videos,
 )
-from tvr_lightning.data.stores.contents import Contents
+from tvr_lightning.data.given import GivenFeatures
+from tvr_lightning.data.stores.contents import Contents, folder_digest
 from tvr_lightning.data.stores.features import Block, FeatureStore
 from tvr_lightning.data.stores.frames import pixel_version
 from tvr_lightning.data.stores.store import key_of
+from tvr_lightning.data.video.sampling import FrameOptions
 from tvr_lightning.data.workers import check_shared_memory, worker_settings
-from tvr_lightning.types import TensorRows, TextInput, VideoInput
+from tvr_lightning.types import Record, TensorRows, TextInput, VideoInput
 
 InputT = TypeVar("InputT", bound=TensorRows)
 
@@ -84,15 +86,36 @@ def precompute_video_features(
     """
     version = pixel_version()
     keys = [
-        key_of(
-            version, contents.digest(r.video_path) or r.video_path, reader.frames, r.start, r.end, frozen.fingerprint
-        )
+        key_of(version, _content_of(r, contents), reader.frames, r.start, r.end, frozen.fingerprint)
         for r in reader.records
     ]
     reader.features = None
     block_bytes = min(BLOCK_VIDEOS, len(reader.records)) * reader.bytes_of_one()
     compute = _computing(VideoDataset(reader), collate_videos, frozen, lambda x: x.frame_mask, options, block_bytes)
     reader.features = store.rows_or_none(keys, BLOCK_VIDEOS, what, compute)
+
+
+def _content_of(record: Record, contents: Contents) -> object:
+    """What a record's frames are taken from; its path where that cannot be read."""
+    if record.frame_rate is None:
+        return contents.digest(record.video_path) or record.video_path
+    return record.frame_rate, folder_digest(record.video_path) or record.video_path
+
+
+@torch.no_grad()
+def check_given(frozen: Frozen[VideoInput], frames: FrameOptions, given: Iterable[GivenFeatures | None]) -> None:
+    """Refuses given features of another width than the frozen encoder's.
+
+    Raises:
+        ConfigError: names both widths.
+    """
+    device = next((x.device for x in frozen.module.parameters()), torch.device("cpu"))
+    pixels = torch.zeros(1, 1, 3, frames.size, frames.size, dtype=torch.uint8, device=device)
+    one = torch.ones(1, 1, dtype=torch.bool, device=device)
+    width = frozen.encode(VideoInput(pixels, one, torch.zeros(1, dtype=torch.int64, device=device))).shape[-1]
+    for rows in given:
+        if rows is not None:
+            rows.check_width(width, type(frozen.module).__name__)
 
 
 def precompute_text_features(

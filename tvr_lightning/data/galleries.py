@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tvr_lightning.data.annotations.base import TRAIN
-from tvr_lightning.data.video.frames import check_decodes
+from tvr_lightning.data.video.records import check_record
 from tvr_lightning.errors import DataError, DecodeError, few
+from tvr_lightning.types import Record
 
 if TYPE_CHECKING:
     from tvr_lightning.data.datamodule import VideoTextDataModule
@@ -28,8 +28,10 @@ def check_galleries(data: VideoTextDataModule) -> None:
     if data.allow_missing and data.on_decode_error == "skip":
         return
     for split in (split for name, split in data.splits.items() if name != TRAIN):
+        if split.reader.given is not None:  # no video is read
+            continue
         with ThreadPoolExecutor(max(1, data.num_workers)) as pool:
-            faults = list(pool.map(_fault, (r.video_path for r in split.records)))
+            faults = list(pool.map(_fault, split.records))
         broken = {r.video_id: fault for r, fault in zip(split.records, faults, strict=True) if fault}
         if broken:
             raise DataError(
@@ -40,9 +42,9 @@ def check_galleries(data: VideoTextDataModule) -> None:
             )
 
 
-def _fault(path: Path) -> str | None:
+def _fault(record: Record) -> str | None:
     try:
-        check_decodes(path)
+        check_record(record)
     except DecodeError as error:
         return str(error)
     return None

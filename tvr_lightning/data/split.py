@@ -24,6 +24,10 @@ class Split:
         missing: ids of listed videos without a file.
         without_captions: ids of videos that no caption describes.
         probes: minimal pairs, as (kind, row of video a, row of video b).
+        repeats: records that show what another one of the split shows.
+        distractors: how many of the last records stand in the gallery and are never looked for.
+        relevant: (R, 2) int64, further right videos: rows of captions and of records; see `protocol.read_relevance`.
+        relevance: what names these in results; empty without.
     """
 
     name: str
@@ -33,6 +37,10 @@ class Split:
     missing: tuple[str, ...] = ()
     without_captions: tuple[str, ...] = ()
     probes: tuple[tuple[str, int, int], ...] = ()
+    repeats: int = 0
+    distractors: int = 0
+    relevant: Tensor = field(default_factory=lambda: torch.empty(0, 2, dtype=torch.int64))
+    relevance: str = ""
     reader: VideoReader = field(repr=False, kw_only=True)
 
     @property
@@ -56,6 +64,9 @@ class Split:
             "missing": len(self.missing),
             "without_captions": len(self.without_captions),
             "undecodable": len(self.undecodable),
+            "repeats": self.repeats,
+            **({"distractors": self.distractors} if self.distractors else {}),
+            **({"relevant": len(self.relevant)} if len(self.relevant) else {}),
             "truncated_captions": self.captions.truncated,
             **({} if nodes is None else {"truncated_nodes": nodes}),
         }

@@ -235,7 +235,10 @@ def learn_vocabulary(captions: Sequence[str], size: int) -> Vocabulary:
     characters = Counter("".join(tokenizer.normalizer.normalize_str(caption) for caption in captions))
     frequent = sorted((-count, c) for c, count in characters.items() if not c.isspace())
     if not frequent:
-        raise DataError(f"No word pieces can be learnt: the {len(captions)} training captions have no word.")
+        raise DataError(
+            f"No word pieces can be learnt: the {len(captions)} training captions have no word. Data that are only a "
+            "test set need a vocabulary that is there: --data.tokenizer.vocabulary."
+        )
     alphabet = [c for _, c in frequent[: size // 4]]
 
     def train(special: Sequence[str], bound: int) -> dict[str, int]:

@@ -80,6 +80,7 @@ class EncodedSplit(Generic[TextT, VideoT]):
         num_videos: videos in the split's list; V when None.
         labels: class labels of each video in the split's list; empty where there are none.
         probes: minimal pairs as (kind, video, video), positions in the split's list.
+        relevant: (R, 2) int64, further right pairs: positions of a caption and of a video in the split's lists.
         name: the split's.
     """
 
@@ -91,11 +92,14 @@ class EncodedSplit(Generic[TextT, VideoT]):
     num_videos: int = None  # type: ignore[assignment]
     labels: Labels = ()
     probes: Sequence[tuple[str, int, int]] = ()
+    relevant: Tensor = None  # type: ignore[assignment]
     name: str = "test"
 
     def __post_init__(self) -> None:
         texts, videos = len(self.texts), len(self.videos)
-        defaults = {"caption_ids": torch.arange(texts), "video_ids": torch.arange(videos), "num_videos": videos}
+        none = torch.empty(0, 2, dtype=torch.int64)
+        defaults = {"caption_ids": torch.arange(texts), "video_ids": torch.arange(videos), "num_videos": videos,
+                    "relevant": none}  # fmt: skip
         for name, value in defaults.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
@@ -105,7 +109,7 @@ class EncodedSplit(Generic[TextT, VideoT]):
         """Takes features, and which items they are of, from `join_batches`; the rest from the split."""
         return cls(
             texts[0], videos[0], split.caption_video[texts[1]], texts[1], videos[1], len(split.records),
-            [r.labels for r in split.records], split.probes, split.name,
+            [r.labels for r in split.records], split.probes, split.relevant, split.name,
         )  # fmt: skip
 
     def to(self, device: torch.device | str) -> Self:
@@ -123,6 +127,15 @@ class EncodedSplit(Generic[TextT, VideoT]):
     def caption_row(self) -> Tensor:
         """(T,) int64, the row of `videos` that each caption describes; -1 for none."""
         return self.row_of[self.caption_video]
+
+    @property
+    def right_pairs(self) -> Tensor:
+        """(R, 2) int64, `relevant` as rows of `texts` and of `videos`; those that were not encoded are left out."""
+        captions = int(torch.cat([self.caption_ids, self.relevant[:, 0]]).amax()) + 1
+        row_of_caption = torch.full((captions,), -1)
+        row_of_caption[self.caption_ids] = torch.arange(len(self.caption_ids))
+        pairs = torch.stack([row_of_caption[self.relevant[:, 0]], self.row_of[self.relevant[:, 1]]], 1)
+        return pairs[(pairs >= 0).all(1)]
 
     @property
     def text_labels(self) -> Labels:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Generic
@@ -102,11 +102,12 @@ def evaluate(
     score = partial(score_all, model, videos=split.videos, chunk_size=options.chunk_size,
                     matrix_limit_mib=options.matrix_limit_mib, shared=shared)  # fmt: skip
     scores = score(split.texts)
-    ranks = query_ranks(scores, caption_row, options.v2t)
-    metrics = metrics_of(ranks) | _probes(scores, split) | _dual_softmax(scores, caption_row, options)
+    ranked = partial(query_ranks, caption_video=caption_row, v2t=options.v2t, also=split.right_pairs)
+    ranks = ranked(scores)
+    metrics = metrics_of(ranks) | _probes(scores, split) | _dual_softmax(scores, options.dual_softmax, ranked)
     if options.qb_norm is not None and training.bank is not None:
         adjusted = qb_norm(scores, score(training.bank), options.qb_norm)
-        metrics |= _adjusted("qb", "t2v", adjusted, caption_row, options)
+        metrics |= _adjusted("qb", "t2v", adjusted, ranked)
     intervals: dict[str, tuple[float, float]] = {}
     if final and options.resamples:
         intervals |= bootstrap_intervals(ranks, seed=seed, resamples=options.resamples)
@@ -143,21 +144,18 @@ def _probes(scores: Tensor, split: EncodedSplit[Any, Any]) -> dict[str, float]:
     return probe_metrics(scores, split.caption_row, known) if known else {}
 
 
-def _dual_softmax(scores: Tensor, caption_row: Tensor, options: Evaluation) -> dict[str, float]:
-    if options.dual_softmax is None:
+def _dual_softmax(scores: Tensor, temperature: float | None, ranked: Callable[[Tensor], Ranks]) -> dict[str, float]:
+    if temperature is None:
         return {}
     metrics: dict[str, float] = {}
     for direction in ("t2v", "v2t"):
-        adjusted = dual_softmax(scores, options.dual_softmax, direction)
-        metrics |= _adjusted("dsl", direction, adjusted, caption_row, options)
+        metrics |= _adjusted("dsl", direction, dual_softmax(scores, temperature, direction), ranked)
     return {**metrics, "dsl/SumR": metrics["dsl/t2v/RSum"] + metrics["dsl/v2t/RSum"]}
 
 
-def _adjusted(
-    prefix: str, direction: str, scores: Tensor, caption_row: Tensor, options: Evaluation
-) -> dict[str, float]:
+def _adjusted(prefix: str, direction: str, scores: Tensor, ranked: Callable[[Tensor], Ranks]) -> dict[str, float]:
     """One direction's ranking metrics of scores after post-processing."""
-    metrics = metrics_of(query_ranks(scores, caption_row, options.v2t))
+    metrics = metrics_of(ranked(scores))
     return {f"{prefix}/{name}": value for name, value in metrics.items() if name.startswith(f"{direction}/")}
 
 

@@ -15,6 +15,7 @@ import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
+from tvr_lightning.data.sanity import marks_in
 from tvr_lightning.distributed import all_reduce_any, gather, gather_counts, ranks
 from tvr_lightning.encoders.base import Encoder, FrameEncoder, TextEncoder, encoders_in, frozen_frames
 from tvr_lightning.encoders.compiling import compile_towers, uncompiled
@@ -68,6 +69,7 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         in_float32: methods that run without autocast and take features in float32 at least: scores and losses.
         result: what the last evaluation found; None before the first.
         trained: how the loaded weights came about, as `on_save_checkpoint` notes it; None before any are loaded.
+        seen: (N,) int64, which videos the loaded weights were trained on (`data.sanity.marks`); None where unknown.
         started_from: the same of the weights that the run began with (`--weights`); None where it began with none.
         vocabulary: what the tokeniser of the loaded weights had learnt; None where it learns nothing.
     """
@@ -95,6 +97,7 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         self.trained: Mapping[str, Any] | None = None
         self.started_from: Mapping[str, Any] | None = None
         self.vocabulary: Mapping[str, Any] | None = None
+        self.seen: Tensor | None = None
         self._texts: list[tuple[TextT, ItemIndex]] = []
         self._videos: list[tuple[VideoT, ItemIndex]] = []
 
@@ -412,6 +415,7 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
             "protocol": data.annotations.protocol,
             "weights": self.started_from,
         }
+        checkpoint["seen"] = torch.cat([data.training_marks(), *([] if self.seen is None else [self.seen])]).unique()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses weights of another method or size, or whose encoders compute something else.
@@ -423,6 +427,7 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         self.trained = trained if isinstance(trained, dict) else None
         self.started_from = (self.trained or {}).get("weights")
         self.vocabulary = checkpoint.get("vocabulary")
+        self.seen = marks_in(checkpoint)
         own = f"{type(self).__module__}.{type(self).__qualname__}"
         saved = checkpoint.get("method")
         if saved != own:

@@ -62,6 +62,20 @@ def as_relation(caption_video: ArrayLike, scores: Tensor) -> Tensor:
     return relation.to(scores.device, torch.int64)
 
 
+def as_pairs(pairs: ArrayLike, scores: Tensor) -> Tensor:
+    """Returns pairs of rows and columns as (R, 2) int64 on the scores' device.
+
+    Raises:
+        ValueError: another shape or type, or a pair outside of the matrix.
+    """
+    found = torch.as_tensor(pairs)
+    if found.ndim != 2 or found.shape[1] != 2 or found.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"pairs must be (R, 2) integers, got {found.dtype} {tuple(found.shape)}")
+    if bool((found < 0).any()) or bool((found >= torch.tensor(scores.shape, device=found.device)).any()):
+        raise ValueError(f"pairs must lie inside the scores {tuple(scores.shape)}")
+    return found.to(scores.device, torch.int64)
+
+
 def chunks(length: int, width: int, chunk: int) -> Iterator[slice]:
     """Splits `length` lines of `width` entries each into slices of at most `chunk` entries, at least one line."""
     step = max(1, chunk // width)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tvr_lightning.metrics.average_precision import average_precision
-from tvr_lightning.metrics.matrix import CHUNK, as_relation, as_scores, chunks, require_finite, widen
+from tvr_lightning.metrics.matrix import CHUNK, as_pairs, as_relation, as_scores, chunks, require_finite, widen
 from tvr_lightning.types import TensorRows
 
 if TYPE_CHECKING:
@@ -77,10 +77,18 @@ class Ranks:
     v2t: DirectionRanks
 
 
-def query_ranks(scores: ArrayLike, caption_video: ArrayLike, v2t: V2T = "sets", chunk: int = CHUNK) -> Ranks:
+def query_ranks(
+    scores: ArrayLike,
+    caption_video: ArrayLike,
+    v2t: V2T = "sets",
+    chunk: int = CHUNK,
+    also: ArrayLike | None = None,
+) -> Ranks:
     """Ranks every query of a score matrix.
 
-    Videos without a caption are items of text -> video and no queries of video -> text.
+    Videos without a caption are items of text -> video and no queries of video -> text. Where several items are right
+    for a query, its rank is that of the best placed one, and its average precision is over all of them; a caption set
+    is right for a video that one of its captions is right for.
 
     Args:
         scores: (T, V), higher is better; any real dtype and device, may be memory-mapped.
@@ -88,12 +96,14 @@ def query_ranks(scores: ArrayLike, caption_video: ArrayLike, v2t: V2T = "sets", 
         v2t: what a video ranks: `sets`, caption sets by their best caption (CLIP4Clip family), or `captions`, all
             captions, of which the best placed own one counts (image retrieval).
         chunk: entries of the matrix looked at together; bounds the extra memory.
+        also: (R, 2) integers, further pairs of a row and a column that is right for it; None for none.
 
     Returns:
         Counts per query, on the CPU.
 
     Raises:
-        ValueError: shapes do not fit, a video is not a column, nothing to rank, or an unknown protocol.
+        ValueError: shapes do not fit, a video is not a column, a pair is not in the matrix, nothing to rank, or an
+            unknown protocol.
         ScoreError: a score is not finite; names the pair.
     """
     if v2t not in get_args(V2T):
@@ -101,6 +111,8 @@ def query_ranks(scores: ArrayLike, caption_video: ArrayLike, v2t: V2T = "sets", 
     matrix = as_scores(scores)
     video = as_relation(caption_video, matrix)
     require_finite(matrix, chunk)
+    if also is not None and len(also):
+        return _rank_several(matrix, video, as_pairs(also, matrix), v2t, chunk)
     rank_videos = _rank_sets if v2t == "sets" else _rank_captions
     return Ranks(_rank_texts(matrix, video, chunk), rank_videos(matrix, video, chunk))
 
@@ -164,14 +176,52 @@ def _rank_captions(scores: Tensor, video: Tensor, chunk: int) -> DirectionRanks:
     columns: list[tuple[Tensor, ...]] = []
     for part in chunks(len(described), len(scores), chunk):
         block = widen(scores[:, described[part]].T.contiguous())  # (q, T)
-        own = video == described[part, None]
-        best = block.masked_fill(~own, -torch.inf).amax(1, keepdim=True)
-        tied = block == best
-        precision = average_precision(block, own, chunk)
-        columns.append(((block > best).sum(1), (tied & ~own).sum(1), (tied & own).sum(1), precision))
+        columns.append(_counts(block, video == described[part, None], chunk))
+    return _joined(columns, described, described)
+
+
+def _rank_several(scores: Tensor, video: Tensor, also: Tensor, v2t: V2T, chunk: int) -> Ranks:
+    """Ranks where a caption has further right videos: `also`, (R, 2) rows and columns."""
+    rows = torch.arange(len(video), device=video.device)
+    pairs = torch.cat([torch.stack([rows, video], 1), also]).unique(dim=0)  # (P, 2)
+    described, caption_set = torch.unique(video, return_inverse=True)
+    place = torch.full((scores.shape[1],), -1, device=video.device)
+    place[described] = torch.arange(len(described), device=video.device)
+    query, items = place[pairs[:, 1]], pairs[:, 0]  # -1: a video that nobody describes is no query
+    if v2t == "sets":
+        items = caption_set[items]
+    texts, videos = [], []
+    for part in chunks(len(scores), scores.shape[1], chunk):
+        block = widen(scores[part])
+        texts.append(_counts(block, _mask(pairs[:, 0] - part.start, pairs[:, 1], block), chunk))
+    for part in chunks(len(described), len(scores), chunk):
+        block = widen(scores[:, described[part]].T.contiguous())  # (q, T)
+        if v2t == "sets":
+            sets = block.new_full((len(block), len(described)), -torch.inf)
+            block = sets.scatter_reduce_(1, caption_set[None].expand_as(block), block, "amax")  # (q, S)
+        videos.append(_counts(block, _mask(query - part.start, items, block), chunk))
+    return Ranks(_joined(texts, video, rows), _joined(videos, described, described))
+
+
+def _mask(rows: Tensor, columns: Tensor, block: Tensor) -> Tensor:
+    """Pairs as a bool matrix of the block's shape; those of rows outside of it are left out."""
+    own = torch.zeros_like(block, dtype=torch.bool)
+    inside = (rows >= 0) & (rows < len(block))
+    own[rows[inside], columns[inside]] = True
+    return own
+
+
+def _counts(block: Tensor, own: Tensor, chunk: int) -> tuple[Tensor, ...]:
+    """Counts and average precision of queries, (q, N) scores and which items are their own."""
+    best = block.masked_fill(~own, -torch.inf).amax(1, keepdim=True)
+    tied = block == best
+    precision = average_precision(block, own, chunk)
+    return (block > best).sum(1), (tied & ~own).sum(1), (tied & own).sum(1), precision
+
+
+def _joined(columns: list[tuple[Tensor, ...]], video: Tensor, query: Tensor) -> DirectionRanks:
     greater, tied_other, tied_own, precision = (torch.cat(column).cpu() for column in zip(*columns, strict=True))
-    described = described.cpu()
-    return DirectionRanks(greater, tied_other, tied_own, precision, described, described)
+    return DirectionRanks(greater, tied_other, tied_own, precision, video.cpu(), query.cpu())
 
 
 def _with_one_own(greater: Tensor, tied: Tensor, video: Tensor, query: Tensor) -> DirectionRanks:

@@ -61,7 +61,8 @@ class Reported:
         A run that lacks `config.yaml` matches no row that asks for settings.
         """
         content = run.content
-        whole = not (content["partial"] or content["data"]["left_out"] or content["data"]["subset"])
+        other = ("left_out", "subset", "distractors", "relevance")
+        whole = not (content["partial"] or any(content["data"].get(name) for name in other))
         init_args = run.config.get("model", {}).get("init_args", {})
         return (
             whole

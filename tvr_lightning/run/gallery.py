@@ -132,9 +132,10 @@ def strip(record: Record) -> bytes:
     """
     from PIL import Image
 
-    from tvr_lightning.data.video.frames import read_frames
+    from tvr_lightning.data.video.records import read_record
+    from tvr_lightning.data.video.sampling import FrameOptions
 
-    found = read_frames(record.video_path, FRAMES, size=SIDE, start=record.start, end=record.end)
+    found = read_record(record, FrameOptions(FRAMES, "uniform", None, SIDE))
     frames = found.frames[found.mask]  # (n, 3, SIDE, SIDE)
     picture = Image.fromarray(frames.permute(2, 0, 3, 1).reshape(SIDE, -1, 3).numpy())  # n beside each other
     encoded = b""

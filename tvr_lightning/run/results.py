@@ -179,10 +179,9 @@ class Run:
     @property
     def test_set(self) -> str:
         """Dataset, split and size in words; figures over different test sets are never ranked together."""
-        c = self.content
-        return "{} {}, test: {:,} captions x {:,} videos".format(
-            c["dataset"], c["split"], c["data"]["captions"], c["data"]["videos"]
-        )
+        c, data = self.content, self.content["data"]
+        size = f"{data['captions']:,} captions x {data['videos']:,} videos"
+        return ", ".join([f"{c['dataset']} {c['split']}, test: {size}", *_added(data)])
 
     def settings(self, *ignored: str) -> str:
         """A digest of all that the run was made with except its seed: runs that share it are seeds of one setting.
@@ -217,6 +216,10 @@ class Run:
             marks.append(f"trained on {source}")
         if isinstance(weights := trained.get("weights"), Mapping):
             marks.append(f"starts from weights of {weights.get('dataset')} {weights.get('protocol')}")
+        if count := data.get("trained_on"):
+            marks.append(f"trained on {count} of the test videos")
+        if count := data.get("repeats"):
+            marks.append(f"{count} test records repeat a video")
         if data["left_out"]:
             marks.append(f"{data['left_out']} videos left out")
         if data["subset"]:
@@ -226,6 +229,12 @@ class Run:
         if c["v2t"] != "sets":
             marks.append(f"v2t over {c['v2t']}")
         return marks
+
+
+def _added(data: Mapping[str, Any]) -> list[str]:
+    """What the test's protocol adds to its dataset, in words."""
+    distractors = [f"{data['distractors']:,} of them distractors"] if data.get("distractors") else []
+    return [*distractors, *([data["relevance"]] if data.get("relevance") else [])]
 
 
 def _without(value: Any, names: Sequence[str]) -> Any:
@@ -287,8 +296,10 @@ def result_table(content: Mapping[str, Any]) -> Table:
         "metric",
         title=f"{content['experiment']}: {content['dataset']} {content['split']}, test",
         caption=f"{data['captions']} captions x {data['videos']} videos, video -> text over {content['v2t']};\n"
-        "95 % bootstrap intervals in brackets"
-        + ("\nleaky: scores read the ground truth, these are no retrieval results" if leaky else ""),
+        + "".join(f"{what};\n" for what in _added(data))
+        + "95 % bootstrap intervals in brackets"
+        + ("\nleaky: scores read the ground truth, these are no retrieval results" if leaky else "")
+        + (f"\ntrained on {seen} of the test videos: these are no results" if (seen := data.get("trained_on")) else ""),
     )
     table.add_column("text -> video", justify="right")
     table.add_column("video -> text", justify="right")

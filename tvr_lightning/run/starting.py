@@ -8,6 +8,7 @@ from typing import Any
 from pytorch_lightning import Trainer
 from torch import Tensor
 
+from tvr_lightning.data.sanity import marks_in
 from tvr_lightning.encoders.kept import check_encoders
 from tvr_lightning.encoders.weights import differences, load_checkpoint
 from tvr_lightning.errors import CheckpointError, ConfigError, RunError, few
@@ -74,6 +75,7 @@ def start_from(model: RetrievalModule[Any, Any], path: Path) -> None:
     model.load_state_dict(weights)
     model.vocabulary = content.get("vocabulary")
     said = {name: trained[name] for name in SAID_OF_WEIGHTS if isinstance(trained.get(name), str | int)}
+    model.seen = marks_in(content)
     model.started_from = {"checkpoint": str(path), **said}
 
 

@@ -183,7 +183,18 @@ def test_command_prints_and_writes_lists(tmp_path, capsys, monkeypatch):
         assert text in printed
     lists = tmp_path / "runs" / "data-check" / "MSVD_official"
     assert sorted(p.stem for p in lists.iterdir()) == sorted(
-        ["summary", "missing", "undecodable", "damaged", "without_captions", "duplicates", "unlisted", "errors"]
+        [
+            "summary",
+            "missing",
+            "undecodable",
+            "damaged",
+            "without_captions",
+            "in_training",
+            "repeats",
+            "duplicates",
+            "unlisted",
+            "errors",
+        ]
     )
     summary = json.loads((lists / "summary.json").read_text())
     assert [split["missing"] for split in summary["splits"]] == [1, 1, 1]

@@ -74,6 +74,14 @@ class Annotations(ABC):
             " that writes the annotation files and returns where the videos belong; see docs/add_a_dataset.md"
         )
 
+    def notes(self) -> Sequence[str]:
+        """What `tvr data check` says of how the annotation files were read; nothing where their form is fixed."""
+        return ()
+
+    def annotation_files(self) -> Sequence[Path]:
+        """Files that are no videos although they may lie among them; those of a fixed layout lie elsewhere."""
+        return ()
+
     def check_split(self, split: str) -> None:
         """Raises DataError unless `split` exists."""
         if split not in self.splits:
@@ -97,12 +105,13 @@ class Annotations(ABC):
                 return self.root / name
         wanted = " or ".join(f"'{n}'" for n in names)
         raise DataError(
-            f"{self.name}: no {wanted} in {self.root} ({_describe(self.root)}). Put the annotation file there or "
+            f"{self.name}: no {wanted} in {self.root} ({describe_folder(self.root)}). Put the annotation file there or "
             "set --data.annotations.init_args.root; see docs/datasets.md."
         )
 
 
-def _describe(folder: Path) -> str:
+def describe_folder(folder: Path) -> str:
+    """What a folder holds, for a message."""
     try:
         if not folder.is_dir():
             return "the folder does not exist"

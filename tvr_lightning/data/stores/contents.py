@@ -94,6 +94,16 @@ class Contents:
             self.report(error)
 
 
+def folder_digest(path: Path) -> bytes | None:
+    """A hash of a folder's files, by their names, sizes and times; None where it cannot be read."""
+    try:
+        with os.scandir(path) as entries:
+            files = [(e.name, e.stat()) for e in entries if e.is_file()]
+    except OSError:
+        return None
+    return key_of(sorted((name, status.st_size, status.st_mtime_ns) for name, status in files))
+
+
 def file_state(path: Path) -> FileState | None:
     """The state of a regular file; None where there is none."""
     try:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tvr_lightning.data.stores.files import is_file
 from tvr_lightning.data.tools.parallel import map_in_processes
+from tvr_lightning.data.twins import common, repeated
 from tvr_lightning.data.video.container import OpenVideo, first_that_decodes
 from tvr_lightning.data.video.examination import examine
 from tvr_lightning.errors import DataError, DecodeError
@@ -24,7 +25,18 @@ if TYPE_CHECKING:
     from tvr_lightning.data.annotations.base import Annotations
     from tvr_lightning.types import Record
 
-KINDS = ("missing", "undecodable", "damaged", "without_captions", "duplicates", "unlisted", "errors")
+KINDS = (
+    "missing",
+    "undecodable",
+    "damaged",
+    "without_captions",
+    "in_training",
+    "repeats",
+    "duplicates",
+    "unlisted",
+    "errors",
+)
+TRAIN = "train"  # that of `annotations.base`, which brings torch
 _HASHED = 1 << 20  # bytes read at a time
 
 
@@ -52,6 +64,8 @@ class SplitCheck:
         undecodable: files of which no frame decodes.
         damaged: files that are cut off, or in a full check have broken frames.
         without_captions: videos that no caption describes.
+        in_training: videos of an evaluated split that the training split holds too, by id, file or content.
+        repeats: records that show what an earlier one of the split shows.
         duplicates: videos that share their file or its content with another id, of this split or another.
         error: why the annotations cannot be read, if they cannot.
     """
@@ -63,13 +77,16 @@ class SplitCheck:
     undecodable: int = 0
     damaged: int = 0
     without_captions: int = 0
+    in_training: int = 0
+    repeats: int = 0
     duplicates: int = 0
     error: str | None = None
 
     @property
     def complete(self) -> bool:
-        """Whether every listed video has captions and a file that decodes."""
-        return not (self.error or self.missing or self.undecodable or self.damaged or self.without_captions)
+        """Whether every listed video has captions and a file that decodes, and none stands where it must not."""
+        faults = (self.missing, self.undecodable, self.damaged, self.without_captions, self.in_training, self.repeats)
+        return not (self.error or any(faults))
 
 
 @dataclass
@@ -114,11 +131,14 @@ def check_dataset(
     """
     for name in splits:
         annotations.check_split(name)
+    every = annotations.splits  # own data learn their protocol here
     check = Check(f"{annotations.name} ({annotations.protocol})")
     wanted: dict[str, list[Record]] = {}
+    training: list[Record] = []
     named: set[Path] = set()
     known = True
-    for name in annotations.splits:
+    check.notes += annotations.notes()
+    for name in every:
         chosen = not splits or name in splits
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -131,16 +151,18 @@ def check_dataset(
                     check.lists["errors"].append({"split": name, "reason": str(error)})
                 continue
         check.notes += [str(w.message) for w in caught if chosen]
+        training = records if name == TRAIN else training
         named.update(record.video_path for record in records)
         if chosen:
             wanted[name] = records
     began = time.perf_counter()
     files = sorted({r.video_path for records in wanted.values() for r in records if is_file(r.video_path)})
     verdicts = dict(zip(files, map_in_processes(_Inspect(full), files, workers, "decoding", chunk=4), strict=True))
-    twins = _duplicates(wanted, verdicts, workers)
+    same = _contents(verdicts, workers)
+    twins = _duplicates(wanted, same)
     check.files, check.seconds = len(files), time.perf_counter() - began
     if known:  # with a split's list unknown, its files would stand here by mistake
-        unlisted = _unlisted(named)
+        unlisted = _unlisted(named, set(annotations.annotation_files()))
     else:
         unlisted = []
         check.notes.append("a split cannot be read, so files that no id names were not looked for")
@@ -150,8 +172,11 @@ def check_dataset(
     near = _by_stem(unlisted)
     for name, records in wanted.items():
         check.splits.append(_check_split(name, records, verdicts, near, check.lists))
+        check.splits[-1].repeats = _note(check, "repeats", name, repeated(records))
+        if name != TRAIN:
+            check.splits[-1].in_training = _note(check, "in_training", name, common(training, records, same))
         check.splits[-1].duplicates = sum((name, record.video_id) in shared for record in records)
-    check.splits.sort(key=lambda split: annotations.splits.index(split.name))
+    check.splits.sort(key=lambda split: every.index(split.name))
     return check
 
 
@@ -204,27 +229,37 @@ def _inspect_stream(video: OpenVideo, full: bool) -> FileStatus:
     return FileStatus("damaged", damage) if damage else FileStatus("ok")
 
 
-def _duplicates(wanted: dict[str, list[Record]], verdicts: Iterable[Path], workers: int | None) -> list[dict[str, Any]]:
-    """Groups ids that have the same file, or files of equal content; only files of equal size are read."""
-    videos: dict[Path, list[dict[str, str]]] = defaultdict(list)
-    for name, records in wanted.items():
-        for record in records:
-            videos[record.video_path].append({"split": name, "id": record.video_id})
-    files: dict[tuple[int, int], list[Path]] = defaultdict(list)  # links to one file count as that file
+def _note(check: Check, kind: str, split: str, pairs: Sequence[tuple[str, str]]) -> int:
+    check.lists[kind] += [{"split": split, "id": own, "same_as": other} for other, own in pairs]
+    return len(pairs)
+
+
+def _contents(files: Iterable[Path], workers: int | None) -> dict[Path, object]:
+    """Something for every file that is equal where contents are; only files of equal size are read."""
+    groups: dict[tuple[int, int], list[Path]] = defaultdict(list)  # links to one file count as that file
     sizes: dict[int, list[Path]] = defaultdict(list)
-    for path in verdicts:
+    for path in files:
         status = path.stat()
-        if (status.st_dev, status.st_ino) not in files and status.st_size:
+        if (status.st_dev, status.st_ino) not in groups and status.st_size:
             sizes[status.st_size].append(path)
-        files[status.st_dev, status.st_ino].append(path)
+        groups[status.st_dev, status.st_ino].append(path)
     alike = [path for paths in sizes.values() if len(paths) > 1 for path in paths]
     digests = dict(zip(alike, map_in_processes(_digest, alike, workers, "comparing", chunk=8), strict=True))
-    contents: dict[object, list[Path]] = defaultdict(list)
-    for paths in files.values():
-        contents[digests.get(paths[0]) or paths[0]] += paths
-    groups = [(paths, [v for path in paths for v in videos[path]]) for paths in contents.values()]
+    return {path: digests.get(paths[0]) or paths[0] for paths in groups.values() for path in paths}
+
+
+def _duplicates(wanted: dict[str, list[Record]], contents: dict[Path, object]) -> list[dict[str, Any]]:
+    """Groups ids that show the same: of the same file, or of files of equal content, the same segment."""
+    groups: dict[tuple[object, ...], list[tuple[Path, dict[str, str]]]] = defaultdict(list)
+    for name, records in wanted.items():
+        for r in records:
+            if r.video_path in contents:
+                about = {"split": name, "id": r.video_id}
+                groups[contents[r.video_path], r.start, r.end].append((r.video_path, about))
     return [
-        {"videos": members, "files": [str(path) for path in paths]} for paths, members in groups if len(members) > 1
+        {"videos": [about for _, about in members], "files": list(dict.fromkeys(str(path) for path, _ in members))}
+        for members in groups.values()
+        if len(members) > 1
     ]
 
 
@@ -239,9 +274,11 @@ def _digest(path: Path) -> str | None:
     return digest.hexdigest()
 
 
-def _unlisted(named: set[Path]) -> list[Path]:
-    folders = sorted({path.parent for path in named})
-    return sorted(p for folder in folders if folder.is_dir() for p in folder.iterdir() if p not in named)
+def _unlisted(named: set[Path], others: set[Path]) -> list[Path]:
+    """What lies beside named files: files that nobody names, and folders without any named file at any depth."""
+    folders = {path.parent for path in named}
+    known = named | others | {above for folder in folders for above in (folder, *folder.parents)}
+    return sorted(p for folder in folders if folder.is_dir() for p in folder.iterdir() if p not in known)
 
 
 def _by_stem(files: Sequence[Path]) -> dict[str, list[str]]:
@@ -252,5 +289,5 @@ def _by_stem(files: Sequence[Path]) -> dict[str, list[str]]:
 
 
 def _plain(stem: str) -> str:
-    """A stem as careless tools keep it: without capitals, prefix, leading dashes or outer spaces."""
-    return stem.strip().lower().removeprefix("v_").lstrip("-_ ")
+    """A stem as careless tools keep it: without capitals, prefix, leading dashes or zeros, or outer spaces."""
+    return stem.strip().lower().removeprefix("v_").lstrip("-_ 0")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from itertools import pairwise
 from os import PathLike
 from pathlib import Path
 
@@ -186,6 +187,12 @@ def _changes_from_here(
             changes[number - first] = 0.0 if before is None else _difference(before, now)
             before = now
     return changes
+
+
+def changes_between(pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
+    """How much each picture differs from the one before; (3, S, S) each, the first by 0. Returns (F,)."""
+    colours = [_colours(picture) for picture in pictures]
+    return np.array([0.0, *(_difference(a, b) for a, b in pairwise(colours))])
 
 
 def _colours(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
