@@ -53,6 +53,15 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     return f"known: {few(names, MOST)}" if names else "nothing is known here"
 
 
+def one_line(error: BaseException) -> str:
+    """An error's message, however many lines it has, on one.
+
+    >>> one_line(ValueError("no such\\n  file"))
+    'no such file'
+    """
+    return " ".join(str(error).split())
+
+
 LONGEST = 300  # of an item in a list
 
 

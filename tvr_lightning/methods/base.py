@@ -388,13 +388,18 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         """Notes which method the weights belong to, what its encoders compute, and how they came about."""
         checkpoint["method"] = f"{type(self).__module__}.{type(self).__qualname__}"
         checkpoint["encoders"] = keep_encoders(self)
-        data = self.datamodule
-        checkpoint["trained"] = {
+        checkpoint["trained"] = self.said_of_training()
+
+    def said_of_training(self) -> dict[str, Any]:
+        """How the weights come about, as checkpoints and results keep it."""
+        data, trainer = self.datamodule, self.trainer
+        return {
             "selection": data.selection,
             "seed": data.seed,
             "subset": data.subset,
-            "epochs": self.trainer.current_epoch + 1,
-            "steps": self.trainer.global_step,
+            "epochs": trainer.current_epoch + 1,
+            "steps": trainer.global_step,
+            "limits": {"train": trainer.limit_train_batches, "val": trainer.limit_val_batches},
             "tokenizer": data.tokenizer.fingerprint(),
             "dataset": data.dataset,
             "protocol": data.annotations.protocol,

@@ -208,9 +208,23 @@ class Run:
             marks.append(f"subset {data['subset']}")
         if c["partial"]:
             marks.append("not all batches")
+        limits = trained.get("limits") or {}
+        if is_part(limits.get("train")):
+            marks.append("not all training batches")
+        if is_part(limits.get("val")) and trained.get("selection") != "last":
+            marks.append("selected on a part")
         if c["v2t"] != "sets":
             marks.append(f"v2t over {c['v2t']}")
         return marks
+
+
+def is_part(limit: float | None) -> bool:
+    """Whether a limit of batches leaves some out: a share below 1, or a number of them.
+
+    >>> is_part(1.0), is_part(1), is_part(None)
+    (False, True, False)
+    """
+    return limit is not None and (isinstance(limit, int) or limit != 1.0)
 
 
 def _without(value: Any, names: Sequence[str]) -> Any:
@@ -273,6 +287,7 @@ def result_table(content: Mapping[str, Any]) -> Table:
         title=f"{content['experiment']}: {content['dataset']} {content['split']}, test",
         caption=f"{data['captions']} captions x {data['videos']} videos, video -> text over {content['v2t']};\n"
         "95 % bootstrap intervals in brackets"
+        + ("\nnot all batches: a part of the test split, which is easier than the whole" if content["partial"] else "")
         + ("\nleaky: scores read the ground truth, these are no retrieval results" if leaky else ""),
     )
     table.add_column("text -> video", justify="right")

@@ -22,7 +22,7 @@ from tvr_lightning.data.stores.files import atomic_write
 from tvr_lightning.data.stores.hub import FetchPostponedError, without_fetching
 from tvr_lightning.errors import INTERRUPTED, ConfigError
 from tvr_lightning.names import CHECKPOINTS, CONFIG
-from tvr_lightning.run.accelerators import ExperimentTrainer, choose_precision, device_advice
+from tvr_lightning.run.accelerators import ExperimentTrainer, device_advice
 from tvr_lightning.run.build import ExperimentCLI, build_cli, dump_config, resolved_config
 from tvr_lightning.run.callbacks.curves import Curves
 from tvr_lightning.run.callbacks.faults import RankWatchdog, Room
@@ -37,6 +37,7 @@ from tvr_lightning.run.checkpoints import BEST, LAST, AtomicCheckpointIO, find_c
 from tvr_lightning.run.folders import going_on_in, make_run_folder, remove_without_result, resumed_folder, run_home
 from tvr_lightning.run.readable import readable_error
 from tvr_lightning.run.starting import check_goes_on, check_trained, start_from, steps_of
+from tvr_lightning.run.switches import check_batches, check_switches
 from tvr_lightning.run.trackers import build_tracker, is_first_rank
 
 
@@ -51,6 +52,7 @@ def run(command: str, arguments: Mapping[str, Any], flags: Sequence[str] = ()) -
     _silence_lightning()
     cli, folder = build_for(command, arguments, flags)
     cli.datamodule.setup(command)  # what is missing is said before a run folder exists
+    check_batches(cli.config_init.trainer.as_dict(), cli.datamodule)
     if is_first_rank():
         check_galleries(cli.datamodule)
     is_new = folder is None
@@ -165,7 +167,7 @@ def check_options(cli: ExperimentCLI, command: str) -> None:
         raise ConfigError("nothing to validate on: data.selection is `last`; set it to validation, holdout or test")
     if config.checkpoint_every < 1:
         raise ConfigError(f"checkpoint_every is {config.checkpoint_every}; it must be at least 1")
-    choose_precision(*_devices(cli))
+    check_switches(cli.config_init.trainer.as_dict(), cli.datamodule.selection, command)
 
 
 def choose_weights(cli: ExperimentCLI, command: str) -> Path | None:
@@ -240,7 +242,6 @@ def make_trainer(cli: ExperimentCLI, command: str, folder: Path) -> Trainer:
     """Builds the trainer with the callbacks that every run has."""
     config, data, model = cli.config, cli.datamodule, cli.model
     settings: dict[str, Any] = cli.config_init.trainer.as_dict()
-    check_strategy(settings["strategy"])
     if is_first_rank() and (advice := device_advice(*_devices(cli))):
         print(f"tvr: {advice}", file=sys.stderr)
     encoder = " + ".join(encoder.name for encoder in model.encoders)
@@ -252,7 +253,7 @@ def make_trainer(cli: ExperimentCLI, command: str, folder: Path) -> Trainer:
         settings["logger"] = build_tracker(config.tracker, folder, config.experiment, data.dataset, tags)
     callbacks: list[Callback] = list(settings["callbacks"] or [])
     callbacks += [
-        StartSummary(),
+        StartSummary(model=settings["enable_model_summary"] is not False),
         Throughput(),
         DataWaits(),
         FiniteTraining(),
@@ -291,30 +292,14 @@ def _devices(cli: ExperimentCLI) -> tuple[Any, Any, Any]:
     return settings.precision, settings.accelerator, settings.devices
 
 
-def check_strategy(strategy: Any) -> None:
-    """Refuses strategies that leave no rank with the whole model.
-
-    Raises:
-        ConfigError: FSDP, DeepSpeed or another that cuts parameters into shards.
-    """
-    name = strategy if isinstance(strategy, str) else type(strategy).__name__
-    if any(word in name.lower().replace("_", "") for word in ("fsdp", "deepspeed", "modelparallel")):
-        raise ConfigError(
-            f"trainer.strategy={name} cuts parameters into shards that are whole only inside the module's forward "
-            "pass; scoring all pairs and checking a checkpoint's shapes happen outside of it. Use ddp (what "
-            "--trainer.devices=N chooses); for memory: bf16-mixed, gradient_checkpointing and "
-            "model.optimizer.loss_chunk, see docs/training.md"
-        )
-
-
 def _listed(plugins: Any) -> list[Any]:
     return list(plugins) if isinstance(plugins, list) else [plugins] if plugins else []
 
 
 def trained_weights(trainer: Trainer, folder: Path) -> dict[str, Any]:
-    """The checkpoint that a fit ends with: the selected one, else the last; none after a smoke run."""
-    paths = [Path(c.best_model_path) for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
-    # a resumed run remembers the best of the run that it goes on from: that is not its own
-    home = folder.resolve() / CHECKPOINTS
-    own = [p for p in (*paths, home / LAST) if p.is_file() and p.is_relative_to(home)]
+    """The checkpoint that a fit ends with: the selected one, else the last, which a line says; none after a smoke run."""
+    data, home = trainer.datamodule, folder.resolve() / CHECKPOINTS  # type: ignore[attr-defined]
+    own = [path for name in (BEST, LAST) if (path := home / name).is_file()]
+    if own and own[0].name == LAST and data.selection != "last" and is_first_rank():
+        print("tvr: training ended before a validation was due: the last weights are tested", file=sys.stderr)
     return {"ckpt_path": str(own[0]), "weights_only": True} if own else {}
