@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Iterable
+from functools import cache
 
 MOST = 30  # names that a message gives: a split has thousands of videos
-INTERRUPTED = 130  # exit code after Ctrl-C: 128 + SIGINT
+INTERRUPTED, TERMINATED = 130, 143  # exit codes after Ctrl-C and after SIGTERM: 128 + the signal
 
 
 class TVRError(Exception):
@@ -53,10 +55,16 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     return f"known: {few(names, MOST)}" if names else "nothing is known here"
 
 
+@cache
+def say_once(text: str) -> None:
+    """Prints a line on standard error, the first time that it is asked to: what was done in a user's name."""
+    print(f"tvr: {text}", file=sys.stderr)
+
+
 def one_line(error: BaseException) -> str:
     """An error's message, however many lines it has, on one.
 
-    >>> one_line(ValueError("no such\\n  file"))
+    >>> one_line(ValueError("no such   file"))
     'no such file'
     """
     return " ".join(str(error).split())

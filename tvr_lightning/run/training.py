@@ -20,7 +20,7 @@ from tvr_lightning.data.annotations.base import TEST
 from tvr_lightning.data.galleries import check_galleries
 from tvr_lightning.data.stores.files import atomic_write
 from tvr_lightning.data.stores.hub import FetchPostponedError, without_fetching
-from tvr_lightning.errors import INTERRUPTED, ConfigError
+from tvr_lightning.errors import INTERRUPTED, TERMINATED, ConfigError
 from tvr_lightning.names import CHECKPOINTS, CONFIG
 from tvr_lightning.run.accelerators import ExperimentTrainer, device_advice
 from tvr_lightning.run.build import ExperimentCLI, build_cli, dump_config, resolved_config
@@ -41,13 +41,14 @@ from tvr_lightning.run.switches import check_batches, check_switches
 from tvr_lightning.run.trackers import build_tracker, is_first_rank
 
 
-def run(command: str, arguments: Mapping[str, Any], flags: Sequence[str] = ()) -> int:
+def run(command: str, arguments: Mapping[str, Any], flags: Sequence[str] = (), kept: bool = True) -> int:
     """Runs `fit` (with a test at its end), `validate`, `test` or `predict`; returns the exit code.
 
     Args:
         command: which of them.
         arguments: a composed experiment; see `arguments.read_arguments`.
         flags: `--help` or `--print_config`.
+        kept: whether the run's folder outlives the program, and is named at the end.
     """
     _silence_lightning()
     cli, folder = build_for(command, arguments, flags)
@@ -58,7 +59,7 @@ def run(command: str, arguments: Mapping[str, Any], flags: Sequence[str] = ()) -
     is_new = folder is None
     folder = folder or make_run_folder(cli.config)
     try:
-        finished = _execute(cli, command, folder, is_new)
+        code = _execute(cli, command, folder, is_new)
     except Exception as error:
         readable = readable_error(error, going_on(folder))
         if readable is None:
@@ -67,11 +68,9 @@ def run(command: str, arguments: Mapping[str, Any], flags: Sequence[str] = ()) -
     finally:
         if is_first_rank():
             remove_without_result(folder)
-    if not finished:
-        return INTERRUPTED
-    if is_first_rank() and folder.exists():
+    if code == 0 and kept and is_first_rank() and folder.exists():
         print(f"run folder: {folder}")
-    return 0
+    return code
 
 
 def going_on(folder: Path) -> str:
@@ -192,8 +191,8 @@ def choose_weights(cli: ExperimentCLI, command: str) -> Path | None:
     return resumed
 
 
-def _execute(cli: ExperimentCLI, command: str, folder: Path, is_new: bool) -> bool:
-    """Runs a command in its folder; returns whether it came to its end, False after Ctrl-C."""
+def _execute(cli: ExperimentCLI, command: str, folder: Path, is_new: bool) -> int:
+    """Runs a command in its folder; returns 0 when it came to its end, else the code of the signal that ended it."""
     weights = {"ckpt_path": cli.config.ckpt_path, "weights_only": True} if cli.config.ckpt_path else {}
     with ExitStack() as use:
         if is_first_rank():
@@ -211,11 +210,18 @@ def _execute(cli: ExperimentCLI, command: str, folder: Path, is_new: bool) -> bo
                 trainer.test(cli.model, datamodule=cli.datamodule, verbose=False, **trained_weights(trainer, folder))
             else:
                 getattr(trainer, command)(cli.model, datamodule=cli.datamodule, **weights)
-        except SystemExit:  # Lightning's answer to Ctrl-C, after its own clean-up
+        except SystemExit:  # Lightning's answer to a signal, after its own clean-up
             if trainer.state.status == TrainerStatus.INTERRUPTED:
-                return False
+                return TERMINATED if trainer.received_sigterm else INTERRUPTED
             raise
-    return True
+        except Exception as error:
+            # the signal went to all processes of the group: those that decode died of it before the step had ended
+            said = readable_error(error, going_on(folder)) if trainer.received_sigterm else None
+            if said is None:
+                raise
+            print(f"tvr: {said}", file=sys.stderr)
+            return TERMINATED
+    return 0
 
 
 def _silence_lightning() -> None:
@@ -232,6 +238,8 @@ def _silence_lightning() -> None:
         "across ranks is zero",
         "your dataloader is not resumable",  # it is: see `KeepLast`
         "sync_dist=True",  # every rank has the whole result
+        "predict returned None",  # features are collected, and predictions.parquet written from them
+        "could not find the monitored key",  # no validation was due yet: see `trained_weights`
         "Using `DistributedSampler` with the dataloaders",  # shares are exact: no sample is repeated
     )
     for message in (f".*{words}.*" for words in noise):
@@ -297,7 +305,7 @@ def _listed(plugins: Any) -> list[Any]:
 
 
 def trained_weights(trainer: Trainer, folder: Path) -> dict[str, Any]:
-    """The checkpoint that a fit ends with: the selected one, else the last, which a line says; none after a smoke run."""
+    """The checkpoint that a fit ends with: the selected one, else the last, said in a line; none after a smoke run."""
     data, home = trainer.datamodule, folder.resolve() / CHECKPOINTS  # type: ignore[attr-defined]
     own = [path for name in (BEST, LAST) if (path := home / name).is_file()]
     if own and own[0].name == LAST and data.selection != "last" and is_first_rank():

@@ -72,10 +72,13 @@ class RunFolder(Callback):
                     for name in LOWER_IS_BETTER:
                         logger.experiment.define_metric(f"val/{direction}/{name}", summary="min")
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stops the clock, and keeps how the weights came about, which a run without checkpoints has nowhere else."""
-        self._train_time = self._earlier["train"] + time.monotonic() - self._fit_began
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keeps how the weights came about, which a run without checkpoints says nowhere else."""
         self._said = pl_module.said_of_training() if isinstance(pl_module, RetrievalModule) else {}
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stops the clock."""
+        self._train_time = self._earlier["train"] + time.monotonic() - self._fit_began
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes `metrics.json` and `ranks.parquet` and prints the table."""
