@@ -147,43 +147,21 @@ def run_grid(points: Sequence[Point]) -> tuple[list[Path], dict[str, int]]:
 
 
 def check_points(points: Sequence[Point]) -> None:
-    """Builds each point's data module and method without weights, which shows values that they refuse.
-
-    Nothing is read or fetched, and tensors get no memory where the method can do without.
+    """Builds each point with the smallest encoders in the place of its own, which shows values that its parts refuse.
 
     Raises:
         ConfigError: names the point, and what it refuses.
     """
-    import torch
-
+    from tvr_lightning.config.objects import smallest_parts
     from tvr_lightning.run.build import build_cli
     from tvr_lightning.run.training import check_options
 
     for point in points:
-        config, _ = read_arguments([*point.words, *(f"--{name}=null" for name in _downloads(point))])
+        small = smallest_parts(read_arguments(point.words)[0])
         try:
-            try:
-                with torch.device("meta"):
-                    cli = build_cli(config)
-            except NotImplementedError:  # a part asks for a tensor's value, which only memory holds
-                cli = build_cli(config)
-            check_options(cli, "fit")
+            check_options(build_cli(read_arguments([*point.words, *small])[0]), "fit")
         except TVRError as error:
             raise ConfigError(f"{point.name}: {error}") from error
-
-
-def _downloads(point: Point) -> list[str]:
-    """The settings of a point that name pretrained weights."""
-    found: list[str] = []
-
-    def look(part: Any, where: str) -> None:
-        for key, value in part.items() if isinstance(part, Mapping) else ():
-            if key == "from_pretrained" and value is not None:
-                found.append(where + key)
-            look(value, f"{where}{key}.")
-
-    look(read_arguments(point.words)[0].get("model"), "model.")
-    return found
 
 
 def describe(points: Sequence[Point]) -> str:
