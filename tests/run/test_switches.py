@@ -16,7 +16,7 @@ from tvr_lightning.commands.main import main
 from tvr_lightning.errors import ConfigError
 from tvr_lightning.run.accelerators import ExperimentTrainer
 from tvr_lightning.run.results import read_run
-from tvr_lightning.run.switches import check_nodes, check_switches
+from tvr_lightning.run.switches import check_nodes, check_selection, check_switches
 
 from ..small_runs import run_arguments
 
@@ -177,17 +177,17 @@ def test_training_that_ends_before_a_validation_says_so(
 )
 def test_a_callback_that_waits_for_the_wrong_figure_is_refused(callback: Any, selection: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        check_switches({"callbacks": [callback], "accelerator": "cpu"}, selection, "fit")
+        check_selection({"callbacks": [callback]}, selection)
 
 
 @pytest.mark.parametrize("name", ["val/SumR", "val/leaky/t2v/R@1", "val/hash/t2v/mAP", "train/loss"])
 def test_figures_that_exist_can_be_monitored(name: str) -> None:
-    check_switches({"callbacks": [EarlyStopping(name, mode="max")], "accelerator": "cpu"}, "validation", "fit")
+    check_selection({"callbacks": [EarlyStopping(name, mode="max")]}, "validation")
 
 
 def test_copies_of_this_process_are_refused_as_an_object_too() -> None:
     with pytest.raises(ConfigError, match="Use ddp"):
-        check_switches({"strategy": DDPStrategy(start_method="fork")}, "validation", "fit")
+        check_switches({"strategy": DDPStrategy(start_method="fork")}, "fit")
 
 
 def test_machines_that_were_started_by_hand_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,7 +202,7 @@ def test_machines_that_were_started_by_hand_are_taken(monkeypatch: pytest.Monkey
 def test_each_command_refuses_its_own_limit(command: str) -> None:
     part = {"validate": "val"}.get(command, command)
     with pytest.raises(ConfigError, match=f"limit_{part}_batches is 0"):
-        check_switches({f"limit_{part}_batches": 0, "accelerator": "cpu"}, "validation", command)
+        check_switches({f"limit_{part}_batches": 0, "accelerator": "cpu"}, command)
 
 
 @pytest.mark.parametrize("similarity", ["seqTransf", "tightTransf"])

@@ -38,18 +38,19 @@ OF_VALIDATION = re.compile(
 NAMED_BY_HAND = ("MASTER_ADDR", "NODE_RANK", "GROUP_RANK")  # what says where a node's partners are
 
 
-def check_switches(settings: Mapping[str, Any], selection: str, command: str) -> None:
+def check_switches(settings: Mapping[str, Any], command: str) -> None:
     """Refuses trainer settings that a run would fail under, or end under with figures that are none.
+
+    What depends on the data is left to `check_with_data`.
 
     Args:
         settings: arguments of `ExperimentTrainer`.
-        selection: what chooses the checkpoint, see `VideoTextDataModule.selection`.
         command: `fit`, `validate`, `test` or `predict`.
 
     Raises:
         ConfigError: names the setting, and what does what it was meant to.
 
-    >>> check_switches({"overfit_batches": 1}, "last", "fit")
+    >>> check_switches({"overfit_batches": 1}, "fit")
     Traceback (most recent call last):
     ...
     tvr_lightning.errors.ConfigError: trainer.overfit_batches=1: ...
@@ -63,9 +64,7 @@ def check_switches(settings: Mapping[str, Any], selection: str, command: str) ->
             raise ConfigError(f"trainer.{name} is {value}; it must be at least {least}")
     check_strategy(settings.get("strategy", "auto"))
     _check_lengths(settings, command)
-    _check_limits(settings, selection, command)
-    for callback in settings.get("callbacks") or []:
-        _check_monitor(callback, selection)
+    _check_limits(settings, command)
     # what is left is Lightning's to judge; a trainer is built in milliseconds
     bare = {"callbacks": None, "logger": False, "enable_progress_bar": False, "plugins": None}
     with warnings.catch_warnings():
@@ -123,28 +122,26 @@ def _check_lengths(settings: Mapping[str, Any], command: str) -> None:
             raise ConfigError(f"trainer.min_{what} is {least}, more than trainer.max_{what}, {most}")
 
 
-def _check_limits(settings: Mapping[str, Any], selection: str, command: str) -> None:
+def _check_limits(settings: Mapping[str, Any], command: str) -> None:
     used = {"fit": ("train", "test"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}[command]
     for part in used:
         if settings.get(f"limit_{part}_batches") == 0:
             raise ConfigError(f"trainer.limit_{part}_batches is 0: `tvr {command}` would end without a result")
-    if command == "fit" and selection != "last" and settings.get("limit_val_batches") == 0:
-        raise ConfigError(
-            f"trainer.limit_val_batches is 0, but data.selection={selection} chooses the checkpoint by validating: set "
-            "data.selection=last to test the last weights"
-        )
 
 
-def check_batches(settings: Mapping[str, Any], data: VideoTextDataModule) -> None:
-    """Refuses shares of batches that come to none, which Lightning would say after training.
+def check_with_data(settings: Mapping[str, Any], data: VideoTextDataModule, command: str) -> None:
+    """Refuses what does not go with the data's selection, and shares of batches that come to none.
 
     Args:
         settings: arguments of `ExperimentTrainer`.
         data: its splits are set up.
+        command: `fit`, `validate`, `test` or `predict`.
 
     Raises:
-        ConfigError: names the share, and the smallest that works.
+        ConfigError: names the setting, and what works.
     """
+    if command == "fit":
+        check_selection(settings, data.selection)
     for part, names in (("test", (TEST,)), ("predict", (TEST,)), ("val", (VALIDATION,))):
         limit = settings.get(f"limit_{part}_batches")
         for split in (data.splits[name] for name in names if name in data.splits):
@@ -154,6 +151,25 @@ def check_batches(settings: Mapping[str, Any], data: VideoTextDataModule) -> Non
                     f"trainer.limit_{part}_batches={limit} of {batches} batches of {split.name} is none: set a number "
                     "of batches, a smaller data.eval_batch_size, or data.subset"
                 )
+
+
+def check_selection(settings: Mapping[str, Any], selection: str) -> None:
+    """Refuses training in which nothing can choose what is to be chosen.
+
+    Args:
+        settings: arguments of `ExperimentTrainer`.
+        selection: what chooses the checkpoint, see `VideoTextDataModule.selection`.
+
+    Raises:
+        ConfigError: names the setting or the callback.
+    """
+    if selection != "last" and settings.get("limit_val_batches") == 0:
+        raise ConfigError(
+            f"trainer.limit_val_batches is 0, but data.selection={selection} chooses the checkpoint by validating: set "
+            "data.selection=last to test the last weights"
+        )
+    for callback in settings.get("callbacks") or []:
+        _check_monitor(callback, selection)
 
 
 def _check_monitor(callback: Any, selection: str) -> None:

@@ -37,7 +37,7 @@ from tvr_lightning.run.checkpoints import BEST, LAST, AtomicCheckpointIO, find_c
 from tvr_lightning.run.folders import going_on_in, make_run_folder, remove_without_result, resumed_folder, run_home
 from tvr_lightning.run.readable import readable_error
 from tvr_lightning.run.starting import check_goes_on, check_trained, start_from, steps_of
-from tvr_lightning.run.switches import check_batches, check_switches
+from tvr_lightning.run.switches import check_switches, check_with_data
 from tvr_lightning.run.trackers import build_tracker, is_first_rank
 
 
@@ -53,7 +53,7 @@ def run(command: str, arguments: Mapping[str, Any], flags: Sequence[str] = (), k
     _silence_lightning()
     cli, folder = build_for(command, arguments, flags)
     cli.datamodule.setup(command)  # what is missing is said before a run folder exists
-    check_batches(cli.config_init.trainer.as_dict(), cli.datamodule)
+    check_with_data(cli.config_init.trainer.as_dict(), cli.datamodule, command)
     if is_first_rank():
         check_galleries(cli.datamodule)
     is_new = folder is None
@@ -166,7 +166,7 @@ def check_options(cli: ExperimentCLI, command: str) -> None:
         raise ConfigError("nothing to validate on: data.selection is `last`; set it to validation, holdout or test")
     if config.checkpoint_every < 1:
         raise ConfigError(f"checkpoint_every is {config.checkpoint_every}; it must be at least 1")
-    check_switches(cli.config_init.trainer.as_dict(), cli.datamodule.selection, command)
+    check_switches(cli.config_init.trainer.as_dict(), command)
 
 
 def choose_weights(cli: ExperimentCLI, command: str) -> Path | None:
