@@ -63,7 +63,6 @@ need-exp: # before the set-up, which takes minutes
 
 # runs of several seeds get names of their own, so that the table at the end holds these and no others
 COMMA := ,
-HOME_OF_RUNS = $(or $(patsubst --runs_dir=%,%,$(filter --runs_dir=%,$(ARGS))),runs)/$(notdir $(EXP))
 
 train: need-exp $(READY) ## train an experiment and test it: EXP=clip4clip_shapes SEEDS=0,1,2 RESUME=last ARGS='--trainer.max_epochs=1'
 ifneq ($(and $(SEEDS),$(RESUME)),)
@@ -71,9 +70,14 @@ ifneq ($(and $(SEEDS),$(RESUME)),)
 else ifeq ($(SEEDS),)
 	@$(BIN)/tvr fit --config experiments/$(EXP).yaml $(if $(RESUME),--resume=$(RESUME)) $(ARGS)
 else
-	@began=$$(date +%Y%m%d-%H%M%S); folders=(); for seed in $(subst $(COMMA), ,$(SEEDS)); do \
-	  $(BIN)/tvr fit --config experiments/$(EXP).yaml $(ARGS) --seed_everything=$$seed --run_id=$$began-s$$seed || exit $$?; \
-	  folders+=("$(HOME_OF_RUNS)/$$began-s$$seed"); done; \
+	@for seed in $(subst $(COMMA), ,$(SEEDS)); do case $$seed in *[!0-9]*) \
+	  echo "SEEDS has '$$seed', which is no seed: SEEDS=0,1,2, numbers from 0 on" >&2; exit 2;; esac; done
+	@began=$$(date +%Y%m%d-%H%M%S); words=($(ARGS)); home=runs; folders=(); \
+	for i in "$${!words[@]}"; do case "$${words[i]}" in \
+	  --runs_dir=*) home="$${words[i]#*=}";; --runs_dir) home="$${words[i + 1]}";; esac; done; \
+	for seed in $(subst $(COMMA), ,$(SEEDS)); do \
+	  $(BIN)/tvr fit --config experiments/$(EXP).yaml "$${words[@]}" --seed_everything=$$seed --run_id=$$began-s$$seed || exit $$?; \
+	  folders+=("$$home/$(notdir $(EXP))/$$began-s$$seed"); done; \
 	$(BIN)/tvr compare "$${folders[@]}"
 endif
 

@@ -32,7 +32,7 @@ from tvr_lightning.methods.clip4clip import CLIP4Clip
 from tvr_lightning.methods.tc_mgc import TCMGC
 from tvr_lightning.optim import Optimizer
 from tvr_lightning.run.smoke import smoke_arguments
-from tvr_lightning.run.training import check_strategy
+from tvr_lightning.run.switches import check_strategy
 from tvr_lightning.types import VideoTextBatch
 
 ROOT = Path(__file__).parents[1]

@@ -142,3 +142,35 @@ def test_the_other_builds_are_of_a_release_that_pyproject_takes() -> None:
     floors = {r.name: r for r in map(Requirement, project["dependencies"])}
     for name in ("torch", "torchvision"):
         assert next(iter(pins[name].specifier)).version in floors[name].specifier
+
+
+def train(checkout: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Trains with a `tvr` that only prints its words."""
+    tvr = checkout / ".venv" / "bin" / "tvr"
+    tvr.write_text("#!/bin/sh\nprintf '<%s>' \"$@\"; echo\n")
+    tvr.chmod(0o755)
+    (checkout / ".venv" / ".ready").touch()
+    return subprocess.run(
+        ["make", "-s", "train", "EXP=some", *words], cwd=checkout, capture_output=True, text=True, check=False,
+        timeout=120,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("seeds", ["0,1", "0, 1", "0 1"])
+def test_seeds_are_trained_one_by_one_and_compared(checkout: Path, seeds: str) -> None:
+    done = train(checkout, f"SEEDS={seeds}", "ARGS=--runs_dir=my\\ runs --data.x='b c'")
+    assert done.returncode == 0, done.stderr
+    first, second, table = done.stdout.splitlines()
+    for line, seed in ((first, 0), (second, 1)):
+        assert "<--runs_dir=my runs><--data.x=b c>" in line
+        assert f"<--seed_everything={seed}>" in line
+    ids = [re.search(r"<--run_id=([^>]+)>", line) for line in (first, second)]
+    assert table == "<compare>" + "".join(f"<my runs/some/{found[1]}>" for found in ids if found)
+
+
+@pytest.mark.parametrize("seeds", ["-1", "x", "1,x", "1.5"])
+def test_seeds_that_are_none_start_nothing(checkout: Path, seeds: str) -> None:
+    done = train(checkout, f"SEEDS={seeds}")
+    assert done.returncode != 0
+    assert done.stdout == ""
+    assert "which is no seed" in done.stderr

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable
 
 MOST = 30  # names that a message gives: a split has thousands of videos
-INTERRUPTED = 130  # exit code after Ctrl-C: 128 + SIGINT
+INTERRUPTED, TERMINATED = 130, 143  # exit codes after Ctrl-C and after SIGTERM: 128 + the signal
 
 
 class TVRError(Exception):
@@ -55,6 +55,15 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
         head, last = near[:-1], near[-1]
         return f"did you mean {', '.join(head)} or {last}?" if head else f"did you mean {last}?"
     return f"known: {few(names, MOST)}" if names else "nothing is known here"
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message, however many lines it has, on one.
+
+    >>> one_line(ValueError("no such   file"))
+    'no such file'
+    """
+    return " ".join(str(error).split())
 
 
 LONGEST = 300  # of an item in a list

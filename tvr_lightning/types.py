@@ -190,8 +190,13 @@ class VideoTextBatch:
 
     @classmethod
     def of_rows(cls, rows: Sequence[VideoTextBatch]) -> VideoTextBatch:
-        """Joins batches of one pair each; all of them have a second view, or none. See `TensorRows.of_rows`."""
+        """Joins batches of one pair each; see `TensorRows.of_rows`.
+
+        Raises ValueError where some have a second view and others none: the views would no longer be of the same pairs.
+        """
         second = [p.augmented for p in rows if p.augmented is not None]
+        if len(second) not in (0, len(rows)):
+            raise ValueError(f"{len(second)} of {len(rows)} pairs have a second view; all must have one, or none")
         return cls(
             TextInput.of_rows([p.text for p in rows]),
             VideoInput.of_rows([p.video for p in rows]),

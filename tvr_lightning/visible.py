@@ -12,6 +12,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterable
+from functools import cache
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -64,6 +65,12 @@ def say(*values: object, end: str = "\n", file: TextIO | None = None, flush: boo
     text = visible(" ".join(map(str, values)))
     encoding = getattr(out, "encoding", None) or "utf-8"
     print(text.encode(encoding, "backslashreplace").decode(encoding), end=end, file=out, flush=flush)
+
+
+@cache
+def say_once(text: str) -> None:
+    """Prints a line on standard error, the first time that it is asked to: what was done in a user's name."""
+    say(f"tvr: {text}", file=sys.stderr)
 
 
 def console(width: int | None = None, stderr: bool = False) -> Console:

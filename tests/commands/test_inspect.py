@@ -41,9 +41,17 @@ def test_ids_that_begin_with_dashes(
     assert output.err == "tvr: no picture of b\n"
 
 
-@pytest.mark.parametrize("words", [["RUN"], ["RUN", "--0sXY"], ["RUN", "q", "--video"], ["RUN", "q", "--vidio", "x"]])
+@pytest.mark.parametrize("words", [["RUN"], ["RUN", "q", "--video"]])
 def test_wrong_calls_say_where_dashes_stand(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["inspect", *words])
     assert stop.value.code == 2
     assert "[--] QUERY" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("words", "said"), [(["--0sXY"], "-- --0sXY"), (["q", "--vidio", "x"], "no option '--vidio'")])
+def test_words_with_two_dashes_that_are_no_options(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["inspect", "RUN", *words]) == 2
+    assert said in capsys.readouterr().err

@@ -24,12 +24,17 @@ def main(words: Sequence[str]) -> int:
     )
     parser.add_argument("--config", type=Path, required=True, help="the grid: experiments/ablations/METHOD/NAME.yaml")
     parser.add_argument("--base", help="experiment file instead of the grid's own")
-    parser.add_argument("--dry_run", action="store_true", help="print the commands, run nothing")
+    parser.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="build every point once with tiny encoders, print the commands, run nothing",
+    )
     options, settings = parser.parse_known_args(words[1:])
-    from tvr_lightning.run.ablation import describe, read_grid, run_grid
+    from tvr_lightning.run.ablation import check_points, describe, read_grid, run_grid
 
     points = read_grid(options.config, options.base, settings)
     if options.dry_run:
+        check_points(points)
         say(describe(points))
         return 0
     results, failed = run_grid(points)

@@ -16,7 +16,9 @@ OVERVIEW = """\
 
 def main(words: Sequence[str]) -> int:
     """Prints the table or draws the plot; returns the exit code."""
-    parser = argparse.ArgumentParser("tvr compare", description="One table over the test results of runs.")
+    parser = argparse.ArgumentParser(
+        "tvr compare", description="One table over the test results of runs.", allow_abbrev=False
+    )
     add_comparison_arguments(parser)
     parser.add_argument("--format", choices=("table", "markdown", "latex", "csv"), default="table")
     parser.add_argument("--plot", choices=("bits",), help="draw mAP by code length instead, into RUNS_DIR")

@@ -37,7 +37,9 @@ def main(words: Sequence[str]) -> int:
     def add(
         name: str, function: Callable[[argparse.Namespace], int], text: str, **more: Any
     ) -> argparse.ArgumentParser:
-        command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text, **more)
+        command: argparse.ArgumentParser = commands.add_parser(
+            name, help=text, description=text, allow_abbrev=False, **more
+        )
         command.set_defaults(function=function)
         return command
 
@@ -46,15 +48,14 @@ def main(words: Sequence[str]) -> int:
     shapes.add_argument("--num_videos", type=int, default=1500, help="videos of all splits (default: 1500)")
     shapes.add_argument("--seed", type=int, default=0)
 
-    check = add("check", _check, "say what an experiment's dataset lacks before training does", epilog=_OVERRIDES,
-                allow_abbrev=False)  # fmt: skip
+    check = add("check", _check, "say what an experiment's dataset lacks before training does", epilog=_OVERRIDES)
     check.add_argument("--config", type=Path, required=True, help="an experiment: experiments/NAME.yaml")
     check.add_argument("--split", choices=("all", "train", "validation", "test"), default="all")
     check.add_argument("--full", action="store_true", help="decode every frame, not only the first")
-    check.add_argument("--out", type=Path, help="folder of the lists (default: runs/data-check/DATASET)")
+    check.add_argument("--out", type=Path, help="also write whole lists to this folder, as JSON")
 
     stats = add("stats", _stats, "captions, words, durations and labels per video: a table and plots",
-                epilog=_OVERRIDES, allow_abbrev=False)  # fmt: skip
+                epilog=_OVERRIDES)  # fmt: skip
     stats.add_argument("--config", type=Path, required=True, help="an experiment: experiments/NAME.yaml")
     stats.add_argument("--out", type=Path, help="folder of the plots (default: runs/data-stats/DATASET)")
 
@@ -82,8 +83,7 @@ def main(words: Sequence[str]) -> int:
     return int(options.function(options))
 
 
-def _folder(out: Path | None, kind: str, dataset: str) -> Path:
-    folder = out or Path("runs", kind, re.sub(r"[^A-Za-z0-9.-]+", "_", dataset).strip("_."))
+def _made(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -141,10 +141,11 @@ def _check(options: argparse.Namespace) -> int:
     reader = reader_of(options.config, options.settings)
     splits = () if options.split == "all" else (options.split,)
     check = check_dataset(reader, splits, options.full, options.workers)
-    folder = _folder(options.out, "data-check", check.dataset)
-    summary = {"dataset": check.dataset, "full": options.full, "splits": [asdict(split) for split in check.splits]}
-    for name, content in {"summary": summary, **check.lists}.items():
-        write_json(folder / f"{name}.json", content)
+    if options.out:
+        folder = _made(options.out)
+        summary = {"dataset": check.dataset, "full": options.full, "splits": [asdict(split) for split in check.splits]}
+        for name, content in {"summary": summary, **check.lists}.items():
+            write_json(folder / f"{name}.json", content)
     print_wide(_check_table(check), TABLE_WIDTH)
     for note in check.notes:
         say(f"note: {note}")
@@ -154,9 +155,11 @@ def _check(options: argparse.Namespace) -> int:
             shown = [_entry(kind, entry) for entry in entries[:SHOWN]]
             say("\n".join(f"  {text}" for text in shown))
             if len(entries) > SHOWN:
-                say(f"  and {len(entries) - SHOWN:,} more, see {folder / kind}.json")
+                where = f"see {options.out / kind}.json" if options.out else "--out FOLDER writes them all"
+                say(f"  and {len(entries) - SHOWN:,} more, {where}")
     rate = f", {check.files / check.seconds:,.0f} a second" if check.seconds else ""
-    say(f"\n{check.files:,} files looked at in {check.seconds:.1f} s{rate}; lists in {folder}")
+    lists = f"; lists in {options.out}" if options.out else ""
+    say(f"\n{check.files:,} files looked at in {check.seconds:.1f} s{rate}{lists}")
     incomplete = [split.name for split in check.splits if not split.complete]
     say(
         f"INCOMPLETE: {', '.join(incomplete)}" if incomplete else "complete: " + ", ".join(s.name for s in check.splits)
@@ -213,7 +216,7 @@ def _stats(options: argparse.Namespace) -> int:
     reader = reader_of(options.config, options.settings)
     splits = describe_dataset(reader, options.workers)
     dataset = f"{reader.name} ({reader.protocol})"
-    folder = _folder(options.out, "data-stats", dataset)
+    folder = _made(options.out or Path("runs", "data-stats", re.sub(r"[^A-Za-z0-9.-]+", "_", dataset).strip("_.")))
     write_json(folder / "statistics.json", {"dataset": dataset, "splits": [split.summary() for split in splits]})
     for name, figure in draw_histograms(dataset, splits).items():
         with atomic_write(folder / f"{name}.png") as temporary:

@@ -16,7 +16,9 @@ OVERVIEW = """\
 
 def main(words: Sequence[str]) -> int:
     """Writes the codes; returns the exit code."""
-    parser = argparse.ArgumentParser("tvr encode", description="Packed codes of a split's captions and videos.")
+    parser = argparse.ArgumentParser(
+        "tvr encode", description="Packed codes of a split's captions and videos.", allow_abbrev=False
+    )
     parser.add_argument("run", type=Path, help="a run's folder, of a method that makes codes")
     parser.add_argument("--split", choices=("train", "validation", "test"), default="test")
     parser.add_argument("--out", type=Path, help="the file (default: codes.npz in the run's folder)")

@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tvr_lightning.config.arguments import TRUST
+from tvr_lightning.errors import ConfigError
 from tvr_lightning.visible import say
 
 OVERVIEW = """\
   inspect   draw what a run looks at              tvr inspect runs/tc_mgc_shapes/RUN 'video1300#0'
 """
-VIDEO = "--video"
+VIDEO, AGAINST = "--video", "--against"
+OPTIONS = (VIDEO, AGAINST, TRUST, "--help")
 
 
 def main(words: Sequence[str]) -> int:
@@ -29,7 +31,7 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("run", type=Path, help="a run's folder")
     parser.add_argument("query", help="a test caption's id (video7#0), or any text")
     parser.add_argument(VIDEO, help="look at this test video; default: the caption's own, or the best for a text")
-    parser.add_argument("--against", type=Path, nargs="*", default=(), metavar="RUN", help="runs to show beside")
+    parser.add_argument(AGAINST, type=Path, nargs="*", default=(), metavar="RUN", help="runs to show beside")
     parser.add_argument(
         TRUST, action="store_true", help="the runs' configurations may import modules of the working directory"
     )
@@ -51,6 +53,9 @@ def with_dashes(words: Sequence[str]) -> list[str]:
 
     >>> with_dashes(["RUN", "-0sXY#1", "--video", "--a", "--trust"])
     ['RUN', '--video=--a', '--trust', '--', '-0sXY#1']
+
+    Raises:
+        ConfigError: a word with two dashes is no option.
     """
     options: list[str] = []
     values: list[str] = []
@@ -62,6 +67,8 @@ def with_dashes(words: Sequence[str]) -> list[str]:
             options.append("=".join([word, *([value] if (value := next(rest, None)) is not None else [])]))
         elif word.startswith("-") and not word.startswith("--") and word != "-h":
             values.append(word)
+        elif word.startswith("--") and word.partition("=")[0] not in OPTIONS:
+            raise ConfigError(f"no option '{word}'. Before an id or a text that begins with two dashes: -- {word}")
         else:
             options.append(word)
     return [*options, "--", *values] if values else options

@@ -33,7 +33,10 @@ Settings of an experiment follow as --trainer.x, --data.x, --model.x, e.g. --tra
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command; returns the exit code: 0, 1 for an error, 2 for a wrong call, 130 after Ctrl-C."""
+    """Runs a command; returns the exit code.
+
+    That is 0, 1 for an error, 2 for a wrong call, 130 after Ctrl-C, 143 after SIGTERM.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
     make_messages_visible()
     if not words or words[0] in ("-h", "--help", "help"):

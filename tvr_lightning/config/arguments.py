@@ -17,6 +17,7 @@ from tvr_lightning.config.options import ROOT
 from tvr_lightning.config.sources import Signature, Slot, signature, why_missing
 from tvr_lightning.errors import ConfigError, nearest
 from tvr_lightning.names import CHECKPOINTS, CONFIG, METRICS, PREDICTIONS
+from tvr_lightning.visible import say_once
 
 OBJECT_KEYS = ("class_path", "init_args", "dict_kwargs")
 TRUST = "--trust"
@@ -111,7 +112,10 @@ def _whole(option: str) -> str:
         fields = slot.fields()
         options += [f"{name}.{field}" for field in fields.slots] if fields else [name]
     found = [known for known in options if known.startswith(option)]
-    return found[0] if len(found) == 1 else option
+    if len(found) != 1 or found[0] == option:
+        return option
+    say_once(f"--{option} is taken as --{found[0]}")
+    return found[0]
 
 
 def _set(config: dict[str, Any], option: str, text: str) -> None:

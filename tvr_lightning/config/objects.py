@@ -6,6 +6,7 @@ The parser builds objects: it checks a class against its slot before any call.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -68,13 +69,31 @@ def readable_errors() -> Iterator[None]:
     try:
         yield
     except ArgumentError as error:
-        lines = str(error.message or error).splitlines()
-        raise ConfigError("\n".join(line for line in lines if not line.lstrip().startswith("Given value:"))) from None
+        raise ConfigError(_short(str(error.message or error))) from None
     except ValueError as error:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, TVRError):
             cause = cause.__cause__
         raise cause or error from None
+
+
+def _short(message: str) -> str:
+    """The parser's message in one line, without the value, which it repeats, and the types that nobody meant.
+
+    >>> _short("Something does not fit.")
+    'Something does not fit.'
+    """
+    key = re.match(r'Parser key "([^"]+)":\s*', message)
+    lines = [line for line in message.splitlines() if not line.lstrip().startswith("Given value")]
+    parts: dict[str, None] = {}
+    for error in re.split(r"\n +- ", "\n".join(lines).partition("Errors:\n")[2].join(("\n", ""))):
+        text = " ".join(error.split())
+        if name := re.match(r"Expected a dot import path string: (.+)", text):
+            parts[f"'{name[1]}' names no class; give its class path: module.Class"] = None
+        elif text.startswith(("Problem with given class_path", "Import path")):
+            parts[text.removesuffix(" Not a valid subclass of")] = None
+    said = "; ".join(parts) or " ".join(" ".join(lines).split())
+    return f"{key[1]}: {said}" if key and parts else said
 
 
 def build_reader(part: Any) -> Annotations:

@@ -69,6 +69,10 @@ class Tokenizer(ABC):
     def words(self, tokens: Tensor) -> tuple[str, ...]:
         """Spells the tokens (m,) of a caption, special ones left out."""
 
+    def spell(self, caption: str, tokens: Tensor) -> tuple[str, ...]:
+        """Spells the tokens (m,) of a caption that is at hand, special ones left out: see `words`."""
+        return self.words(tokens)
+
     def learn(self, captions: Sequence[str]) -> None:
         """Sees the training captions once, before anything is tokenised; a fixed vocabulary does nothing."""
         return

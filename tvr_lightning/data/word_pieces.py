@@ -20,7 +20,8 @@ from tvr_lightning.data.triples.choose import make_extractor
 from tvr_lightning.errors import CheckpointError, ConfigError, DataError
 from tvr_lightning.visible import whole
 
-SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+UNKNOWN = "[UNK]"
+SPECIAL = ("[PAD]", UNKNOWN, "[CLS]", "[SEP]", "[MASK]")
 _NEEDED = SPECIAL[:4]
 
 
@@ -191,6 +192,12 @@ class WordPieces(Tokenizer):
             for piece, following in zip(spelt, [*spelt[1:], ""], strict=True)
         )
 
+    def spell(self, caption: str, tokens: Tensor) -> tuple[str, ...]:
+        """As `words`; what the vocabulary does not know is spelt as the caption has it."""
+        spans = self._pieces.encode(caption, add_special_tokens=False).offsets
+        pieces = zip(self.words(tokens), spans, strict=False)  # a caption that was cut has more
+        return tuple(caption[start:end] if piece == UNKNOWN else piece for piece, (start, end) in pieces)
+
     def _adopt(self, vocabulary: Vocabulary | None) -> None:
         self._vocabulary = vocabulary
         self._pieces: Any = None if vocabulary is None else _tokenizer(vocabulary)
@@ -327,8 +334,8 @@ def _tokenizer(vocabulary: Vocabulary) -> Any:
     from tokenizers.normalizers import BertNormalizer
     from tokenizers.pre_tokenizers import BertPreTokenizer
 
-    pieces = dict(vocabulary.pieces) or {"[UNK]": 0}
-    tokenizer: Any = PieceTokenizer(WordPiece(pieces, unk_token="[UNK]"))
+    pieces = dict(vocabulary.pieces) or {UNKNOWN: 0}
+    tokenizer: Any = PieceTokenizer(WordPiece(pieces, unk_token=UNKNOWN))
     tokenizer.normalizer = BertNormalizer(
         clean_text=True,
         handle_chinese_chars=vocabulary.handle_chinese_chars,

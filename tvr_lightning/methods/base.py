@@ -402,20 +402,26 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         """Notes which method the weights belong to, what its encoders compute, and how they came about."""
         checkpoint["method"] = f"{type(self).__module__}.{type(self).__qualname__}"
         checkpoint["encoders"] = keep_encoders(self)
-        data = self.datamodule
-        checkpoint["vocabulary"] = data.tokenizer.learned()
-        checkpoint["trained"] = {
+        checkpoint["vocabulary"] = self.datamodule.tokenizer.learned()
+        checkpoint["trained"] = self.said_of_training()
+        before = [] if self.seen is None else [self.seen]
+        checkpoint["seen"] = torch.cat([self.datamodule.training_marks(), *before]).unique()
+
+    def said_of_training(self) -> dict[str, Any]:
+        """How the weights come about, as checkpoints and results keep it."""
+        data, trainer = self.datamodule, self.trainer
+        return {
             "selection": data.selection,
             "seed": data.seed,
             "subset": data.subset,
-            "epochs": self.trainer.current_epoch + 1,
-            "steps": self.trainer.global_step,
+            "epochs": trainer.current_epoch + 1,
+            "steps": trainer.global_step,
+            "limits": {"train": trainer.limit_train_batches, "val": trainer.limit_val_batches},
             "tokenizer": data.tokenizer.fingerprint(),
             "dataset": data.dataset,
             "protocol": data.annotations.protocol,
             "weights": self.started_from,
         }
-        checkpoint["seen"] = torch.cat([data.training_marks(), *([] if self.seen is None else [self.seen])]).unique()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses weights of another method or size, or whose encoders compute something else.

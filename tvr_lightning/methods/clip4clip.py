@@ -23,6 +23,7 @@ from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.methods.views import View, over_frames
 from tvr_lightning.nn.similarity import LogitScale, cosine_matrix, mean_frame_cosines
 from tvr_lightning.nn.temporal import (
+    FramePositions,
     TemporalLSTM,
     TemporalTransformer,
     copy_clip_layers,
@@ -112,14 +113,14 @@ class CrossTransformer(nn.Module):
     """Sentence and frames of each pair through one transformer; the sentence's place gives the score.
 
     Shapes: sentences (T, D); frames (V, n, D); frame_mask (V, n) bool; returns (T, V), not scaled (as released).
+    Raises ValueError for more frames than positions.
     """
 
     def __init__(self, width: int, heads: int, num_layers: int, max_frames: int) -> None:
         super().__init__()
-        self.positions = nn.Embedding(max_frames + 1, width)
+        self.positions = FramePositions(max_frames, width, std=0.01, before=1)  # the sentence's
         self.types = nn.Embedding(2, width)
-        for table in (self.positions, self.types):
-            nn.init.normal_(table.weight, std=0.01)
+        nn.init.normal_(self.types.weight, std=0.01)
         self.layers = transformer_layers(width, heads, num_layers)
         self.norm = nn.LayerNorm(width)
         self.pool = nn.Linear(width, width)
@@ -128,10 +129,8 @@ class CrossTransformer(nn.Module):
     def forward(self, sentences: Tensor, frames: Tensor, frame_mask: Tensor) -> Tensor:
         """Scores all pairs."""
         num_texts, (num_videos, count) = len(sentences), frames.shape[:2]
-        if count >= self.positions.num_embeddings:
-            raise ValueError(f"{count} frames, but only {self.positions.num_embeddings - 1}: raise max_frames")
         kinds = torch.cat([self.types.weight[:1], self.types.weight[1:].expand(count, -1)])
-        extra = self.positions.weight[: count + 1] + kinds  # (n + 1, D)
+        extra = self.positions.of(count) + kinds  # (n + 1, D)
         text = (sentences + extra[0])[:, None, None].expand(-1, num_videos, 1, -1)  # (T, V, 1, D)
         video = (frames + extra[1:])[None].expand(num_texts, -1, -1, -1)  # (T, V, n, D)
         x = torch.cat([text, video], dim=2).flatten(0, 1)  # (T * V, n + 1, D)

@@ -37,7 +37,7 @@ from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tvr_lightning.encoders.base import DualEncoder, frame_features
 from tvr_lightning.errors import ConfigError, DataError
@@ -50,7 +50,7 @@ from tvr_lightning.nn.ghan.mpaa import Readout
 from tvr_lightning.nn.ghan.refining import RefineOver, TokenRefining
 from tvr_lightning.nn.masked import masked_mean
 from tvr_lightning.nn.similarity import LogitScale, cosine_matrix
-from tvr_lightning.nn.temporal import first_positions
+from tvr_lightning.nn.temporal import FramePositions
 from tvr_lightning.optim import Optimizer
 from tvr_lightning.types import TextInput, VideoInput
 
@@ -140,8 +140,7 @@ class GHAN(RetrievalModule[Hierarchy, Hierarchy]):
         self.positions = self.phrases = self.clips = None
         self.align: Alignment | None = None
         if layers != "baseline":
-            self.positions = nn.Embedding(max_frames, width)
-            nn.init.normal_(self.positions.weight, std=0.1)
+            self.positions = FramePositions(max_frames, width, std=0.1)
         if layers in ("full", "no_inter"):
             self.phrases = TokenRefining(width, num_phrases, hidden_width, refine_over)
             self.clips = TokenRefining(width, num_clips, hidden_width, refine_over)
@@ -258,7 +257,7 @@ class GHAN(RetrievalModule[Hierarchy, Hierarchy]):
         """(V, n, D), with positions, zeros where the mask is False."""
         frames = frame_features(self.encoder, video)  # Eq. 2
         if self.positions is not None:
-            frames = (frames + first_positions(self.positions, frames.shape[1])) * video.frame_mask[..., None]
+            frames = (frames + self.positions.of(frames.shape[1])) * video.frame_mask[..., None]
         return frames
 
     def _words(self, text: TextInput) -> Tensor:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from tvr_lightning.errors import ConfigError
+
 
 def quick_gelu(x: Tensor) -> Tensor:
     """CLIP's activation, x * sigmoid(1.702 x)."""
@@ -49,20 +51,57 @@ def copy_clip_layers(layers: nn.ModuleList, positions: nn.Embedding, blocks: Seq
     return min(len(layers), len(blocks))
 
 
-def first_positions(positions: nn.Embedding, count: int) -> Tensor:
-    """The first rows (count, D) of a table of frame positions.
+class FramePositions(nn.Embedding):
+    """A table of learned frame positions, drawn from N(0, std).
 
-    Raises:
-        ValueError: it has fewer.
+    Args:
+        max_frames: frames that it has positions for; `check_frames` holds a run's number against it.
+        width: D.
+        std: of the values that it starts with.
+        before: further positions in front of those of frames.
 
-    >>> first_positions(nn.Embedding(4, 8), 3).shape
+    Raises ValueError for more frames than positions.
+
+    >>> FramePositions(4, 8, std=0.3).of(3).shape
     torch.Size([3, 8])
     """
-    if count > positions.num_embeddings:
-        raise ValueError(
-            f"{count} frames, but only {positions.num_embeddings} positions: raise max_frames or lower data.num_frames"
+
+    def __init__(self, max_frames: int, width: int, std: float, before: int = 0) -> None:
+        if max_frames < 1:
+            raise ConfigError(f"max_frames is {max_frames}; it must be at least 1")
+        super().__init__(max_frames + before, width)
+        nn.init.normal_(self.weight, std=std)
+        self.max_frames, self.before = max_frames, before
+
+    def of(self, count: int) -> Tensor:
+        """The rows (before + count, D) of so many frames."""
+        if count > self.max_frames:
+            raise ValueError(f"{count} frames, but positions for {self.max_frames}: raise max_frames")
+        return self.weight[: self.before + count]
+
+
+def check_frames(model: nn.Module, num_frames: int) -> None:
+    """Refuses more frames than a model has positions for, before any is decoded.
+
+    Args:
+        model: any of its parts may be `FramePositions`.
+        num_frames: of the data.
+
+    Raises:
+        ConfigError: says which setting gives it more.
+
+    >>> check_frames(TemporalTransformer(width=8, heads=2, num_layers=1, max_frames=4), 5)
+    Traceback (most recent call last):
+    ...
+    tvr_lightning.errors.ConfigError: data.num_frames is 5, but TemporalTransformer has positions for 4 frames: ...
+    """
+    most = min((part.max_frames for part in model.modules() if isinstance(part, FramePositions)), default=num_frames)
+    if num_frames > most:
+        raise ConfigError(
+            f"data.num_frames is {num_frames}, but {type(model).__name__} has positions for {most} frames: set "
+            f"--model.max_frames={num_frames} for more (weights that were trained with fewer do not fit then), or "
+            "fewer frames"
         )
-    return positions.weight[:count]
 
 
 class TemporalTransformer(nn.Module):
@@ -81,13 +120,12 @@ class TemporalTransformer(nn.Module):
 
     def __init__(self, width: int, heads: int, num_layers: int, max_frames: int) -> None:
         super().__init__()
-        self.positions = nn.Embedding(max_frames, width)
-        nn.init.normal_(self.positions.weight, std=0.3)
+        self.positions = FramePositions(max_frames, width, std=0.3)
         self.layers = transformer_layers(width, heads, num_layers)
 
     def forward(self, frames: Tensor, frame_mask: Tensor) -> Tensor:
         """Encodes frames."""
-        x = frames + first_positions(self.positions, frames.shape[1])  # TC-MGC Eq. 1, to the last layer
+        x = frames + self.positions.of(frames.shape[1])  # TC-MGC Eq. 1, to the last layer
         for layer in self.layers:
             x = layer(x, src_key_padding_mask=~frame_mask)
         return (x + frames) * frame_mask.unsqueeze(-1)

@@ -19,6 +19,7 @@ from tvr_lightning.errors import ConfigError, DataError, DecodeError, few, neare
 from tvr_lightning.evaluation import encode_videos, score_all
 from tvr_lightning.methods.views import Clouds, Parts
 from tvr_lightning.report.distributions import FEWEST, NO_TSNE, can_draw_clouds, draw_clouds, draw_parts
+from tvr_lightning.run.checkpoints import run_of
 from tvr_lightning.run.fonts import missing_letters, render
 from tvr_lightning.run.load import load_run
 from tvr_lightning.run.pictures import Pair, Query, draw_maps, maps_of, own_query, see
@@ -116,6 +117,10 @@ def find_pair(run: Inspected, query: str, video_id: str | None = None) -> Query:
             raise DataError(f"video '{named[1]}' has {int(split.captions.counts[own])} test captions, no #{place}")
         found = own_query(split, int(split.captions.first[own]) + place)
         return found if video_id is None else Query(found.text, found.tokens, rows[video_id])
+    if not query.strip():
+        raise ConfigError(
+            f"the query is empty ({query!r}): give the id of a test caption, such as {ids[0]}#0, or a text"
+        )
     tokens = run.data.tokenizer([query])
     unlisted = torch.tensor([-1])
     caption = TextInput(tokens.tokens, tokens.mask, unlisted, unlisted, tokens.word)  # type: ignore[arg-type]
@@ -167,6 +172,8 @@ def inspect_run(
     Raises:
         ConfigError: the method has nothing to draw, or the runs nothing that can stand side by side.
     """
+    for folder in (path, *against):
+        run_of(folder)  # all are said to be runs before the first is built
     run = open_run(path, trust)
     pair = run.see(find_pair(run, query, video_id))
     if not pair.views:
@@ -180,7 +187,7 @@ def inspect_run(
     parts = [view for view in pair.views if isinstance(view, Parts)]
     if against and not parts:
         raise ConfigError(f"{run.name} has no numbers that stand beside another run's: leave --against out")
-    others = [open_run(other, trust) for other in against]
+    others = [_beside(run, open_run(other, trust)) for other in against]
     drawn = Drawn()
     if pair.caption == query and re.fullmatch(r"\S*\d\S*", query):
         drawn.notes.append(f"{run.data.dataset} test has no video or caption called '{query}': it was taken as a text")
@@ -213,6 +220,21 @@ def inspect_run(
     if missing:
         drawn.notes.append(missing_letters("".join(missing)))
     return drawn
+
+
+def _beside(run: Inspected, other: Inspected) -> Inspected:
+    """Another run, whose figures may stand beside a run's.
+
+    Raises:
+        ConfigError: it is of another method or another test split.
+    """
+    for what, own, its in (
+        ("method", type(run.model).__name__, type(other.model).__name__),
+        ("test split", *(f"{r.data.dataset} {r.data.annotations.protocol}" for r in (run, other))),
+    ):
+        if own != its:
+            raise ConfigError(f"--against {other.name}: its {what} is {its}, that of {run.name} is {own}")
+    return other
 
 
 def series_of(run: str, pairs: Sequence[Pair], like: Parts) -> Mapping[str, Tensor]:

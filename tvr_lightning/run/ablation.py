@@ -21,7 +21,7 @@ from typing import Any
 
 from tvr_lightning.config.arguments import read_arguments
 from tvr_lightning.config.compose import find_file
-from tvr_lightning.errors import INTERRUPTED, ConfigError, nearest
+from tvr_lightning.errors import INTERRUPTED, TERMINATED, ConfigError, TVRError, nearest
 from tvr_lightning.names import METRICS, folder_below
 from tvr_lightning.visible import say
 
@@ -130,7 +130,7 @@ def run_grid(points: Sequence[Point]) -> tuple[list[Path], dict[str, int]]:
         say(f"{place}: tvr {shlex.join(words)}", flush=True)
         try:
             code = _run(words)
-            if code in (INTERRUPTED, -signal.SIGINT):
+            if code in (INTERRUPTED, TERMINATED, -signal.SIGINT):
                 raise KeyboardInterrupt
         except KeyboardInterrupt:
             say(f"{place}: interrupted; the same command begins this point again and goes on", file=sys.stderr)
@@ -145,6 +145,24 @@ def run_grid(points: Sequence[Point]) -> tuple[list[Path], dict[str, int]]:
         say(f"ablate: {name} failed: {_reason(code)}", file=sys.stderr)
     say(f"ablate: {len(results)} of {len(points)} points have results, {len(failed)} failed", flush=True)
     return results, failed
+
+
+def check_points(points: Sequence[Point]) -> None:
+    """Builds each point with the smallest encoders in the place of its own, which shows values that its parts refuse.
+
+    Raises:
+        ConfigError: names the point, and what it refuses.
+    """
+    from tvr_lightning.config.objects import smallest_parts
+    from tvr_lightning.run.build import build_cli
+    from tvr_lightning.run.training import check_options
+
+    for point in points:
+        small = smallest_parts(read_arguments(point.words)[0])
+        try:
+            check_options(build_cli(read_arguments([*point.words, *small])[0]), "fit")
+        except TVRError as error:
+            raise ConfigError(f"{point.name}: {error}") from error
 
 
 def describe(points: Sequence[Point]) -> str:

@@ -15,7 +15,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Trainer
 from pytorch_lightning.accelerators import Accelerator, CPUAccelerator, CUDAAccelerator
 
-from tvr_lightning.errors import ConfigError
+from tvr_lightning.errors import ConfigError, one_line
 
 # those of Lightning's whose weights are float32: of 16 bits they would not hold a step of 1e-7, and scores and losses
 # are float32 whatever the encoders compute in
@@ -35,7 +35,7 @@ class ExperimentTrainer(Trainer):
         kwargs: the other arguments of Lightning's trainer.
 
     Raises:
-        ConfigError: there are no such devices, or they do not have this precision.
+        ConfigError: there are no such devices, they do not have this precision, or Lightning refuses an argument.
     """
 
     def __init__(
@@ -47,7 +47,10 @@ class ExperimentTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         chosen = choose_precision(precision, accelerator, devices)
-        super().__init__(precision=chosen, accelerator=accelerator, devices=devices, **kwargs)
+        try:
+            super().__init__(precision=chosen, accelerator=accelerator, devices=devices, **kwargs)
+        except (MisconfigurationException, ValueError, TypeError, ModuleNotFoundError) as error:  # of its own arguments
+            raise ConfigError(f"trainer: {one_line(error)}") from error
 
 
 def choose_precision(precision: Precision | None, accelerator: Any = "auto", devices: Any = "auto") -> Any:
@@ -96,7 +99,7 @@ def cuda_devices(accelerator: Any, devices: Any) -> list[int]:
     try:
         return CUDAAccelerator.parse_devices(torch.cuda.device_count() if devices == "auto" else devices) or []
     except (MisconfigurationException, TypeError, ValueError) as error:
-        raise ConfigError(f"trainer.devices={devices}: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"trainer.devices={devices}: {one_line(error)}") from None
 
 
 def has_bf16(card: int) -> bool:

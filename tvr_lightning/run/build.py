@@ -19,6 +19,7 @@ from tvr_lightning.data.datamodule import VideoTextDataModule
 from tvr_lightning.encoders.kept import checkpoint_errors, rebuilding
 from tvr_lightning.errors import ConfigError
 from tvr_lightning.methods.base import RetrievalModule
+from tvr_lightning.nn.temporal import check_frames
 from tvr_lightning.run.accelerators import ExperimentTrainer
 from tvr_lightning.run.checkpoints import kept_in
 
@@ -80,9 +81,10 @@ class ExperimentCLI(LightningCLI):
         path = None if self.find_weights is None else self.find_weights(self.config)
         if path is None:
             super().instantiate_classes()
-            return
-        with rebuilding(kept_in(path)), checkpoint_errors(path):
-            super().instantiate_classes()
+        else:
+            with rebuilding(kept_in(path)), checkpoint_errors(path):
+                super().instantiate_classes()
+        check_frames(self.model, self.datamodule.frames.num_frames)
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Nothing yet: see `run`."""

@@ -14,6 +14,7 @@ import torch
 import yaml
 from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.utilities import rank_zero_warn
+from torch import nn
 
 from tvr_lightning.config.options import WHERE_AND_HOW_OFTEN
 from tvr_lightning.encoders.kept import UNSAID, says_encoders
@@ -21,6 +22,8 @@ from tvr_lightning.encoders.weights import load_checkpoint
 from tvr_lightning.errors import CheckpointError, ConfigError, RunError, few
 from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.names import CHECKPOINTS, CONFIG, METRICS
+from tvr_lightning.run.callbacks.guard import not_finite
+from tvr_lightning.visible import say_once
 
 BEST, LAST = "best.ckpt", "last.ckpt"
 # what may differ in a run that goes on: where things lie and how often they are kept, nothing that a result depends on
@@ -52,11 +55,10 @@ def find_checkpoint(home: Path, wanted: str, resume: bool = False) -> Path:
         names = (LAST,) if resume or wanted == "last" else (BEST, LAST)
         named = [path / CHECKPOINTS / name for name in names]
         path = next((p for p in named if p.is_file()), named[0])
+        if wanted == "best" and path.name == LAST:
+            say_once(f"{path.parents[1]} has no {BEST}, nothing selected one: its last weights are taken")
     if not path.is_file():
-        near = sorted(str(p) for p in home.glob(f"*/{CHECKPOINTS}/*.ckpt"))
-        raise CheckpointError(
-            f"no checkpoint {path}; " + (f"there is {', '.join(near[-3:])}" if near else "train first")
-        )
+        raise CheckpointError(f"no checkpoint {path}; {_elsewhere(path, home)}")
     try:
         content = load_checkpoint(path)
     except Exception as error:  # a damaged file fails in many ways; all mean the same to the user
@@ -65,6 +67,17 @@ def find_checkpoint(home: Path, wanted: str, resume: bool = False) -> Path:
     if not isinstance(content, dict) or "state_dict" not in content:
         raise CheckpointError(f"{path} is no run's checkpoint; pretrained weights go to the encoder's from_pretrained")
     return path
+
+
+def _elsewhere(path: Path, home: Path) -> str:
+    """What to take in the place of a checkpoint that is not there."""
+    folder = path.parents[1]
+    if path.parent.name == CHECKPOINTS and (folder / CONFIG).is_file() and not path.parent.is_dir():
+        config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+        if isinstance(config, Mapping) and config.get("ckpt_path"):
+            return f"{folder} only evaluated the weights {config['ckpt_path']}: give those"
+    near = [str(p) for p in reversed(_newest(home.glob(f"*/{CHECKPOINTS}/*.ckpt")))]
+    return f"there is {few(near, 3)}" if near else "train first"
 
 
 def kept_in(path: Path) -> dict[str, dict[str, Any]]:
@@ -83,11 +96,28 @@ def restore(model: RetrievalModule[Any, Any], path: Path) -> None:
     """Loads a checkpoint's weights into the model that was built for it.
 
     Raises:
-        CheckpointError: it is of another method, size or encoder.
+        CheckpointError: it is of another method, size or encoder, or holds values that are not finite.
     """
     content = load_checkpoint(path)
     model.on_load_checkpoint(content)
+    check_finite(path, content["state_dict"], model)
     model.load_state_dict(content["state_dict"])
+
+
+def check_finite(path: Path, weights: Mapping[str, Any], model: nn.Module) -> None:
+    """Refuses weights that are no numbers: what they score is no result.
+
+    Args:
+        path: where they lie.
+        weights: by name.
+        model: which of them it learns; other tensors of it may hold what they like.
+
+    Raises:
+        CheckpointError: names them.
+    """
+    learned = {name for name, _ in model.named_parameters()}
+    if broken := not_finite((name, x) for name, x in weights.items() if name in learned):
+        raise CheckpointError(f"{path} holds values that are not finite: {few(broken)}")
 
 
 def run_of(path: str | os.PathLike[str]) -> Path:

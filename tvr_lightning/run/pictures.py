@@ -107,7 +107,7 @@ def see(model: RetrievalModule[Any, Any], data: VideoTextDataModule, split: Spli
         features = model.match(*features, torch.zeros(1, dtype=torch.int64))
     return Pair(
         query.text,
-        data.tokenizer.words(query.tokens.tokens[0]),
+        data.tokenizer.spell(query.text, query.tokens.tokens[0]),
         video_id,
         clip.frames[clip.mask],
         clip.times[clip.mask],

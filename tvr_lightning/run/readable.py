@@ -6,9 +6,10 @@ import os
 import re
 
 import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from tvr_lightning.data.workers import mib
-from tvr_lightning.errors import RunError, TVRError
+from tvr_lightning.errors import ConfigError, RunError, TVRError, one_line
 
 WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*)", re.DOTALL)
 WAITED = re.compile(r"DataLoader timed out after ([\d.]+) seconds")
@@ -22,6 +23,8 @@ OF_GPU = re.compile(
 )
 OF_MACHINE = re.compile(r"(?:can't allocate memory|not enough memory): you tried to allocate (\d+) bytes")
 MORE_SHARED = "start the container with more shared memory (docker run --shm-size=8g), or set --data.num_workers=0"
+# what Lightning says of settings once it knows the batches and the figures, in errors that others raise too
+OF_SETTINGS = re.compile(r"^\W*val_check_interval\W.*must be|^Early stopping conditioned on metric")
 THREE = (
     "Three settings help: --model.optimizer.loss_chunk=16 (pairs at a time, with the gradients of the whole batch), "
     "the encoder's gradient_checkpointing=true, and a smaller --data.batch_size (in evaluation "
@@ -34,7 +37,7 @@ def readable_error(error: BaseException, advice: str = "") -> TVRError | None:
 
     Args:
         error: a `TVRError` that torch raised again with the worker's traceback as its text, the death of a worker, a
-            wait for one that was too long, or an allocation that failed.
+            wait for one that was too long, an allocation that failed, or settings that Lightning refuses.
         advice: how the run goes on, said where something ran out.
 
     Returns:
@@ -49,6 +52,8 @@ def readable_error(error: BaseException, advice: str = "") -> TVRError | None:
             return None
         kind = type(error)
         return kind(text.rpartition(f"{kind.__module__}.{kind.__qualname__}: ")[2].strip())
+    if isinstance(error, MisconfigurationException) or OF_SETTINGS.search(text):
+        return ConfigError(f"trainer: {one_line(error)}")
     said = _ran_out(error, text)
     return None if said is None else RunError(f"{said}. {advice}".rstrip(". "))
 

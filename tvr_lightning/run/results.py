@@ -226,6 +226,11 @@ class Run:
             marks.append(f"subset {data['subset']}")
         if c["partial"]:
             marks.append("not all batches")
+        limits = trained.get("limits") or {}
+        if is_part(limits.get("train")):
+            marks.append("not all training batches")
+        if is_part(limits.get("val")) and trained.get("selection") != "last":
+            marks.append("selected on a part")
         if c["v2t"] != "sets":
             marks.append(f"v2t over {c['v2t']}")
         return marks
@@ -235,6 +240,15 @@ def _added(data: Mapping[str, Any]) -> list[str]:
     """What the test's protocol adds to its dataset, in words."""
     distractors = [f"{data['distractors']:,} of them distractors"] if data.get("distractors") else []
     return [*distractors, *([data["relevance"]] if data.get("relevance") else [])]
+
+
+def is_part(limit: float | None) -> bool:
+    """Whether a limit of batches leaves some out: a share below 1, or a number of them.
+
+    >>> is_part(1.0), is_part(1), is_part(None)
+    (False, True, False)
+    """
+    return limit is not None and (isinstance(limit, int) or limit != 1.0)
 
 
 def _without(value: Any, names: Sequence[str]) -> Any:
@@ -298,6 +312,7 @@ def result_table(content: Mapping[str, Any]) -> Table:
         caption=f"{data['captions']} captions x {data['videos']} videos, video -> text over {content['v2t']};\n"
         + "".join(f"{what};\n" for what in _added(data))
         + "95 % bootstrap intervals in brackets"
+        + ("\nnot all batches: a part of the test split, which is easier than the whole" if content["partial"] else "")
         + ("\nleaky: scores read the ground truth, these are no retrieval results" if leaky else "")
         + (f"\ntrained on {seen} of the test videos: these are no results" if (seen := data.get("trained_on")) else ""),
     )

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from tvr_lightning.config.arguments import read_arguments
+from tvr_lightning.config.arguments import TRUST, read_arguments
 from tvr_lightning.config.compose import find_file, known_experiments
 from tvr_lightning.config.objects import smallest_parts
 from tvr_lightning.errors import TVRError
@@ -26,11 +26,12 @@ NUM_VIDEOS = 24
 BATCHES = 2
 
 
-def smoke_arguments(file: Path, data_root: Path, runs_dir: Path) -> list[str]:
+def smoke_arguments(file: Path, data_root: Path, runs_dir: Path, trust: bool = False) -> list[str]:
     """The arguments that shrink an experiment: generated videos, tiny encoders, two batches, CPU."""
-    config, _ = read_arguments(["--config", str(file)])
+    named = [*("--config", str(file)), *([TRUST] if trust else [])]
+    config, _ = read_arguments(named)
     return [
-        *("--config", str(file)),
+        *named,
         f"--data.annotations.init_args.root={data_root}",
         f"--runs_dir={runs_dir}",
         f"--data.cache_dir={runs_dir / 'cache'}",
@@ -44,18 +45,20 @@ def smoke_arguments(file: Path, data_root: Path, runs_dir: Path) -> list[str]:
     ]
 
 
-def smoke_data(file: Path, folder: Path, num_videos: int = NUM_VIDEOS) -> Path:
+def smoke_data(file: Path, folder: Path, num_videos: int = NUM_VIDEOS, trust: bool = False) -> Path:
     """Makes the generated dataset that an experiment can read, once for a reader and its settings; returns its root.
 
     Args:
         file: the experiment.
         folder: above the roots.
         num_videos: of all splits.
+        trust: whether a run's configuration may import modules of the working directory.
 
     Raises:
         ConfigError: the experiment cannot be composed, or its reader has no `write_layout`.
     """
-    config, _ = read_arguments(["--config", str(file)])
+    trusted = [TRUST] if trust else []
+    config, _ = read_arguments(["--config", str(file), *trusted])
     part = config["data"]["annotations"]
     if isinstance(part, dict):  # the same for every root, and whatever results call the dataset
         own = {name: x for name, x in (part.get("init_args") or {}).items() if name not in ("root", "name")}
@@ -63,22 +66,25 @@ def smoke_data(file: Path, folder: Path, num_videos: int = NUM_VIDEOS) -> Path:
     key = hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest()
     root = folder / key[:16]
     if not root.exists():
-        export_shapes(reader_of(file, [f"--data.annotations.init_args.root={root}"]), num_videos)
+        export_shapes(reader_of(file, [f"--data.annotations.init_args.root={root}", *trusted]), num_videos)
     return root
 
 
-def smoke(names: Sequence[str]) -> int:
+def smoke(names: Sequence[str], trust: bool = False) -> int:
     """Runs experiments, all when none is given; returns 1 when one fails.
 
     Args:
         names: names or files.
+        trust: whether a run's configuration may import modules of the working directory.
 
     Raises:
         ConfigError: there is no such experiment.
     """
     files = {name: find_file(name) for name in names} or known_experiments()
     for file in files.values():
-        read_arguments(["--config", str(file)])  # all are said to be right before the first runs
+        read_arguments(
+            ["--config", str(file), *([TRUST] if trust else [])]
+        )  # all are said to be right before the first runs
     from tvr_lightning.run.training import run
 
     failed: list[str] = []
@@ -87,9 +93,10 @@ def smoke(names: Sequence[str]) -> int:
         for name, file in files.items():
             began = time.monotonic()
             try:
-                config, _ = read_arguments(smoke_arguments(file, smoke_data(file, root / "data"), root / "runs"))
-                if run("fit", config) != 0:
-                    raise KeyboardInterrupt  # the only other end of a run that is no error
+                data = smoke_data(file, root / "data", trust=trust)
+                config, _ = read_arguments(smoke_arguments(file, data, root / "runs", trust))
+                if run("fit", config, kept=False) != 0:
+                    raise KeyboardInterrupt  # a signal: the only other end of a run that is no error
             except Exception as error:  # one broken experiment must not hide the next
                 failed.append(name)
                 if not isinstance(error, TVRError):

@@ -13,7 +13,7 @@ from tvr_lightning.encoders.kept import check_encoders
 from tvr_lightning.encoders.weights import differences, load_checkpoint
 from tvr_lightning.errors import CheckpointError, ConfigError, RunError, few
 from tvr_lightning.methods.base import RetrievalModule
-from tvr_lightning.run.callbacks.guard import not_finite
+from tvr_lightning.run.checkpoints import check_finite
 from tvr_lightning.run.lightning_private import position
 
 NO_LIMIT = (None, -1)  # of Lightning's max_epochs and max_steps
@@ -69,9 +69,7 @@ def start_from(model: RetrievalModule[Any, Any], path: Path) -> None:
             f"--weights={path} ({content['method'].rpartition('.')[2]}) does not fit {type(model).__name__}: "
             f"{few(wrong, 10, '; ')}. Weights fit an experiment with the same method, encoders and sizes."
         )
-    learned = {name for name, _ in model.named_parameters()}
-    if broken := not_finite((name, x) for name, x in weights.items() if name in learned):
-        raise CheckpointError(f"--weights={path} holds values that are not finite: {few(broken)}")
+    check_finite(path, weights, model)
     model.load_state_dict(weights)
     model.vocabulary = content.get("vocabulary")
     said = {name: trained[name] for name in SAID_OF_WEIGHTS if isinstance(trained.get(name), str | int)}

@@ -19,9 +19,9 @@ from tvr_lightning.data.annotations.base import TEST
 from tvr_lightning.data.galleries import check_galleries
 from tvr_lightning.data.stores.files import atomic_write
 from tvr_lightning.data.stores.hub import FetchPostponedError, without_fetching
-from tvr_lightning.errors import INTERRUPTED, ConfigError
+from tvr_lightning.errors import INTERRUPTED, TERMINATED, ConfigError
 from tvr_lightning.names import CHECKPOINTS, CONFIG
-from tvr_lightning.run.accelerators import ExperimentTrainer, choose_precision, device_advice
+from tvr_lightning.run.accelerators import ExperimentTrainer, device_advice
 from tvr_lightning.run.build import ExperimentCLI, build_cli, dump_config, resolved_config
 from tvr_lightning.run.callbacks.curves import Curves
 from tvr_lightning.run.callbacks.faults import RankWatchdog, Room
@@ -43,27 +43,30 @@ from tvr_lightning.run.folders import (
 )
 from tvr_lightning.run.readable import readable_error
 from tvr_lightning.run.starting import check_goes_on, check_trained, start_from, steps_of
+from tvr_lightning.run.switches import check_switches, check_with_data
 from tvr_lightning.run.trackers import build_tracker, is_first_rank
 from tvr_lightning.visible import say
 
 
-def run(command: str, arguments: Mapping[str, Any], flags: Sequence[str] = ()) -> int:
+def run(command: str, arguments: Mapping[str, Any], flags: Sequence[str] = (), kept: bool = True) -> int:
     """Runs `fit` (with a test at its end), `validate`, `test` or `predict`; returns the exit code.
 
     Args:
         command: which of them.
         arguments: a composed experiment; see `arguments.read_arguments`.
         flags: `--help` or `--print_config`.
+        kept: whether the run's folder outlives the program, and is named at the end.
     """
     _silence_lightning()
     cli, folder = build_for(command, arguments, flags)
     cli.datamodule.setup(command)  # what is missing is said before a run folder exists
+    check_with_data(cli.config_init.trainer.as_dict(), cli.datamodule, command)
     if is_first_rank():
         check_galleries(cli.datamodule)
     is_new = folder is None
     folder = folder or make_run_folder(cli.config)
     try:
-        finished = _execute(cli, command, folder, is_new)
+        code = _execute(cli, command, folder, is_new)
     except Exception as error:
         readable = readable_error(error, going_on(folder))
         if readable is None:
@@ -72,11 +75,9 @@ def run(command: str, arguments: Mapping[str, Any], flags: Sequence[str] = ()) -
     finally:
         if is_first_rank():
             remove_without_result(folder)
-    if not finished:
-        return INTERRUPTED
-    if is_first_rank() and folder.exists():
+    if code == 0 and kept and is_first_rank() and folder.exists():
         say(f"run folder: {folder}")
-    return 0
+    return code
 
 
 def going_on(folder: Path) -> str:
@@ -174,7 +175,7 @@ def check_options(cli: ExperimentCLI, command: str) -> None:
         raise ConfigError("nothing to validate on: data.selection is `last`; set it to validation, holdout or test")
     if config.checkpoint_every < 1:
         raise ConfigError(f"checkpoint_every is {config.checkpoint_every}; it must be at least 1")
-    choose_precision(*_devices(cli))
+    check_switches(cli.config_init.trainer.as_dict(), command)
 
 
 def choose_weights(cli: ExperimentCLI, command: str) -> Path | None:
@@ -199,8 +200,8 @@ def choose_weights(cli: ExperimentCLI, command: str) -> Path | None:
     return resumed
 
 
-def _execute(cli: ExperimentCLI, command: str, folder: Path, is_new: bool) -> bool:
-    """Runs a command in its folder; returns whether it came to its end, False after Ctrl-C."""
+def _execute(cli: ExperimentCLI, command: str, folder: Path, is_new: bool) -> int:
+    """Runs a command in its folder; returns 0 when it came to its end, else the code of the signal that ended it."""
     weights = {"ckpt_path": cli.config.ckpt_path, "weights_only": True} if cli.config.ckpt_path else {}
     with ExitStack() as use:
         if is_first_rank():
@@ -218,11 +219,18 @@ def _execute(cli: ExperimentCLI, command: str, folder: Path, is_new: bool) -> bo
                 trainer.test(cli.model, datamodule=cli.datamodule, verbose=False, **trained_weights(trainer, folder))
             else:
                 getattr(trainer, command)(cli.model, datamodule=cli.datamodule, **weights)
-        except SystemExit:  # Lightning's answer to Ctrl-C, after its own clean-up
+        except SystemExit:  # Lightning's answer to a signal, after its own clean-up
             if trainer.state.status == TrainerStatus.INTERRUPTED:
-                return False
+                return TERMINATED if trainer.received_sigterm else INTERRUPTED
             raise
-    return True
+        except Exception as error:
+            # the signal went to all processes of the group: those that decode died of it before the step had ended
+            said = readable_error(error, going_on(folder)) if trainer.received_sigterm else None
+            if said is None:
+                raise
+            say(f"tvr: {said}", file=sys.stderr)
+            return TERMINATED
+    return 0
 
 
 def _silence_lightning() -> None:
@@ -237,6 +245,8 @@ def _silence_lightning() -> None:
         "across ranks is zero",
         "your dataloader is not resumable",  # it is: see `KeepLast`
         "sync_dist=True",  # every rank has the whole result
+        "predict returned None",  # features are collected, and predictions.parquet written from them
+        "could not find the monitored key",  # no validation was due yet: see `trained_weights`
         "Using `DistributedSampler` with the dataloaders",  # shares are exact: no sample is repeated
     )
     for message in (f".*{words}.*" for words in noise):
@@ -247,7 +257,6 @@ def make_trainer(cli: ExperimentCLI, command: str, folder: Path) -> Trainer:
     """Builds the trainer with the callbacks that every run has."""
     config, data, model = cli.config, cli.datamodule, cli.model
     settings: dict[str, Any] = cli.config_init.trainer.as_dict()
-    check_strategy(settings["strategy"])
     if is_first_rank() and (advice := device_advice(*_devices(cli))):
         say(f"tvr: {advice}", file=sys.stderr)
     encoder = " + ".join(encoder.name for encoder in model.encoders)
@@ -259,7 +268,7 @@ def make_trainer(cli: ExperimentCLI, command: str, folder: Path) -> Trainer:
         settings["logger"] = build_tracker(config.tracker, folder, config.experiment, data.dataset, tags)
     callbacks: list[Callback] = list(settings["callbacks"] or [])
     callbacks += [
-        StartSummary(),
+        StartSummary(model=settings["enable_model_summary"] is not False),
         Throughput(),
         DataWaits(),
         FiniteTraining(),
@@ -298,30 +307,14 @@ def _devices(cli: ExperimentCLI) -> tuple[Any, Any, Any]:
     return settings.precision, settings.accelerator, settings.devices
 
 
-def check_strategy(strategy: Any) -> None:
-    """Refuses strategies that leave no rank with the whole model.
-
-    Raises:
-        ConfigError: FSDP, DeepSpeed or another that cuts parameters into shards.
-    """
-    name = strategy if isinstance(strategy, str) else type(strategy).__name__
-    if any(word in name.lower().replace("_", "") for word in ("fsdp", "deepspeed", "modelparallel")):
-        raise ConfigError(
-            f"trainer.strategy={name} cuts parameters into shards that are whole only inside the module's forward "
-            "pass; scoring all pairs and checking a checkpoint's shapes happen outside of it. Use ddp (what "
-            "--trainer.devices=N chooses); for memory: bf16-mixed, gradient_checkpointing and "
-            "model.optimizer.loss_chunk, see docs/training.md"
-        )
-
-
 def _listed(plugins: Any) -> list[Any]:
     return list(plugins) if isinstance(plugins, list) else [plugins] if plugins else []
 
 
 def trained_weights(trainer: Trainer, folder: Path) -> dict[str, Any]:
-    """The checkpoint that a fit ends with: the selected one, else the last; none after a smoke run."""
-    paths = [Path(c.best_model_path) for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
-    # a resumed run remembers the best of the run that it goes on from: that is not its own
-    home = folder.resolve() / CHECKPOINTS
-    own = [p for p in (*paths, home / LAST) if p.is_file() and p.is_relative_to(home)]
+    """The checkpoint that a fit ends with: the selected one, else the last, said in a line; none after a smoke run."""
+    data, home = trainer.datamodule, folder.resolve() / CHECKPOINTS  # type: ignore[attr-defined]
+    own = [path for name in (BEST, LAST) if (path := home / name).is_file()]
+    if own and own[0].name == LAST and data.selection != "last" and is_first_rank():
+        say("tvr: training ended before a validation was due: the last weights are tested", file=sys.stderr)
     return {"ckpt_path": str(own[0]), "weights_only": True} if own else {}

@@ -178,10 +178,13 @@ def test_command_prints_and_writes_lists(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = experiment(tmp_path / "x.yaml", root)
     assert main(["data", "check", "--config", str(config), "--workers", "1"]) == 1
+    assert sorted(tmp_path.iterdir()) == [root, config]  # it looks, and writes where it is asked to
+    assert "lists in" not in capsys.readouterr().out
+    lists = tmp_path / "lists"
+    assert main(["data", "check", "--config", str(config), "--workers", "1", "--out", str(lists)]) == 1
     printed = capsys.readouterr().out
     for text in ("missing (3):", "train missing: no ", "damaged (1):", "INCOMPLETE: train, validation, test"):
         assert text in printed
-    lists = tmp_path / "runs" / "data-check" / "MSVD_official"
     assert sorted(p.stem for p in lists.iterdir()) == sorted(
         [
             "summary",

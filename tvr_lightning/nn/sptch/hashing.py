@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from tvr_lightning.nn.draws import RowDropout
 from tvr_lightning.nn.masked import masked_mean, masked_softmax
-from tvr_lightning.nn.temporal import first_positions
+from tvr_lightning.nn.temporal import FramePositions
 
 Aggregation = Literal["joint", "concatenation", "none"]
 
@@ -102,15 +102,14 @@ class VideoHash(nn.Module):
     ) -> None:
         super().__init__()
         self.embed = nn.Linear(features, width)
-        self.positions = nn.Embedding(max_frames, width)
-        nn.init.normal_(self.positions.weight, std=0.02)
+        self.positions = FramePositions(max_frames, width, std=0.02)
         self.norm = nn.LayerNorm(width)
         self.layers = nn.ModuleList(TransformerLayer(width, heads, 4 * width, dropout) for _ in range(num_layers))
         self.hash = HashLayer(width, code_length)
 
     def forward(self, frames: Tensor, frame_mask: Tensor) -> Tensor:
         """Hashes videos."""
-        x = self.norm(self.embed(frames) + first_positions(self.positions, frames.shape[1]))
+        x = self.norm(self.embed(frames) + self.positions.of(frames.shape[1]))
         for layer in self.layers:
             x = layer(x, frame_mask)
         return self.hash(x, frame_mask)

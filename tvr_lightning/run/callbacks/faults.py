@@ -13,7 +13,7 @@ from typing import Any
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from tvr_lightning.errors import INTERRUPTED
+from tvr_lightning.errors import INTERRUPTED, TERMINATED
 from tvr_lightning.run.lightning_private import launched_processes
 from tvr_lightning.visible import say
 
@@ -21,6 +21,9 @@ EVERY_S = 0.5
 PATIENCE_S = 5.0
 FIRST = "TVR_FIRST_PID"  # the process that starts the other ranks: it may be gone before they ask who it was
 MEMORY = "usually memory ran out"
+BY_SIGNAL = {
+    INTERRUPTED: INTERRUPTED, -signal.SIGINT: INTERRUPTED, TERMINATED: TERMINATED, -signal.SIGTERM: TERMINATED
+}  # fmt: skip
 
 
 class RankWatchdog(Callback):
@@ -65,9 +68,8 @@ class RankWatchdog(Callback):
             for number, process in enumerate(processes, start=1):
                 code = process.poll()
                 if code and not self._over.is_set():
-                    interrupted = code in (INTERRUPTED, -signal.SIGINT)
                     reason = f"rank {trainer.global_rank + number} (pid {process.pid}) {_how(code)}; the run ends"
-                    _end(reason, INTERRUPTED if interrupted else 1, processes)
+                    _end(reason, BY_SIGNAL.get(code, 1), processes)
 
 
 class Room(Callback):

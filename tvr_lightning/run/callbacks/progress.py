@@ -142,7 +142,14 @@ class ProgressBar(TQDMProgressBar):
 
 
 class StartSummary(Callback):
-    """Prints the data (videos, captions, what is missing) and the model (parameters) before the first step."""
+    """Prints the data (videos, captions, what is missing) and the model (parameters) before the first step.
+
+    Args:
+        model: whether the model's table too, `trainer.enable_model_summary`.
+    """
+
+    def __init__(self, model: bool = True) -> None:
+        self.model = model
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prints both tables."""
@@ -158,13 +165,8 @@ class StartSummary(Callback):
         for summary in summaries:
             table.add_row(summary["split"], *(f"{summary[c]:,}" for c in columns))
         out.print(table)
-        table = Table("part", "parameters", "trainable", title=type(pl_module).__name__)
-        for name, part in pl_module.named_children():
-            count, trainable = count_parameters(part)
-            table.add_row(name, f"{count:,}", f"{trainable:,}")
-        count, trainable = count_parameters(pl_module)
-        table.add_row("all", f"{count:,}", f"{trainable:,}")
-        out.print(table)
+        if self.model:
+            out.print(_parameters_of(pl_module))
         selects = {
             "validation": "the validation split selects the checkpoint",
             "holdout": "5 % of the training videos, held out, select the checkpoint",
@@ -172,6 +174,14 @@ class StartSummary(Callback):
             "test": "the TEST split selects the checkpoint; every result is marked so",
         }
         out.print(selects[data.selection], highlight=False)
+
+
+def _parameters_of(module: LightningModule) -> Table:
+    table = Table("part", "parameters", "trainable", title=type(module).__name__)
+    for name, part in (*module.named_children(), ("all", module)):
+        count, trainable = count_parameters(part)
+        table.add_row(name, f"{count:,}", f"{trainable:,}")
+    return table
 
 
 def count_parameters(module: Any) -> tuple[int, int]:

@@ -23,7 +23,7 @@ from tvr_lightning.evaluation import EvaluationResult
 from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.names import METRICS, PREDICTIONS, RANKS
 from tvr_lightning.run.callbacks.progress import count_parameters
-from tvr_lightning.run.results import LOWER_IS_BETTER, result_table, write_ranks
+from tvr_lightning.run.results import LOWER_IS_BETTER, is_part, result_table, write_ranks
 from tvr_lightning.visible import console
 
 PACKAGES = ("torch", "pytorch_lightning", "open_clip_torch", "av")  # besides this one, which may run from a checkout
@@ -45,6 +45,7 @@ class RunFolder(Callback):
         self._began = time.monotonic()
         self._train_time = 0.0
         self._fit_began = 0.0
+        self._said: dict[str, Any] = {}  # of the training that this process did
         self._earlier = {"train": 0.0, "wall": 0.0}  # seconds of the parts of a resumed run before this one
 
     def state_dict(self) -> dict[str, Any]:
@@ -71,6 +72,10 @@ class RunFolder(Callback):
                     for name in LOWER_IS_BETTER:
                         logger.experiment.define_metric(f"val/{direction}/{name}", summary="min")
 
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keeps how the weights came about, which a run without checkpoints says nowhere else."""
+        self._said = pl_module.said_of_training() if isinstance(pl_module, RetrievalModule) else {}
+
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stops the clock."""
         self._train_time = self._earlier["train"] + time.monotonic() - self._fit_began
@@ -82,11 +87,11 @@ class RunFolder(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         method, result = _result(pl_module)
         split = data.split_of("test")
-        trained = {"weights": method.started_from, **(method.trained or {})}
+        # without checkpoints the method itself is what was trained
+        trained = {"weights": method.started_from, **(method.trained or self._said)}
         # the last weights of a run are nobody's choice, whatever might have chosen others
         if Path(trainer.ckpt_path or "last").stem == "last":
             trained["selection"] = "last"
-        limit = trainer.limit_test_batches
         on_gpu = trainer.strategy.root_device.type == "cuda"
         write_ranks(self.path / RANKS, result, split)
         parameters, trainable = count_parameters(pl_module)
@@ -115,7 +120,7 @@ class RunFolder(Callback):
             "trained": trained,
             "selected_on_test": trained["selection"] == "test",
             "selected_by": None if trained["selection"] == "last" else method.monitor.removeprefix("val/"),
-            "partial": isinstance(limit, int) or limit != 1.0,
+            "partial": is_part(trainer.limit_test_batches),
             "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
             "parameters": parameters,
             "trainable": trainable,

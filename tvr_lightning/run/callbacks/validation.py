@@ -14,7 +14,7 @@ class ValidateFrom(Callback):
         epoch: the first epoch after which the run validates, counted from 1.
 
     Raises:
-        ConfigError: the epoch is below 1, or the run ends before it.
+        ConfigError: the epoch is below 1, or the run ends before it; one that does not validate may.
     """
 
     def __init__(self, epoch: int) -> None:
@@ -26,8 +26,8 @@ class ValidateFrom(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Puts validation off until the epoch is reached."""
         if self._every is None:
-            trial = bool(getattr(trainer, "fast_dev_run", False))
-            if trainer.max_epochs is not None and 0 < trainer.max_epochs < self.epoch and not trial:
+            chooses = bool(trainer.limit_val_batches) and not getattr(trainer, "fast_dev_run", False)
+            if trainer.max_epochs is not None and 0 < trainer.max_epochs < self.epoch and chooses:
                 raise ConfigError(
                     f"ValidateFrom: validation begins with epoch {self.epoch}, but trainer.max_epochs is "
                     f"{trainer.max_epochs}: nothing could choose a checkpoint. Lower the one or raise the other."
