@@ -264,9 +264,9 @@ class PairDataset(Dataset[VideoTextBatch | None]):
     def __getitem__(self, key: tuple[int, int]) -> VideoTextBatch | None:
         """Returns one pair as a batch of one, None when its video is skipped."""
         position, epoch = key
-        key = (self.seed, epoch, position)
+        seed = (self.seed, epoch, position)
         # zeros at a seed's end count for nothing: position 0 would draw what the epoch's order is drawn from
-        generator = np.random.default_rng(key if position else (*key, 1))
+        generator = np.random.default_rng(seed if position else (*seed, 1))
         if self.caption_sampling == "all":
             caption = position
             video = int(self.captions.video_index[position])
