@@ -194,7 +194,11 @@ def test_a_database_is_encoded_from_loaders() -> None:
         torch.zeros(5, 1, 3, 0, 0, dtype=torch.uint8), torch.ones(5, 1, dtype=torch.bool), rows, videos.real[rows, None]
     )
     train: Any = SimpleNamespace(
-        name="train", caption_video=owner, records=[SimpleNamespace(labels=own) for own in labels], probes=()
+        name="train",
+        caption_video=owner,
+        records=[SimpleNamespace(labels=own) for own in labels],
+        probes=(),
+        relevant=torch.empty(0, 2, dtype=torch.int64),
     )
     model = Hasher()
     database = encode_split(model, train, ([text[:9], text[9:]], [video[:3], None, video[3:]]), shared=True)

@@ -90,7 +90,12 @@ class VideoTextDataModule(LightningDataModule):
         cache_gib: bound of the size of both in GiB; what went unused longest makes room.
         num_workers: processes that decode.
         seed: fixes order, caption choice and jitter; the command line takes it from `seed_everything`.
+
+    Attributes:
+        reads_files: whether records stand for files, so that two of one file show the same video.
     """
+
+    reads_files = True
 
     def __init__(
         self,

@@ -28,6 +28,7 @@ HOLDOUT_SHARE = 0.05
 class SplitSettings(Protocol):
     """What of a data module's settings a split depends on; see `VideoTextDataModule`."""
 
+    reads_files: bool
     annotations: Annotations
     tokenizer: Tokenizer
     frames: FrameOptions
@@ -82,8 +83,8 @@ def make_split(data: SplitSettings, name: str, records: Sequence[Record]) -> Spl
         report_missing(what, name, records, missing, data.allow_missing)
         records = [records[i] for i in there]
         given = given and given.rows(there)
-    repeats = check_repeated(what, records, data.allow_duplicates)
-    for other in data.splits.values():
+    repeats = check_repeated(what, records, data.allow_duplicates) if data.reads_files else 0
+    for other in data.splits.values() if data.reads_files else ():
         if TRAIN in (name, other.name):
             training, tested = (records, other.records) if name == TRAIN else (other.records, records)
             evaluated = f"{data.dataset} {other.name if name == TRAIN else name}"

@@ -197,11 +197,13 @@ class NoiseReader(VideoReader):
 class NoiseData(VideoTextDataModule):
     """The data module, over noise."""
 
+    reads_files = False
+
     def __init__(self, probe: LeakProbe, augment: Augmentation | None) -> None:
         super().__init__(
             NoiseAnnotations(probe), batch_size=probe.batch_size, num_frames=probe.num_frames, fps=None, size=SIZE,
             max_words=probe.max_words, tokenizer=NoiseTokenizer(probe.max_words), selection="last",
-            augment=augment, allow_duplicates=True, cache_features=False, num_workers=0, seed=probe.seed,
+            augment=augment, cache_features=False, num_workers=0, seed=probe.seed,
         )  # fmt: skip
 
     def setup(self, stage: str) -> None:
