@@ -66,6 +66,15 @@ def find_checkpoint(home: Path, wanted: str, resume: bool = False) -> Path:
     return path
 
 
+def has_weights(home: Path) -> bool:
+    """Whether a run among those of an experiment has weights.
+
+    >>> has_weights(Path("runs/none"))
+    False
+    """
+    return any(home.glob(f"*/{CHECKPOINTS}/{LAST}"))
+
+
 def kept_in(path: Path) -> dict[str, dict[str, Any]]:
     """What a checkpoint says of its encoders; see `encoders.kept.keep_encoders`.
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tvr_lightning.config.options import WHERE_AND_HOW_OFTEN
 from tvr_lightning.data.stores.files import atomic_write
 from tvr_lightning.errors import RunError, nearest
-from tvr_lightning.names import CONFIG, HASH_BASELINES, LEAKY, METRICS, RANKS
+from tvr_lightning.names import CONFIG, HASH_BASELINES, LEAKY, METRICS, RANKS, UNTRAINED
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -162,6 +162,11 @@ class Run:
         return leaky_prefix(self.content) != "test/"
 
     @property
+    def untrained(self) -> bool:
+        """Whether nothing was trained: encoders as they come, zero-shot."""
+        return bool(self.content.get("trained", {}).get("selection") == UNTRAINED)
+
+    @property
     def test_set(self) -> str:
         """Dataset, split and size in words; figures over different test sets are never ranked together."""
         c = self.content
@@ -273,7 +278,8 @@ def result_table(content: Mapping[str, Any]) -> Table:
         title=f"{content['experiment']}: {content['dataset']} {content['split']}, test",
         caption=f"{data['captions']} captions x {data['videos']} videos, video -> text over {content['v2t']};\n"
         "95 % bootstrap intervals in brackets"
-        + ("\nleaky: scores read the ground truth, these are no retrieval results" if leaky else ""),
+        + ("\nleaky: scores read the ground truth, these are no retrieval results" if leaky else "")
+        + ("\nzero-shot: nothing was trained" if content.get("trained", {}).get("selection") == UNTRAINED else ""),
     )
     table.add_column("text -> video", justify="right")
     table.add_column("video -> text", justify="right")

@@ -22,7 +22,7 @@ from tvr_lightning.encoders.kept import keep_encoders
 from tvr_lightning.errors import RunError
 from tvr_lightning.evaluation import EvaluationResult
 from tvr_lightning.methods.base import RetrievalModule
-from tvr_lightning.names import METRICS, PREDICTIONS, RANKS
+from tvr_lightning.names import METRICS, PREDICTIONS, RANKS, UNTRAINED
 from tvr_lightning.run.callbacks.progress import count_parameters
 from tvr_lightning.run.results import LOWER_IS_BETTER, result_table, write_ranks
 
@@ -36,12 +36,14 @@ class RunFolder(Callback):
         path: the run's folder; it exists.
         experiment: the experiment's name.
         seed: the run's seed.
+        trains: whether the experiment trains anything.
     """
 
-    def __init__(self, path: Path, experiment: str, seed: int) -> None:
+    def __init__(self, path: Path, experiment: str, seed: int, trains: bool = True) -> None:
         self.path = path
         self.experiment = experiment
         self.seed = seed
+        self.trains = trains
         self._began = time.monotonic()
         self._train_time = 0.0
         self._fit_began = 0.0
@@ -83,8 +85,10 @@ class RunFolder(Callback):
         method, result = _result(pl_module)
         split = data.split_of("test")
         trained = {"weights": method.started_from, **(method.trained or {})}
+        if not self.trains:
+            trained["selection"] = UNTRAINED
         # the last weights of a run are nobody's choice, whatever might have chosen others
-        if Path(trainer.ckpt_path or "last").stem == "last":
+        elif Path(trainer.ckpt_path or "last").stem == "last":
             trained["selection"] = "last"
         limit = trainer.limit_test_batches
         on_gpu = trainer.strategy.root_device.type == "cuda"
@@ -110,7 +114,7 @@ class RunFolder(Callback):
             },
             "trained": trained,
             "selected_on_test": trained["selection"] == "test",
-            "selected_by": None if trained["selection"] == "last" else method.monitor.removeprefix("val/"),
+            "selected_by": None if trained["selection"] in ("last", UNTRAINED) else method.monitor.removeprefix("val/"),
             "partial": isinstance(limit, int) or limit != 1.0,
             "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
             "parameters": parameters,
