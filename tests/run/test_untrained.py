@@ -65,7 +65,7 @@ def test_fit_and_test_are_the_same_and_train_nothing(
     assert content_of(fit)["metrics"] == content_of(tested)["metrics"]
     assert {path.name for path in fit.iterdir()} == {"config.yaml", "metrics.json", "ranks.parquet", "gallery.json"}
     content = content_of(fit)
-    assert content["trained"] == {"weights": None, "selection": "none"}
+    assert content["trained"] == {"weights": None, "encoders_from": {}, "selection": "none"}
     assert (content["selected_on_test"], content["selected_by"], content["checkpoint"]) == (False, None, None)
     assert content["train_time_s"] == 0
     run = read_run(fit)

@@ -16,12 +16,11 @@ from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.utilities import rank_zero_warn
 
 from tvr_lightning.config.options import WHERE_AND_HOW_OFTEN
-from tvr_lightning.encoders.kept import UNSAID, says_encoders
+from tvr_lightning.encoders.of_runs import UNSAID, read_checkpoint, result_weights, says_encoders
 from tvr_lightning.errors import CheckpointError, ConfigError, RunError, few
 from tvr_lightning.methods.base import RetrievalModule
-from tvr_lightning.names import CHECKPOINTS, CONFIG, METRICS
+from tvr_lightning.names import CHECKPOINTS, CONFIG, LAST, METRICS
 
-BEST, LAST = "best.ckpt", "last.ckpt"
 # what may differ in a run that goes on: where things lie and how often they are kept, nothing that a result depends on
 CHANGEABLE_ON_RESUME = (
     *WHERE_AND_HOW_OFTEN,
@@ -48,21 +47,13 @@ def find_checkpoint(home: Path, wanted: str, resume: bool = False) -> Path:
             raise CheckpointError(f"no run in {home} has weights; train first, or give a file")
         path = runs[-1].parents[1]
     if path.is_dir():
-        names = (LAST,) if resume or wanted == "last" else (BEST, LAST)
-        named = [path / CHECKPOINTS / name for name in names]
-        path = next((p for p in named if p.is_file()), named[0])
+        path = path / CHECKPOINTS / LAST if resume or wanted == "last" else result_weights(path)
     if not path.is_file():
         near = sorted(str(p) for p in home.glob(f"*/{CHECKPOINTS}/*.ckpt"))
         raise CheckpointError(
             f"no checkpoint {path}; " + (f"there is {', '.join(near[-3:])}" if near else "train first")
         )
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # a damaged file fails in many ways; all mean the same to the user
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{path} cannot be read as a checkpoint ({reason}); is it complete?") from error
-    if not isinstance(content, dict) or "state_dict" not in content:
-        raise CheckpointError(f"{path} is no run's checkpoint; pretrained weights go to the encoder's from_pretrained")
+    read_checkpoint(path)
     return path
 
 

@@ -205,8 +205,9 @@ class Run:
         source = f"{trained.get('dataset')} {trained.get('protocol')}"
         if "protocol" in trained and source != f"{c['dataset']} {c['split']}":
             marks.append(f"trained on {source}")
-        if isinstance(weights := trained.get("weights"), Mapping):
-            marks.append(f"starts from weights of {weights.get('dataset')} {weights.get('protocol')}")
+        taken = [trained.get("weights"), *(trained.get("encoders_from") or {}).values()]
+        begun = [f"{w.get('dataset')} {w.get('protocol')}" for w in taken if isinstance(w, Mapping)]
+        marks += [f"starts from weights of {what}" for what in dict.fromkeys(begun)]
         if data["left_out"]:
             marks.append(f"{data['left_out']} videos left out")
         if data["subset"]:

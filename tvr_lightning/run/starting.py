@@ -15,6 +15,7 @@ from pytorch_lightning import Trainer
 from torch import Tensor
 
 from tvr_lightning.encoders.kept import check_encoders
+from tvr_lightning.encoders.of_runs import said_of_weights
 from tvr_lightning.encoders.weights import differences
 from tvr_lightning.errors import CheckpointError, ConfigError, RunError, few
 from tvr_lightning.methods.base import RetrievalModule
@@ -23,7 +24,6 @@ from tvr_lightning.run.callbacks.guard import not_finite
 from tvr_lightning.run.lightning_private import position
 
 NO_LIMIT = (None, -1)  # of Lightning's max_epochs and max_steps
-SAID_OF_WEIGHTS = ("dataset", "protocol", "selection", "seed", "subset", "steps", "tokenizer")
 
 
 def trains(config: Mapping[str, Any]) -> bool:
@@ -56,8 +56,8 @@ def command_of(command: str, config: Mapping[str, Any]) -> str:
     for name in ("ckpt_path", "weights", "resume"):
         if config.get(name) is not None:
             raise ConfigError(
-                f"--{name}={config[name]}: the experiment trains nothing (trains: false), its encoders have the weights "
-                f"that from_pretrained names. Leave --{name} out, or set --trains=true"
+                f"--{name}={config[name]}: the experiment trains nothing (trains: false), its encoders have the "
+                f"weights that from_pretrained names. Leave --{name} out, or set --trains=true"
             )
     return "test" if command == "fit" else command
 
@@ -73,8 +73,8 @@ def say_untrained(model: RetrievalModule[Any, Any], wanted: str) -> None:
         print("tvr: the experiment trains nothing (trains: false): it is tested as it comes", file=sys.stderr)
     if random := random_parts(model):
         print(
-            f"tvr: random weights, that nothing trains, in {few(random)}: figures will be near chance. Set the encoders' "
-            "from_pretrained, and choose a method without layers of its own, such as CLIP4Clip's meanP",
+            f"tvr: random weights, that nothing trains, in {few(random)}: figures will be near chance. Set the "
+            "encoders' from_pretrained, and choose a method without layers of its own, such as CLIP4Clip's meanP",
             file=sys.stderr,
         )
 
@@ -148,8 +148,7 @@ def start_from(model: RetrievalModule[Any, Any], path: Path) -> None:
         raise CheckpointError(f"--weights={path} holds values that are not finite: {few(broken)}")
     model.load_state_dict(weights)
     model.vocabulary = content.get("vocabulary")
-    said = {name: trained[name] for name in SAID_OF_WEIGHTS if isinstance(trained.get(name), str | int)}
-    model.started_from = {"checkpoint": str(path), **said}
+    model.started_from = {"checkpoint": str(path), **said_of_weights(trained)}
 
 
 def steps_of(path: Path) -> int:

@@ -21,7 +21,7 @@ from tvr_lightning.data.galleries import check_galleries
 from tvr_lightning.data.stores.files import atomic_write
 from tvr_lightning.data.stores.hub import FetchPostponedError, without_fetching
 from tvr_lightning.errors import INTERRUPTED, ConfigError
-from tvr_lightning.names import CHECKPOINTS, CONFIG
+from tvr_lightning.names import BEST, CHECKPOINTS, CONFIG, LAST
 from tvr_lightning.run.accelerators import ExperimentTrainer, choose_precision, device_advice
 from tvr_lightning.run.build import ExperimentCLI, build_cli, dump_config, resolved_config
 from tvr_lightning.run.callbacks.curves import Curves
@@ -33,15 +33,7 @@ from tvr_lightning.run.callbacks.pictures import Pictures
 from tvr_lightning.run.callbacks.progress import DataWaits, ProgressBar, StartSummary, Throughput
 from tvr_lightning.run.callbacks.resume import KeepLast
 from tvr_lightning.run.callbacks.run_folder import RunFolder
-from tvr_lightning.run.checkpoints import (
-    BEST,
-    LAST,
-    AtomicCheckpointIO,
-    find_checkpoint,
-    has_weights,
-    restore,
-    run_folder_lock,
-)
+from tvr_lightning.run.checkpoints import AtomicCheckpointIO, find_checkpoint, has_weights, restore, run_folder_lock
 from tvr_lightning.run.folders import going_on_in, make_run_folder, remove_without_result, resumed_folder, run_home
 from tvr_lightning.run.readable import readable_error
 from tvr_lightning.run.starting import check_goes_on, check_trained, command_of, say_untrained, start_from, steps_of
@@ -146,8 +138,8 @@ def wanted_weights(config: Any, command: str) -> Path | None:
     if command != "fit" and config.ckpt_path is None:
         if not has_weights(run_home(config)):
             raise ConfigError(
-                f"`tvr {command}` needs weights, and no run in {run_home(config)} has any: train first, or name others, "
-                "--ckpt_path=RUN (a run's folder or a checkpoint)"
+                f"`tvr {command}` needs weights, and no run in {run_home(config)} has any: train first, or name "
+                "others, --ckpt_path=RUN (a run's folder or a checkpoint)"
             )
         config.ckpt_path = "best"
     if command == "fit" and config.weights is not None:

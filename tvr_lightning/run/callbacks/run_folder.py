@@ -84,7 +84,7 @@ class RunFolder(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         method, result = _result(pl_module)
         split = data.split_of("test")
-        trained = {"weights": method.started_from, **(method.trained or {})}
+        trained = {"weights": method.started_from, "encoders_from": method.encoders_from, **(method.trained or {})}
         if not self.trains:
             trained["selection"] = UNTRAINED
         # the last weights of a run are nobody's choice, whatever might have chosen others
