@@ -194,7 +194,7 @@ def test_damaged_checkpoints_are_refused_in_one_sentence(runs: Path, tmp_path: P
     first = next(name for name in state if name.startswith("encoder.") and state[name].is_floating_point())
 
     def refuse(message: str, **parts: Any) -> None:
-        with pytest.raises(CheckpointError, match=message) as caught:
+        with pytest.raises((CheckpointError, ConfigError), match=message) as caught:
             CLIPEncoder("tiny", str(changed(clip, tmp_path, **parts)))
         assert "\n" not in str(caught.value)
 
@@ -207,7 +207,7 @@ def test_damaged_checkpoints_are_refused_in_one_sentence(runs: Path, tmp_path: P
     config = entry["computation"]["config"]
     for part in ({"embed_dim": 32}, {**config, "text_cfg": {**config["text_cfg"], "heads": 7}}):
         forged = {**entry, "computation": {**entry["computation"], "config": part}}
-        refuse(r"cannot be built as it describes|describes an encoder that cannot be", encoders={"encoder": forged})
+        refuse(r"describes an encoder that cannot be|describes no model", encoders={"encoder": forged})
     (tmp_path / "half.ckpt").write_bytes((clip / "checkpoints" / "last.ckpt").read_bytes()[:5000])
     with pytest.raises(CheckpointError, match="cannot be read"):
         CLIPEncoder("tiny", str(tmp_path / "half.ckpt"), quick_gelu=False)
@@ -266,7 +266,6 @@ class TestVocabulary:
         assert fit("fit") == 0
         end = weights_of(tmp_path / "lean_shapes" / "a")
         assert end["vocabulary"] != weights_of(runs / "lean_shapes" / "a")["vocabulary"]
-        assert "crimson" in end["vocabulary"]["pieces"]
 
     @pytest.mark.parametrize("setting", ["--ckpt_path", "--weights"])
     @pytest.mark.parametrize("damage", ["list", "gap", "special", "text"])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tvr_lightning.errors import ConfigError, RunError
+from tvr_lightning.errors import ConfigError, RunError, few
 
 
 def is_file(path: Path) -> bool:
@@ -46,6 +47,44 @@ def atomic_write(path: Path) -> Iterator[Path]:
         raise RunError(f"cannot write {path}: {error.strerror}. What was there before is untouched.") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Gives a temporary folder beside `path`, which becomes `path` when the block ends well; else nothing is left.
+
+    A folder that is there already is replaced where it holds nothing but files of the names that the new one has.
+
+    Raises:
+        RunError: the folder cannot be written, or `path` holds something else.
+    """
+    try:
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror}. What was there before is untouched.") from error
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        if path.is_symlink() or path.exists():
+            _replace_folder(path, temporary)
+        else:
+            temporary.rename(path)
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror}. What was there before is untouched.") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace_folder(path: Path, new: Path) -> None:
+    """Puts a folder in another's place; the old one's files are gone afterwards."""
+    names = {file.name for file in new.iterdir()}
+    others = [path.name] if not path.is_dir() else sorted(p.name for p in path.iterdir() if p.name not in names)
+    if path.is_symlink() or others:
+        raise RunError(f"{path} is there and holds other things ({few(others) or 'a link'}): give another --out")
+    old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    path.rename(old)  # onto an empty folder
+    new.rename(path)
+    shutil.rmtree(old)
 
 
 def write_json(path: Path, content: Any) -> None:
