@@ -74,7 +74,7 @@ class Taken:
 
     Attributes:
         name: for results; with the run.
-        computation: what it computes, of `Encoder.computation`.
+        computation: what features depend on besides the weights.
         state: its weights.
         origin: where they are from.
     """
