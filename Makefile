@@ -81,8 +81,8 @@ else
 	$(BIN)/tvr compare "$${folders[@]}"
 endif
 
-eval: need-exp $(READY) ## test weights: EXP=clip4clip_shapes CKPT=best (or last, a run folder, a file)
-	@$(BIN)/tvr test --config experiments/$(EXP).yaml --ckpt_path=$(or $(CKPT),best) $(ARGS)
+eval: need-exp $(READY) ## test weights: EXP=clip4clip_shapes CKPT=best (or last, a run folder, a file); EXP=clip_zero_shot_shapes needs none
+	@$(BIN)/tvr test --config experiments/$(EXP).yaml $(if $(CKPT),--ckpt_path=$(CKPT)) $(ARGS)
 
 smoke: $(READY) ## run every experiment for two batches on tiny generated data, or one: EXP=clip4clip_msrvtt
 	@$(BIN)/tvr smoke $(EXP)

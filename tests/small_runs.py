@@ -13,6 +13,21 @@ SIZE = (
 )
 
 
+def short_run(name: str, data: Path, runs: Path, *more: str) -> list[str]:
+    """The words after `tvr fit` of any experiment, with its smallest encoders, for one epoch.
+
+    Args:
+        name: of the experiment.
+        data: the folder of the dataset.
+        runs: where run folders go.
+        more: further settings.
+    """
+    file = EXPERIMENT.with_name(f"{name}.yaml")
+    small = [word for word in smoke_arguments(file, data, runs) if "fast_dev_run" not in word]
+    epoch = ["--trainer.max_epochs=1", "--trainer.check_val_every_n_epoch=1", "--data.selection=last"]
+    return [*small, *epoch, "--tracker=none", "--run_id=a", *more]
+
+
 def run_arguments(data: Path, runs: Path, *more: str) -> list[str]:
     """The words after `tvr fit`.
 

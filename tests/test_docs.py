@@ -24,7 +24,7 @@ PACKAGE = ROOT / "tvr_lightning"
 DOCS = [ROOT / "README.md", *sorted(f for f in (ROOT / "docs").glob("*.md") if f.name != "log.md")]
 FOLDERS = ("tvr_lightning", "experiments", "docs", "tests", "benchmarks", "docker", "specs")
 OURS = (".py", ".md")  # endings of files that are ours even without a folder; others may be a run's or a user's
-OTHERS = (".json", ".npz", ".csv", ".png", ".ckpt", ".yaml", ".parquet", ".txt", ".exc", ".noun", ".pkl")
+OTHERS = (".json", ".npz", ".npy", ".csv", ".png", ".ckpt", ".yaml", ".parquet", ".txt", ".exc", ".noun", ".pkl")
 DOTTED = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+(?:\(\))?")
 
 TREES = {f: ast.parse(f.read_text()) for f in sorted(PACKAGE.rglob("*.py"))}

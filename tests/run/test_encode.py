@@ -16,7 +16,8 @@ from tvr_lightning.evaluation import Evaluation
 from tvr_lightning.evaluation.code_files import load_codes
 from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.optim import Optimizer
-from tvr_lightning.run import encode as module
+from tvr_lightning.run import prepared as module
+from tvr_lightning.run.encode import encode_run
 from tvr_lightning.run.load import Experiment
 from tvr_lightning.run.smoke import smoke_arguments
 from tvr_lightning.types import CodeFeatures, TextInput, VideoInput
@@ -108,7 +109,7 @@ def test_a_split_that_nothing_reads(run: Path, make_data: Callable[..., Any], mo
     data = make_data(selection="test")
     monkeypatch.setattr(module, "load_run", lambda _, trust: Experiment("tiny", TinyHash(), data, {}, {}))
     with pytest.raises(ConfigError, match=r"has no validation split under data\.selection=test"):
-        module.encode_run(run, "validation")
+        encode_run(run, "validation")
 
 
 def test_weights_of_another_vocabulary(
@@ -118,7 +119,7 @@ def test_weights_of_another_vocabulary(
     data.trained_tokenizer = "words of another dataset"
     monkeypatch.setattr(module, "load_run", lambda _, trust: Experiment("tiny", TinyHash(), data, {}, {}))
     with pytest.raises(CheckpointError, match="another vocabulary"):
-        module.encode_run(run, "test")
+        encode_run(run, "test")
 
 
 def test_methods_without_codes_and_folders_without_a_run(

@@ -15,7 +15,8 @@ from tvr_lightning import load_experiment, load_run
 from tvr_lightning.commands.main import main
 from tvr_lightning.data.stores.hub import FetchPostponedError, before_fetching
 from tvr_lightning.encoders import clip, clip_config, clip_weights
-from tvr_lightning.encoders.kept import UNSAID, keep_encoders
+from tvr_lightning.encoders.kept import keep_encoders
+from tvr_lightning.encoders.of_runs import UNSAID
 from tvr_lightning.errors import CheckpointError, TVRError
 from tvr_lightning.run.results import Run
 

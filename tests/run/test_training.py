@@ -173,7 +173,7 @@ def test_validate(trained: Path, command: Callable[..., int], capsys: pytest.Cap
         (["--ckpt_path={run}", "--model.similarity=tightTransf"], 1, "of another size: cross"),
         (["--ckpt_path={run}", "--model.num_layers=1"], 1, "not part of the model"),
         (["--ckpt_path={method}"], 1, "the checkpoint holds x.Other"),
-        ([], 2, "needs weights"),
+        (["--runs_dir={tmp}"], 2, "needs weights, and no run in "),
         (["--ckpt_path=best", "--runs_dir={tmp}"], 1, "has weights; train first"),
     ],
 )

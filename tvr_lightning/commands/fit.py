@@ -11,8 +11,9 @@ OVERVIEW = """\
             go on with one that was killed        tvr fit --config experiments/X.yaml --resume=last
             start from another run's weights      tvr fit --config experiments/X.yaml --weights=runs/X/RUN
   validate  evaluate weights on the split that selects
-  test      evaluate weights on the test split    tvr test --config experiments/X.yaml --ckpt_path=best
+  test      evaluate weights on the test split    tvr test --config experiments/X.yaml [--ckpt_path=best]
             of a run, under its own settings      tvr test runs/X/RUN [--trust], see SECURITY.md
+            encoders as they come, zero-shot      tvr test --config experiments/clip_zero_shot_msrvtt.yaml
   predict   write the ten best items of every test caption and video
 """
 
@@ -33,6 +34,8 @@ def main(words: Sequence[str]) -> int:
         from tvr_lightning.run.checkpoints import run_of
 
         config = read_arguments(["--config", str(run_of(config["ckpt_path"]) / CONFIG), *settings])[0]
+        if not config.get("trains", True):  # such a run has no checkpoint, it only names its configuration
+            config["ckpt_path"] = None
     if "model" not in config and not flags:
         run_too = "" if command == "fit" else f", or a run: tvr {command} runs/EXPERIMENT/RUN"
         raise ConfigError(f"`tvr {command}` needs an experiment: --config experiments/NAME.yaml{run_too}")

@@ -16,8 +16,8 @@ COMMANDS = {
     **dict.fromkeys(("fit", "validate", "test", "predict"), "fit"),
     **{
         name: name
-        for name in ("ablate", "compare", "encode", "leakcheck", "inspect", "index", "search", "dashboard",
-                     "data", "triples", "experiments", "smoke")
+        for name in ("ablate", "compare", "encode", "features", "scores", "leakcheck", "inspect", "index", "search",
+                     "dashboard", "data", "triples", "experiments", "smoke")
     },
 }  # fmt: skip
 

@@ -16,6 +16,7 @@ class RunOptions:
 
     Attributes:
         experiment: name; the configuration file's own.
+        trains: false: encoders are tested as they come.
         runs_dir: where run folders are made.
         run_id: the folder's name; the time when null.
         tracker: where curves go.
@@ -26,6 +27,7 @@ class RunOptions:
     """
 
     experiment: str = "unnamed"
+    trains: bool = True
     runs_dir: str = "runs"
     run_id: str | None = None
     tracker: Tracker = "wandb"
@@ -37,7 +39,7 @@ class RunOptions:
 
 # where a run lies and how often it is kept: nothing that its result is named by
 WHERE_AND_HOW_OFTEN = tuple(
-    option.name for option in fields(RunOptions) if option.name not in ("experiment", "weights")
+    option.name for option in fields(RunOptions) if option.name not in ("experiment", "trains", "weights")
 )
 
 

@@ -61,6 +61,10 @@ class Tokenizer(ABC):
     def fingerprint(self) -> str:
         """Names vocabulary and settings: equal ones give equal tokens."""
 
+    def vocabulary_fingerprint(self) -> str:
+        """Names the vocabulary alone: equal ones number the same pieces alike, whatever the captions' length."""
+        return self.fingerprint()
+
     @abstractmethod
     def __call__(self, captions: Sequence[str]) -> TokenizedText:
         """Tokenises captions."""

@@ -108,6 +108,12 @@ class WordPieces(Tokenizer):
         parts = (sorted(known.pieces.items()), normalising, settings, extractor)
         return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
+    def vocabulary_fingerprint(self) -> str:
+        """Names pieces and normalisation; raises as `fingerprint` does."""
+        known = self._known
+        parts = (sorted(known.pieces.items()), known.lowercase, known.strip_accents, known.handle_chinese_chars)
+        return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
+
     def learn(self, captions: Sequence[str]) -> None:
         """Learns the vocabulary from the training captions, the same one from the same captions; a given one stays.
 

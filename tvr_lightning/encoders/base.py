@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
@@ -19,6 +21,25 @@ from tvr_lightning.data.text import Tokenizer
 from tvr_lightning.data.video.sampling import Resize
 from tvr_lightning.errors import ConfigError
 from tvr_lightning.types import VideoInput
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The run that an encoder's weights are taken from.
+
+    Attributes:
+        file: its checkpoint.
+        place: the encoder's, in the run's method.
+        said: what its weights were trained on and how, as results keep it.
+        vocabulary: what its tokeniser had learnt; None where that learns nothing.
+        logit_scale: what the run's method multiplied cosines by; None where it had no such factor.
+    """
+
+    file: Path
+    place: str
+    said: Mapping[str, Any]
+    vocabulary: Mapping[str, Any] | None
+    logit_scale: float | None
 
 
 class Encoder(nn.Module, ABC):
@@ -32,6 +53,7 @@ class Encoder(nn.Module, ABC):
         freeze: whether nothing is trained.
         pretrained: whether weights were loaded.
         from_pretrained: what the experiment calls them.
+        origin: the run that they are of; None where they are of none.
         computation: what features depend on besides the weights, as plain values: what a checkpoint keeps, and what is
             compared when one is loaded. An encoder that reads it from files looks into `kept.kept_computation` first.
     """
@@ -43,6 +65,7 @@ class Encoder(nn.Module, ABC):
         super().__init__()
         self.name, self.freeze, self.pretrained = type(self).__name__, False, False
         self.from_pretrained: str | None = None
+        self.origin: Origin | None = None
         self.computation: Mapping[str, Any] = {}
 
     @abstractmethod
@@ -117,12 +140,18 @@ class TextEncoder(Encoder):
     tokenizer: str | None = None
 
     def check_tokenizer(self, tokenizer: Tokenizer) -> None:
-        """Raises ConfigError for a tokeniser other than the weights', or with more tokens than have an embedding."""
+        """Raises ConfigError for a tokeniser or vocabulary other than the weights', or too many tokens."""
         if self.pretrained and self.tokenizer not in (None, tokenizer.name):
             raise ConfigError(
                 f"{self.name} was trained with the tokeniser {self.tokenizer}, data.tokenizer is {tokenizer.name}: set "
                 "data.tokenizer to the encoder's own, for models of open_clip {class_path: "
                 "tvr_lightning.data.open_clip.OpenCLIPTokenizer, init_args: {model: the encoder's}}"
+            )
+        known = None if self.origin is None else self.origin.said.get("vocabulary")
+        if self.origin is not None and known not in (None, tokenizer.vocabulary_fingerprint()):
+            raise ConfigError(
+                f"{self.name} was trained with another vocabulary than data.tokenizer ({tokenizer.name}) has here: set "
+                f"data.tokenizer as the run of {self.origin.file} has it, vocabulary: null where it learnt its own"
             )
         if self.vocabulary_size < tokenizer.vocabulary_size:
             raise ConfigError(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tvr_lightning.data.stores.hub import fetch_from_hub, read_json
 from tvr_lightning.encoders.base import TextEncoder
-from tvr_lightning.encoders.kept import kept_computation
+from tvr_lightning.encoders.kept import building, finish, kept_computation
 from tvr_lightning.encoders.weights import (
     SUFFIXES,
     Fingerprint,
@@ -83,8 +83,9 @@ class BERTEncoder(TextEncoder):
         model: `bert-base-uncased`, `bert-large-uncased`, `bert_uncased_L-4_H-256_A-4` (Turc et al. 2019) or the preset
             `tiny`; not used when `size` is given.
         from_pretrained: None for random weights; the name of a Hugging Face repository (`bert-base-uncased`), which is
-            downloaded once; or a local folder in that format, `config.json` beside the weights. A local path goes
-            before a repository of the same name. Heads and pooler of a pretraining checkpoint are left out.
+            downloaded once; a local folder in that format, `config.json` beside the weights; or a run, whose encoder is
+            taken (see `encoders.of_runs`). A local path goes before a repository of the same name. Heads and pooler of
+            a pretraining checkpoint are left out.
         size: any other size, instead of a named one.
         context_length: m, the longest caption in tokens.
         freeze: freezes everything and keeps evaluation mode.
@@ -135,17 +136,20 @@ class BERTEncoder(TextEncoder):
         file = None
         kept = kept_computation(self, {"size": sizes})
         if kept is not None:
-            settings = {name: kept["settings"][name] for name in settings}
+            with building(self):
+                settings = {name: kept["settings"][name] for name in settings}
         elif from_pretrained is not None:
             file, raw = _find(from_pretrained)
             problems = [f"{k}: expected {v}, found {raw.get(k)}" for k, v in sizes.items() if raw.get(k) != v]
             if problems:
                 raise weight_mismatch(file, self.name, problems)
             settings = {name: raw.get(name, default) for name, default in _TRAINED_WITH.items()}
-        config = BertConfig(**(sizes | settings | {"attn_implementation": "sdpa"}))
-        self.bert: Any = BertModel(config, add_pooling_layer=False)
+        with building(self):
+            config = BertConfig(**(sizes | settings | {"attn_implementation": "sdpa"}))
+            self.bert: Any = BertModel(config, add_pooling_layer=False)
         if file is not None:
             self._load(file)
+        finish(self)
         self.embed_dim = self.size.width
         self.context_length = context_length
         self.vocabulary_size = self.size.vocabulary_size

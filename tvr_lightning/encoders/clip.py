@@ -45,7 +45,7 @@ from tvr_lightning.encoders.clip_weights import (
     resolve_weights,
     trained_with_quick_gelu,
 )
-from tvr_lightning.encoders.kept import kept_computation
+from tvr_lightning.encoders.kept import building, finish, kept_computation
 from tvr_lightning.encoders.weights import Fingerprint, differences, fetch_weights, weight_mismatch
 from tvr_lightning.errors import ConfigError
 
@@ -66,8 +66,8 @@ class CLIPEncoder(DualEncoder):
         model: a model name of open_clip; a preset (`tiny`); `hf-hub:` and a repository, or `local-dir:` and a folder,
             both with an `open_clip_config.json` and weights, which are loaded. Not used when `size` is given.
         from_pretrained: None for random weights; a tag of the model, which open_clip downloads (`openai`,
-            `laion2b_s34b_b79k`); or a local file or folder in open_clip's, OpenAI's or Hugging Face's format. A tag
-            goes before a folder of the same name.
+            `laion2b_s34b_b79k`); a local file or folder in open_clip's, OpenAI's or Hugging Face's format; or a run,
+            whose encoder is taken (see `encoders.of_runs`). A tag goes before a folder of the same name.
         size: any other size, instead of a named one.
         context_length: m, the longest caption in tokens. The encoder has all positions of its weights, of which
             captions take the first; a text tower that is not causal wants captions of its own length.
@@ -135,9 +135,10 @@ class CLIPEncoder(DualEncoder):
             check_pictures(kept)
         self.computation = kept
         self.name = _built_name(model if size is None or size == PRESETS.get(model) else "CLIPSize", kept)
-        config, text_config = kept["config"], kept["text_config"]
-        check_context(self.name, config, text_config, context_length)
-        self.clip: Any = build_clip(config, text_config)
+        with building(self):
+            config, text_config = kept["config"], kept["text_config"]
+            check_context(self.name, config, text_config, context_length)
+            self.clip: Any = build_clip(config, text_config)
         text = config["text_cfg"]
         self.embed_dim, self.image_size, self.resize = int(config["embed_dim"]), kept["image_size"], kept["resize"]
         self.context_length, self.vocabulary_size = context_length, describe_text(self.clip).vocabulary_size
@@ -151,6 +152,9 @@ class CLIPEncoder(DualEncoder):
             self._load(weights, image_size)
         if self.image_size != _image_size(config):
             set_image_size(self.clip, self.image_size, self.name)
+        finish(self)
+        if self.origin is not None and self.origin.logit_scale is not None:
+            self.logit_scale_init = self.origin.logit_scale
         # statistics of pixels in 0..255
         for name in ("mean", "std"):
             statistic = 255 * torch.tensor(kept[name]).view(3, 1, 1)

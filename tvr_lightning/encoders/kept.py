@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 from torch import nn
 
 from tvr_lightning.encoders.base import Encoder, encoders_in
-from tvr_lightning.errors import CheckpointError, TVRError, few
+from tvr_lightning.encoders.of_runs import UNSAID, Wanted, says_encoders, take
+from tvr_lightning.encoders.weights import differences, weight_mismatch
+from tvr_lightning.errors import CheckpointError, ConfigError, TVRError, few
 
-LONGEST, DEEPEST = 1000, 8  # of texts and lists in a description, and of nesting
-UNSAID = (
-    "the checkpoint does not say what its encoders compute (activation, pixel statistics), or not as this one does: "
-    "an earlier version saved it. Evaluate it with that version, or train again"
-)
 OWN_EXPERIMENT = "Evaluate it with the experiment that trained it: its run folder's config.yaml."
+_PENDING = "_kept"  # on an encoder under construction: its name, and weights to load
 _rebuilt: ContextVar[list[Mapping[str, Any]] | None] = ContextVar("_rebuilt", default=None)
 
 
@@ -42,32 +39,17 @@ def keep_encoders(module: nn.Module) -> dict[str, dict[str, Any]]:
     }
 
 
-def says_encoders(kept: Any) -> TypeGuard[dict[str, dict[str, Any]]]:
-    """Whether this is what `keep_encoders` gives; a checkpoint may come from anywhere.
+def check_finished(encoder: Encoder) -> None:
+    """Refuses an encoder whose class asks `kept_computation` and does not call `finish`, with weights to be loaded.
 
-    >>> says_encoders({}), says_encoders({"encoder": {"class": "a.B"}})
-    (True, False)
+    Raises:
+        ConfigError: names the class.
     """
-    parts = {"class": str, "name": str, "from_pretrained": str | None, "computation": dict}
-    return isinstance(kept, dict) and all(
-        isinstance(place, str)
-        and isinstance(entry, dict)
-        and entry.keys() == parts.keys()
-        and all(isinstance(entry[part], kind) for part, kind in parts.items())
-        and _is_plain(entry)
-        for place, entry in kept.items()
-    )
-
-
-def _is_plain(value: Any, depth: int = 0) -> bool:
-    """Whether a value is what JSON knows, of a size that a description may have."""
-    if isinstance(value, str):
-        return len(value) <= LONGEST and value.isprintable()
-    if isinstance(value, dict | list):
-        inside = (*value.keys(), *value.values()) if isinstance(value, dict) else value
-        names = all(isinstance(name, str) for name in value) if isinstance(value, dict) else True
-        return names and depth < DEEPEST and len(value) <= LONGEST and all(_is_plain(x, depth + 1) for x in inside)
-    return value is None or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value))
+    if encoder.__dict__.get(_PENDING, ("", None))[1] is not None:
+        raise ConfigError(
+            f"{type(encoder).__name__} cannot take its weights from a run (from_pretrained={encoder.from_pretrained}): "
+            "its constructor has to call encoders.kept.finish(self) when its modules are built"
+        )
 
 
 def check_encoders(module: nn.Module, kept: Any) -> None:
@@ -131,44 +113,60 @@ def checkpoint_errors(path: Path) -> Iterator[None]:
 
 
 def kept_computation(encoder: Encoder, asked: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What the checkpoint says of the encoder that is being built; None outside of `rebuilding`.
+    """What a checkpoint says of the encoder that is being built; None where it is not one of a checkpoint.
 
-    An encoder that reads files asks here first. Weights come with the checkpoint, so that what `from_pretrained` names
-    here does not matter, and may be gone; the encoder gets the name that the checkpoint has.
+    An encoder that reads files asks here first, and calls `finish` when its modules are built. There are two cases.
+    Inside of `rebuilding` the whole method is a checkpoint's: weights come later, so that what `from_pretrained` names
+    here does not matter, and may be gone. Elsewhere `from_pretrained` may name a run, of which the encoder alone is
+    taken: `finish` loads its weights.
 
     Args:
         encoder: under construction, its `from_pretrained` set.
         asked: what the experiment says, by the names of its `computation`; None where it says nothing.
 
     Raises:
-        CheckpointError: the checkpoint has no such encoder.
+        CheckpointError: the checkpoint has no such encoder, or several.
     """
     rebuilt = _rebuilt.get()
+    wanted = Wanted.of(encoder, asked)
     if rebuilt is None:
-        return None
-    kind = f"{type(encoder).__module__}.{type(encoder).__qualname__}"
-    own = json.loads(json.dumps({name: value for name, value in asked.items() if value is not None}))
-
-    def fits(entry: Mapping[str, Any]) -> bool:
-        return entry["class"] == kind and all(entry["computation"].get(k) == value for k, value in own.items())
-
-    fitting = [entry for entry in rebuilt if fits(entry)]
+        taken = take(encoder.from_pretrained, wanted)
+        if taken is None:
+            return None
+        encoder.origin, encoder.__dict__[_PENDING] = taken.origin, (taken.name, taken.state)
+        return taken.computation
+    fitting = [entry for entry in rebuilt if wanted.fits(entry)]
     same = [entry for entry in fitting if entry["from_pretrained"] == encoder.from_pretrained] or fitting
     if not same or any(entry["computation"] != same[0]["computation"] for entry in same):
-        there = "; ".join(
-            _described(entry["class"], {k: entry["computation"].get(k) for k in own}) for entry in rebuilt
-        )
+        there = "; ".join(map(wanted.said_of, rebuilt))
         raise CheckpointError(
-            f"the experiment builds {_described(kind, own)}, the checkpoint holds {there or 'no encoder'}. "
-            f"{OWN_EXPERIMENT}"
+            f"the experiment builds {wanted}, the checkpoint holds {there or 'no encoder'}. {OWN_EXPERIMENT}"
         )
     encoder.from_pretrained = same[0]["from_pretrained"]
+    encoder.__dict__[_PENDING] = (same[0]["name"], None)
     return dict(same[0]["computation"])
 
 
-def _described(kind: str, values: Mapping[str, Any]) -> str:
-    said = ", ".join(f"{name}={value}" for name, value in values.items() if value is not None)
-    return f"{kind.rpartition('.')[2]}({said})"
+def building(encoder: Encoder) -> AbstractContextManager[None]:
+    """Says of whatever fails inside the block that an encoder taken from a run cannot be built as described there."""
+    return nullcontext() if encoder.origin is None else checkpoint_errors(encoder.origin.file)
+
+
+def finish(encoder: Encoder) -> None:
+    """Gives an encoder the name that the checkpoint has for it, and, where it was taken from a run, its weights.
+
+    Args:
+        encoder: with its modules built, after `kept_computation`.
+
+    Raises:
+        CheckpointError: the weights do not fit it.
+    """
+    name, state = encoder.__dict__.pop(_PENDING, (encoder.name, None))
+    if state is not None and encoder.origin is not None:
+        if wrong := differences(encoder.state_dict(), state):
+            raise weight_mismatch(encoder.origin.file, encoder.name, wrong)
+        encoder.load_state_dict(state)
+    encoder.name = name
 
 
 def _differences(there: Any, here: Any, where: str = "") -> list[str]:

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tvr_lightning.data.stores.hub import before_fetching
 from tvr_lightning.encoders.base import FrameEncoder
-from tvr_lightning.encoders.kept import kept_computation
+from tvr_lightning.encoders.kept import finish, kept_computation
 from tvr_lightning.encoders.weights import (
     SUFFIXES,
     Fingerprint,
@@ -78,8 +78,8 @@ class VGGEncoder(FrameEncoder):
     Args:
         model: `vgg16`, or the preset `tiny`; not used when `size` is given.
         from_pretrained: None for random weights; `IMAGENET1K_V1` for torchvision's, downloaded once (`vgg16` only); or
-            a local file in torchvision's layout, from `torch.save` or safetensors. The last, classifying layer may be
-            in it and is left out.
+            a local file in torchvision's layout, from `torch.save` or safetensors, whose last, classifying layer is
+            left out; or a run, whose encoder is taken (see `encoders.of_runs`).
         size: any other size, instead of a named one.
         freeze: freezes everything and keeps evaluation mode.
         gradient_checkpointing: computes each block's activations again in the backward pass instead of keeping them.
@@ -128,6 +128,7 @@ class VGGEncoder(FrameEncoder):
             self._initialise()
         else:
             self._load(*weights)
+        finish(self)
         # statistics of pixels in 0..255
         self.register_buffer("pixel_mean", 255 * torch.tensor(_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", 255 * torch.tensor(_STD).view(3, 1, 1), persistent=False)

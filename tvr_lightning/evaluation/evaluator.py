@@ -94,11 +94,9 @@ def evaluate(
         ScoreError: a score is not finite.
         DataError: no caption describes any of the videos.
     """
-    split, training = split.captioned(), training_items or TrainingItems()
+    split, training = scored_items(model, split), training_items or TrainingItems()
     caption_row = split.caption_row
     leaky = bool(getattr(model, "reads_ground_truth", False))
-    if leaky:
-        split = _match(model, split)
     score = partial(score_all, model, videos=split.videos, chunk_size=options.chunk_size,
                     matrix_limit_mib=options.matrix_limit_mib, shared=shared)  # fmt: skip
     scores = score(split.texts)
@@ -130,8 +128,21 @@ def evaluate(
     )
 
 
-def _match(model: Any, split: EncodedSplit[TextT, VideoT]) -> EncodedSplit[TextT, VideoT]:
-    """Features of a method that reads the ground truth, after it did; see `RetrievalModule.match`."""
+def scored_items(model: Any, split: EncodedSplit[TextT, VideoT]) -> EncodedSplit[TextT, VideoT]:
+    """What of a split is scored: captions of videos that were encoded.
+
+    A method that reads the ground truth gets it here; see `RetrievalModule.match`.
+
+    Args:
+        model: the method.
+        split: features of all captions and videos.
+
+    Raises:
+        DataError: no caption describes any of the videos.
+    """
+    split = split.captioned()
+    if not getattr(model, "reads_ground_truth", False):
+        return split
     with inference(model):
         texts, videos = model.match(split.texts, split.videos, split.caption_row)
     return replace(split, texts=texts, videos=videos)

@@ -30,6 +30,7 @@ def score_all(
     chunk_size: int | None = None,
     matrix_limit_mib: int = 4096,
     shared: bool = False,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Scores every text with every video, chunk by chunk.
 
@@ -41,13 +42,15 @@ def score_all(
             suits the device, 256 on a CPU.
         matrix_limit_mib: above this size the matrix is a memory-mapped temporary file, removed with the tensor.
         shared: every rank calls this with the same features and scores a share of the texts; all get all scores.
+        out: (T, V) float32 on the CPU, a mapped file for example, that takes the scores; a new matrix when None.
 
     Returns:
-        (T, V) float32 on the CPU.
+        (T, V) float32 on the CPU; `out` where it is given.
 
     Raises:
         ScoreError: a score is NaN or infinite; names the method and the pair. Or scores of another shape.
         ConfigError: `chunk_size` is below 1.
+        ValueError: `out` is of another shape or type.
 
     >>> from tvr_lightning.encoders import CLIPEncoder
     >>> from tvr_lightning.methods.clip4clip import CLIP4Clip
@@ -64,7 +67,12 @@ def score_all(
     if chunk_size is None and device.type != "cpu":  # a chunk for every rank
         step = max(1, min(step, -(-len(texts) // world)))
     shares = [share(len(texts), step, r, world) for r in range(world)]
-    scores, own = _matrix(len(texts), len(videos), matrix_limit_mib), shares[rank]
+    scores, own = _matrix(len(texts), len(videos), matrix_limit_mib) if out is None else out, shares[rank]
+    if scores.shape != (len(texts), len(videos)) or scores.dtype != torch.float32:
+        raise ValueError(
+            f"`out` is {scores.dtype} {tuple(scores.shape)}; {len(texts)} texts and {len(videos)} videos need float32 "
+            f"{(len(texts), len(videos))}"
+        )
     there = torch.empty(0, 0)
     if fits(len(own) * len(videos) * 4, device):  # the share's scores come to the CPU once, at the end
         there = torch.empty(len(own), len(videos), device=device)

@@ -107,6 +107,14 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         return [encoder for _, _, encoder in encoders_in(self)]
 
     @property
+    def encoders_from(self) -> dict[str, Mapping[str, Any]]:
+        """By their places, what is known of the runs that encoders were taken from; also after loading a checkpoint."""
+        if self.trained is not None:
+            return dict(self.trained.get("encoders_from") or {})
+        places = {id(part): name for name, part in self.named_modules()}
+        return {places[id(e)]: e.origin.said for e in self.encoders if e.origin is not None}
+
+    @property
     def image_size(self) -> int:
         """Height and width of the frames that the method takes.
 
@@ -420,7 +428,9 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
             "tokenizer": data.tokenizer.fingerprint(),
             "dataset": data.dataset,
             "protocol": data.annotations.protocol,
+            "vocabulary": data.tokenizer.vocabulary_fingerprint(),
             "weights": self.started_from,
+            "encoders_from": self.encoders_from,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -185,6 +185,8 @@ def _plain_baseline(group: Group, wanted: str) -> Group:
 def _row(group: Group, base: Group | None, reported: Sequence[Reported]) -> Row:
     content, marks = group.first.content, group.first.marks
     notes = list(marks)
+    if group.first.untrained:
+        notes.append("zero-shot: nothing was trained")
     for split in content["data"].get("splits", ()):
         if split["split"] != "test" and (left_out := split["missing"] + split["undecodable"]):
             notes.append(f"{left_out} {split['split']} videos left out")

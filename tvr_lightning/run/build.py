@@ -16,7 +16,8 @@ from tvr_lightning.config.class_paths import check_named, check_parsed
 from tvr_lightning.config.objects import class_of, readable_errors
 from tvr_lightning.config.options import RunOptions
 from tvr_lightning.data.datamodule import VideoTextDataModule
-from tvr_lightning.encoders.kept import checkpoint_errors, rebuilding
+from tvr_lightning.encoders.base import TextEncoder
+from tvr_lightning.encoders.kept import check_finished, checkpoint_errors, rebuilding
 from tvr_lightning.errors import ConfigError
 from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.nn.temporal import check_frames
@@ -81,6 +82,7 @@ class ExperimentCLI(LightningCLI):
         path = None if self.find_weights is None else self.find_weights(self.config)
         if path is None:
             super().instantiate_classes()
+            take_vocabulary(self.model, self.datamodule)
         else:
             with rebuilding(kept_in(path)), checkpoint_errors(path):
                 super().instantiate_classes()
@@ -89,6 +91,19 @@ class ExperimentCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Nothing yet: see `run`."""
         return None
+
+
+def take_vocabulary(model: RetrievalModule[Any, Any], data: VideoTextDataModule) -> None:
+    """Gives the data what the tokeniser of a text encoder's run had learnt, where the encoder was taken from one.
+
+    Raises:
+        CheckpointError: it is damaged, or the tokeniser cannot take it.
+        ConfigError: an encoder's class leaves weights unloaded.
+    """
+    for encoder in model.encoders:
+        check_finished(encoder)
+        if isinstance(encoder, TextEncoder) and encoder.origin is not None:
+            data.tokenizer.restore(encoder.origin.vocabulary)
 
 
 def _takes(value: Any, argument: str) -> bool:

@@ -17,15 +17,14 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import nn
 
 from tvr_lightning.config.options import WHERE_AND_HOW_OFTEN
-from tvr_lightning.encoders.kept import UNSAID, says_encoders
+from tvr_lightning.encoders.of_runs import UNSAID, read_checkpoint, result_weights, says_encoders
 from tvr_lightning.encoders.weights import load_checkpoint
 from tvr_lightning.errors import CheckpointError, ConfigError, RunError, few
 from tvr_lightning.methods.base import RetrievalModule
-from tvr_lightning.names import CHECKPOINTS, CONFIG, METRICS
+from tvr_lightning.names import BEST, CHECKPOINTS, CONFIG, LAST, METRICS
 from tvr_lightning.run.callbacks.guard import not_finite
 from tvr_lightning.visible import say_once
 
-BEST, LAST = "best.ckpt", "last.ckpt"
 # what may differ in a run that goes on: where things lie and how often they are kept, nothing that a result depends on
 CHANGEABLE_ON_RESUME = (
     *WHERE_AND_HOW_OFTEN,
@@ -52,20 +51,12 @@ def find_checkpoint(home: Path, wanted: str, resume: bool = False) -> Path:
             raise CheckpointError(f"no run in {home} has weights; train first, or give a file")
         path = runs[-1].parents[1]
     if path.is_dir():
-        names = (LAST,) if resume or wanted == "last" else (BEST, LAST)
-        named = [path / CHECKPOINTS / name for name in names]
-        path = next((p for p in named if p.is_file()), named[0])
+        path = path / CHECKPOINTS / LAST if resume or wanted == "last" else result_weights(path)
         if wanted == "best" and path.name == LAST:
             say_once(f"{path.parents[1]} has no {BEST}, nothing selected one: its last weights are taken")
     if not path.is_file():
         raise CheckpointError(f"no checkpoint {path}; {_elsewhere(path, home)}")
-    try:
-        content = load_checkpoint(path)
-    except Exception as error:  # a damaged file fails in many ways; all mean the same to the user
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{path} cannot be read as a checkpoint ({reason}); is it complete?") from error
-    if not isinstance(content, dict) or "state_dict" not in content:
-        raise CheckpointError(f"{path} is no run's checkpoint; pretrained weights go to the encoder's from_pretrained")
+    read_checkpoint(path)
     return path
 
 
@@ -78,6 +69,15 @@ def _elsewhere(path: Path, home: Path) -> str:
             return f"{folder} only evaluated the weights {config['ckpt_path']}: give those"
     near = [str(p) for p in reversed(_newest(home.glob(f"*/{CHECKPOINTS}/*.ckpt")))]
     return f"there is {few(near, 3)}" if near else "train first"
+
+
+def has_weights(home: Path) -> bool:
+    """Whether a run among those of an experiment has weights.
+
+    >>> has_weights(Path("runs/none"))
+    False
+    """
+    return any(home.glob(f"*/{CHECKPOINTS}/{LAST}"))
 
 
 def kept_in(path: Path) -> dict[str, dict[str, Any]]:

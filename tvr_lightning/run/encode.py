@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
-import torch
-
-from tvr_lightning.errors import ConfigError, RunError
+from tvr_lightning.errors import ConfigError
 from tvr_lightning.evaluation.code_files import CODES, Codes, save_codes
-from tvr_lightning.evaluation.encoding import encode_split, feature_type
-from tvr_lightning.run.load import load_run
+from tvr_lightning.evaluation.encoding import feature_type
+from tvr_lightning.run.prepared import SplitName, check_room, prepare_split
 from tvr_lightning.run.results import caption_id
 from tvr_lightning.types import CodeFeatures
-
-SplitName = Literal["train", "validation", "test"]
-STAGES: dict[SplitName, str] = {"train": "fit", "validation": "validate", "test": "test"}
 
 
 def encode_run(
@@ -39,25 +33,16 @@ def encode_run(
         DataError: the split is incomplete.
     """
     target = path / CODES if out is None else out
-    if not target.parent.is_dir():  # said before the work, not after it
-        raise RunError(f"cannot write {target}: there is no folder {target.parent}")
-    run = load_run(path, trust=trust)
-    model, data = run.model, run.data
-    data.setup(STAGES[split])
-    if split not in data.splits:
-        raise ConfigError(f"{data.dataset} has no {split} split under data.selection={data.selection}")
-    chosen = data.splits[split]
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model.to(device)
+    check_room(target)
+    prepared = prepare_split(path, split, trust)
+    model, chosen = prepared.model, prepared.split
     features = feature_type(model, chosen)  # a method without codes is found out before every video is read
     if not issubclass(features, CodeFeatures):
         raise ConfigError(
             f"{path}: {type(model).__name__} makes no codes (its features are {features.__name__}); `tvr encode` "
-            "is for hashing methods"
+            "is for hashing methods, `tvr features` for any"
         )
-    data.splits = {split: chosen}  # frozen encoders run over no other; what a run kept of them is read
-    data.precompute_features(model.frozen_video(), model.frozen_text(), device)
-    encoded = encode_split(model, chosen, data.evaluation_loaders(chosen)).to("cpu")
+    encoded = prepared.encode()
     codes = {
         "text": Codes.pack(encoded.texts.real, [caption_id(chosen, i) for i in encoded.caption_ids.tolist()]),
         "video": Codes.pack(encoded.videos.real, [chosen.records[i].video_id for i in encoded.video_ids.tolist()]),

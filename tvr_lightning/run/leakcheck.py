@@ -80,6 +80,7 @@ class LeakReport:
         trained: R@1 on pairs of the training, learned by heart.
         reads_ground_truth: whether the method says itself that it leaks.
         trainable: whether the method has anything to train beside its encoders.
+        trains: whether the experiment trains anything.
     """
 
     name: str
@@ -87,6 +88,7 @@ class LeakReport:
     trained: Finding
     reads_ground_truth: bool
     trainable: bool = True
+    trains: bool = True
 
     @property
     def leaks(self) -> bool:
@@ -107,7 +109,9 @@ class LeakReport:
             lines.append(f"{self.name}: LEAK, {why}. Its figures are no retrieval results; see docs/leakage.md.")
         else:
             lines.append(f"{self.name}: no leak found, fresh noise is retrieved at chance.")
-            if not self.trainable:
+            if not self.trains:
+                lines.append("The experiment trains nothing (trains: false): the method was tested untrained.")
+            elif not self.trainable:
                 lines.append(
                     "The method has no trainable parameters beside its encoders', which noise replaces: it was tested "
                     "untrained."
@@ -178,6 +182,7 @@ def check_leak(words: Sequence[str], probe: LeakProbe) -> LeakReport:
     from pytorch_lightning import Trainer, seed_everything
 
     from tvr_lightning.run.load import build
+    from tvr_lightning.run.starting import trains
 
     with _quiet():
         seed_everything(probe.seed, verbose=False)
@@ -198,9 +203,9 @@ def check_leak(words: Sequence[str], probe: LeakProbe) -> LeakReport:
             gradient_clip_val=experiment.trainer_config.get("gradient_clip_val"),
         )  # fmt: skip
         trainable = any(parameter.requires_grad for parameter in model.parameters())
-        if trainable:
+        if trainable and trains(experiment.config):
             trainer.fit(model, datamodule=data)
-        else:  # no optimiser takes an empty list
+        else:  # nothing is to be trained, and no optimiser takes an empty list
             data.setup("fit")
         fresh, trained = _retrieve(model, data, TEST), _retrieve(model, data, TRAIN, TRAINED)
     t2v, v2t = fresh.ranks.t2v, fresh.ranks.v2t  # captions in sets: as many items as videos
@@ -210,7 +215,9 @@ def check_leak(words: Sequence[str], probe: LeakProbe) -> LeakReport:
         for k in CUTOFFS
     )
     known = _finding("t2v/R@1, trained on", trained.ranks.t2v, 1, len(trained.video_ids))
-    return LeakReport(experiment.name, findings, known, bool(model.reads_ground_truth), trainable)
+    return LeakReport(
+        experiment.name, findings, known, bool(model.reads_ground_truth), trainable, trains(experiment.config)
+    )
 
 
 @contextmanager

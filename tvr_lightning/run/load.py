@@ -17,6 +17,7 @@ from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.names import CONFIG
 from tvr_lightning.run.build import build_cli, resolved_config
 from tvr_lightning.run.checkpoints import find_checkpoint, restore, run_of
+from tvr_lightning.run.starting import trains
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ def load_experiment(path: str | os.PathLike[str], overrides: Sequence[str] = ())
 def load_run(path: str | os.PathLike[str], device: str | torch.device | None = None, trust: bool = False) -> Experiment:
     """Builds a run's method and data module as its folder describes them, and loads the weights that it trained.
 
-    No pretrained weights are read or fetched: the checkpoint holds all weights, and says what its encoders compute.
+    No pretrained weights are read or fetched: the checkpoint holds all weights, and says what its encoders compute. A
+    run that trained nothing has no checkpoint: its encoders are built as its configuration says.
     The data module refuses in `setup` captions that give another vocabulary than these weights were trained with.
 
     Args:
@@ -91,8 +93,13 @@ def load_run(path: str | os.PathLike[str], device: str | torch.device | None = N
     tvr_lightning.errors.RunError: ...
     """
     folder = run_of(path)
+    config = read_arguments(["--config", str(folder / CONFIG), *([TRUST] if trust else [])])[0]
+    if not trains(config):
+        experiment = build(config)
+        experiment.model.to(device or "cpu").eval()
+        return experiment
     checkpoint = find_checkpoint(folder.parent, str(Path(path).absolute()))
-    experiment = build(read_arguments(["--config", str(folder / CONFIG), *([TRUST] if trust else [])])[0], checkpoint)
+    experiment = build(config, checkpoint)
     model = experiment.model
     restore(model, checkpoint)
     model.to(device or "cpu").eval()

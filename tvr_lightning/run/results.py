@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tvr_lightning.config.options import WHERE_AND_HOW_OFTEN
 from tvr_lightning.data.stores.files import atomic_write
 from tvr_lightning.errors import RunError, nearest
-from tvr_lightning.names import CONFIG, HASH_BASELINES, LEAKY, METRICS, RANKS
+from tvr_lightning.names import CONFIG, HASH_BASELINES, LEAKY, METRICS, RANKS, UNTRAINED
 from tvr_lightning.visible import encodable
 
 if TYPE_CHECKING:
@@ -177,6 +177,11 @@ class Run:
         return leaky_prefix(self.content) != "test/"
 
     @property
+    def untrained(self) -> bool:
+        """Whether nothing was trained: encoders as they come, zero-shot."""
+        return bool(self.content.get("trained", {}).get("selection") == UNTRAINED)
+
+    @property
     def test_set(self) -> str:
         """Dataset, split and size in words; figures over different test sets are never ranked together."""
         c, data = self.content, self.content["data"]
@@ -214,8 +219,9 @@ class Run:
         source = f"{trained.get('dataset')} {trained.get('protocol')}"
         if "protocol" in trained and source != f"{c['dataset']} {c['split']}":
             marks.append(f"trained on {source}")
-        if isinstance(weights := trained.get("weights"), Mapping):
-            marks.append(f"starts from weights of {weights.get('dataset')} {weights.get('protocol')}")
+        taken = [trained.get("weights"), *(trained.get("encoders_from") or {}).values()]
+        begun = [f"{w.get('dataset')} {w.get('protocol')}" for w in taken if isinstance(w, Mapping)]
+        marks += [f"starts from weights of {what}" for what in dict.fromkeys(begun)]
         if count := data.get("trained_on"):
             marks.append(f"trained on {count} of the test videos")
         if count := data.get("repeats"):
@@ -314,6 +320,7 @@ def result_table(content: Mapping[str, Any]) -> Table:
         + "95 % bootstrap intervals in brackets"
         + ("\nnot all batches: a part of the test split, which is easier than the whole" if content["partial"] else "")
         + ("\nleaky: scores read the ground truth, these are no retrieval results" if leaky else "")
+        + ("\nzero-shot: nothing was trained" if content.get("trained", {}).get("selection") == UNTRAINED else "")
         + (f"\ntrained on {seen} of the test videos: these are no results" if (seen := data.get("trained_on")) else ""),
     )
     table.add_column("text -> video", justify="right")

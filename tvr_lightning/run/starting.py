@@ -1,7 +1,12 @@
-"""What a new run starts from: all of another run's state (`--ckpt_path`), or its weights alone (`--weights`)."""
+"""What a run starts from: another run's state (`--ckpt_path`), its weights alone (`--weights`), or nothing (zero-shot).
+
+An experiment with `trains: false` has no weights of its own: its encoders are tested as they come.
+"""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +15,84 @@ from torch import Tensor
 
 from tvr_lightning.data.sanity import marks_in
 from tvr_lightning.encoders.kept import check_encoders
+from tvr_lightning.encoders.of_runs import said_of_weights
 from tvr_lightning.encoders.weights import differences, load_checkpoint
 from tvr_lightning.errors import CheckpointError, ConfigError, RunError, few
 from tvr_lightning.methods.base import RetrievalModule
+from tvr_lightning.nn.similarity import LogitScale
 from tvr_lightning.run.checkpoints import check_finite
 from tvr_lightning.run.lightning_private import position
+from tvr_lightning.visible import say
 
 NO_LIMIT = (None, -1)  # of Lightning's max_epochs and max_steps
-SAID_OF_WEIGHTS = ("dataset", "protocol", "selection", "seed", "subset", "steps", "tokenizer")
+
+
+def trains(config: Mapping[str, Any]) -> bool:
+    """Whether an experiment trains anything.
+
+    Args:
+        config: composed or parsed.
+
+    >>> trains({}), trains({"trains": False})
+    (True, False)
+    """
+    return bool(config.get("trains", True))
+
+
+def command_of(command: str, config: Mapping[str, Any]) -> str:
+    """What a command does with an experiment: where nothing is trained, `fit` is a test alone.
+
+    Args:
+        command: `fit`, `validate`, `test` or `predict`.
+        config: a composed experiment.
+
+    Raises:
+        ConfigError: nothing is trained, and weights are named.
+
+    >>> command_of("fit", {"trains": True}), command_of("fit", {"trains": False})
+    ('fit', 'test')
+    """
+    if trains(config):
+        return command
+    for name in ("ckpt_path", "weights", "resume"):
+        if config.get(name) is not None:
+            raise ConfigError(
+                f"--{name}={config[name]}: the experiment trains nothing (trains: false), its encoders have the "
+                f"weights that from_pretrained names. Leave --{name} out, or set --trains=true"
+            )
+    return "test" if command == "fit" else command
+
+
+def say_untrained(model: RetrievalModule[Any, Any], wanted: str) -> None:
+    """Says on stderr that nothing is trained, and which parts have random weights.
+
+    Args:
+        model: of an experiment that trains nothing.
+        wanted: the command that was given.
+    """
+    if wanted == "fit":
+        say("tvr: the experiment trains nothing (trains: false): it is tested as it comes", file=sys.stderr)
+    if random := random_parts(model):
+        say(
+            f"tvr: random weights, that nothing trains, in {few(random)}: figures will be near chance. Set the "
+            "encoders' from_pretrained, and choose a method without layers of its own, such as CLIP4Clip's meanP",
+            file=sys.stderr,
+        )
+
+
+def random_parts(model: RetrievalModule[Any, Any]) -> list[str]:
+    """Parts of a method that was not trained whose weights are random: its own layers, encoders without weights.
+
+    >>> from tvr_lightning.encoders import CLIPEncoder
+    >>> from tvr_lightning.methods.clip4clip import CLIP4Clip
+    >>> random_parts(CLIP4Clip(CLIPEncoder("tiny", "shapes"), similarity="meanP"))
+    []
+    >>> random_parts(CLIP4Clip(CLIPEncoder("tiny"), similarity="seqLSTM"))
+    ['encoder', 'temporal']
+    """
+    known = {id(x) for e in model.encoders if e.pretrained for x in e.parameters()}
+    known |= {id(x) for m in model.modules() if isinstance(m, LogitScale) for x in m.parameters()}
+    return list(dict.fromkeys(n.partition(".")[0] for n, x in model.named_parameters() if id(x) not in known))
 
 
 def check_goes_on(path: Path, max_epochs: int | None, max_steps: int | None) -> None:
@@ -72,9 +147,8 @@ def start_from(model: RetrievalModule[Any, Any], path: Path) -> None:
     check_finite(path, weights, model)
     model.load_state_dict(weights)
     model.vocabulary = content.get("vocabulary")
-    said = {name: trained[name] for name in SAID_OF_WEIGHTS if isinstance(trained.get(name), str | int)}
     model.seen = marks_in(content)
-    model.started_from = {"checkpoint": str(path), **said}
+    model.started_from = {"checkpoint": str(path), **said_of_weights(trained)}
 
 
 def steps_of(path: Path) -> int:

@@ -20,7 +20,7 @@ from tvr_lightning.data.galleries import check_galleries
 from tvr_lightning.data.stores.files import atomic_write
 from tvr_lightning.data.stores.hub import FetchPostponedError, without_fetching
 from tvr_lightning.errors import INTERRUPTED, TERMINATED, ConfigError
-from tvr_lightning.names import CHECKPOINTS, CONFIG
+from tvr_lightning.names import BEST, CHECKPOINTS, CONFIG, LAST
 from tvr_lightning.run.accelerators import ExperimentTrainer, device_advice
 from tvr_lightning.run.build import ExperimentCLI, build_cli, dump_config, resolved_config
 from tvr_lightning.run.callbacks.curves import Curves
@@ -32,7 +32,7 @@ from tvr_lightning.run.callbacks.pictures import Pictures
 from tvr_lightning.run.callbacks.progress import DataWaits, ProgressBar, StartSummary, Throughput
 from tvr_lightning.run.callbacks.resume import KeepLast
 from tvr_lightning.run.callbacks.run_folder import RunFolder
-from tvr_lightning.run.checkpoints import BEST, LAST, AtomicCheckpointIO, find_checkpoint, restore, run_folder_lock
+from tvr_lightning.run.checkpoints import AtomicCheckpointIO, find_checkpoint, has_weights, restore, run_folder_lock
 from tvr_lightning.run.folders import (
     check_names,
     going_on_in,
@@ -42,7 +42,7 @@ from tvr_lightning.run.folders import (
     run_home,
 )
 from tvr_lightning.run.readable import readable_error
-from tvr_lightning.run.starting import check_goes_on, check_trained, start_from, steps_of
+from tvr_lightning.run.starting import check_goes_on, check_trained, command_of, say_untrained, start_from, steps_of
 from tvr_lightning.run.switches import check_switches, check_with_data
 from tvr_lightning.run.trackers import build_tracker, is_first_rank
 from tvr_lightning.visible import say
@@ -52,13 +52,16 @@ def run(command: str, arguments: Mapping[str, Any], flags: Sequence[str] = (), k
     """Runs `fit` (with a test at its end), `validate`, `test` or `predict`; returns the exit code.
 
     Args:
-        command: which of them.
+        command: which of them; where an experiment trains nothing, `fit` tests alone.
         arguments: a composed experiment; see `arguments.read_arguments`.
         flags: `--help` or `--print_config`.
         kept: whether the run's folder outlives the program, and is named at the end.
     """
     _silence_lightning()
+    wanted, command = command, command_of(command, arguments)
     cli, folder = build_for(command, arguments, flags)
+    if not cli.config.trains and is_first_rank() and not cli.config.trainer.fast_dev_run:
+        say_untrained(cli.model, wanted)
     cli.datamodule.setup(command)  # what is missing is said before a run folder exists
     check_with_data(cli.config_init.trainer.as_dict(), cli.datamodule, command)
     if is_first_rank():
@@ -130,18 +133,24 @@ def build_for(
 def wanted_weights(config: Any, command: str) -> Path | None:
     """The checkpoint that a command begins with; None where it begins with the encoders' own weights.
 
+    A test without `--ckpt_path` is of the experiment's newest run that has weights, as under `--ckpt_path=best`.
+
     Raises:
-        ConfigError: the command needs one and none is named.
+        ConfigError: the command needs one, none is named, and there is no run.
         TVRError: there is no such checkpoint or run.
     """
     check_names(config)
+    if not config.trains:
+        return None
     if config.resume is not None:
         return find_checkpoint(run_home(config), str(going_on_in(config, command)), resume=True)
     if command != "fit" and config.ckpt_path is None:
-        raise ConfigError(
-            f"`tvr {command}` needs weights: --ckpt_path=last or best (of the experiment's newest run that has it), "
-            "a run folder or a file"
-        )
+        if not has_weights(run_home(config)):
+            raise ConfigError(
+                f"`tvr {command}` needs weights, and no run in {run_home(config)} has any: train first, or name "
+                "others, --ckpt_path=RUN (a run's folder or a checkpoint)"
+            )
+        config.ckpt_path = "best"
     if command == "fit" and config.weights is not None:
         if config.ckpt_path is not None:
             raise ConfigError(
@@ -274,7 +283,7 @@ def make_trainer(cli: ExperimentCLI, command: str, folder: Path) -> Trainer:
         FiniteTraining(),
         RankWatchdog(),
         Room(),
-        RunFolder(folder, config.experiment, config.seed_everything),
+        RunFolder(folder, config.experiment, config.seed_everything, config.trains),
         Curves(folder),
         HashingPlots(folder),
         Galleries(folder),

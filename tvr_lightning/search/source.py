@@ -10,6 +10,7 @@ import torch
 from tvr_lightning.encoders.weights import Fingerprint
 from tvr_lightning.errors import ConfigError, SearchError
 from tvr_lightning.run.load import Experiment, load_experiment, load_run
+from tvr_lightning.run.starting import trains
 from tvr_lightning.search.folder import Manifest, Source
 
 
@@ -28,7 +29,7 @@ def load_source(path: str, device: str | torch.device | None = None, trust: bool
     if Path(path).is_dir() or path.endswith(".ckpt"):
         return load_run(path, device, trust)
     run = load_experiment(path)
-    if run.config.get("trains", True):
+    if trains(run.config):
         raise ConfigError(
             f"{path} is an experiment whose weights have yet to be trained: give the folder of a run of it, such as "
             f"runs/{run.name}/NAME, or an experiment that trains nothing, such as clip_zero_shot_msrvtt"

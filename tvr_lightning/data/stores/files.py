@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any, TextIO
 
-from tvr_lightning.errors import ConfigError, RunError
+from tvr_lightning.errors import ConfigError, RunError, few
 from tvr_lightning.visible import visible
 
 _LONGEST = 60  # letters of a name that its temporary name repeats: a name has 255 bytes
@@ -31,6 +32,11 @@ def is_file(path: Path) -> bool:
         return False
 
 
+def _beside(path: Path) -> Path:
+    """A name that nothing has yet, hidden beside `path`."""
+    return path.with_name(f".{path.name[:_LONGEST]}.{token_hex(8)}")
+
+
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Gives a temporary name beside `path`; it replaces `path` when the block ends well, else nothing is left.
@@ -40,7 +46,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     Raises:
         RunError: the folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name[:_LONGEST]}.{token_hex(8)}")
+    temporary = _beside(path)
     try:
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
         mode = stat.S_IMODE(os.fstat(handle).st_mode)
@@ -55,6 +61,44 @@ def atomic_write(path: Path) -> Iterator[Path]:
         raise RunError(f"cannot write {path}: {error.strerror}. What was there before is untouched.") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Gives a temporary folder beside `path`, which becomes `path` when the block ends well; else nothing is left.
+
+    A folder that is there already is replaced where it holds nothing but files of the names that the new one has.
+
+    Raises:
+        RunError: the folder cannot be written, or `path` holds something else.
+    """
+    try:
+        temporary = _beside(path)
+        temporary.mkdir()
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror}. What was there before is untouched.") from error
+    try:
+        yield temporary
+        if path.is_symlink() or path.exists():
+            _replace_folder(path, temporary)
+        else:
+            temporary.rename(path)
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror}. What was there before is untouched.") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace_folder(path: Path, new: Path) -> None:
+    """Puts a folder in another's place; the old one's files are gone afterwards."""
+    names = {file.name for file in new.iterdir()}
+    others = [path.name] if not path.is_dir() else sorted(p.name for p in path.iterdir() if p.name not in names)
+    if path.is_symlink() or others:
+        raise RunError(f"{path} is there and holds other things ({few(others) or 'a link'}): give another --out")
+    old = _beside(path)
+    path.rename(old)
+    new.rename(path)
+    shutil.rmtree(old)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -18,9 +18,8 @@ from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from tvr_lightning.errors import RunError
-from tvr_lightning.names import CHECKPOINTS
+from tvr_lightning.names import CHECKPOINTS, LAST
 from tvr_lightning.nn.similarity import LogitScale
-from tvr_lightning.run.checkpoints import LAST
 from tvr_lightning.run.lightning_private import (
     can_resume_after_batch,
     check_lightning,

@@ -21,7 +21,7 @@ from tvr_lightning.encoders.kept import keep_encoders
 from tvr_lightning.errors import RunError
 from tvr_lightning.evaluation import EvaluationResult
 from tvr_lightning.methods.base import RetrievalModule
-from tvr_lightning.names import METRICS, PREDICTIONS, RANKS
+from tvr_lightning.names import METRICS, PREDICTIONS, RANKS, UNTRAINED
 from tvr_lightning.run.callbacks.progress import count_parameters
 from tvr_lightning.run.results import LOWER_IS_BETTER, is_part, result_table, write_ranks
 from tvr_lightning.visible import console
@@ -36,12 +36,14 @@ class RunFolder(Callback):
         path: the run's folder; it exists.
         experiment: the experiment's name.
         seed: the run's seed.
+        trains: whether the experiment trains anything.
     """
 
-    def __init__(self, path: Path, experiment: str, seed: int) -> None:
+    def __init__(self, path: Path, experiment: str, seed: int, trains: bool = True) -> None:
         self.path = path
         self.experiment = experiment
         self.seed = seed
+        self.trains = trains
         self._began = time.monotonic()
         self._train_time = 0.0
         self._fit_began = 0.0
@@ -88,9 +90,12 @@ class RunFolder(Callback):
         method, result = _result(pl_module)
         split = data.split_of("test")
         # without checkpoints the method itself is what was trained
-        trained = {"weights": method.started_from, **(method.trained or self._said)}
+        said = method.trained or self._said
+        trained = {"weights": method.started_from, "encoders_from": method.encoders_from, **said}
+        if not self.trains:
+            trained["selection"] = UNTRAINED
         # the last weights of a run are nobody's choice, whatever might have chosen others
-        if Path(trainer.ckpt_path or "last").stem == "last":
+        elif Path(trainer.ckpt_path or "last").stem == "last":
             trained["selection"] = "last"
         on_gpu = trainer.strategy.root_device.type == "cuda"
         write_ranks(self.path / RANKS, result, split)
@@ -119,7 +124,7 @@ class RunFolder(Callback):
             },
             "trained": trained,
             "selected_on_test": trained["selection"] == "test",
-            "selected_by": None if trained["selection"] == "last" else method.monitor.removeprefix("val/"),
+            "selected_by": None if trained["selection"] in ("last", UNTRAINED) else method.monitor.removeprefix("val/"),
             "partial": is_part(trainer.limit_test_batches),
             "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
             "parameters": parameters,
