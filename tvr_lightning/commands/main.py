@@ -15,7 +15,7 @@ COMMANDS = {
     **dict.fromkeys(("fit", "validate", "test", "predict"), "fit"),
     **{
         name: name
-        for name in ("ablate", "compare", "encode", "leakcheck", "inspect", "index", "search", "dashboard",
+        for name in ("ablate", "compare", "encode", "leakcheck", "inspect", "index", "search", "serve", "dashboard",
                      "data", "triples", "experiments", "smoke")
     },
 }  # fmt: skip

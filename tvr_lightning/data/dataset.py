@@ -19,8 +19,8 @@ from tvr_lightning.data.augment_text import CaptionAugmenter, TextAugmentation
 from tvr_lightning.data.stores.features import FeatureRows
 from tvr_lightning.data.stores.frames import FrameCache
 from tvr_lightning.data.text import Tokenizer
-from tvr_lightning.data.video.frames import VideoFrames, read_frames
-from tvr_lightning.data.video.key_frames import read_key_frames
+from tvr_lightning.data.video.clip import read_clip
+from tvr_lightning.data.video.frames import VideoFrames
 from tvr_lightning.data.video.sampling import FrameOptions
 from tvr_lightning.errors import ConfigError, DataError, DecodeError
 from tvr_lightning.types import Record, TextInput, VideoInput, VideoTextBatch
@@ -177,16 +177,7 @@ class VideoReader:
 
     def _decode(self, index: int, o: FrameOptions, generator: np.random.Generator | None) -> VideoFrames | None:
         record = self.records[index]
-        if o.sampling == "key":
-            decode = partial(
-                read_key_frames, record.video_path, o.num_frames, o.size,
-                start=record.start, end=record.end, resize=o.resize,
-            )  # fmt: skip
-        else:
-            decode = partial(
-                read_frames, record.video_path, o.num_frames, o.sampling, o.fps, o.size,
-                start=record.start, end=record.end, generator=generator, resize=o.resize,
-            )  # fmt: skip
+        decode = partial(read_clip, record.video_path, o, record.start, record.end, generator)
         try:
             if self.cache:
                 clip, kept = self.cache.fetch(record, o, decode)

@@ -21,7 +21,20 @@ from tvr_lightning.errors import DecodeError
 
 _Result = TypeVar("_Result")
 
+SELF_CONTAINED = ("mov", "mp4", "matroska", "webm", "avi", "mpegts", "mpeg", "flv", "asf", "ogg", "mxf", "nut", "rm",
+                  "wtv", "dv", "ivf", "gif", "apng", "yuv4mpegpipe", "h264", "hevc", "m4v", "mpegvideo", "mjpeg",
+                  "obu")  # fmt: skip
+"""Formats whose files hold their pictures themselves; playlists and lists of files name others."""
+
+# The white list keeps playlists in disguise from reaching the network.
+_options = {"protocol_whitelist": "file"}
+
 _TEXT_CODECS = ("ansi", "bintext", "xbin", "idf")  # FFmpeg draws the letters of text files as pictures
+
+
+def refuse_references() -> None:
+    """From now on this process opens `SELF_CONTAINED` formats alone: for files that come from others."""
+    _options["format_whitelist"] = ",".join(SELF_CONTAINED)
 
 
 @contextmanager
@@ -58,11 +71,13 @@ def open_video(path: Path) -> Iterator[InputContainer]:
     except OSError as error:
         raise DecodeError(f"{path}: {error.strerror}") from error
     with pyav_errors(path):
-        # The prefix keeps names such as `concat:x` or `-x` from being read as protocols or options, the white list
-        # keeps playlists in disguise from reaching the network.
-        container = av.open(
-            f"file:{path}", mode="r", metadata_errors="replace", container_options={"protocol_whitelist": "file"}
-        )
+        # The prefix keeps names such as `concat:x` or `-x` from being read as protocols or options.
+        try:
+            container = av.open(f"file:{path}", mode="r", metadata_errors="replace", container_options=dict(_options))
+        except av.ArgumentError:
+            if "format_whitelist" not in _options:
+                raise
+            raise DecodeError(f"{path}: no video in a format that is taken from others, such as MP4 or WebM") from None
     with container:
         try:
             yield container
