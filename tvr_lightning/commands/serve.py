@@ -49,24 +49,15 @@ def main(words: Sequence[str]) -> int:
 
     read_manifest(options.index)  # before weights are loaded
     with listen(options.host, options.port) as door:
-        import uvicorn
-
-        from tvr_lightning.search.server import Limits, create_app
+        from tvr_lightning.search.server import Limits, make_server
 
         index = open_index(options)
         index.answers(["a video"], 1)  # loads what encodes, so that the first to ask does not wait
         limits = Limits(names or None, round(options.max_upload * 1e6))
-        server = uvicorn.Server(
-            uvicorn.Config(
-                create_app(index, limits), log_level="warning", access_log=False, loop="asyncio", http="h11", ws="none",
-                lifespan="on", proxy_headers=False, server_header=False, timeout_graceful_shutdown=3,
-                limit_concurrency=1000,
-            )
-        )  # fmt: skip
         host, port = door.getsockname()[:2]
         shown = "localhost" if options.host in LOCAL else f"[{host}]" if ":" in host else host
         print(f"http://{shown}:{port} searches {len(index):,} windows; Ctrl-C ends it", flush=True)
-        server.run(sockets=[door])
+        make_server(index, limits).run(sockets=[door])
     return 0
 
 

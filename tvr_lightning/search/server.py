@@ -14,6 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import uvicorn
 from anyio.to_thread import run_sync
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -33,6 +34,7 @@ from tvr_lightning.search.upload import uploaded
 HITS, MOST_HITS = 24, 100
 LONGEST = 5000  # letters of a query; what a method reads of it is far less
 UPLOADS = 4  # that are taken at once
+CONNECTIONS = 1000
 PAGE = {
     "/": ("index.html", "text/html"),
     "/page.css": ("page.css", "text/css"),
@@ -294,3 +296,18 @@ def create_app(index: Index, limits: Limits = Limits()) -> ASGIApp:
     )  # fmt: skip
     app.router.redirect_slashes = False
     return Guard(app, limits.names)
+
+
+def make_server(index: Index, limits: Limits) -> uvicorn.Server:
+    """The application with the server under it; `run(sockets=[...])` begins.
+
+    Args:
+        index: what is searched.
+        limits: what a client may do.
+    """
+    settings = uvicorn.Config(
+        create_app(index, limits), log_level="warning", access_log=False, loop="asyncio", http="h11", ws="none",
+        lifespan="on", proxy_headers=False, server_header=False, timeout_graceful_shutdown=3,
+        limit_concurrency=CONNECTIONS,
+    )  # fmt: skip
+    return uvicorn.Server(settings)

@@ -66,6 +66,7 @@ async function search(url, options, waiting, found) {
 }
 
 const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1) + (/[.?!]$/.test(text) ? "" : ".");
+const short = (text) => (text.length > 80 ? `${text.slice(0, 80).trim()} …` : text);
 const moments = (count) => `${count} ${count === 1 ? "moment" : "moments"}`;
 
 function searchText(query) {
@@ -81,7 +82,7 @@ function searchText(query) {
     return;
   }
   const words = new URLSearchParams({ q: query });
-  search(`/api/search?${words}`, {}, "Searching …", (count) => `${moments(count)} for “${query}”, best first.`);
+  search(`/api/search?${words}`, {}, "Searching …", (count) => `${moments(count)} for “${short(query.trim())}”, best first.`);
 }
 
 function searchClip(file) {
