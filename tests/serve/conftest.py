@@ -9,6 +9,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit
@@ -48,7 +49,8 @@ class Reply(NamedTuple):
         return str(text)
 
 
-class Served(NamedTuple):
+@dataclass(frozen=True)
+class Served:
     """A server.
 
     Attributes:

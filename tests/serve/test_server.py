@@ -225,7 +225,7 @@ def test_clips_that_cannot_be_decoded_say_why(served: Served, clip: bytes, said:
     other = Path(served.index.manifest.root, a_video(served)[0])
     reply = served.send(clip.replace(b"{}", str(other).encode()), "holiday.mp4")
     assert reply.status == 422
-    assert reply.error.startswith("holiday.mp4 cannot be searched with: ")
+    assert reply.error.startswith("the clip holiday.mp4 cannot be searched with: ")
     assert said in reply.error
     assert "/dev/fd" not in reply.error
     assert "hls" not in SELF_CONTAINED
@@ -340,7 +340,7 @@ def test_a_decoder_that_hangs_is_ended(serve: Serve, index_folder: Path, monkeyp
     thread.join()
     assert replies[0].status == 422
     assert replies[0].error == (
-        "slow.mp4 cannot be searched with: not decoded within 0.5 seconds: send a shorter or smaller clip"
+        "the clip slow.mp4 cannot be searched with: not decoded within 0.5 seconds: send a shorter or smaller clip"
     )
 
 

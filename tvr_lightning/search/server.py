@@ -150,7 +150,7 @@ class Service:
             try:
                 hits = await run_sync(find)
             except DecodeError as error:
-                raise HTTPException(422, f"{upload.name} cannot be searched with: {error}") from None
+                raise HTTPException(422, f"the clip {upload.name} cannot be searched with: {error}") from None
             return self._answer({"video": upload.name}, Answer(hits))
 
     def _answer(self, what: dict[str, str], answer: Answer) -> Response:
@@ -191,7 +191,7 @@ class Service:
         state = await run_sync(look)
         if state is None:
             raise HTTPException(
-                410, f"{shown_name(hit.file)} has gone or changed since it was indexed: run tvr index again"
+                410, f"the file {shown_name(hit.file)} has gone or changed since it was indexed: run tvr index again"
             )
         kept = "attachment" if "download" in request.query_params else "inline"
         return FileResponse(

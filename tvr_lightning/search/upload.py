@@ -71,7 +71,7 @@ async def uploaded(request: Request, most: int) -> AsyncIterator[Upload]:
         if (file.size or 0) > most:
             raise too_large
         name = " ".join("".join(c if c.isprintable() else " " for c in file.filename or "").split())[:NAME]
-        yield Upload(file, name or "the clip", {k: v for k, v in form.items() if isinstance(v, str)})
+        yield Upload(file, name or "without a name", {k: v for k, v in form.items() if isinstance(v, str)})
     except MultiPartException as error:
         raise HTTPException(400, f"the form cannot be read: {error.message}", {"Connection": "close"}) from None
     except OSError as error:

@@ -87,7 +87,7 @@ function searchText(query) {
 
 function searchClip(file) {
   if (file.size > maxUpload) {
-    say(`${file.name} has ${(file.size / 1e6).toFixed(0)} MB; clips to search with have at most ${maxUpload / 1e6} MB.`, true);
+    say(`${file.name} has ${Number((file.size / 1e6).toFixed(1))} MB; clips to search with have at most ${maxUpload / 1e6} MB.`, true);
     return;
   }
   const form = new FormData();
