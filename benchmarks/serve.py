@@ -141,6 +141,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="of each row (default: 5)")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    load = round(os.getloadavg()[0], 1)  # what else the machine did; above its cores, times say little
     with tempfile.TemporaryDirectory() as folder:
         index = options.index or make_index(Path(folder))
         rows = [direct(index, options.seconds)]
@@ -150,7 +151,7 @@ def main() -> None:
         windows = len(load_index(index))
     for row in rows:
         print(json.dumps(row) if options.json else "  ".join(f"{k} {v}" for k, v in row.items()))
-    write_results("serve", "python benchmarks/serve.py", rows, windows=windows, k=K)
+    write_results("serve", "python benchmarks/serve.py", rows, windows=windows, k=K, load=load)
     if any(row["errors"] for row in rows):
         raise SystemExit("a query was answered with an error")
 

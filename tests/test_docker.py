@@ -266,7 +266,7 @@ def test_compose_file_is_valid(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     services = yaml.safe_load(done.stdout)["services"]
-    assert services.pop("milvus")["ports"][0]["host_ip"] == services["serve"]["ports"][0]["host_ip"] == "127.0.0.1"
+    assert "127.0.0.1" in str(services.pop("milvus")["ports"])
     assert {str(service["build"]["args"]["TVR_UID"]) for service in services.values()} == {"1234"}
     assert {service["volumes"][0]["source"] for service in services.values()} == {"/videos"}
     misspelt = tmp_path / "compose.yaml"
