@@ -21,7 +21,7 @@ HEADERS = {
 
 
 def host_name(text: str) -> str:
-    """The name in a `Host` header, without port and brackets; empty where it is none.
+    """The name in a header of hosts, without port and brackets; empty where it is none.
 
     >>> host_name("LOCALHOST:8000"), host_name("[::1]:8000"), host_name("a/b@c")
     ('localhost', '::1', '')
