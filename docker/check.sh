@@ -12,9 +12,9 @@ else
 fi
 
 if docker compose version > /dev/null 2>&1; then
-  docker compose -f docker/compose.yaml config --quiet
+  docker compose -f docker/compose.yaml --profile '*' config --quiet
 elif command -v docker-compose > /dev/null; then
-  docker-compose -f docker/compose.yaml config --quiet
+  docker-compose -f docker/compose.yaml --profile '*' config --quiet
 else
   skipped+=("compose.yaml not checked, docker compose is not installed")
 fi

@@ -14,6 +14,8 @@ import pytest
 import yaml
 from packaging.specifiers import SpecifierSet
 
+from tvr_lightning.commands.main import main
+
 ROOT = Path(__file__).parents[1]
 DOCKER = ROOT / "docker"
 SEARCH = f"{ROOT / '.venv' / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}"
@@ -37,6 +39,11 @@ def stages() -> dict[str, str]:
 def compose() -> dict[str, Any]:
     content: dict[str, Any] = yaml.safe_load((DOCKER / "compose.yaml").read_text())
     return content
+
+
+def suites() -> dict[str, Any]:
+    """Services that run one of the two images."""
+    return {name: service for name, service in compose()["services"].items() if "build" in service}
 
 
 def compose_command() -> list[str] | None:
@@ -89,7 +96,7 @@ def test_every_step_is_set_up_or_its_prerequisite() -> None:
     assert re.sub(r"--mount=\S+ ", "", setup) == 'make setup TORCH="$TORCH"'
     assert not re.search(r"\b(pip|uv|curl|wget|conda|apt-get|npm)\b", user)
     assert "TORCH=" in of("ARG")  # the lock's build unless asked for
-    assert all(service["build"]["args"]["TORCH"] == "${TORCH:-}" for service in compose()["services"].values())
+    assert all(service["build"]["args"]["TORCH"] == "${TORCH:-}" for service in suites().values())
     assert not of("ADD")
 
 
@@ -144,17 +151,18 @@ def test_data_and_runs_are_volumes() -> None:
     (volumes,) = of("VOLUME")
     assert yaml.safe_load(volumes) == ["/suite/data", "/suite/runs"]
     assert of("WORKDIR") == ["/suite"]
-    for service in compose()["services"].values():
+    for service in suites().values():
         mounts = {mount["target"]: mount["source"] for mount in service["volumes"]}
         assert mounts == {"/suite/data": "${TVR_DATA:-../data}", "/suite/runs": "${TVR_RUNS:-../runs}"}
 
 
 def test_compose_names_both_images() -> None:
-    services = compose()["services"]
-    assert set(services) == {"gpu", "cpu"}
+    services = suites()
+    assert set(services) == {"gpu", "cpu", "serve"}
     for name, service in services.items():
-        assert service["image"] == f"tvr_lightning:{name}"
-        assert service["build"]["target"] == name
+        image = {"serve": "cpu"}.get(name, name)
+        assert service["image"] == f"tvr_lightning:{image}"
+        assert service["build"]["target"] == image
         assert (DOCKER / service["build"]["context"]).resolve() == ROOT
         assert (ROOT / service["build"]["dockerfile"]).is_file()
         assert {f"{key}={value.split(':-')[1].rstrip('}')}" for key, value in service["build"]["args"].items()} <= set(
@@ -166,8 +174,27 @@ def test_compose_names_both_images() -> None:
     assert "deploy" not in services["cpu"]
 
 
+def test_profiles_open_ports_on_this_machine_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    services = compose()["services"]
+    profiles = {name: service["profiles"] for name, service in services.items() if "profiles" in service}
+    assert profiles == {"serve": ["serve"], "milvus": ["milvus"]}  # neither starts unasked
+    for name, inside in (("serve", 8000), ("milvus", 19530)):
+        (port,) = services[name]["ports"]
+        assert re.fullmatch(rf"127\.0\.0\.1:\$\{{\w+:-{inside}\}}:{inside}", port)
+    assert not any("ports" in service for name, service in services.items() if name not in profiles)
+    program, *words = services["serve"]["command"]
+    assert program == "tvr"
+    words = [re.sub(r"\$\{\w+:-(.*)\}", str(tmp_path), word) for word in words]
+    assert main(words) == 1  # the words are right, there is no index
+    assert "no index in" in capsys.readouterr().err
+    assert words[words.index("--names") + 1].split(",") == ["localhost", "127.0.0.1"]
+    assert re.fullmatch(r"milvusdb/milvus:v\d+\.\d+\.\d+", services["milvus"]["image"])
+    (volume,) = services["milvus"]["volumes"]
+    assert volume.split(":")[0] in compose()["volumes"]
+
+
 def test_keys_come_from_the_environment_alone() -> None:
-    for service in compose()["services"].values():
+    for service in suites().values():
         assert "WANDB_API_KEY" in service["environment"]
         assert not any("=" in variable for variable in service["environment"])
         assert "env_file" not in service
@@ -190,10 +217,12 @@ def test_check_names_what_is_not_installed(check: Path, tmp_path: Path) -> None:
 
 
 def test_check_passes_over_a_docker_without_compose(check: Path, tmp_path: Path) -> None:
-    path = commands(tmp_path / "bin", docker="exit 1", docker_compose=f"echo $* > {tmp_path}/log", hadolint="exit 0")
+    path = commands(
+        tmp_path / "bin", docker="exit 1", docker_compose=f"set -f; echo $* > {tmp_path}/log", hadolint="exit 0"
+    )
     done = run(str(check), path=path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert (tmp_path / "log").read_text() == "-f docker/compose.yaml config --quiet\n"
+    assert (tmp_path / "log").read_text() == "-f docker/compose.yaml --profile * config --quiet\n"
 
 
 @pytest.mark.parametrize("failing", ["hadolint", "docker_compose"])
@@ -224,9 +253,20 @@ def test_compose_file_is_valid(tmp_path: Path) -> None:
     command = compose_command()
     if command is None:
         pytest.skip("docker compose is not installed")
-    done = run(*command, "-f", "docker/compose.yaml", "config", TVR_UID="1234", TVR_DATA="/videos", WANDB_API_KEY="")
+    done = run(
+        *command,
+        "-f",
+        "docker/compose.yaml",
+        "--profile",
+        "*",
+        "config",
+        TVR_UID="1234",
+        TVR_DATA="/videos",
+        WANDB_API_KEY="",
+    )
     assert done.returncode == 0, done.stderr
     services = yaml.safe_load(done.stdout)["services"]
+    assert "127.0.0.1" in str(services.pop("milvus")["ports"])
     assert {str(service["build"]["args"]["TVR_UID"]) for service in services.values()} == {"1234"}
     assert {service["volumes"][0]["source"] for service in services.values()} == {"/videos"}
     misspelt = tmp_path / "compose.yaml"

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tvr_lightning.config.arguments import TRUST
+from tvr_lightning.commands.opening import add_index_arguments, check_index_arguments, open_index
 from tvr_lightning.errors import ConfigError
 from tvr_lightning.visible import console, say
 
@@ -21,21 +21,12 @@ OVERVIEW = """\
 def main(words: Sequence[str]) -> int:
     """Prints what was found; returns the exit code."""
     parser = argparse.ArgumentParser("tvr search", description="Videos of an index that a text describes.")
-    parser.add_argument("index", type=Path, help="an index's folder")
+    add_index_arguments(parser)
     parser.add_argument("query", nargs="?", help="what the video shows")
     parser.add_argument("--video", type=Path, help="a video to find others like it, in place of a text")
     parser.add_argument("-k", type=int, default=10, help="how many (default: 10)")
-    parser.add_argument(
-        "--candidates", default="1000",
-        help="windows that are looked at closely: a number, or all, which is exact (default: 1000)",
-    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="JSON in place of a table")
     parser.add_argument("--sheet", type=Path, help="a picture of the hits, PNG")
-    parser.add_argument("--run", help="where the run lies that made the index, if it was moved")
-    parser.add_argument("--device", help="where to encode the query (default: a GPU where there is one)")
-    parser.add_argument(
-        TRUST, action="store_true", help="the run's configuration may import modules of the working directory"
-    )
     options = parser.parse_args(words[1:])
     if (options.query is None) == (options.video is None):
         raise ConfigError('say what to look for: either a text, tvr search INDEX "a dog runs", or --video CLIP')
@@ -43,16 +34,12 @@ def main(words: Sequence[str]) -> int:
         raise ConfigError("the query is empty: describe what the video shows")
     if options.k < 1:
         raise ConfigError(f"-k is {options.k}; at least 1")
-    if options.candidates != "all" and not options.candidates.isdecimal():
-        raise ConfigError(f"--candidates is {options.candidates}; a number, or all")
+    check_index_arguments(options)
     if options.sheet is not None and not options.sheet.absolute().parent.is_dir():
         raise ConfigError(f"cannot write {options.sheet}: there is no folder {options.sheet.absolute().parent}")
-    from tvr_lightning.search.index import Answer, load_index
+    from tvr_lightning.search.hits import Answer
 
-    index = load_index(
-        options.index, options.run, None if options.candidates == "all" else int(options.candidates), options.device,
-        options.trust,
-    )  # fmt: skip
+    index = open_index(options)
     if options.video is not None:
         answer = Answer(index.search_video(options.video, options.k))
     else:
@@ -75,7 +62,7 @@ def main(words: Sequence[str]) -> int:
 def _print(hits: Sequence[Any]) -> None:
     from rich.table import Table
 
-    from tvr_lightning.search.index import clock
+    from tvr_lightning.search.hits import clock
 
     table = Table("rank", "score", "time", "file", box=None)
     for hit in hits:

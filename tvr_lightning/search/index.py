@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import threading
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
@@ -23,6 +23,7 @@ from tvr_lightning.evaluation.encoding import inference
 from tvr_lightning.run.load import Experiment
 from tvr_lightning.search.builder import all_vectors
 from tvr_lightning.search.folder import VECTOR, Manifest, Shards, Table, read_manifest
+from tvr_lightning.search.hits import Answer, Hit
 from tvr_lightning.search.source import check_source, load_source, source_of
 from tvr_lightning.search.vectors import VectorIndex, local_vectors, open_vectors
 from tvr_lightning.types import Record, TensorRows, TextInput, VideoInput
@@ -30,58 +31,6 @@ from tvr_lightning.types import Record, TensorRows, TextInput, VideoInput
 CANDIDATES = 1000
 ATTEMPTS = 5  # to read an index that is being written
 BLOCK = 4096  # windows whose features are looked at together
-
-
-@dataclass(frozen=True)
-class Hit:
-    """A window that was found.
-
-    Attributes:
-        rank: 1 for the best.
-        score: the method's, or for an example the inner product of vectors.
-        file: name of the video from the index's root, or absolute.
-        path: where it lies.
-        start: seconds where the window begins.
-        end: seconds where it ends.
-        window: its number in the index.
-    """
-
-    rank: int
-    score: float
-    file: str
-    path: Path
-    start: float
-    end: float
-    window: int
-
-    def facts(self) -> dict[str, Any]:
-        """The same as plain values."""
-        return {**asdict(self), "path": str(self.path)}
-
-
-def clock(seconds: float) -> str:
-    """Seconds as a clock shows them.
-
-    >>> clock(5.26), clock(75), clock(3661.5)
-    ('0:05.3', '1:15', '1:01:01.5')
-    """
-    whole, tenths = divmod(round(10 * seconds), 10)
-    minutes, s = divmod(whole, 60)
-    hours, m = divmod(minutes, 60)
-    return (f"{hours}:{m:02d}" if hours else f"{m}") + f":{s:02d}" + (f".{tenths}" if tenths else "")
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What one query found.
-
-    Attributes:
-        hits: best first; of windows of one video that overlap, the best.
-        notes: what a user should know about the query, such as that it was cut.
-    """
-
-    hits: list[Hit]
-    notes: tuple[str, ...] = ()
 
 
 class Index:
@@ -148,10 +97,31 @@ class Index:
 
     def refresh(self) -> bool:
         """Reads the index again where it has changed; whether it had."""
-        if read_manifest(self.folder) == self.manifest:
+        new = self.reopened()
+        if new is self:
             return False
-        self._load()
+        with self._lock:
+            for name in ("run", "_feature_type"):  # what was loaded stays only where the new state has it too
+                self.__dict__.pop(name, None)
+            self.__dict__.update(new.__dict__)
         return True
+
+    def reopened(self) -> Index:
+        """The index as it is on disk now: itself where nothing has changed, else another one beside it.
+
+        Both may be used by several threads; what encodes is loaded once, and again only where it is another.
+
+        Raises:
+            SearchError: it cannot be read any more.
+        """
+        if read_manifest(self.folder) == self.manifest:
+            return self
+        new = copy.copy(self)  # its lock too: it guards the method that both use
+        new._load()
+        if new.manifest.source != self.manifest.source:
+            for name in ("run", "_feature_type"):
+                new.__dict__.pop(name, None)
+        return new
 
     @cached_property
     def run(self) -> Experiment:
@@ -218,16 +188,35 @@ class Index:
             DecodeError: the video cannot be decoded.
         """
         _check_k(k)
+        reader = VideoReader([Record("query", Path(path), ())], self.run.data.frames, "raise")
+        video = reader.read(0)
+        assert video is not None
+        return self.search_frames(video, k)
+
+    def search_frames(self, video: VideoInput, k: int = 10) -> list[Hit]:
+        """As `search_video`, for a video that is decoded already."""
+        _check_k(k)
         with self._lock:
-            model, frames = self.run.model, self.run.data.frames
-            reader = VideoReader([Record("query", Path(path), ())], frames, "raise")
-            video = reader.read(0)
-            assert isinstance(video, VideoInput)
+            model = self.run.model
             with inference(model):
                 vector = model.vectors(model.encode_video(video.to(model.device))).cpu().numpy()
-            scores, ids = self.vectors.search(vector, len(self.table))
-        rows = np.array([self._row_of[i] for i in ids[0].tolist() if i >= 0], dtype=np.int64)
-        return self._hits(rows, scores[0][ids[0] >= 0], k)
+            [scores], [ids] = self.vectors.search(vector, len(self.table))
+        known = [i in self._row_of for i in ids.tolist()]
+        return self._hits(self._rows(ids), scores[known], k)
+
+    def _rows(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Rows of windows; a vector index may know others, of a later state, and says -1 where it found too few."""
+        return np.array([self._row_of[i] for i in ids.tolist() if i in self._row_of], dtype=np.int64)
+
+    def row(self, window: int) -> int:
+        """Where a window stands in `table`.
+
+        Raises:
+            SearchError: the index has no such window.
+        """
+        if window not in self._row_of:
+            raise SearchError(f"{self.folder} has no window {window}")
+        return self._row_of[window]
 
     def picture(self, window: int) -> bytes:
         """A window's frame, as JPEG.
@@ -235,10 +224,7 @@ class Index:
         Raises:
             SearchError: the index has no such window.
         """
-        row = self._row_of.get(window)
-        if row is None:
-            raise SearchError(f"{self.folder} has no window {window}")
-        number, place = self._places[row].tolist()
+        number, place = self._places[self.row(window)].tolist()
         return _picture(Shards(self.folder), self._shards[number].name, place)
 
     def hit(self, window: int, rank: int = 0, score: float = float("nan")) -> Hit:
@@ -247,10 +233,8 @@ class Index:
         Raises:
             SearchError: the index has no such window.
         """
-        row = self._row_of.get(window)
-        if row is None:
-            raise SearchError(f"{self.folder} has no window {window}")
-        table, file = self.table, self.table.files[row]
+        row, table = self.row(window), self.table
+        file = table.files[row]
         start, end = float(table.starts[row]), float(table.ends[row])
         return Hit(
             rank, score, file, Path(self.manifest.root, file), 0.0 if np.isnan(start) else start,
@@ -296,7 +280,7 @@ class Index:
         _, ids = self.vectors.search(vectors, wanted)
         found = []
         for number, proposed in enumerate(ids):
-            rows = np.sort(np.array([self._row_of[i] for i in proposed.tolist() if i >= 0], dtype=np.int64))
+            rows = np.sort(self._rows(proposed))
             found.append(self._best(rows, self._scores(texts[number : number + 1], rows)[0].numpy(), k))
         return found
 

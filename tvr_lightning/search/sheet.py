@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from tvr_lightning.data.stores.files import atomic_write
 from tvr_lightning.run.fonts import missing_letters, render
-from tvr_lightning.search.index import Hit, Index, clock
+from tvr_lightning.search.hits import Hit, clock
+from tvr_lightning.search.index import Index
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -1,0 +1,425 @@
+"""The server's routes: what they give, what they refuse, and what nobody can get from them."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from tvr_lightning.commands.main import main
+from tvr_lightning.errors import SearchError
+from tvr_lightning.search import decoder
+from tvr_lightning.search.index import load_index
+
+from . import workers
+from .conftest import EVIL, NO_PLAYER, Served, form
+
+Serve = Callable[..., Served]
+
+
+def test_a_text_finds_what_the_index_finds(served: Served) -> None:
+    reply = served.search("a red circle moves", 5)
+    assert reply.status == 200
+    assert reply.content["query"] == "a red circle moves"
+    hits = served.index.search("a red circle moves", 5)
+    assert [h["window"] for h in reply.content["hits"]] == [h.window for h in hits]
+    assert [h["rank"] for h in reply.content["hits"]] == [1, 2, 3, 4, 5]
+    first = reply.content["hits"][0]
+    assert first["score"] == pytest.approx(hits[0].score, abs=1e-5)
+    assert (first["file"], first["start"], first["end"]) == (hits[0].file, hits[0].start, hits[0].end)
+    assert str(served.index.manifest.root) not in reply.body.decode()  # nobody needs to know where it lies
+    assert reply.headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize(
+    "query", ["一只红色的狗", "كرة حمراء", "\N{DOG FACE}" * 9, "a" * 5000, "<b>", "'; --", "%ff", "a\tb"]
+)
+def test_any_text_is_a_query(served: Served, query: str) -> None:
+    reply = served.search(query, 3)
+    assert reply.status == 200, reply.error
+    assert reply.content["query"] == query
+    assert len(reply.content["hits"]) == 3
+
+
+def test_a_query_longer_than_the_context_is_cut_and_says_so(served: Served) -> None:
+    assert "its end is cut off" in served.search("a red circle moves left " * 20).content["notes"][0]
+    assert served.search("a red circle").content["notes"] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/api/search", "say what to look for"),
+        ("/api/search?q=", "the query is empty"),
+        ("/api/search?q=%20%0a", "the query is empty"),
+        ("/api/search?q=%00", "the query is empty"),
+        ("/api/search?q=" + "a" * 5001, "the query has 5,001 letters; at most 5,000"),
+        ("/api/search?q=a&k=0", "k is '0'; a number from 1 to 100"),
+        ("/api/search?q=a&k=101", "a number from 1 to 100"),
+        ("/api/search?q=a&k=-1", "k is '-1'"),
+        ("/api/search?q=a&k=1e1", "k is '1e1'"),
+        ("/api/search?q=a&k=" + quote("٣"), "k is '٣'"),
+        ("/api/search?q=a&k=" + "9" * 5000, "a number from 1 to 100"),
+        ("/api/search?q=a&top=3", "no parameter 'top'; known: k, q"),
+    ],
+)
+def test_wrong_queries_are_refused_in_a_sentence(served: Served, path: str, said: str) -> None:
+    reply = served.ask(path)
+    assert reply.status == 400
+    assert said in reply.error
+
+
+def test_queries_at_once_give_what_they_give_one_by_one(served: Served) -> None:
+    queries = [f"a {c} {s} number {i}" for i in range(4) for c in ("red", "blue", "green", "pink") for s in
+               ("circle", "star", "heart", "square")]  # fmt: skip
+    alone = [served.search(q, 3 + i % 2) for i, q in enumerate(queries)]
+    with ThreadPoolExecutor(64) as pool:
+        together = list(pool.map(served.search, queries, [3 + i % 2 for i in range(64)]))
+    for one, other in zip(alone, together, strict=True):
+        assert other.status == 200
+        assert other.content["query"] == one.content["query"]
+        mine, its = one.content["hits"], other.content["hits"]
+        assert [h["score"] for h in its] == pytest.approx([h["score"] for h in mine], abs=1e-5)
+        assert [h["window"] for h in its] == [h["window"] for h in mine]
+
+
+def test_pictures_and_videos_of_hits(served: Served) -> None:
+    for hit in served.search("a circle", 10).content["hits"]:
+        picture = served.ask(hit["thumbnail"])
+        assert (picture.status, picture.headers["content-type"]) == (200, "image/jpeg")
+        assert picture.body == served.index.picture(hit["window"])
+        video = served.ask(hit["video"])
+        assert video.body == Path(served.index.manifest.root, hit["file"]).read_bytes()
+        assert video.headers["content-type"] == hit["type"]
+        assert hit["type"] == ("video/x-msvideo" if hit["file"] == NO_PLAYER else "video/mp4")
+        assert video.headers["content-disposition"].startswith("inline")
+        assert served.ask(f"{hit['video']}?download").headers["content-disposition"].startswith("attachment")
+
+
+def test_videos_in_ranges(served: Served) -> None:
+    window = served.search("a circle", 1).content["hits"][0]["window"]
+    content = served.index.hit(window).path.read_bytes()
+    path, size = f"/video/{window}", len(content)
+    middle = served.ask(path, Range="bytes=10-19")
+    assert (middle.status, middle.body) == (206, content[10:20])
+    assert middle.headers["content-range"] == f"bytes 10-19/{size}"
+    assert served.ask(path, Range="bytes=-5").body == content[-5:]
+    assert served.ask(path, Range=f"bytes={size - 3}-").body == content[-3:]
+    beyond = served.ask(path, Range=f"bytes={size}-")
+    assert (beyond.status, beyond.headers["content-range"]) == (416, f"bytes */{size}")
+    assert served.ask(path, Range="bytes=x-y").status == 400
+    head = served.ask(path, "HEAD")
+    assert (head.status, head.body, head.headers["content-length"]) == (200, b"", str(size))
+    assert head.headers["accept-ranges"] == "bytes"
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["../../etc/passwd", "%2e%2e%2f%2e%2e%2fetc%2fpasswd", "..%5c..%5cetc", "-1", "+1", "1.0", "1e0", "0x1", "1%00",
+     " 1", "%00", "999999", "9" * 400, quote("１"), quote("٣"), "", "1/", "1;2", "%ff", "/etc/passwd", "file:///etc/passwd",
+     quote(EVIL), "1%0d%0aX-Evil:1"],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", ["video", "thumbnail"])
+def test_only_windows_of_the_index_have_addresses(served: Served, kind: str, place: str) -> None:
+    path = f"/{kind}/{place}".replace(" ", "%20")
+    reply = served.ask(path)
+    assert reply.status == 404
+    assert reply.error in ("the index has no such window", "there is nothing here")
+    assert "x-evil" not in reply.headers
+
+
+@pytest.mark.parametrize(
+    "path", ["/../page.css", "/page/page.css", "/index.html", "/etc/passwd", "//evil.org/", "/api/", "/docs"]
+)
+def test_nothing_else_is_served(served: Served, path: str) -> None:
+    assert served.ask(path).status == 404
+    assert served.ask("/api/index", "DELETE").status == 405
+
+
+def test_files_that_went_or_changed_are_gone(serve: Serve, make_index: Callable[[], Path]) -> None:
+    folder = make_index()
+    server = serve(load_index(folder))
+    hits = {h["file"]: h for h in server.search("a circle", 100).content["hits"]}
+    (gone, first), (changed, second), (linked, third), *_ = hits.items()
+    videos = folder.parent / "videos"
+    (videos / gone).unlink()
+    (videos / changed).write_bytes((videos / changed).read_bytes() + b"\0")
+    (videos / linked).unlink()
+    (videos / linked).symlink_to("/etc/passwd")
+    for name, hit in ((gone, first), (changed, second), (linked, third)):
+        reply = server.ask(hit["video"])
+        assert reply.status == 410
+        assert f"{name} has gone or changed since it was indexed" in reply.error
+        assert server.ask(hit["thumbnail"]).status == 200
+
+
+def test_headers_forbid_what_the_page_does_not_need(served: Served) -> None:
+    for path in ("/", "/page.js", "/api/search?q=a", "/thumbnail/0", "/video/0", "/nothing"):
+        headers = served.ask(path).headers
+        policy = headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "frame-ancestors 'none'" in policy
+        assert "unsafe" not in policy
+        assert "http" not in policy
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["referrer-policy"] == "no-referrer"
+        assert not [name for name in headers if name.startswith("access-control")]
+        assert "server" not in headers
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [("localhost:1", 200), ("LOCALHOST", 200), ("[::1]:8000", 200), ("127.0.0.1", 200), ("evil.org", 400),
+     ("localhost.evil.org", 400), ("localhost@evil.org", 400), ("localhost/x", 400), ("[", 400), ("", 400)],
+)  # fmt: skip
+def test_the_server_answers_to_its_own_names(served: Served, host: str, status: int) -> None:
+    reply = served.ask("/api/index", Host=host)
+    assert reply.status == status
+    assert status == 200 or "answers to 127.0.0.1, ::1, localhost only" in reply.error
+
+
+def test_pages_of_other_sites_cannot_send_clips(served: Served) -> None:
+    body = form(b"x")
+    kind = "multipart/form-data; boundary=xyz"
+    for origin in ("http://evil.org", "null", "http://127.0.0.1:1"):
+        assert served.ask("/api/search", "POST", body, Content_Type=kind, Origin=origin).status == 403
+    assert served.ask("/api/search", "POST", body, Content_Type=kind, Origin=served.url).status == 422
+
+
+def a_video(served: Served) -> tuple[str, bytes]:
+    file = next(f for f in served.index.table.files if f.endswith(".mp4"))
+    return file, Path(served.index.manifest.root, file).read_bytes()
+
+
+def test_a_clip_finds_itself(served: Served) -> None:
+    file, clip = a_video(served)
+    reply = served.send(clip, "../../holiday \r.mp4".replace("\r", "é"), 4)
+    assert reply.status == 200, reply.error
+    assert reply.content["video"] == "../../holiday é.mp4"
+    hits = served.index.search_video(Path(served.index.manifest.root, file), 4)
+    assert [h["window"] for h in reply.content["hits"]] == [h.window for h in hits]
+    assert [h["score"] for h in reply.content["hits"]] == pytest.approx([h.score for h in hits], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("clip", "said"),
+    [
+        (b"", "the file is empty"),
+        (b"no video at all", "cannot be decoded"),
+        (b"\0" * 100_000, "cannot be decoded"),
+        (b"#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\n{}\n#EXT-X-ENDLIST\n", "a playlist"),
+        (b"ffconcat version 1.0\nfile {}\n", "a script that joins other files"),
+    ],
+)
+def test_clips_that_cannot_be_decoded_say_why(served: Served, clip: bytes, said: str) -> None:
+    """Lists that name another file of the server are no clips."""
+    other = Path(served.index.manifest.root, a_video(served)[0])
+    reply = served.send(clip.replace(b"{}", str(other).encode()), "holiday.mp4")
+    assert reply.status == 422
+    assert reply.error.startswith("the clip holiday.mp4 cannot be searched with: ")
+    assert said in reply.error
+    assert "/dev/fd" not in reply.error
+
+
+def test_half_a_clip_is_searched_with_or_refused(served: Served) -> None:
+    _, clip = a_video(served)
+    assert served.send(clip[: len(clip) // 2]).status in (200, 422)
+    assert served.send(clip).status == 200  # the decoder is there for the next one
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "said"),
+    [
+        (b"x", "text/plain", "send the clip as multipart/form-data, in the field 'video'"),
+        (b"x", "multipart/form-data", "the form cannot be read"),
+        (b"x", "multipart/form-data; boundary=xyz", "the form cannot be read"),
+        (form(b"x", field="file"), "multipart/form-data; boundary=xyz", "no file in the field 'video'"),
+        (form(b"x", k=0), "multipart/form-data; boundary=xyz", "k is '0'"),
+        (form(b"x") * 2, "multipart/form-data; boundary=xyz", ""),
+        (b"", "multipart/form-data; boundary=xyz", ""),
+    ],
+)
+def test_forms_that_are_none(served: Served, body: bytes, kind: str, said: str) -> None:
+    reply = served.ask("/api/search", "POST", body, Content_Type=kind)
+    assert reply.status in ((400,) if said else (400, 422))
+    assert said in reply.error
+
+
+def raw(served: Served, *parts: bytes, hang_up: bool = False) -> bytes:
+    """Sends bytes and reads until the server closes, or closes itself."""
+    with socket.create_connection(served.address, timeout=30) as connection:
+        try:
+            for part in parts:
+                connection.sendall(part)
+            if hang_up:
+                return b""
+        except (BrokenPipeError, ConnectionResetError):  # it need not read what it refuses
+            assert not hang_up
+        found = b""
+        try:
+            while part := connection.recv(1 << 16):
+                found += part
+        except ConnectionResetError:
+            assert found
+        return found
+
+
+HEAD = b"POST /api/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=xyz\r\n"
+
+
+def test_clips_that_are_too_large_are_refused_before_they_are_read(served: Served) -> None:
+    assert served.send(b"\0" * 999_000).status == 422
+    reply = raw(served, HEAD + b"Content-Length: 99999999999\r\n\r\n")
+    assert reply.startswith(b"HTTP/1.1 413 ")
+    assert b'{"error":"the clip is larger than 1 MB"}' in reply
+    chunk = b"10000\r\n" + b"\0" * 0x10000 + b"\r\n"  # of no length that is told
+    first = form(b"").partition(b"\r\n--xyz--")[0]
+    begin = b"%x\r\n%b\r\n" % (len(first), first)
+    reply = raw(served, HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + begin, *[chunk] * 40)
+    assert reply.startswith(b"HTTP/1.1 413 ")
+    # what is longer than told is another request, and none that can be read
+    body = form(b"x")
+    reply = raw(served, HEAD + b"Content-Length: %d\r\n\r\n" % (len(body) - 20) + body, b"\0" * 100_000)
+    assert b" 400 " in reply.partition(b"\r\n")[0]
+    assert served.search("a circle").status == 200
+
+
+def open_files() -> list[str]:
+    """Temporary files of this process; they have no name."""
+    found = []
+    for link in Path("/proc/self/fd").iterdir():
+        try:
+            found.append(str(link.readlink()))
+        except FileNotFoundError:  # the listing's own
+            continue
+    return [f for f in found if f.endswith("(deleted)") and "/tmp" in f and "pytest" not in f]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
+def test_a_client_that_hangs_up_leaves_nothing_behind(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    before = open_files()
+    for _ in range(8):  # more than are taken at once
+        raw(served, HEAD + b"Content-Length: 900000\r\n\r\n" + form(b"\0" * 500_000), hang_up=True)
+        raw(served, b"GET /api/search?q=a HTTP/1.1\r\nHost: localhost\r\n\r\n", hang_up=True)
+        raw(served, b"GET /video/0 HTTP/1.1\r\nHost: localhost\r\n\r\n", hang_up=True)
+    _, clip = a_video(served)
+    end = time.monotonic() + 20
+    while (reply := served.send(clip)).status == 503 and time.monotonic() < end:
+        time.sleep(0.1)
+    assert reply.status == 200
+    while open_files() != before and time.monotonic() < end:
+        time.sleep(0.1)
+    assert open_files() == before
+    assert list(tmp_path.iterdir()) == []
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_decoder_that_hangs_is_ended(serve: Serve, index_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoder, "_work", workers.hanging)
+    server = serve(load_index(index_folder), seconds=0.5)
+    replies: list[Any] = []
+    thread = threading.Thread(target=lambda: replies.append(server.send(b"x" * 100, "slow.mp4")))
+    thread.start()
+    while thread.is_alive():  # the others do not wait for it
+        began = time.monotonic()
+        assert server.search("a circle", 2).status == 200
+        assert time.monotonic() - began < 30
+    thread.join()
+    assert replies[0].status == 422
+    assert replies[0].error == (
+        "the clip slow.mp4 cannot be searched with: not decoded within 0.5 seconds: send a shorter or smaller clip"
+    )
+
+
+def test_a_decoder_that_dies_is_started_again(
+    serve: Serve, index_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve(load_index(index_folder))
+    for worker, said in ((workers.dying, "the decoder broke down"), (workers.broken, "did not start")):
+        with monkeypatch.context() as patched:
+            patched.setattr(decoder, "_work", worker)
+            reply = server.send(b"x", "a.mp4")
+            assert reply.status == 422
+            assert said in reply.error
+    assert server.send(a_video(server)[1]).status == 200
+
+
+def test_an_index_that_is_rewritten_goes_on_answering(
+    serve: Serve, make_index: Callable[[], Path], run: Path, shapes_root: Path
+) -> None:
+    folder = make_index()
+    server = serve(load_index(folder), refresh=0.05)
+    going, wrong = True, []
+
+    def watch() -> None:
+        while going:
+            reply = server.search("a circle", 5)
+            pictures = [server.ask(h["thumbnail"]).status for h in reply.content.get("hits", ())]
+            if reply.status != 200 or set(pictures) - {200, 404}:  # 404: its video has left meanwhile
+                wrong.append((reply, pictures))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    before = server.ask("/api/index").content
+    clips = sorted((shapes_root / "videos").iterdir())
+    try:
+        for clip in clips[10:12]:
+            shutil.copy(clip, folder.parent / "videos" / f"new {clip.name}")
+        next((folder.parent / "videos").glob("video*.mp4")).unlink()
+        words = ["index", str(run), str(folder.parent / "videos"), str(folder), "--window=2", "--workers=0"]
+        assert main([*words, "--batch_size=1"]) == 0
+        end = time.monotonic() + 20
+        while server.ask("/api/index").content["videos"] != before["videos"] + 1 and time.monotonic() < end:
+            time.sleep(0.05)
+    finally:
+        going = False
+        thread.join()
+    assert server.ask("/api/index").content["videos"] == before["videos"] + 1
+    assert {h["file"] for h in server.search("a circle", 100).content["hits"]} >= {
+        f"new {c.name}" for c in clips[10:12]
+    }
+    assert not wrong
+
+
+def test_an_index_that_breaks_is_answered_from_as_it_was(
+    serve: Serve, make_index: Callable[[], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_index()
+    server = serve(load_index(folder), refresh=0.05)
+    (folder / "index.json").write_text("{")
+    time.sleep(0.5)
+    assert server.search("a circle").status == 200
+    said = capsys.readouterr().err
+    assert said.count("the index is answered from as it was: ") == 1
+    assert "index.json is damaged" in said
+
+
+def test_reopened_is_another_index_beside_the_first(make_index: Callable[[], Path], run: Path) -> None:
+    folder = make_index()
+    index = load_index(folder)
+    hits = index.search("a circle", 100)
+    assert index.reopened() is index
+    assert not index.refresh()
+    gone = hits[0].file
+    (folder.parent / "videos" / gone).unlink()
+    assert main(["index", str(run), str(folder.parent / "videos"), str(folder), "--window=2", "--workers=0"]) == 0
+    new = index.reopened()
+    assert new is not index
+    assert new.run is index.run
+    assert index.search("a circle", 100) == hits
+    assert gone not in {h.file for h in new.search("a circle", 100)}
+    with pytest.raises(SearchError, match="no window"):
+        new.row(hits[0].window)
+    assert index.refresh()
+    assert index.search("a circle", 100) == new.search("a circle", 100)

@@ -1,0 +1,49 @@
+"""What the commands share that ask an index."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tvr_lightning.config.arguments import TRUST
+from tvr_lightning.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tvr_lightning.search.index import Index
+
+
+def add_index_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the index and how it is opened."""
+    parser.add_argument("index", type=Path, help="an index's folder")
+    parser.add_argument(
+        "--candidates", default="1000",
+        help="windows that are looked at closely: a number, or all, which is exact (default: 1000)",
+    )  # fmt: skip
+    parser.add_argument("--run", help="where the run lies that made the index, if it was moved")
+    parser.add_argument("--device", help="where to encode queries (default: a GPU where there is one)")
+    parser.add_argument(
+        TRUST, action="store_true", help="the run's configuration may import modules of the working directory"
+    )
+
+
+def check_index_arguments(options: argparse.Namespace) -> None:
+    """Refuses wrong ones before anything heavy is imported.
+
+    Raises:
+        ConfigError: says which.
+    """
+    if options.candidates != "all" and not (options.candidates.isdecimal() and int(options.candidates)):
+        raise ConfigError(f"--candidates is {options.candidates}; a number of at least 1, or all")
+
+
+def open_index(options: argparse.Namespace) -> Index:
+    """Opens the index.
+
+    Raises:
+        SearchError: see `load_index`.
+    """
+    from tvr_lightning.search.index import load_index
+
+    candidates = None if options.candidates == "all" else int(options.candidates)
+    return load_index(options.index, options.run, candidates, options.device, options.trust)
