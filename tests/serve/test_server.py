@@ -16,7 +16,7 @@ import pytest
 
 from tvr_lightning.commands.main import main
 from tvr_lightning.errors import SearchError
-from tvr_lightning.search import decoder
+from tvr_lightning.search import decoder, upload
 from tvr_lightning.search.index import load_index
 
 from . import workers
@@ -290,6 +290,20 @@ def test_clips_that_are_too_large_are_refused_before_they_are_read(served: Serve
     reply = raw(served, HEAD + b"Content-Length: %d\r\n\r\n" % (len(body) - 20) + body, b"\0" * 100_000)
     assert b" 400 " in reply.partition(b"\r\n")[0]
     assert served.search("a circle").status == 200
+
+
+def test_a_clip_that_does_not_come_or_has_no_room_is_refused(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upload, "PATIENCE", 0.2)
+    assert b"nothing came for 0.2 seconds" in raw(served, HEAD + b"Content-Length: 1000\r\n\r\n--xyz")
+    monkeypatch.setattr(upload, "LONGEST", 0.1)
+    assert b"the clip did not arrive within" in raw(served, HEAD + b"Content-Length: 1000\r\n\r\n--xyz")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("starlette.formparsers.SpooledTemporaryFile", full)
+    reply = served.send(b"x")
+    assert (reply.status, reply.error) == (507, "the server cannot keep the clip: No space left on device")
 
 
 def open_files() -> list[str]:

@@ -7,13 +7,14 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
-from starlette.datastructures import FormData, UploadFile
+from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 FIELD = "video"
 PATIENCE = 30.0  # seconds without a byte
+LONGEST = 900.0  # seconds for a whole clip
 OVERHEAD = 16 << 10  # bytes of a form besides its clip
 NAME = 100  # letters of a clip's name that are kept
 
@@ -35,7 +36,7 @@ async def uploaded(request: Request, most: int) -> AsyncIterator[Upload]:
         most: bytes of the clip.
 
     Raises:
-        HTTPException: 413 too large, 408 nothing came for `PATIENCE` seconds, 400 no such form.
+        HTTPException: 413 too large, 408 too slow, 400 no such form, 507 there is no room for it.
     """
     too_large = HTTPException(413, f"the clip is larger than {most / 1e6:g} MB", {"Connection": "close"})
     length = request.headers.get("content-length", "")
@@ -61,10 +62,21 @@ async def uploaded(request: Request, most: int) -> AsyncIterator[Upload]:
                 raise too_large
             yield chunk
 
-    form: FormData | None = None
+    parser = MultiPartParser(request.headers, bounded(), max_files=1, max_fields=4, max_part_size=OVERHEAD)
     try:
-        parser = MultiPartParser(request.headers, bounded(), max_files=1, max_fields=4, max_part_size=OVERHEAD)
-        form = await parser.parse()
+        async with asyncio.timeout(LONGEST):
+            form = await parser.parse()
+    except MultiPartException as error:
+        raise HTTPException(400, f"the form cannot be read: {error.message}", {"Connection": "close"}) from None
+    except TimeoutError:
+        raise HTTPException(
+            408, f"the clip did not arrive within {LONGEST / 60:g} minutes", {"Connection": "close"}
+        ) from None
+    except OSError as error:
+        raise HTTPException(
+            507, f"the server cannot keep the clip: {error.strerror}", {"Connection": "close"}
+        ) from None
+    try:
         file = form.get(FIELD)
         if not isinstance(file, UploadFile):
             raise HTTPException(400, f"the form has no file in the field '{FIELD}'")
@@ -72,12 +84,5 @@ async def uploaded(request: Request, most: int) -> AsyncIterator[Upload]:
             raise too_large
         name = " ".join("".join(c if c.isprintable() else " " for c in file.filename or "").split())[:NAME]
         yield Upload(file, name or "without a name", {k: v for k, v in form.items() if isinstance(v, str)})
-    except MultiPartException as error:
-        raise HTTPException(400, f"the form cannot be read: {error.message}", {"Connection": "close"}) from None
-    except OSError as error:
-        raise HTTPException(
-            507, f"the server cannot keep the clip: {error.strerror}", {"Connection": "close"}
-        ) from None
     finally:
-        if form is not None:
-            await form.close()
+        await form.close()

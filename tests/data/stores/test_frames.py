@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import torch
 
-from tvr_lightning.data import dataset as dataset_module
 from tvr_lightning.data.dataset import VideoReader
 from tvr_lightning.data.stores import contents as contents_module
 from tvr_lightning.data.stores import frames as cache_module
 from tvr_lightning.data.stores.files import cache_folder
+from tvr_lightning.data.video import clip as clip_module
 from tvr_lightning.data.video.frames import VideoFrames, read_frames
 from tvr_lightning.data.video.sampling import FrameOptions
 from tvr_lightning.errors import ConfigError, DecodeError
@@ -40,7 +40,7 @@ def forbid_decoding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable
         assert not flag.exists(), f"decoded {args[0]}"
         return read_frames(*args, **kwargs)
 
-    monkeypatch.setattr(dataset_module, "read_frames", watched)
+    monkeypatch.setattr(clip_module, "read_frames", watched)
     return flag.touch
 
 
