@@ -93,6 +93,15 @@ def test_clip_goes_from_clip4clip_to_tc_mgc(runs: Path, shapes_root: Path, tmp_p
     assert CLIPEncoder("tiny", str(run)).name == "tiny of tc_mgc_shapes/a"
 
 
+def test_a_run_knows_which_videos_its_encoder_has_seen(runs: Path, tmp_path: Path) -> None:
+    seen = torch.cat([weights_of(runs / "clip4clip_shapes" / "a")["seen"], torch.tensor([7])])
+    file = changed(runs / "clip4clip_shapes" / "a", tmp_path, seen=seen)
+    model = load_experiment("tc_mgc_shapes", [f"model.encoder.from_pretrained={file}"]).model
+    assert model.seen is not None
+    assert model.seen.tolist() == sorted(set(seen.tolist()))
+    assert 7 in model.seen.tolist()
+
+
 def test_clip_comes_with_all_that_it_computes(runs: Path) -> None:
     source = runs / "clip4clip_shapes" / "a"
     model = load_run(source).model

@@ -103,7 +103,7 @@ def test_a_run_that_moved(trained: Path, index: Path, tmp_path: Path, tell: Tell
         (["search", "{index}", "a", "--video", "x.mp4"], 2, "say what to look for"),
         (["search", "{index}", "  "], 2, "the query is empty"),
         (["search", "{index}", "a", "-k", "0"], 2, "-k is 0"),
-        (["search", "{index}", "a", "--candidates", "some"], 2, "a number, or all"),
+        (["search", "{index}", "a", "--candidates", "some"], 2, "a number of at least 1, or all"),
         (["search", "{index}", "a", "--sheet", "/nowhere/a.png"], 2, "there is no folder /nowhere"),
         (["search", "{index}", "--video", "nothing.mp4"], 1, "nothing.mp4"),
         (["search", "{videos}", "a"], 1, "no index in"),

@@ -33,6 +33,7 @@ class Origin:
         said: what its weights were trained on and how, as results keep it.
         vocabulary: what its tokeniser had learnt; None where that learns nothing.
         logit_scale: what the run's method multiplied cosines by; None where it had no such factor.
+        seen: (N,) int64, the videos that the weights were trained on (`data.sanity.marks`); None where unknown.
     """
 
     file: Path
@@ -40,6 +41,7 @@ class Origin:
     said: Mapping[str, Any]
     vocabulary: Mapping[str, Any] | None
     logit_scale: float | None
+    seen: Tensor | None = None
 
 
 class Encoder(nn.Module, ABC):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import torch
 from torch import Tensor
 
+from tvr_lightning.data.sanity import marks_in
 from tvr_lightning.encoders.base import Origin
 from tvr_lightning.encoders.weights import load_checkpoint
 from tvr_lightning.errors import CheckpointError, few, nearest
@@ -115,13 +116,9 @@ def take(source: str | None, wanted: Wanted) -> Taken | None:
     name = f"{entries[place]['name'].partition(' of ')[0]} of {run.parent.name}/{run.name}"
     scale = state.get(SCALE)
     said = {"checkpoint": str(file), "encoder": place, **said_of_weights(trained)}
-    vocabulary = content.get("vocabulary")
-    return Taken(
-        name,
-        dict(entries[place]["computation"]),
-        own,
-        Origin(file, place, said, vocabulary, float(scale.exp()) if scale is not None and scale.ndim == 0 else None),
-    )
+    factor = float(scale.exp()) if scale is not None and scale.ndim == 0 else None
+    origin = Origin(file, place, said, content.get("vocabulary"), factor, marks_in(content))
+    return Taken(name, dict(entries[place]["computation"]), own, origin)
 
 
 def said_of_weights(trained: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
@@ -82,7 +83,7 @@ class ExperimentCLI(LightningCLI):
         path = None if self.find_weights is None else self.find_weights(self.config)
         if path is None:
             super().instantiate_classes()
-            take_vocabulary(self.model, self.datamodule)
+            take_along(self.model, self.datamodule)
         else:
             with rebuilding(kept_in(path)), checkpoint_errors(path):
                 super().instantiate_classes()
@@ -93,8 +94,8 @@ class ExperimentCLI(LightningCLI):
         return None
 
 
-def take_vocabulary(model: RetrievalModule[Any, Any], data: VideoTextDataModule) -> None:
-    """Gives the data what the tokeniser of a text encoder's run had learnt, where the encoder was taken from one.
+def take_along(model: RetrievalModule[Any, Any], data: VideoTextDataModule) -> None:
+    """Takes along what belongs to weights of encoders out of runs: a learnt vocabulary, and which videos they saw.
 
     Raises:
         CheckpointError: it is damaged, or the tokeniser cannot take it.
@@ -104,6 +105,8 @@ def take_vocabulary(model: RetrievalModule[Any, Any], data: VideoTextDataModule)
         check_finished(encoder)
         if isinstance(encoder, TextEncoder) and encoder.origin is not None:
             data.tokenizer.restore(encoder.origin.vocabulary)
+    seen = [e.origin.seen for e in model.encoders if e.origin is not None and e.origin.seen is not None]
+    model.seen = torch.cat(seen).unique() if seen else None
 
 
 def _takes(value: Any, argument: str) -> bool:
