@@ -90,7 +90,9 @@ class Data(LightningDataModule):
     """What a run needs of a data module."""
 
     dataset, selection, seed, subset = "fake", "last", 0, None
-    tokenizer = SimpleNamespace(vocabulary_size=PIECES, fingerprint=lambda: "fake")
+    tokenizer = SimpleNamespace(
+        vocabulary_size=PIECES, fingerprint=lambda: "fake", vocabulary_fingerprint=lambda: "fake", learned=lambda: None
+    )
     annotations = SimpleNamespace(protocol="fake")
 
     def __init__(self) -> None:
@@ -99,6 +101,9 @@ class Data(LightningDataModule):
         self.pairs = Pairs()
         records = [SimpleNamespace(video_id=f"video{i}") for i in range(VIDEOS)]
         self.splits = {"train": SimpleNamespace(records=records, caption_video=torch.arange(VIDEOS))}
+
+    def training_marks(self) -> torch.Tensor:
+        return torch.arange(VIDEOS)
 
     def precompute_features(self, video: Any, text: Any, device: torch.device) -> None:
         assert video.module.freeze

@@ -56,5 +56,5 @@ def test_order_matters_and_padding_comes_back_as_zeros(kind: Callable[[int], tor
 
 
 def test_more_frames_than_positions_is_an_error() -> None:
-    with pytest.raises(ValueError, match="9 frames, but only 8 positions"):
+    with pytest.raises(ValueError, match="9 frames, but positions for 8"):
         TemporalTransformer(16, 2, 1, 8)(torch.zeros(1, 9, 16), torch.ones(1, 9, dtype=torch.bool))

@@ -156,7 +156,7 @@ def test_what_cannot_be_found(run: Path) -> None:
         find_pair(opened, "a circle", "video99999")
     with pytest.raises(DataError, match="no #40"):
         find_pair(opened, f"{video}#40")
-    with pytest.raises(DataError, match="empty"):
+    with pytest.raises(ConfigError, match="empty"):
         find_pair(opened, " ")
 
 
@@ -168,7 +168,7 @@ def test_runs_that_cannot_be_drawn(
     other = train("ghan_shapes", shapes_root, tmp_path, "--model.layers=baseline")
     with pytest.raises(ConfigError, match="GHAN, as this run has it, shows nothing of a pair"):
         inspect_run(other, "a circle")
-    with pytest.raises(ConfigError, match="clip4clip_shapes/a shows contrasts of nothing"):
+    with pytest.raises(ConfigError, match="its method is CLIP4Clip, that of tc_mgc_shapes/a is TCMGC"):
         inspect_run(run, "a circle", against=[trained("clip4clip_shapes")])
 
 

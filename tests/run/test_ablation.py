@@ -259,8 +259,8 @@ def test_dry_run_starts_nothing(
 
 def test_reading_a_grid_imports_nothing_heavy(grid: Callable[..., Path]) -> None:
     code = (
-        "import sys; from tvr_lightning.commands.main import main\n"
-        f"main(['ablate', '--config', {str(grid())!r}, '--dry_run'])\n"
+        "import sys; from tvr_lightning.run.ablation import describe, read_grid\n"
+        f"describe(read_grid({str(grid())!r}, None, []))\n"
         "sys.exit(any(m in sys.modules for m in ('torch', 'pytorch_lightning', 'wandb')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0

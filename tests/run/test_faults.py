@@ -110,7 +110,7 @@ class TestDisk:
     def test_full_disk_keeps_the_checkpoint_before(
         self, start: Callable[..., subprocess.Popen[str]], folder: Path, shapes_root: Path
     ) -> None:
-        more = ("--trainer.max_epochs=100000", "--trainer.limit_val_batches=0")
+        more = ("--trainer.max_epochs=100000", "--data.selection=last")
         last = folder / "checkpoints" / "last.ckpt"
         process = start(*more)
         wait_for(last.exists, 90, "no checkpoint")
@@ -169,7 +169,7 @@ class TestDisk:
 
 @pytest.mark.timeout(180)
 def test_a_worker_that_dies(start: Callable[..., subprocess.Popen[str]], folder: Path) -> None:
-    process = start("--trainer.max_epochs=100000", "--trainer.limit_val_batches=0", "--data.num_workers=2")
+    process = start("--trainer.max_epochs=100000", "--data.selection=last", "--data.num_workers=2")
     wait_for((folder / "checkpoints" / "last.ckpt").exists, 90, "no checkpoint")
     worker = max(members(process.pid).keys() - {process.pid})
     os.kill(worker, signal.SIGKILL)
@@ -188,7 +188,7 @@ def test_a_video_that_breaks_while_training(
 ) -> None:
     data = tmp_path / "data"
     shutil.copytree(shapes_root, data)
-    more = ("--trainer.max_epochs=100000", "--trainer.limit_val_batches=0", f"--data.num_workers={workers}")
+    more = ("--trainer.max_epochs=100000", "--data.selection=last", f"--data.num_workers={workers}")
     process = start(*more, "--data.cache_features=false", data=data)
     wait_for((folder / "checkpoints" / "last.ckpt").exists, 90, "no checkpoint")
     broken = data / "videos" / "video0.mp4"
@@ -224,7 +224,7 @@ def test_a_broken_training_video_is_counted_when_skipped(
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_that_dies(start: Callable[..., subprocess.Popen[str]], folder: Path, rank: int) -> None:
     process = start(
-        "--trainer.max_epochs=100000", "--trainer.limit_val_batches=0", "--trainer.devices=2", "--data.num_workers=1"
+        "--trainer.max_epochs=100000", "--data.selection=last", "--trainer.devices=2", "--data.num_workers=1"
     )
     wait_for((folder / "checkpoints" / "last.ckpt").exists, 120, "no checkpoint")
     children = (Path(f"/proc/{process.pid}/task/{process.pid}/children")).read_text().split()
@@ -257,7 +257,7 @@ def test_a_rank_with_an_error_of_its_own(
 ) -> None:
     data = tmp_path / "data"
     shutil.copytree(shapes_root, data)
-    more = ("--trainer.max_epochs=100000", "--trainer.limit_val_batches=0", "--trainer.devices=2")
+    more = ("--trainer.max_epochs=100000", "--data.selection=last", "--trainer.devices=2")
     process = start(*more, "--data.cache_features=false", data=data)
     wait_for((folder / "checkpoints" / "last.ckpt").exists, 180, "no checkpoint")
     (data / "videos" / "video0.mp4").unlink()

@@ -259,9 +259,7 @@ def test_wandb_is_offline_without_a_key(
 
 
 def test_ctrl_c_keeps_the_weights(shapes_root: Path, tmp_path: Path) -> None:
-    words = run_arguments(
-        shapes_root, tmp_path, "--trainer.max_epochs=100000", "--run_id=c", "--trainer.limit_val_batches=0"
-    )
+    words = run_arguments(shapes_root, tmp_path, "--trainer.max_epochs=100000", "--run_id=c", "--data.selection=last")
     process = subprocess.Popen(
         [sys.executable, "-m", "tvr_lightning", "fit", *words], cwd=ROOT, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},

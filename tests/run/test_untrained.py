@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -149,6 +150,8 @@ def test_experiments_that_train_are_no_source_of_an_index() -> None:
 @pytest.mark.parametrize(("words", "given"), [([], ""), (["CKPT=last"], " --ckpt_path=last")])
 def test_make_names_a_checkpoint_only_where_it_is_given(tmp_path: Path, words: list[str], given: str) -> None:
     command = ["make", "-n", "-o", ".venv/.ready", "eval", "EXP=clip_zero_shot_shapes", *words]
-    printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60).stdout
+    own = {name: value for name, value in os.environ.items() if name not in ("ARGS", "CKPT", "MAKEFLAGS")}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60, env=own)
+    printed = done.stdout
     line = next(line for line in printed.splitlines() if "tvr test" in line)
     assert " ".join(line.split()) == f".venv/bin/tvr test --config experiments/clip_zero_shot_shapes.yaml{given}"

@@ -17,7 +17,7 @@ from tvr_lightning.data.dataset import VideoReader
 from tvr_lightning.data.stores import contents as contents_module
 from tvr_lightning.data.stores import frames as cache_module
 from tvr_lightning.data.stores.files import cache_folder
-from tvr_lightning.data.video import clip as clip_module
+from tvr_lightning.data.video import records as clip_module
 from tvr_lightning.data.video.frames import VideoFrames, read_frames
 from tvr_lightning.data.video.sampling import FrameOptions
 from tvr_lightning.errors import ConfigError, DecodeError

@@ -19,7 +19,7 @@ from tvr_lightning.data.video.key_frames import read_key_frames
 
 from ..clips import grainy, write_clip
 
-CHAIN = ("container", "packets", "sampling", "decoding", "pixels", "examination", "frames", "key_frames", "clip")
+CHAIN = ("container", "packets", "sampling", "decoding", "pixels", "examination", "frames", "key_frames", "records")
 ROOM = Path(video.__file__).parent
 
 

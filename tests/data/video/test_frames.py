@@ -293,7 +293,7 @@ def test_unreadable_files_say_why(tmp_path, capfd):
     cases = {
         "gone.mp4": "No such file",
         "empty.mp4": "empty",
-        "text.mp4": "Invalid data|no video stream",
+        "text.mp4": "a page or playlist of XML",
         "folder.mp4": "folder",
         "cut.mp4": "Invalid data",
         "sound.mp4": "no video stream.*found 1 audio stream",

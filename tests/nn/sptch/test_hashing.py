@@ -119,7 +119,7 @@ def test_gradients_of_video_hash() -> None:
 
 
 def test_too_many_frames() -> None:
-    with pytest.raises(ValueError, match="6 frames, but only 5 positions"):
+    with pytest.raises(ValueError, match="6 frames, but positions for 5"):
         video_hash()(draw(1, 6, 10), torch.ones(1, 6, dtype=torch.bool))
 
 
