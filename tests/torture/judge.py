@@ -54,17 +54,20 @@ class Sequence:
         pictures: (N,) of (3, SIDE, SIDE).
         decoded: the pictures as they came out.
         loose: stamps say no times: none are stored, or they run back, as where recordings were joined.
+        alone: (time, picture) of those that a decoder gives which has seen nothing before: a Motion JPEG whose tables
+            are damaged is drawn with those of the picture before, where there was one.
     """
 
     times: list[float]
     pictures: list[Picture]
     decoded: list[Picture]
     loose: bool = False
+    alone: tuple[tuple[float, Picture], ...] = ()
 
     def on_screen(self, time: float) -> list[Picture]:
         """The pictures of a time; several where stamps are closer than the coarsest clock can tell."""
         last = bisect(self.times, time + TICK_S) - 1
-        pairs = zip(self.times, self.pictures, strict=True)
+        pairs = [*zip(self.times, self.pictures, strict=True), *self.alone]
         return [picture for t, picture in pairs if last >= 0 and abs(t - self.times[last]) < TICK_S]
 
     def __len__(self) -> int:
@@ -106,14 +109,32 @@ def in_order(path: Path) -> Sequence:
                     except (DecodeError, av.FFmpegError, ValueError):  # a broken head may say of any size
                         continue
         decoded = [picture for _, picture in found]
+        alone = _each_alone(path, video, resize) if video.stream.codec_context.name == "mjpeg" else []
         latest = list(accumulate((stamp for stamp, _ in found), max))
         loose |= any(stamp < before - TICK_S for (stamp, _), before in zip(found, latest, strict=True))
         found.sort(key=lambda pair: pair[0])
         first = found[0][0] if found else 0.0
         times, pictures = [time - first for time, _ in found], [picture for _, picture in found]
-        return Sequence(times, pictures, decoded, loose)
+        return Sequence(times, pictures, decoded, loose, tuple((time - first, picture) for time, picture in alone))
 
     return first_that_decodes(path, read)
+
+
+def _each_alone(path: Path, video: OpenVideo, resize: Resizer) -> list[tuple[float, Picture]]:
+    """Each packet's picture by a decoder of its own, with its time."""
+    found = []
+    with av.open(f"file:{path}", metadata_errors="replace") as file:
+        stream = file.streams[video.stream.index]
+        for packet in file.demux(stream):
+            if packet.pts is None or not packet.size:
+                continue
+            decoder = av.CodecContext.create(stream.codec_context.name, "r")
+            try:
+                frames = [*decoder.decode(packet), *decoder.decode(None)]
+                found += [(float(packet.pts * stream.time_base), np.asarray(resize(f))) for f in frames]
+            except (DecodeError, av.FFmpegError, ValueError):
+                continue
+    return found
 
 
 def judge_sound(path: Path, number: Callable[[float], int] | None) -> Verdict:
