@@ -29,7 +29,7 @@ from tvr_lightning.losses.contrastive import symmetric_cross_entropy
 from tvr_lightning.losses.decorrelation import channel_correlation, channel_decorrelation
 from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.methods.blocks import in_blocks, without_common_padding
-from tvr_lightning.methods.views import Maps, View, Weights, frames_of, over_frames, words_of
+from tvr_lightning.methods.views import Label, Maps, View, Weights, frames_of, over_frames, words_of
 from tvr_lightning.nn.masked import masked_mean
 from tvr_lightning.nn.similarity import LogitScale, cosine_matrix, mean_frame_cosines
 from tvr_lightning.nn.temporal import TemporalTransformer, copy_clip_layers
@@ -64,6 +64,9 @@ class DRL(RetrievalModule[TextFeatures, VideoFeatures]):
     """
 
     tested_with: ClassVar = {"num_layers": 2}
+    # at random weights all cosines are alike: with a lower scale some pairs are pushed below 0, where padding wins every
+    # maximum and nothing pulls them up again
+    tested_besides: ClassVar = {"padding=attended": {"logit_scale": 50.0}}
 
     def __init__(
         self,
@@ -150,7 +153,8 @@ class DRL(RetrievalModule[TextFeatures, VideoFeatures]):
         texts, videos = self.encode_text(text), self.encode_video(video)
         if self.interaction == "dp":
             return (over_frames(video, cosine_matrix(texts.sentence, videos.frames[0])[0]),)
-        tokens, frames = ("start", *words_of(text), "end"), frames_of(video)
+        tokens: tuple[Label, ...] = ("start", *words_of(text), "end")
+        frames = frames_of(video)
         words, seen = texts.words[0, text.token_mask[0]], videos.frames[0, video.frame_mask[0]]
         panel = Weights("caption and frames", tokens, frames, cosine_matrix(words, seen), "cosine")
         if self.interaction == "ti":
