@@ -64,7 +64,7 @@ class DRL(RetrievalModule[TextFeatures, VideoFeatures]):
     """
 
     tested_with: ClassVar = {"num_layers": 2}
-    # at random weights all cosines are alike: with a lower scale some pairs are pushed below 0, where padding wins every
+    # random weights make all cosines alike: at a lower scale some pairs are pushed below 0, where padding wins every
     # maximum and nothing pulls them up again
     tested_besides: ClassVar = {"padding=attended": {"logit_scale": 50.0}}
 
