@@ -33,7 +33,7 @@ from tvr_lightning.methods.views import Label, Maps, View, Weights, frames_of, o
 from tvr_lightning.nn.masked import masked_mean
 from tvr_lightning.nn.similarity import LogitScale, cosine_matrix, mean_frame_cosines
 from tvr_lightning.nn.temporal import TemporalTransformer, copy_clip_layers
-from tvr_lightning.nn.token_interaction import TokenInteraction
+from tvr_lightning.nn.token_interaction import TokenInteraction, Tokens
 from tvr_lightning.optim import Optimizer
 from tvr_lightning.types import Padding, TextFeatures, TextInput, VideoFeatures, VideoInput
 
@@ -116,10 +116,11 @@ class DRL(RetrievalModule[TextFeatures, VideoFeatures]):
         if self.interaction == "dp":
             return self.logit_scale(mean_frame_cosines(texts.sentence, videos.frames, videos.frame_mask))
         texts = without_common_padding(texts)
+        words, frames = self._words(texts), self._frames(videos)
         if torch.is_grad_enabled():
-            return self._interact(texts, videos)
+            return self.logit_scale(self.interact.compare(words, frames))
         numbers = len(videos) * (texts.words.shape[1] + 1) * (videos.frames.shape[1] + 1)
-        return in_blocks(lambda part: self._interact(part, videos), texts, numbers)
+        return in_blocks(lambda part: self.logit_scale(self.interact.compare(part, frames)), words, numbers)
 
     def compute_losses(self, texts: TextFeatures, videos: VideoFeatures, video_index: Tensor) -> Mapping[str, Tensor]:
         """Symmetric cross-entropy, and channel decorrelation of the matching pairs."""
@@ -141,8 +142,7 @@ class DRL(RetrievalModule[TextFeatures, VideoFeatures]):
         best_words = _best(similarities.mT, words, texts.word_mask)  # (B, n, D)
         of_words = of_frames = None
         if self.interaction == "wti":  # released: rows count what they count in the score
-            of_words = self.interact.word_weights(texts.words, texts.word_mask) / len(texts)
-            of_frames = self.interact.frame_weights(videos.frames, videos.frame_mask) / len(videos)
+            of_words, of_frames = (x.weights / len(texts) for x in (self._words(texts), self._frames(videos)))
         by_word = channel_correlation(words, best_frames, texts.word_mask, of_words)
         # released: its own side first here too, so that off the diagonal the mean is of C and a transpose
         by_frame = channel_correlation(frames, best_words, videos.frame_mask, of_frames)
@@ -159,20 +159,21 @@ class DRL(RetrievalModule[TextFeatures, VideoFeatures]):
         panel = Weights("caption and frames", tokens, frames, cosine_matrix(words, seen), "cosine")
         if self.interaction == "ti":
             return (Maps("similarity", (panel,)),)
-        of_words = self.interact.word_weights(texts.words, texts.word_mask)[0, text.token_mask[0]]
-        of_frames = self.interact.frame_weights(videos.frames, videos.frame_mask)[0, video.frame_mask[0]]
+        of_words = self._words(texts).weights[0, text.token_mask[0]]
+        of_frames = self._frames(videos).weights[0, video.frame_mask[0]]
         weights = (
             Weights("words", ("weight",), tokens, of_words[None]),
             Weights("frames", ("weight",), frames, of_frames[None]),
         )
         return Maps("similarity", (panel,)), Maps("weights", weights)
 
-    def _interact(self, texts: TextFeatures, videos: VideoFeatures) -> Tensor:
-        zeros = None
-        if self.padding == "attended":
-            zeros = texts.word_mask.sum(1) < self.encoder.context_length, videos.frame_mask.sum(1) < self.num_frames
-        scores = self.interact(texts.words, texts.word_mask, videos.frames, videos.frame_mask, zeros)
-        return self.logit_scale(scores)
+    def _words(self, texts: TextFeatures) -> Tokens:
+        padded = texts.word_mask.sum(1) < (self.encoder.context_length if self.padding == "attended" else 0)
+        return self.interact.of_texts(texts.words, texts.word_mask, padded)
+
+    def _frames(self, videos: VideoFeatures) -> Tokens:
+        padded = videos.frame_mask.sum(1) < (self.num_frames if self.padding == "attended" else 0)
+        return self.interact.of_videos(videos.frames, videos.frame_mask, padded)
 
 
 def _best(similarities: Tensor, others: Tensor, mask: Tensor) -> Tensor:

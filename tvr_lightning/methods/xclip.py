@@ -122,17 +122,27 @@ class XCLIP(RetrievalModule[TextFeatures, FramesAndVideo]):
         texts = without_common_padding(texts)
         if torch.is_grad_enabled():
             return self.logit_scale(self.contrast_scores(texts, videos).mean(-1))
+        units = _units(videos)
         numbers = len(videos) * (texts.words.shape[1] + 1) * (videos.still.shape[1] + 1)
-        return in_blocks(lambda part: self.logit_scale(self.contrast_scores(part, videos).mean(-1)), texts, numbers)
+        return in_blocks(
+            lambda part: self.logit_scale(self.contrast_scores(part, videos, units).mean(-1)), texts, numbers
+        )
 
     def compute_losses(self, texts: TextFeatures, videos: FramesAndVideo, video_index: Tensor) -> Mapping[str, Tensor]:
         """Symmetric cross-entropy."""
         return {"contrastive": symmetric_cross_entropy(self.score(texts, videos), video_index)}
 
-    def contrast_scores(self, texts: TextFeatures, videos: FramesAndVideo) -> Tensor:
-        """The four contrasts' scores of all pairs, in the order of `CONTRASTS`, (T, V, 4)."""
-        video = F.normalize(masked_mean(F.normalize(videos.frames, dim=-1), videos.frame_mask), dim=-1)
-        frames = F.normalize(videos.still, dim=-1)
+    def contrast_scores(
+        self, texts: TextFeatures, videos: FramesAndVideo, units: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """The four contrasts' scores of all pairs, in the order of `CONTRASTS`, (T, V, 4).
+
+        Args:
+            texts: T captions.
+            videos: V videos.
+            units: of these videos, when several blocks of texts share them: the unit video (V, D) and frames (V, n, D).
+        """
+        video, frames = units or _units(videos)
         sentence, words = F.normalize(texts.sentence, dim=-1), F.normalize(texts.words, dim=-1)
         exists, spoken = videos.still_mask[:, None], texts.word_mask  # (V, 1, n), (T, m)
         by_word = torch.einsum("vd,tmd->vtm", video, words)
@@ -157,3 +167,9 @@ class XCLIP(RetrievalModule[TextFeatures, FramesAndVideo]):
         panel = Weights("caption and frames", ("sentence", *words), frames, cosines, "cosine")
         scores = self.logit_scale(self.contrast_scores(texts, videos))[0, 0]
         return Maps("similarity", (panel,)), Parts("contrasts", "scaled score", CONTRASTS, {"score": scores})
+
+
+def _units(videos: FramesAndVideo) -> tuple[Tensor, Tensor]:
+    """Unit vectors of videos (V, D) and of their frames (V, n, D)."""
+    video = masked_mean(F.normalize(videos.frames, dim=-1), videos.frame_mask)
+    return F.normalize(video, dim=-1), F.normalize(videos.still, dim=-1)

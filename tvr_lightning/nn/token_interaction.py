@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tvr_lightning.nn.masked import masked_max, masked_softmax
+from tvr_lightning.types import TensorRows
+
+
+@dataclass(frozen=True)
+class Tokens(TensorRows):
+    """Words of captions or frames of videos, prepared for any number of the others.
+
+    Attributes:
+        unit: (N, n, D) unit vectors.
+        weights: (N, n), what each counts: sums to 1, 0 where the mask is False.
+        mask: (N, n) bool.
+        padded: (N,) bool, where places that do not exist take part in maxima with a similarity of 0.
+    """
+
+    unit: Tensor
+    weights: Tensor
+    mask: Tensor
+    padded: Tensor
 
 
 class TokenInteraction(nn.Module):
@@ -16,8 +36,8 @@ class TokenInteraction(nn.Module):
 
     Args:
         width: D.
-        weighted: a and b are a softmax over what a small network makes of each word and frame, else 1 / their number.
-        num_layers: linear layers of that network, with ReLU between. The last has no bias, which no softmax would see.
+        weighted: a and b are a softmax of what a small network makes of each word and frame, else 1 / their number.
+        num_layers: of that network, linear, with ReLU between. The last has no bias, which no softmax would see.
 
     Raises:
         ValueError: less than one layer.
@@ -34,43 +54,31 @@ class TokenInteraction(nn.Module):
         self.of_words = _network(width, num_layers) if weighted else None
         self.of_frames = _network(width, num_layers) if weighted else None
 
-    def word_weights(self, words: Tensor, mask: Tensor) -> Tensor:
-        """a: words (T, m, D), mask (T, m) bool -> (T, m), sums to 1, 0 where the mask is False."""
-        return _weights(self.of_words, words, mask)
+    def of_texts(self, words: Tensor, mask: Tensor, padded: Tensor | None = None) -> Tokens:
+        """Captions prepared for `compare`: words (T, m, D), mask (T, m) bool; `padded` of `Tokens`, none when None."""
+        return _tokens(self.of_words, words, mask, padded)
 
-    def frame_weights(self, frames: Tensor, mask: Tensor) -> Tensor:
-        """b: frames (V, n, D), mask (V, n) bool -> (V, n), likewise."""
-        return _weights(self.of_frames, frames, mask)
+    def of_videos(self, frames: Tensor, mask: Tensor, padded: Tensor | None = None) -> Tokens:
+        """Videos likewise: frames (V, n, D), mask (V, n) bool."""
+        return _tokens(self.of_frames, frames, mask, padded)
 
-    def forward(
-        self,
-        words: Tensor,
-        word_mask: Tensor,
-        frames: Tensor,
-        frame_mask: Tensor,
-        zeros: tuple[Tensor, Tensor] | None = None,
-    ) -> Tensor:
+    @staticmethod
+    def compare(texts: Tokens, videos: Tokens) -> Tensor:
+        """The scores of all pairs, (T, V)."""
+        matrix = torch.einsum("tmd,vnd->tvmn", texts.unit, videos.unit)
+        of_word = masked_max(matrix, videos.mask[None, :, None, :])  # (T, V, m)
+        of_frame = masked_max(matrix, texts.mask[:, None, :, None], dim=-2)  # (T, V, n)
+        of_word = torch.where(videos.padded[None, :, None], of_word.clamp(min=0), of_word)
+        of_frame = torch.where(texts.padded[:, None, None], of_frame.clamp(min=0), of_frame)
+        return ((of_word * texts.weights[:, None]).sum(-1) + (of_frame * videos.weights).sum(-1)) / 2
+
+    def forward(self, words: Tensor, word_mask: Tensor, frames: Tensor, frame_mask: Tensor) -> Tensor:
         """Scores all pairs.
 
-        Args:
-            words: (T, m, D), of any length.
-            word_mask: (T, m) bool.
-            frames: (V, n, D), of any length.
-            frame_mask: (V, n) bool.
-            zeros: (T,) and (V,) bool, which captions and videos have places without word or frame that take part in
-                maxima with a similarity of 0; None where none do.
-
-        Returns:
-            (T, V); what padded places hold changes nothing.
+        Shapes: words (T, m, D), frames (V, n, D), of any length; masks alike, bool; returns (T, V). What places hold
+        where the mask is False changes nothing.
         """
-        a, b = self.word_weights(words, word_mask), self.frame_weights(frames, frame_mask)
-        matrix = torch.einsum("tmd,vnd->tvmn", F.normalize(words, dim=-1), F.normalize(frames, dim=-1))
-        of_word = masked_max(matrix, frame_mask[None, :, None, :])  # (T, V, m)
-        of_frame = masked_max(matrix, word_mask[:, None, :, None], dim=-2)  # (T, V, n)
-        if zeros is not None:
-            of_word = torch.where(zeros[1][None, :, None], of_word.clamp(min=0), of_word)
-            of_frame = torch.where(zeros[0][:, None, None], of_frame.clamp(min=0), of_frame)
-        return ((of_word * a[:, None]).sum(-1) + (of_frame * b).sum(-1)) / 2
+        return self.compare(self.of_texts(words, word_mask), self.of_videos(frames, frame_mask))
 
 
 def _network(width: int, num_layers: int) -> nn.Sequential:
@@ -78,7 +86,8 @@ def _network(width: int, num_layers: int) -> nn.Sequential:
     return nn.Sequential(*hidden, nn.Linear(width, 1, bias=False))
 
 
-def _weights(network: nn.Module | None, features: Tensor, mask: Tensor) -> Tensor:
+def _tokens(network: nn.Module | None, features: Tensor, mask: Tensor, padded: Tensor | None) -> Tokens:
     # equal logits: each of N places counts 1 / N
     logits = features.new_zeros(mask.shape) if network is None else network(features).squeeze(-1)
-    return masked_softmax(logits, mask)
+    padded = mask.new_zeros(len(mask)) if padded is None else padded
+    return Tokens(F.normalize(features, dim=-1), masked_softmax(logits, mask), mask, padded)
