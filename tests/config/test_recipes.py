@@ -50,7 +50,7 @@ PAPERS = [
 
 
 def test_every_paper_is_there() -> None:
-    assert {method_of(file).stem for file in PAPERS} == {"ghan", "lean", "sptch", "tc_mgc"}
+    assert {method_of(file).stem for file in PAPERS} == {"drl", "ghan", "lean", "sptch", "tc_mgc", "xclip", "xpool"}
 
 
 @pytest.mark.parametrize("file", PAPERS, ids=lambda file: file.stem)

@@ -9,6 +9,7 @@ from open_clip.model import CLIP
 
 from tvr_lightning.data.text import CLIPTokenizer
 from tvr_lightning.encoders import PRESETS, CLIPEncoder, CLIPSize
+from tvr_lightning.encoders.base import filled_frames
 from tvr_lightning.errors import ConfigError
 
 SIZE = CLIPSize(32, 16, 64, 2, 2, 64, 2, 2, 48)
@@ -108,6 +109,28 @@ def test_features_do_not_depend_on_padding_or_other_items(towers, name):
         features = encoder.encode_frames(frames, frame_mask)
         one = encoder.encode_frames(frames[1:, :1], frame_mask[1:, :1])
         torch.testing.assert_close(one, features[1:, :1], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["size", "resnet"])
+def test_features_of_padding(towers, name):
+    """Places behind a caption are of token 0, frames that do not exist of the mean colour: zero after normalisation."""
+    encoder = (make() if name == "size" else make(model=name, size=None)).eval()
+    tokens, mask, frames, frame_mask = inputs(encoder.image_size)
+    with torch.no_grad():
+        sentence, _ = encoder.encode_text(tokens, mask)
+        noisy = torch.where(mask, tokens, 77)[:, : int(mask.sum(1).max())]
+        padded_sentence, padded = encoder.encode_padded_text(noisy, mask[:, : noisy.shape[1]])
+        torch.testing.assert_close(padded_sentence, sentence, atol=1e-5, rtol=1e-5)
+        every = reference_words(encoder.clip, whole(tokens, encoder.clip))[:, :16]
+        torch.testing.assert_close(padded, every, atol=1e-5, rtol=1e-5)
+        assert padded[~mask].any(-1).all()
+        features = encoder.encode_frames(frames, frame_mask)
+        filled = filled_frames(encoder, features, frame_mask, count=5)
+        empty = encoder.clip.encode_image(torch.zeros(1, 3, encoder.image_size, encoder.image_size))
+    assert filled.shape == (2, 5, encoder.embed_dim)
+    torch.testing.assert_close(filled[:, :3][frame_mask], features[frame_mask])
+    torch.testing.assert_close(filled[1, 1:], empty.expand(4, -1), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(filled[0, 3:], empty.expand(2, -1), atol=1e-5, rtol=1e-4)
 
 
 def test_same_seed_same_weights_and_only_torchs_generator():

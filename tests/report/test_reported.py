@@ -136,10 +136,13 @@ def test_only_the_papers_own_settings_get_its_figures() -> None:
     from inspect import signature
 
     from tvr_lightning.methods.clip4clip import CLIP4Clip
+    from tvr_lightning.methods.drl import DRL
     from tvr_lightning.methods.ghan import GHAN
     from tvr_lightning.methods.lean import LEAN
     from tvr_lightning.methods.sptch import SPTCH
     from tvr_lightning.methods.tc_mgc import TCMGC
+    from tvr_lightning.methods.xclip import XCLIP
+    from tvr_lightning.methods.xpool import XPool
 
     classes: dict[str, type] = {
         "TC-MGC": TCMGC,
@@ -147,6 +150,9 @@ def test_only_the_papers_own_settings_get_its_figures() -> None:
         "GHAN": GHAN,
         "LEAN": LEAN,
         "SPTCH-64": SPTCH,
+        "X-CLIP": XCLIP,
+        "X-Pool": XPool,
+        "DRL": DRL,
     }
     for name, cls in classes.items():
         entry = next(e for e in load_reported(FOLDER) if e.name == name)

@@ -36,6 +36,8 @@ def runs(tmp_path: Path) -> Path:
         "recalls": {"selected_by": "SumR"},
         "small": {"data": {"left_out": 3, "subset": 20, "videos": 8, "captions": 8}},
         "leak": {"metrics": {"test/leaky/t2v/R@1": 99.0}},
+        "padding": {"padding": "attended"},
+        "without": {"padding": "masked"},
     }.items():
         folder = tmp_path / "runs" / "exp" / name
         folder.mkdir(parents=True)
@@ -74,6 +76,8 @@ def test_marks_say_why_a_run_stands_apart(runs: Path) -> None:
         "recalls": [],
         "small": ["3 videos left out", "subset 20"],
         "leak": ["leaky"],
+        "padding": ["padding attended"],
+        "without": [],
     }
 
 

@@ -142,3 +142,28 @@ def test_inserting_is_sorting(count):
             torch.randint(0, 3, (200, length), generator=generator).float(),  # ties stay twice
         ):
             assert torch.equal(_insert(x, count), x.topk(count, dim=-1).values)
+
+
+def test_without_a_second_softmax_by_hand():
+    """X-CLIP's weights: what a matrix makes of a softmax."""
+    module = InteractiveAggregation(3, 2.0, again=False)
+    module.interact.weight.data = torch.tensor([[1.0, 0.5, -1.0], [0.0, 2.0, 0.0], [0.3, 0.0, 1.0]])
+    s = [0.9, 0.1, -0.4]
+    w = softmax([2 * v for v in s])
+    mixed = [w[0] + 0.5 * w[1] - w[2], 2 * w[1], 0.3 * w[0] + w[2]]
+    expected = sum(x * v for x, v in zip(mixed, s, strict=True))
+    assert module(torch.tensor(s), torch.ones(3, dtype=torch.bool)).item() == pytest.approx(expected, rel=1e-5)
+    # what the matrix gives to places that do not exist counts nothing, whatever stands there
+    mask = torch.tensor([True, True, False])
+    torch.testing.assert_close(module(torch.tensor([0.9, 0.1, 7.0]), mask), module(torch.tensor(s[:2]), mask[:2]))
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_shorter_rows_are_padded_rows_and_longer_ones_are_refused(again):
+    module = InteractiveAggregation(4, 3.0, again=again)
+    module.interact.weight.data = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
+    s = torch.tensor([[0.3, -0.2, 0.0, 0.0]])
+    mask = torch.tensor([[True, True, False, False]])
+    torch.testing.assert_close(module(s[:, :2], mask[:, :2]), module(s, mask))
+    with pytest.raises(ValueError, match="5 similarities in a row, but the layer was built for 4"):
+        module(torch.zeros(1, 5), torch.ones(1, 5, dtype=torch.bool))
