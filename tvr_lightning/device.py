@@ -24,7 +24,7 @@ class Sizes:
 
     Attributes:
         score_chunk: texts and videos that the evaluator gives to `score` at a time.
-        tc_mgc_numbers: similarities of a block of texts.
+        similarities: words with frames, or words with words, of a block of texts.
         ghan_numbers: hidden numbers (nodes x width) of a block of pairs.
         ghan_kept_numbers: ... of all pairs whose activations wait for the backward pass; above it, blocks are computed
             again there.
@@ -33,7 +33,7 @@ class Sizes:
     """
 
     score_chunk: int
-    tc_mgc_numbers: int
+    similarities: int
     ghan_numbers: int
     ghan_kept_numbers: int
     lean_pairs: int
@@ -41,10 +41,10 @@ class Sizes:
 
 
 CPU = Sizes(
-    score_chunk=256, tc_mgc_numbers=1 << 21, ghan_numbers=1 << 21, ghan_kept_numbers=1 << 26, lean_pairs=96, insertion=4
+    score_chunk=256, similarities=1 << 21, ghan_numbers=1 << 21, ghan_kept_numbers=1 << 26, lean_pairs=96, insertion=4
 )
 GPU = Sizes(
-    score_chunk=4096, tc_mgc_numbers=1 << 28, ghan_numbers=1 << 29, ghan_kept_numbers=1 << 28, lean_pairs=4096,
+    score_chunk=4096, similarities=1 << 28, ghan_numbers=1 << 29, ghan_kept_numbers=1 << 28, lean_pairs=4096,
     insertion=0,
 )  # fmt: skip
 

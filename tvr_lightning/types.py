@@ -8,11 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
 from torch.utils.data import default_collate
+
+
+Padding = Literal["masked", "attended"]
+"""Whether places that do not exist are left out, or take part as in code that a paper's authors released."""
 
 
 @dataclass(frozen=True)
@@ -241,6 +245,17 @@ class VideoFeatures(TensorRows):
 
     frames: Tensor
     frame_mask: Tensor
+
+
+@dataclass(frozen=True)
+class StillFeatures(VideoFeatures):
+    """Features of videos with frames that know nothing of each other beside those that do.
+
+    Attributes:
+        still: (V, n, D) of the encoder, before the temporal encoder.
+    """
+
+    still: Tensor
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from tvr_lightning import device
 from tvr_lightning.config.arguments import read_arguments
 from tvr_lightning.data.stores.hub import without_fetching
 from tvr_lightning.errors import ConfigError
-from tvr_lightning.methods.tc_mgc import CONTRASTS, TCMGC, StillFeatures
+from tvr_lightning.methods.tc_mgc import CONTRASTS, TCMGC
 from tvr_lightning.run.build import build_cli
-from tvr_lightning.types import TextFeatures, VideoFeatures, VideoInput
+from tvr_lightning.types import StillFeatures, TextFeatures, VideoFeatures, VideoInput
 
 WORDS, FRAMES = 12, 5
 
@@ -142,7 +142,7 @@ def test_blocks_of_texts_change_nothing(small_encoder, monkeypatch):
     model = build(small_encoder)
     texts, videos = features(model, 7, 3)
     whole = model.score(texts, videos)
-    monkeypatch.setattr(device, "CPU", replace(device.CPU, tc_mgc_numbers=2 * 3 * (WORDS + 1) ** 2))
+    monkeypatch.setattr(device, "CPU", replace(device.CPU, similarities=2 * 3 * (WORDS + 1) ** 2))
     with torch.no_grad():
         torch.testing.assert_close(model.score(texts, videos), whole, rtol=1e-12, atol=1e-12)
 

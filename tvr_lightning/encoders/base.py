@@ -21,7 +21,7 @@ from tvr_lightning.data.text import Tokenizer
 from tvr_lightning.data.video.sampling import Resize
 from tvr_lightning.errors import ConfigError
 from tvr_lightning.nn.patches.hooks import TokenHook
-from tvr_lightning.types import VideoInput
+from tvr_lightning.types import Padding, VideoInput
 
 
 @dataclass(frozen=True)
@@ -161,6 +161,16 @@ class FrameEncoder(Encoder):
         """
         raise NotImplementedError
 
+    def encode_padding(self) -> Tensor:
+        """What takes the place of a frame that does not exist under `padding: attended`, (D,).
+
+        It is the feature of a picture that is zero after normalisation, as released code pads videos with.
+
+        Raises:
+            NotImplementedError: unless the class says what it is; `check_padding` asks before.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no encode_padding")
+
     def check_frames(self, frames: Tensor, frame_mask: Tensor) -> None:
         """Raises ValueError for frames of another size or type, or a mask that does not fit."""
         if frames.ndim != 5 or frames.shape[2:] != (3, self.image_size, self.image_size):
@@ -254,6 +264,17 @@ class DualEncoder(FrameEncoder, TextEncoder):
         """Words (T, m, D)."""
         return self.encode_text(tokens, token_mask)[1]
 
+    def encode_padded_text(self, tokens: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Sentences (T, D) and `context_length` words (T, m, D) for `padding: attended`.
+
+        Places behind a caption's end hold what the encoder makes of token 0 there, as released code pads captions with.
+
+        Raises:
+            NotImplementedError: unless the class says what they are; `check_padding` asks before.
+            ValueError: as `encode_text`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no encode_padded_text")
+
     @property
     def text_blocks(self) -> tuple[nn.Module, ...]:
         """The text tower's attention blocks, as which temporal layers start; none unless built like CLIP's."""
@@ -308,3 +329,29 @@ def patch_features(
 def frame_features(encoder: FrameEncoder, video: VideoInput) -> Tensor:
     """Frame features (V, n, D): those that the loader brought along, else of the pixels."""
     return video.features if video.has_features else encoder.encode_frames(video.frames, video.frame_mask)
+
+
+def filled_frames(encoder: FrameEncoder, frames: Tensor, frame_mask: Tensor, count: int) -> Tensor:
+    """Frame features in which places without a frame hold `FrameEncoder.encode_padding`, up to `count` of them.
+
+    Shapes: frames (V, n, D); frame_mask (V, n) bool; returns (V, max(n, count), D).
+    """
+    missing = max(0, count - frames.shape[1])
+    padding = encoder.encode_padding().to(frames.dtype)
+    filled = torch.where(frame_mask[..., None], frames, padding)
+    return torch.cat([filled, padding.expand(len(frames), missing, -1)], dim=1)
+
+
+def check_padding(encoder: DualEncoder, padding: Padding) -> None:
+    """Refuses `padding: attended` of an encoder that has no features of places that do not exist.
+
+    Raises:
+        ConfigError: names what its class lacks.
+    """
+    wanted = ("encode_padding", FrameEncoder), ("encode_padded_text", DualEncoder)
+    lacks = [name for name, base in wanted if getattr(type(encoder), name) is getattr(base, name)]
+    if padding == "attended" and lacks:
+        raise ConfigError(
+            f"model.padding is attended, but {encoder.name} has no features of words and frames that do not exist: "
+            f"leave it at masked, or write {' and '.join(lacks)} in {type(encoder).__name__}"
+        )

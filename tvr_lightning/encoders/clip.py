@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tvr_lightning.data.text import CLIP_VOCABULARY
 from tvr_lightning.encoders.base import DualEncoder, Patches
@@ -240,6 +241,17 @@ class CLIPEncoder(DualEncoder):
         """
         self.check_tokens(tokens, token_mask)
         return encode_text(self.clip, tokens, token_mask)
+
+    def encode_padded_text(self, tokens: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Sentences, and `context_length` words of which those behind a caption's end are of token 0."""
+        self.check_tokens(tokens, token_mask)
+        missing = self.context_length - tokens.shape[1]
+        tokens, token_mask = (F.pad(x, (0, missing)) for x in (tokens.masked_fill(~token_mask, 0), token_mask))
+        return encode_text(self.clip, tokens, token_mask, masked=False)
+
+    def encode_padding(self) -> Tensor:
+        """The feature (D,) of a picture that is zero after normalisation."""
+        return cast(Tensor, self.clip.visual(self.pixel_mean.new_zeros(1, 3, self.image_size, self.image_size))[0])
 
     def encode_frames(self, frames: Tensor, frame_mask: Tensor) -> Tensor:
         """Encodes frames one by one, to what the image tower pools (CLIP: the class token) after the projection."""

@@ -62,8 +62,11 @@ def describe_text(clip: Any) -> Text:
     return Text(text.token_embedding.num_embeddings, own.width, tuple(own.resblocks), text.positional_embedding)
 
 
-def encode_text(clip: Any, tokens: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Sentences (T, D) and words (T, m, D), zeros where the mask is False; see the module's text for what words are."""
+def encode_text(clip: Any, tokens: Tensor, token_mask: Tensor, masked: bool = True) -> tuple[Tensor, Tensor]:
+    """Sentences (T, D) and words (T, m, D); see the module's text for what words are.
+
+    Words are zeros where the mask is False, unless `masked` is.
+    """
     text = text_of(clip)
     if _is_hugging_face(text):
         sentence, words = _hugging_face(text, tokens, token_mask)
@@ -71,7 +74,7 @@ def encode_text(clip: Any, tokens: Tensor, token_mask: Tensor) -> tuple[Tensor, 
         sentence, words = _whole_context(clip, text, tokens)
     else:
         sentence, words = _causal(text, tokens, token_mask)
-    return sentence, words.masked_fill(~token_mask.unsqueeze(-1), 0.0)
+    return sentence, words.masked_fill(~token_mask.unsqueeze(-1), 0.0) if masked else words
 
 
 def _project(text: Any, x: Tensor) -> Tensor:

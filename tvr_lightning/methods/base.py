@@ -41,7 +41,7 @@ from tvr_lightning.names import LEAKY
 from tvr_lightning.nn.draws import drawing, joined_rows
 from tvr_lightning.nn.similarity import LogitScale
 from tvr_lightning.optim import Optimizer, build_optimizer, build_schedule, scales_losses
-from tvr_lightning.types import CodeFeatures, ItemIndex, TensorRows, TextInput, VideoInput, VideoTextBatch
+from tvr_lightning.types import CodeFeatures, ItemIndex, Padding, TensorRows, TextInput, VideoInput, VideoTextBatch
 
 if TYPE_CHECKING:
     from tvr_lightning.data.datamodule import VideoTextDataModule
@@ -72,12 +72,14 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         seen: (N,) int64, which videos the loaded weights were trained on (`data.sanity.marks`); None where unknown.
         started_from: the same of the weights that the run began with (`--weights`); None where it began with none.
         vocabulary: what the tokeniser of the loaded weights had learnt; None where it learns nothing.
+        padding: whether scores leave out what does not exist; set by methods that can be told otherwise.
     """
 
     tested_with: ClassVar[Mapping[str, object]] = {}
     tested_besides: ClassVar[Mapping[str, Mapping[str, object]]] = {}
 
     in_float32: ClassVar[tuple[str, ...]] = ("score", "compute_losses")
+    padding: Padding = "masked"
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Lets a method's functions of `in_float32`, its parents' and mixins' too, run in full precision."""

@@ -24,21 +24,21 @@ one video in a batch are no negatives of each other.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tvr_lightning.device import Graphs, graphed, sizes
+from tvr_lightning.device import Graphs, graphed
 from tvr_lightning.encoders.base import DualEncoder, frame_features
 from tvr_lightning.errors import ConfigError, nearest
 from tvr_lightning.evaluation import Evaluation
 from tvr_lightning.losses.contrastive import Pairs, similarity_decorrelation, symmetric_cross_entropy
 from tvr_lightning.methods.base import RetrievalModule
+from tvr_lightning.methods.blocks import in_blocks, without_common_padding
 from tvr_lightning.methods.views import Clouds, Maps, Parts, View, Weights, frames_of, words_of
-from tvr_lightning.nn.masked import filled_length, masked_mean
+from tvr_lightning.nn.masked import masked_mean
 from tvr_lightning.nn.similarity import MAX_LOGIT_SCALE, LogitScale
 from tvr_lightning.nn.tc_mgc.language_video_attention import LanguageVideoAttention, VideoBasis
 from tvr_lightning.nn.tc_mgc.similarity_reorganisation import (
@@ -51,21 +51,10 @@ from tvr_lightning.nn.tc_mgc.similarity_reorganisation import (
 )
 from tvr_lightning.nn.temporal import TemporalTransformer, copy_clip_layers
 from tvr_lightning.optim import Optimizer
-from tvr_lightning.types import TextFeatures, TextInput, VideoFeatures, VideoInput
+from tvr_lightning.types import StillFeatures, TextFeatures, TextInput, VideoFeatures, VideoInput
 
 Contrast = Literal["video_sentence", "video_word", "sentence_frame", "frame_word"]
 CONTRASTS: tuple[Contrast, ...] = get_args(Contrast)
-
-
-@dataclass(frozen=True)
-class StillFeatures(VideoFeatures):
-    """Features of videos with frames that know nothing of each other, for contrasts without conditioning.
-
-    Attributes:
-        still: (V, n, D) of the encoder, before the temporal encoder.
-    """
-
-    still: Tensor
 
 
 class TCMGC(RetrievalModule[TextFeatures, VideoFeatures]):
@@ -191,14 +180,15 @@ class TCMGC(RetrievalModule[TextFeatures, VideoFeatures]):
 
     def score(self, texts: TextFeatures, videos: VideoFeatures) -> Tensor:
         """(T, V) scores of all pairs; without gradients in blocks of texts, so that memory stays small."""
-        texts = _without_common_padding(texts)
+        texts = without_common_padding(texts)
         if torch.is_grad_enabled():
             return self.aggregate(self.contrast_scores(texts, videos))
-        numbers = sizes(videos.frames.device).tc_mgc_numbers
-        block = max(1, numbers // (len(videos) * (texts.words.shape[1] + 1) ** 2))
-        parts = [texts[i : i + block] for i in range(0, len(texts), block)]
         basis = self.attention.basis(videos.frames, videos.frame_mask) if self.conditioned else None
-        return torch.cat([self.aggregate(self.contrast_scores(part, videos, basis)) for part in parts])
+        return in_blocks(
+            lambda part: self.aggregate(self.contrast_scores(part, videos, basis)),
+            texts,
+            len(videos) * (texts.words.shape[1] + 1) ** 2,
+        )
 
     def compute_losses(self, texts: TextFeatures, videos: VideoFeatures, video_index: Tensor) -> Mapping[str, Tensor]:
         """Symmetric InfoNCE over the batch, and decorrelation of the matching pairs' scores."""
@@ -216,7 +206,7 @@ class TCMGC(RetrievalModule[TextFeatures, VideoFeatures]):
             scores = self.contrast_scores(TextFeatures(*x[:3]), type(videos)(*x[3:]))
             return scores, self.aggregate(scores)
 
-        features = (*_without_common_padding(texts).tensors().values(), *videos.tensors().values())
+        features = (*without_common_padding(texts).tensors().values(), *videos.tensors().values())
         heads = [self.weigh, self.aggregate, self.logit_scale, *([self.attention] if self.conditioned else [])]
         scores, total = graphed(self._graphs, scored, features, heads)
         return scores, total
@@ -339,9 +329,3 @@ def _check_contrasts(contrasts: Sequence[Contrast], name: str, may_be_empty: boo
             raise ConfigError(f"model.{name}: no contrast '{contrast}'; {nearest(contrast, CONTRASTS)}")
     if len(set(contrasts)) != len(contrasts) or not (contrasts or may_be_empty):
         raise ConfigError(f"model.{name} is {list(contrasts)}: name each contrast once, out of {', '.join(CONTRASTS)}")
-
-
-def _without_common_padding(texts: TextFeatures) -> TextFeatures:
-    """Cuts places that no caption fills: they take part in nothing, but cost like words."""
-    longest = filled_length(texts.word_mask)
-    return TextFeatures(texts.sentence, texts.words[:, :longest], texts.word_mask[:, :longest])

@@ -32,6 +32,19 @@ def masked_softmax(x: Tensor, mask: Tensor, dim: int = -1) -> Tensor:
     return x.masked_fill(~mask, torch.finfo(x.dtype).min).softmax(dim) * mask
 
 
+def masked_max(x: Tensor, mask: Tensor, dim: int = -1) -> Tensor:
+    """The largest value over the places where the mask is True, 0 in a row with nothing valid.
+
+    Shapes: mask broadcasts against x; `dim` counts from the end.
+
+    >>> masked_max(torch.tensor([[1.0, -2.0, 9.0], [3.0, 4.0, 5.0]]), torch.tensor([[True, True, False], [False] * 3]))
+    tensor([1., 0.])
+    """
+    if all_valid(mask):
+        return x.amax(dim)
+    return x.masked_fill(~mask, torch.finfo(x.dtype).min).amax(dim) * mask.any(dim)
+
+
 def all_valid(mask: Tensor) -> bool:
     """Whether passes over masked places can be saved; asked on the CPU only, a GPU would have to be waited for."""
     return mask.device.type == "cpu" and bool(mask.all())

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 DIRECTIONS = {"t2v": "text → video", "v2t": "video → text"}
 LOWER_IS_BETTER = ("MdR", "MnR")  # of all metrics these
+ATTENDED = "attended"  # `types.Padding`
 NOT_SETTINGS = ("seed_everything", *WHERE_AND_HOW_OFTEN)  # in which two seeds of one setting may differ
 REQUIRED = {
     "experiment",
@@ -235,6 +236,8 @@ class Run:
         limits = trained.get("limits") or {}
         if is_part(limits.get("train")):
             marks.append("not all training batches")
+        if c.get("padding") == ATTENDED:
+            marks.append("padding attended")
         if is_part(limits.get("val")) and trained.get("selection") != "last":
             marks.append("selected on a part")
         if c["v2t"] != "sets":
@@ -320,6 +323,7 @@ def result_table(content: Mapping[str, Any]) -> Table:
         + "95 % bootstrap intervals in brackets"
         + ("\nnot all batches: a part of the test split, which is easier than the whole" if content["partial"] else "")
         + ("\nleaky: scores read the ground truth, these are no retrieval results" if leaky else "")
+        + ("\npadding attended: places that do not exist take part" if content.get("padding") == ATTENDED else "")
         + ("\nzero-shot: nothing was trained" if content.get("trained", {}).get("selection") == UNTRAINED else "")
         + (f"\ntrained on {seen} of the test videos: these are no results" if (seen := data.get("trained_on")) else ""),
     )

@@ -50,7 +50,7 @@ def cluster_centres(
     num_sets, length = mask.shape
     if not 1 <= count <= length:
         raise ValueError(f"{count} centres of {length} points; from 1 to {length}")
-    block = max(1, sizes(points.device).tc_mgc_numbers // length**2)
+    block = max(1, sizes(points.device).similarities // length**2)
     wide = points.dtype if points.dtype == torch.float64 else torch.float32
     with torch.autocast(points.device.type, enabled=False):
         found = [

@@ -11,6 +11,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tvr_lightning.device import has_kernels, sizes
 from tvr_lightning.nn.masked import all_valid, masked_softmax
@@ -124,28 +125,35 @@ def identity_layer(size: int) -> nn.Linear:
 class InteractiveAggregation(nn.Module):
     """ISA: a weighted sum of similarities whose weights look at all of them.
 
-    w = softmax(scale L(softmax(scale s))), score = sum(w s). Without the layer L, w = softmax(scale s).
+    w = softmax(scale L(softmax(scale s))), score = sum(w s). Without the layer L, w = softmax(scale s); with it and
+    without a softmax of what it gives, w = L(softmax(scale s)), as X-CLIP has it. A vector that is shorter than `size`
+    counts as one whose last places are masked; a longer one is refused with a ValueError.
 
     Args:
         size: length of the vector.
         scale: lambda of both softmaxes (Table 13); the equations print none.
         linear: whether L exists; it starts as the identity.
+        again: whether what L gives goes through a softmax.
 
     >>> aggregate = InteractiveAggregation(size=2, scale=100.0)
     >>> aggregate(torch.tensor([[0.5, 0.1]]), torch.ones(1, 2).bool()).round(decimals=3).tolist()
     [0.5]
     """
 
-    def __init__(self, size: int, scale: float, linear: bool = True) -> None:
+    def __init__(self, size: int, scale: float, linear: bool = True, again: bool = True) -> None:
         super().__init__()
-        self.scale = scale
+        self.size, self.scale, self.again = size, scale, again
         self.interact = identity_layer(size) if linear else None
 
     def forward(self, similarities: Tensor, mask: Tensor) -> Tensor:
         """(..., size) and its mask -> (...)."""
+        if (length := similarities.shape[-1]) > self.size:
+            raise ValueError(f"{length} similarities in a row, but the layer was built for {self.size}")
         weights = masked_softmax(self.scale * similarities, mask)
         if self.interact is not None:
-            weights = masked_softmax(self.scale * self.interact(weights), mask)  # of words Eq. 18, of frames Eq. 20
+            weights = F.linear(weights, self.interact.weight[:length, :length])
+            # of words Eq. 18, of frames Eq. 20
+            weights = masked_softmax(self.scale * weights, mask) if self.again else weights * mask
         return (weights * similarities).sum(-1)  # of words Eq. 19, of frames Eq. 21
 
 
@@ -159,16 +167,17 @@ class BidirectionalAggregation(nn.Module):
         words: columns.
         scale: lambda.
         linear: see `InteractiveAggregation`.
+        again: see `InteractiveAggregation`.
 
     >>> aggregate = BidirectionalAggregation(frames=4, words=3, scale=100.0)
     >>> aggregate(torch.rand(2, 5, 4, 3), torch.ones(2, 5, 4, 3).bool()).shape
     torch.Size([2, 5])
     """
 
-    def __init__(self, frames: int, words: int, scale: float, linear: bool = True) -> None:
+    def __init__(self, frames: int, words: int, scale: float, linear: bool = True, again: bool = True) -> None:
         super().__init__()
-        self.over_frames, self.then_words = (InteractiveAggregation(n, scale, linear) for n in (frames, words))
-        self.over_words, self.then_frames = (InteractiveAggregation(n, scale, linear) for n in (words, frames))
+        self.over_frames, self.then_words = (InteractiveAggregation(n, scale, linear, again) for n in (frames, words))
+        self.over_words, self.then_frames = (InteractiveAggregation(n, scale, linear, again) for n in (words, frames))
 
     def forward(self, similarities: Tensor, mask: Tensor) -> Tensor:
         """(..., frames, words) and its mask -> (...)."""

@@ -105,6 +105,7 @@ class RunFolder(Callback):
             "method": type(pl_module).__name__,
             "encoder": " + ".join(encoder.name for encoder in method.encoders),
             "encoders": keep_encoders(method),
+            "padding": method.padding,
             "dataset": data.dataset,
             "split": data.annotations.protocol,
             "metrics": {f"test/{k}": v for k, v in result.metrics.items()},
