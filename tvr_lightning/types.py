@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-
 Padding = Literal["masked", "attended"]
 """Whether places that do not exist are left out, or take part as in code that a paper's authors released."""
 

@@ -20,7 +20,7 @@ from tvr_lightning.data.frozen import Frozen
 from tvr_lightning.data.text import Tokenizer
 from tvr_lightning.data.video.sampling import Resize
 from tvr_lightning.errors import ConfigError
-from tvr_lightning.nn.patches.hooks import TokenHook
+from tvr_lightning.nn.patches.hooks import UNCHANGED, TokenHook
 from tvr_lightning.types import Padding, VideoInput
 
 
@@ -130,11 +130,14 @@ class FrameEncoder(Encoder):
             ValueError: frames of another size or type, or a mask that does not fit.
         """
 
-    def show_patches(self) -> None:
+    def show_patches(self, at_least: int = 1) -> None:
         """Prepares for `encode_patches`; a method that calls that calls this when it is built.
 
+        Args:
+            at_least: patches of a frame that the method needs.
+
         Raises:
-            ConfigError: the encoder cannot.
+            ConfigError: the encoder cannot, or has fewer.
         """
         raise ConfigError(
             f"{self.name} does not give the patches of its frames: take CLIPEncoder with a model whose frame is the "
@@ -142,7 +145,7 @@ class FrameEncoder(Encoder):
         )
 
     def encode_patches(
-        self, frames: Tensor, frame_mask: Tensor, hook: TokenHook = TokenHook(), attended: bool = False
+        self, frames: Tensor, frame_mask: Tensor, hook: TokenHook = UNCHANGED, attended: bool = False
     ) -> Patches:
         """Encodes frames, and each of their patches; a hook may let them see each other.
 
@@ -304,7 +307,7 @@ def frozen_frames(encoder: FrameEncoder) -> Frozen[VideoInput] | None:
     return Frozen(encoder, lambda video: encoder.encode_frames(video.frames, video.frame_mask), encoder.fingerprint())
 
 
-def frozen_patches(encoder: FrameEncoder, hook: TokenHook = TokenHook()) -> Frozen[VideoInput] | None:
+def frozen_patches(encoder: FrameEncoder, hook: TokenHook = UNCHANGED) -> Frozen[VideoInput] | None:
     """The same with patches, which stand behind their frame: (V, n, (1 + p) D). The hook keeps the number of frames."""
     if not encoder.frames_frozen:
         return None
@@ -317,7 +320,7 @@ def frozen_patches(encoder: FrameEncoder, hook: TokenHook = TokenHook()) -> Froz
 
 
 def patch_features(
-    encoder: FrameEncoder, video: VideoInput, hook: TokenHook = TokenHook(), attended: bool = False
+    encoder: FrameEncoder, video: VideoInput, hook: TokenHook = UNCHANGED, attended: bool = False
 ) -> Patches:
     """Frames and patches: those of `frozen_patches` that the loader brought along, else of the pixels."""
     if not video.has_features:

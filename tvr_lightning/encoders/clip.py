@@ -50,7 +50,7 @@ from tvr_lightning.encoders.clip_weights import (
 from tvr_lightning.encoders.kept import building, finish, kept_computation
 from tvr_lightning.encoders.weights import Fingerprint, differences, fetch_weights, weight_mismatch
 from tvr_lightning.errors import ConfigError
-from tvr_lightning.nn.patches.hooks import TokenHook
+from tvr_lightning.nn.patches.hooks import UNCHANGED, TokenHook
 
 _TEXT_ROOTS = (
     "positional_embedding", "text_projection", "token_embedding.", "transformer.", "ln_final.", "cls_emb", "proj."
@@ -263,16 +263,16 @@ class CLIPEncoder(DualEncoder):
     def _normalised(self, frames: Tensor) -> Tensor:
         return (frames.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std
 
-    def show_patches(self) -> None:
+    def show_patches(self, at_least: int = 1) -> None:
         """Prepares for `encode_patches`.
 
         Raises:
-            ConfigError: the image tower has no blocks, class token or patches of open_clip's own kind.
+            ConfigError: the image tower has no blocks, class token or patches of open_clip's own kind, or too few.
         """
-        self._patches = PatchTower(self.clip.visual, self.name)
+        self._patches = PatchTower(self.clip.visual, self.name, at_least)
 
     def encode_patches(
-        self, frames: Tensor, frame_mask: Tensor, hook: TokenHook = TokenHook(), attended: bool = False
+        self, frames: Tensor, frame_mask: Tensor, hook: TokenHook = UNCHANGED, attended: bool = False
     ) -> Patches:
         """Encodes frames and patches: tokens after the last norm and the projection that the class token goes through.
 

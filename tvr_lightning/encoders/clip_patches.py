@@ -18,18 +18,25 @@ class PatchTower(nn.Module):
     Args:
         visual: a vision transformer with a class token.
         name: the model's, for messages.
+        at_least: patches that a frame must have.
 
     Raises:
-        ConfigError: a tower without blocks, class token or patches, or one that drops patches.
+        ConfigError: a tower without blocks, class token or patches, one that drops patches or has too few.
     """
 
-    def __init__(self, visual: nn.Module, name: str) -> None:
+    def __init__(self, visual: nn.Module, name: str, at_least: int = 1) -> None:
         super().__init__()
         why = _what_it_lacks(visual)
         if why:
             raise ConfigError(
                 f"the image tower of {name} {why}, so patches of its frames are not what this method compares: take a "
                 "ViT-B-32 or ViT-B-16, or another model whose frame is the class token"
+            )
+        count = len(cast(Any, visual).positional_embedding) - 1
+        if count < at_least:
+            raise ConfigError(
+                f"{name} has {count} patches a frame, but {at_least} of them are to be kept: lower "
+                "model.selected_patches, or take a model with smaller patches"
             )
         self._visual: tuple[Any] = (visual,)  # in a tuple: its weights are saved once, under the encoder's own names
 

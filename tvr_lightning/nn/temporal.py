@@ -10,6 +10,8 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from tvr_lightning.errors import ConfigError
 
+CLIP_POSITIONS = 77  # of its text tower, and so of what the CLIP4Clip family trained
+
 
 def quick_gelu(x: Tensor) -> Tensor:
     """CLIP's activation, x * sigmoid(1.702 x)."""
@@ -135,7 +137,7 @@ class TemporalTransformer(nn.Module):
         return self.attended(frames, frame_mask) * frame_mask.unsqueeze(-1)
 
     def attended(self, frames: Tensor, seen: Tensor) -> Tensor:
-        """The same without zeros: a place that nobody sees, `seen` (V, n) being False there, sees others all the same."""
+        """The same without zeros: a place that nobody sees, where `seen` (V, n) is False, sees the others."""
         x = frames + self.positions.of(frames.shape[1] // self.positions.tokens)  # TC-MGC Eq. 1, to the last layer
         for layer in self.layers:
             x = layer(x, src_key_padding_mask=~seen)

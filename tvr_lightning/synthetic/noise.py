@@ -21,7 +21,7 @@ from tvr_lightning.data.video.sampling import FrameOptions
 from tvr_lightning.encoders.base import DualEncoder, Encoder, Patches, TextEncoder
 from tvr_lightning.errors import ConfigError
 from tvr_lightning.nn.masked import masked_mean
-from tvr_lightning.nn.patches.hooks import TokenHook
+from tvr_lightning.nn.patches.hooks import UNCHANGED, TokenHook
 from tvr_lightning.types import Record
 
 SIZE = 8  # height and width of a frame of noise
@@ -98,11 +98,11 @@ class NoiseEncoder(DualEncoder):
         features = ((frames.flatten(2).float() - 127.5) / 73.9) @ self.pixels  # 73.9: of uniform bytes
         return features.masked_fill(~frame_mask[..., None], 0.0)
 
-    def show_patches(self) -> None:
-        """Nothing has to be prepared."""
+    def show_patches(self, at_least: int = 1) -> None:
+        """Nothing has to be prepared; a frame has four patches."""
 
     def encode_patches(
-        self, frames: Tensor, frame_mask: Tensor, hook: TokenHook = TokenHook(), attended: bool = False
+        self, frames: Tensor, frame_mask: Tensor, hook: TokenHook = UNCHANGED, attended: bool = False
     ) -> Patches:
         """Frames and their four quarters (V, n, 4, D), each through the rows of the map that belong to its pixels."""
         mask, half = torch.ones_like(frame_mask) if attended else frame_mask, SIZE // 2

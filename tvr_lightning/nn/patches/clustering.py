@@ -24,8 +24,8 @@ def cluster_centres(
     `k_medoids` starts as Katsavounidis, Kuo and Zhang (1994): the longest point first, then always the one that is
     farthest from its nearest centre. Then points join their nearest centre, and of each cluster the point with the
     smallest sum of distances to the others becomes the centre, until nothing changes. Of equal points the first counts.
-    `spectral` does so with the rows of the smallest eigenvectors of the normalised Laplacian of a heat kernel; the first
-    centre is the row that was longest before rows became unit vectors.
+    `spectral` does so with the rows of the smallest eigenvectors of the normalised Laplacian of a heat kernel; the
+    first centre is the row that was longest before rows became unit vectors.
 
     Nothing waits for a GPU but `spectral`'s eigenvectors, once a block of sets. Sets are computed in blocks, so that
     memory stays small. Distances are computed in float32 at least.

@@ -33,6 +33,9 @@ class TokenHook:
         return None
 
 
+UNCHANGED = TokenHook()
+
+
 @dataclass(frozen=True)
 class TokenShift(TokenHook):
     """TS2-Net's token shift: the attention of the last blocks reads some patches of the frames before and after.
@@ -102,7 +105,9 @@ class SegmentCentres(TokenHook):
         if not 0 < self.keep_rate <= 1:
             raise ConfigError(f"model.keep_rate is {self.keep_rate}; it is a share of a frame's patches: above 0, to 1")
         if not 0 <= self.depth < 1:
-            raise ConfigError(f"model.depth is {self.depth}; it is a share of the image tower's blocks: from 0, below 1")
+            raise ConfigError(
+                f"model.depth is {self.depth}; it is a share of the image tower's blocks: from 0, below 1"
+            )
 
     def before_block(self, block: int, num_blocks: int, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Clusters once."""

@@ -42,8 +42,8 @@ class PatchScores(nn.Module):
 class TokenSelection(nn.Module):
     """A frame's class token and its K best patches, in the order of their places.
 
-    In training mode the choice is the perturbed top-K of Cordonnier et al. (2021), which has a gradient; else it is plain.
-    Every video has its own noise: see `nn.draws.row_noise`. Scores and noise are float32 at least.
+    In training mode the choice is the perturbed top-K of Cordonnier et al. (2021), which has a gradient; else it is
+    plain. Every video has its own noise: see `nn.draws.row_noise`. Scores and noise are float32 at least.
 
     Args:
         width: D.
