@@ -14,7 +14,7 @@ Algorithm = Literal["k_medoids", "spectral"]
 SIGMA = 2.0  # of the heat kernel, as released
 
 
-@torch.compiler.disable  # loops over centres
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # loops over centres
 @torch.no_grad()
 def cluster_centres(
     points: Tensor, mask: Tensor, count: int, algorithm: Algorithm = "k_medoids", iterations: int = 20

@@ -94,7 +94,7 @@ def perturbed_top_k(scores: Tensor, keep: int, noise: RowNoise, num_samples: int
     >>> perturbed_top_k(torch.tensor([[[0.0, 9.0, 0.0, 9.0]]]), 2, RowNoise([0])).tolist()
     [[[[0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]]]]
     """
-    shares: Tensor = _PerturbedTopK.apply(scores, keep, noise, num_samples, sigma)
+    shares: Tensor = _PerturbedTopK.apply(scores, keep, noise, num_samples, sigma)  # type: ignore[no-untyped-call]
     return shares
 
 
@@ -119,7 +119,7 @@ class _PerturbedTopK(torch.autograd.Function):
         return torch.cat(shares)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
         parts = []
