@@ -15,6 +15,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tvr_lightning.data.frozen import Frozen
 from tvr_lightning.data.text import Tokenizer
@@ -130,6 +131,28 @@ class FrameEncoder(Encoder):
             ValueError: frames of another size or type, or a mask that does not fit.
         """
 
+    def encode_padding(self) -> Tensor:
+        """What takes the place of a frame that does not exist under `padding: attended`, (D,).
+
+        It is the feature of a picture that is zero after normalisation, as released code pads videos with.
+
+        Raises:
+            NotImplementedError: unless the class says what it is; `check_padding` asks before.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no encode_padding")
+
+    def check_frames(self, frames: Tensor, frame_mask: Tensor) -> None:
+        """Raises ValueError for frames of another size or type, or a mask that does not fit."""
+        if frames.ndim != 5 or frames.shape[2:] != (3, self.image_size, self.image_size):
+            raise ValueError(
+                f"{self.name} takes frames (V, n, 3, {self.image_size}, {self.image_size}), got {tuple(frames.shape)}; "
+                f"set the data's frame size to {self.image_size}"
+            )
+        if frames.dtype != torch.uint8:
+            raise ValueError(f"frames must be uint8 in 0..255, got {frames.dtype}; the encoder normalises them itself")
+        if frame_mask.shape != frames.shape[:2]:
+            raise ValueError(f"frame_mask {tuple(frame_mask.shape)} does not match frames {tuple(frames.shape)}")
+
     def show_patches(self, at_least: int = 1) -> None:
         """Prepares for `encode_patches`; a method that calls that calls this when it is built.
 
@@ -163,28 +186,6 @@ class FrameEncoder(Encoder):
             ValueError: as `encode_frames`, or `show_patches` has not been called.
         """
         raise NotImplementedError
-
-    def encode_padding(self) -> Tensor:
-        """What takes the place of a frame that does not exist under `padding: attended`, (D,).
-
-        It is the feature of a picture that is zero after normalisation, as released code pads videos with.
-
-        Raises:
-            NotImplementedError: unless the class says what it is; `check_padding` asks before.
-        """
-        raise NotImplementedError(f"{type(self).__name__} has no encode_padding")
-
-    def check_frames(self, frames: Tensor, frame_mask: Tensor) -> None:
-        """Raises ValueError for frames of another size or type, or a mask that does not fit."""
-        if frames.ndim != 5 or frames.shape[2:] != (3, self.image_size, self.image_size):
-            raise ValueError(
-                f"{self.name} takes frames (V, n, 3, {self.image_size}, {self.image_size}), got {tuple(frames.shape)}; "
-                f"set the data's frame size to {self.image_size}"
-            )
-        if frames.dtype != torch.uint8:
-            raise ValueError(f"frames must be uint8 in 0..255, got {frames.dtype}; the encoder normalises them itself")
-        if frame_mask.shape != frames.shape[:2]:
-            raise ValueError(f"frame_mask {tuple(frame_mask.shape)} does not match frames {tuple(frames.shape)}")
 
 
 class TextEncoder(Encoder):
@@ -305,6 +306,21 @@ def frozen_frames(encoder: FrameEncoder) -> Frozen[VideoInput] | None:
     if not encoder.frames_frozen:
         return None
     return Frozen(encoder, lambda video: encoder.encode_frames(video.frames, video.frame_mask), encoder.fingerprint())
+
+
+def with_places(video: VideoInput, count: int) -> VideoInput:
+    """Videos of `count` places, for code to which places without a frame are frames; ValueError for more frames.
+
+    >>> one = VideoInput(torch.zeros(1, 2, 3, 4, 4).byte(), torch.ones(1, 2).bool(), torch.zeros(1).long())
+    >>> with_places(one, 5).frame_mask
+    tensor([[ True,  True, False, False, False]])
+    """
+    missing = count - video.frame_mask.shape[1]
+    if missing < 0:
+        raise ValueError(f"{count - missing} frames, but the model was built for {count}: raise max_frames")
+    frames = F.pad(video.frames, (0, 0, 0, 0, 0, 0, 0, missing))
+    features = F.pad(video.features, (0, 0, 0, missing))
+    return VideoInput(frames, F.pad(video.frame_mask, (0, missing)), video.index, features)
 
 
 def frozen_patches(encoder: FrameEncoder, hook: TokenHook = UNCHANGED) -> Frozen[VideoInput] | None:

@@ -7,11 +7,10 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from tvr_lightning.device import sizes
 from tvr_lightning.nn.masked import filled_length
-from tvr_lightning.types import TensorRows, TextFeatures, VideoInput
+from tvr_lightning.types import TensorRows, TextFeatures
 
 RowsT = TypeVar("RowsT", bound=TensorRows)
 
@@ -40,18 +39,3 @@ def without_common_padding(texts: TextFeatures) -> TextFeatures:
     """Cuts places that no caption fills: they take part in nothing, but cost like words."""
     longest = filled_length(texts.word_mask)
     return TextFeatures(texts.sentence, texts.words[:, :longest], texts.word_mask[:, :longest])
-
-
-def with_places(video: VideoInput, count: int) -> VideoInput:
-    """Videos of `count` places, for code to which places without a frame are frames; ValueError for more frames.
-
-    >>> one = VideoInput(torch.zeros(1, 2, 3, 4, 4).byte(), torch.ones(1, 2).bool(), torch.zeros(1).long())
-    >>> with_places(one, 5).frame_mask
-    tensor([[ True,  True, False, False, False]])
-    """
-    missing = count - video.frame_mask.shape[1]
-    if missing < 0:
-        raise ValueError(f"{count - missing} frames, but the model was built for {count}: raise max_frames")
-    frames = F.pad(video.frames, (0, 0, 0, 0, 0, 0, 0, missing))
-    features = F.pad(video.features, (0, 0, 0, missing))
-    return VideoInput(frames, F.pad(video.frame_mask, (0, missing)), video.index, features)

@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tvr_lightning.encoders.base import DualEncoder, frozen_patches, patch_features
+from tvr_lightning.encoders.base import DualEncoder, frozen_patches, patch_features, with_places
 from tvr_lightning.evaluation import Evaluation
 from tvr_lightning.losses.contrastive import symmetric_cross_entropy
 from tvr_lightning.methods.base import RetrievalModule
-from tvr_lightning.methods.blocks import in_blocks, with_places
+from tvr_lightning.methods.blocks import in_blocks
 from tvr_lightning.methods.views import View, over_frames
 from tvr_lightning.nn.masked import masked_softmax
 from tvr_lightning.nn.patches.hooks import TokenShift

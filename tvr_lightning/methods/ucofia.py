@@ -25,12 +25,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tvr_lightning.encoders.base import DualEncoder, check_padding, frozen_patches, patch_features
+from tvr_lightning.encoders.base import DualEncoder, check_padding, frozen_patches, patch_features, with_places
 from tvr_lightning.errors import ConfigError
 from tvr_lightning.evaluation import Evaluation
 from tvr_lightning.losses.contrastive import symmetric_cross_entropy
 from tvr_lightning.methods.base import RetrievalModule
-from tvr_lightning.methods.blocks import in_blocks, with_places, without_common_padding
+from tvr_lightning.methods.blocks import in_blocks, without_common_padding
 from tvr_lightning.methods.views import Parts, View, over_frames
 from tvr_lightning.nn.masked import masked_mean
 from tvr_lightning.nn.patches.selection import TokenSelection

@@ -42,7 +42,8 @@ def masked_max(x: Tensor, mask: Tensor, dim: int = -1) -> Tensor:
     """
     if all_valid(mask):
         return x.amax(dim)
-    return x.masked_fill(~mask, torch.finfo(x.dtype).min).amax(dim) * mask.any(dim)
+    largest = x.masked_fill(~mask, torch.finfo(x.dtype).min).amax(dim)
+    return largest.masked_fill(~mask.any(dim), 0)
 
 
 def all_valid(mask: Tensor) -> bool:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 DIRECTIONS = {"t2v": "text → video", "v2t": "video → text"}
 LOWER_IS_BETTER = ("MdR", "MnR")  # of all metrics these
-ATTENDED = "attended"  # `types.Padding`
+ATTENDED = "attended"  # what a method whose padding takes part says of itself
 NOT_SETTINGS = ("seed_everything", *WHERE_AND_HOW_OFTEN)  # in which two seeds of one setting may differ
 REQUIRED = {
     "experiment",
