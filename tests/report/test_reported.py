@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -133,8 +134,6 @@ def test_a_run_gets_the_figures_of_its_method_data_and_encoder(tmp_path: Path) -
 
 def test_only_the_papers_own_settings_get_its_figures() -> None:
     """An entry names settings that the class has; an ablation of it differs in one of them."""
-    from inspect import signature
-
     from tvr_lightning.methods.clip4clip import CLIP4Clip
     from tvr_lightning.methods.drl import DRL
     from tvr_lightning.methods.ghan import GHAN
@@ -248,3 +247,24 @@ def test_no_experiment_is_meant() -> None:
     from tvr_lightning.config.compose import experiments_in
 
     assert "reported" not in experiments_in(FOLDER.parent)
+
+
+@pytest.mark.parametrize(
+    ("name", "dataset", "split", "figure"),
+    [("TS2-Net", "DiDeMo", "official", 42.5), ("UCoFiA", "MSR-VTT", "9k", 46.8), ("CenterCLIP", "MSR-VTT", "9k", 44.2)],
+)
+def test_runs_of_the_methods_over_patches_get_tc_mgcs_figures(
+    tmp_path: Path, name: str, dataset: str, split: str, figure: float
+) -> None:
+    from tvr_lightning.config.compose import compose
+    from tvr_lightning.config.objects import class_of
+
+    module = name.replace("-", "").lower()
+    method = class_of(compose(FOLDER.parent / "method" / f"{module}.yaml")["model"])
+    entries = load_reported(FOLDER)
+    entry = next(e for e in entries if e.name == name)
+    assert method is not None
+    assert (entry.method, entry.settings.keys() <= signature(method).parameters.keys()) == (method.__name__, True)
+    run = run_of(tmp_path / "run", method=method.__name__, dataset=dataset, split=split)
+    (run.path / "config.yaml").write_text(yaml.safe_dump({"model": {"init_args": dict(entry.settings)}}))
+    assert [e.metrics["t2v/R@1"] for e in reported_for([run], entries)] == [figure]

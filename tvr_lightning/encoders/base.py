@@ -11,15 +11,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tvr_lightning.data.frozen import Frozen
 from tvr_lightning.data.text import Tokenizer
 from tvr_lightning.data.video.sampling import Resize
 from tvr_lightning.errors import ConfigError
+from tvr_lightning.nn.patches.hooks import UNCHANGED, TokenHook
 from tvr_lightning.types import Padding, VideoInput
 
 
@@ -84,6 +86,20 @@ class Encoder(nn.Module, ABC):
         return super().train(mode and not self.freeze)
 
 
+class Patches(NamedTuple):
+    """Frames with the patches that they are made of.
+
+    Attributes:
+        frames: (V, n, D), as `encode_frames` gives them where no hook changes them.
+        patches: (V, n, p, D), in the same space.
+        frame_mask: (V, n) bool, True = the frame exists; a hook may have made fewer of them.
+    """
+
+    frames: Tensor
+    patches: Tensor
+    frame_mask: Tensor
+
+
 class FrameEncoder(Encoder):
     """Frames to features.
 
@@ -136,6 +152,40 @@ class FrameEncoder(Encoder):
             raise ValueError(f"frames must be uint8 in 0..255, got {frames.dtype}; the encoder normalises them itself")
         if frame_mask.shape != frames.shape[:2]:
             raise ValueError(f"frame_mask {tuple(frame_mask.shape)} does not match frames {tuple(frames.shape)}")
+
+    def show_patches(self, at_least: int = 1) -> None:
+        """Prepares for `encode_patches`; a method that calls that calls this when it is built.
+
+        Args:
+            at_least: patches of a frame that the method needs.
+
+        Raises:
+            ConfigError: the encoder cannot, or has fewer.
+        """
+        raise ConfigError(
+            f"{self.name} does not give the patches of its frames: take CLIPEncoder with a model whose frame is the "
+            "class token of a vision transformer, such as ViT-B-32"
+        )
+
+    def encode_patches(
+        self, frames: Tensor, frame_mask: Tensor, hook: TokenHook = UNCHANGED, attended: bool = False
+    ) -> Patches:
+        """Encodes frames, and each of their patches; a hook may let them see each other.
+
+        Args:
+            frames: as `encode_frames` takes them.
+            frame_mask: likewise.
+            hook: what happens to the tokens inside.
+            attended: frames that do not exist are encoded too, as pictures that are zero after normalisation, and the
+                hook takes them for frames like others: the released code of several methods.
+
+        Returns:
+            Zeros where the mask is False, unless `attended`.
+
+        Raises:
+            ValueError: as `encode_frames`, or `show_patches` has not been called.
+        """
+        raise NotImplementedError
 
 
 class TextEncoder(Encoder):
@@ -256,6 +306,43 @@ def frozen_frames(encoder: FrameEncoder) -> Frozen[VideoInput] | None:
     if not encoder.frames_frozen:
         return None
     return Frozen(encoder, lambda video: encoder.encode_frames(video.frames, video.frame_mask), encoder.fingerprint())
+
+
+def with_places(video: VideoInput, count: int) -> VideoInput:
+    """Videos of `count` places, for code to which places without a frame are frames; ValueError for more frames.
+
+    >>> one = VideoInput(torch.zeros(1, 2, 3, 4, 4).byte(), torch.ones(1, 2).bool(), torch.zeros(1).long())
+    >>> with_places(one, 5).frame_mask
+    tensor([[ True,  True, False, False, False]])
+    """
+    missing = count - video.frame_mask.shape[1]
+    if missing < 0:
+        raise ValueError(f"{count - missing} frames, but the model was built for {count}: raise max_frames")
+    frames = F.pad(video.frames, (0, 0, 0, 0, 0, 0, 0, missing))
+    features = F.pad(video.features, (0, 0, 0, missing))
+    return VideoInput(frames, F.pad(video.frame_mask, (0, missing)), video.index, features)
+
+
+def frozen_patches(encoder: FrameEncoder, hook: TokenHook = UNCHANGED) -> Frozen[VideoInput] | None:
+    """The same with patches, which stand behind their frame: (V, n, (1 + p) D). The hook keeps the number of frames."""
+    if not encoder.frames_frozen:
+        return None
+
+    def encode(video: VideoInput) -> Tensor:
+        found = encoder.encode_patches(video.frames, video.frame_mask, hook)
+        return torch.cat([found.frames[:, :, None], found.patches], dim=2).flatten(2)
+
+    return Frozen(encoder, encode, f"{encoder.fingerprint()} patches {hook}")
+
+
+def patch_features(
+    encoder: FrameEncoder, video: VideoInput, hook: TokenHook = UNCHANGED, attended: bool = False
+) -> Patches:
+    """Frames and patches: those of `frozen_patches` that the loader brought along, else of the pixels."""
+    if not video.has_features:
+        return encoder.encode_patches(video.frames, video.frame_mask, hook, attended)
+    tokens = video.features.unflatten(-1, (-1, encoder.embed_dim))  # (V, n, 1 + p, D)
+    return Patches(tokens[:, :, 0], tokens[:, :, 1:], video.frame_mask)
 
 
 def frame_features(encoder: FrameEncoder, video: VideoInput) -> Tensor:

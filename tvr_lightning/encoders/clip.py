@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tvr_lightning.data.text import CLIP_VOCABULARY
-from tvr_lightning.encoders.base import DualEncoder
+from tvr_lightning.encoders.base import DualEncoder, Patches
 from tvr_lightning.encoders.clip_config import (
     CLIP_CONTEXT,
     PRESETS,
@@ -26,6 +26,7 @@ from tvr_lightning.encoders.clip_config import (
     reads_padding,
     sized_config,
 )
+from tvr_lightning.encoders.clip_patches import PatchTower
 from tvr_lightning.encoders.clip_towers import (
     batch_norms,
     checkpoint_blocks,
@@ -49,6 +50,7 @@ from tvr_lightning.encoders.clip_weights import (
 from tvr_lightning.encoders.kept import building, finish, kept_computation
 from tvr_lightning.encoders.weights import Fingerprint, differences, fetch_weights, weight_mismatch
 from tvr_lightning.errors import ConfigError
+from tvr_lightning.nn.patches.hooks import UNCHANGED, TokenHook
 
 _TEXT_ROOTS = (
     "positional_embedding", "text_projection", "token_embedding.", "transformer.", "ln_final.", "cls_emb", "proj."
@@ -161,6 +163,7 @@ class CLIPEncoder(DualEncoder):
             statistic = 255 * torch.tensor(kept[name]).view(3, 1, 1)
             self.register_buffer(f"pixel_{name}", statistic, persistent=False)
         self._fingerprint = Fingerprint()
+        self._patches: PatchTower | None = None
 
         freeze_first(self.clip, freeze_layers, self.name)
         if freeze:
@@ -253,15 +256,43 @@ class CLIPEncoder(DualEncoder):
     def encode_frames(self, frames: Tensor, frame_mask: Tensor) -> Tensor:
         """Encodes frames one by one, to what the image tower pools (CLIP: the class token) after the projection."""
         self.check_frames(frames, frame_mask)
-        pixels = frames.flatten(0, 1).to(self.pixel_mean.dtype)  # (V * n, 3, H, W)
-        features = self.clip.visual((pixels - self.pixel_mean) / self.pixel_std)
+        features = self.clip.visual(self._normalised(frames.flatten(0, 1)))
         features = features.unflatten(0, frame_mask.shape)  # (V, n, D)
         return cast(Tensor, features.masked_fill(~frame_mask.unsqueeze(-1), 0.0))
 
+    def _normalised(self, frames: Tensor) -> Tensor:
+        return (frames.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std
+
+    def show_patches(self, at_least: int = 1) -> None:
+        """Prepares for `encode_patches`.
+
+        Raises:
+            ConfigError: the image tower has no blocks, class token or patches of open_clip's own kind, or too few.
+        """
+        self._patches = PatchTower(self.clip.visual, self.name, at_least)
+
+    def encode_patches(
+        self, frames: Tensor, frame_mask: Tensor, hook: TokenHook = UNCHANGED, attended: bool = False
+    ) -> Patches:
+        """Encodes frames and patches: tokens after the last norm and the projection that the class token goes through.
+
+        Gradient checkpointing, frozen layers and `optimizer.compile_encoders` work as for `encode_frames`.
+        """
+        self.check_frames(frames, frame_mask)
+        if self._patches is None:
+            raise ValueError("call show_patches() when the method is built")
+        pixels = self._normalised(frames)
+        if attended:
+            pixels = pixels.masked_fill(~frame_mask[..., None, None, None], 0.0)
+        tokens, mask = self._patches(pixels, torch.ones_like(frame_mask) if attended else frame_mask, hook)
+        if not attended:
+            tokens = tokens.masked_fill(~mask[..., None, None], 0.0)
+        return Patches(tokens[:, :, 0], tokens[:, :, 1:], mask)
+
     @property
     def towers(self) -> Sequence[nn.Module]:
-        """The image tower and the text tower's blocks."""
-        return self.clip.visual, text_of(self.clip).transformer
+        """The image tower, or what walks through it for patches, and the text tower's blocks."""
+        return self._patches or self.clip.visual, text_of(self.clip).transformer
 
     @property
     def frames_frozen(self) -> bool:

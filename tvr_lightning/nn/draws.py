@@ -8,7 +8,7 @@ in its backward pass. Seeding is the host's business: nothing waits for a GPU.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from itertools import count
@@ -117,6 +117,37 @@ class RowDropout(nn.Dropout):
         if rows is None or not self.training or not self.p:
             return super().forward(x)
         return x * rows.kept(x, self.p)
+
+
+class RowNoise:
+    """Standard normal numbers of a batch's rows, each row from a seed of its own; asked again, they are the same.
+
+    >>> noise = RowNoise([1, 2, 3])
+    >>> bool((noise.of(0, 3, (4,), torch.zeros(1))[1:] == noise.of(1, 3, (4,), torch.zeros(1))).all())
+    True
+    """
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        self.seeds = seeds
+
+    def of(self, start: int, stop: int, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """(stop - start, *shape), of the kind of a tensor."""
+        generator, numbers = torch.Generator(like.device), like.new_empty(stop - start, *shape)
+        for seed, row in zip(self.seeds[start:stop], numbers, strict=True):
+            row.normal_(generator=generator.manual_seed(seed))
+        return numbers
+
+
+def row_noise(count: int) -> RowNoise:
+    """Noise of so many rows: inside `joined_rows` what they get in a process that holds the whole batch.
+
+    Outside, its seeds are drawn from torch's generator of the CPU.
+    """
+    rows = _present.get()
+    if rows is None:
+        return RowNoise(torch.randint(2**62, (count,)).tolist())
+    key = (*rows.key, next(rows.numbers))
+    return RowNoise([_seed((*key, rows.first + i)) for i in range(count)])
 
 
 def _seed(key: tuple[int, ...]) -> int:

@@ -10,6 +10,8 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from tvr_lightning.errors import ConfigError
 
+CLIP_POSITIONS = 77  # of its text tower, and so of what the CLIP4Clip family trained
+
 
 def quick_gelu(x: Tensor) -> Tensor:
     """CLIP's activation, x * sigmoid(1.702 x)."""
@@ -59,6 +61,8 @@ class FramePositions(nn.Embedding):
         width: D.
         std: of the values that it starts with.
         before: further positions in front of those of frames.
+        tokens: that each frame has, one behind the other, with a position each.
+        at_least: rows of the table, where fewer are needed: CLIP's has 77.
 
     Raises ValueError for more frames than positions.
 
@@ -66,18 +70,20 @@ class FramePositions(nn.Embedding):
     torch.Size([3, 8])
     """
 
-    def __init__(self, max_frames: int, width: int, std: float, before: int = 0) -> None:
+    def __init__(
+        self, max_frames: int, width: int, std: float, before: int = 0, tokens: int = 1, at_least: int = 1
+    ) -> None:
         if max_frames < 1:
             raise ConfigError(f"max_frames is {max_frames}; it must be at least 1")
-        super().__init__(max_frames + before, width)
+        super().__init__(max(max_frames * tokens + before, at_least), width)
         nn.init.normal_(self.weight, std=std)
-        self.max_frames, self.before = max_frames, before
+        self.max_frames, self.before, self.tokens = max_frames, before, tokens
 
     def of(self, count: int) -> Tensor:
-        """The rows (before + count, D) of so many frames."""
+        """The rows (before + count * tokens, D) of so many frames."""
         if count > self.max_frames:
             raise ValueError(f"{count} frames, but positions for {self.max_frames}: raise max_frames")
-        return self.weight[: self.before + count]
+        return self.weight[: self.before + count * self.tokens]
 
 
 def check_frames(model: nn.Module, num_frames: int) -> None:
@@ -110,7 +116,8 @@ class TemporalTransformer(nn.Module):
     CLIP4Clip's seqTransf (Luo et al. 2022, Sec. 3.3). The residual keeps a pretrained alignment at step 0. Positions
     that are not copied start at a third of the scale of CLIP's frame features (about 1 a channel before training): at
     the 0.01 of CLIP's own positions, made for tokens of scale 0.02, frames at different times would look alike.
-    Shapes: frames (V, n, D); frame_mask (V, n) bool, True = exists; returns (V, n, D), padded frames zero.
+    Shapes: frames (V, n, D); frame_mask (V, n) bool, True = exists; returns (V, n, D), padded frames zero. With several
+    `tokens` a frame, n counts tokens, those of a frame one behind the other. `at_least`: see `FramePositions`.
     Raises ValueError for more frames than positions.
 
     >>> encode = TemporalTransformer(width=8, heads=2, num_layers=1, max_frames=4)
@@ -118,17 +125,23 @@ class TemporalTransformer(nn.Module):
     torch.Size([3, 4, 8])
     """
 
-    def __init__(self, width: int, heads: int, num_layers: int, max_frames: int) -> None:
+    def __init__(
+        self, width: int, heads: int, num_layers: int, max_frames: int, tokens: int = 1, at_least: int = 1
+    ) -> None:
         super().__init__()
-        self.positions = FramePositions(max_frames, width, std=0.3)
+        self.positions = FramePositions(max_frames, width, std=0.3, tokens=tokens, at_least=at_least)
         self.layers = transformer_layers(width, heads, num_layers)
 
     def forward(self, frames: Tensor, frame_mask: Tensor) -> Tensor:
         """Encodes frames."""
-        x = frames + self.positions.of(frames.shape[1])  # TC-MGC Eq. 1, to the last layer
+        return self.attended(frames, frame_mask) * frame_mask.unsqueeze(-1)
+
+    def attended(self, frames: Tensor, seen: Tensor) -> Tensor:
+        """The same without zeros: a place that nobody sees, where `seen` (V, n) is False, sees the others."""
+        x = frames + self.positions.of(frames.shape[1] // self.positions.tokens)  # TC-MGC Eq. 1, to the last layer
         for layer in self.layers:
-            x = layer(x, src_key_padding_mask=~frame_mask)
-        return (x + frames) * frame_mask.unsqueeze(-1)
+            x = layer(x, src_key_padding_mask=~seen)
+        return x + frames
 
 
 class TemporalLSTM(nn.Module):

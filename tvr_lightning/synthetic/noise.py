@@ -18,9 +18,10 @@ from tvr_lightning.data.dataset import Augmentation, VideoReader
 from tvr_lightning.data.text import TokenizedText, Tokenizer
 from tvr_lightning.data.video.frames import VideoFrames
 from tvr_lightning.data.video.sampling import FrameOptions
-from tvr_lightning.encoders.base import DualEncoder, Encoder, TextEncoder
+from tvr_lightning.encoders.base import DualEncoder, Encoder, Patches, TextEncoder
 from tvr_lightning.errors import ConfigError
 from tvr_lightning.nn.masked import masked_mean
+from tvr_lightning.nn.patches.hooks import UNCHANGED, TokenHook
 from tvr_lightning.types import Record
 
 SIZE = 8  # height and width of a frame of noise
@@ -96,6 +97,24 @@ class NoiseEncoder(DualEncoder):
         """(V, n, 3, S, S) uint8, (V, n) -> (V, n, D), zeros where the mask is False."""
         features = ((frames.flatten(2).float() - 127.5) / 73.9) @ self.pixels  # 73.9: of uniform bytes
         return features.masked_fill(~frame_mask[..., None], 0.0)
+
+    def show_patches(self, at_least: int = 1) -> None:
+        """Nothing has to be prepared; a frame has four patches."""
+
+    def encode_patches(
+        self, frames: Tensor, frame_mask: Tensor, hook: TokenHook = UNCHANGED, attended: bool = False
+    ) -> Patches:
+        """Frames and their four quarters (V, n, 4, D), each through the rows of the map that belong to its pixels."""
+        mask, half = torch.ones_like(frame_mask) if attended else frame_mask, SIZE // 2
+        # (V, n, 3, S, S) -> (V, n, 3, 2, S / 2, 2, S / 2) -> (V, n, 4, 3 S / 2 S / 2)
+        quarters = frames.unflatten(-1, (2, half)).unflatten(-3, (2, half)).permute(0, 1, 3, 5, 2, 4, 6).flatten(4)
+        quarters = 2 * (quarters.flatten(2, 3).float() - 127.5) / 73.9 * mask[..., None, None]
+        rows = self.pixels.view(3, 2, half, 2, half, -1).permute(1, 3, 0, 2, 4, 5).reshape(4, -1, self.embed_dim)
+        patches = torch.einsum("vnqi,qid->vnqd", quarters, rows)
+        tokens = torch.cat([self.encode_frames(frames, mask)[:, :, None], patches], dim=2)
+        for block in range(2):
+            tokens, mask = hook.before_block(block, 2, tokens, mask)
+        return Patches(tokens[:, :, 0], tokens[:, :, 1:], mask)
 
     def encode_tokens(self, tokens: Tensor, token_mask: Tensor) -> Tensor:
         """(T, m), (T, m) -> (T, m, D), zeros where the mask is False."""

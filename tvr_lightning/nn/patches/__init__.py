@@ -1,0 +1,1 @@
+"""Layers that look at the patches of frames: token shift and selection (TS2-Net), token clustering (CenterCLIP)."""
