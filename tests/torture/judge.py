@@ -13,6 +13,7 @@ from typing import Literal
 
 import av
 import numpy as np
+from av.video.codeccontext import VideoCodecContext
 from numpy.typing import NDArray
 
 from tvr_lightning.data.tools.check import inspect_file
@@ -126,12 +127,13 @@ def _each_alone(path: Path, video: OpenVideo, resize: Resizer) -> list[tuple[flo
     with av.open(f"file:{path}", metadata_errors="replace") as file:
         stream = file.streams[video.stream.index]
         for packet in file.demux(stream):
-            if packet.pts is None or not packet.size:
+            if packet.pts is None or packet.time_base is None or not packet.size:
                 continue
             decoder = av.CodecContext.create(stream.codec_context.name, "r")
+            assert isinstance(decoder, VideoCodecContext)
             try:
                 frames = [*decoder.decode(packet), *decoder.decode(None)]
-                found += [(float(packet.pts * stream.time_base), np.asarray(resize(f))) for f in frames]
+                found += [(float(packet.pts * packet.time_base), np.asarray(resize(f))) for f in frames]
             except (DecodeError, av.FFmpegError, ValueError):
                 continue
     return found
