@@ -2,7 +2,8 @@
 
     python benchmarks/score.py [--device cpu] [--only tc_mgc] [--json] [--large]
 
-TC-MGC's other form is the paper's equations written out, LEAN's and GHAN's a batch of T x V graphs in torch_geometric.
+TC-MGC's and X-Pool's other form is the paper's equations written out, LEAN's and GHAN's a batch of T x V graphs in
+torch_geometric, X-CLIP's and DRL's all pairs at once.
 Both forms run in this process with the same weights and inputs and take turns; every time is the best of the
 repetitions. Peak memory is what a call adds to the process (the allocator's peak on a GPU). `--large` also scores
 a whole test set through `evaluation.score_all`: 1,000 x 1,000 pairs, LEAN 300 x 300.
@@ -16,6 +17,7 @@ import time
 from contextlib import nullcontext
 from typing import Any
 
+import score_clip
 import score_ghan
 import score_lean
 import score_tc_mgc
@@ -39,6 +41,9 @@ CPU_CASES = (
     Case("lean", 32, 32, 12, 10, 512, "forward+backward"),
     Case("ghan", 64, 64, 6, 6, 512),
     Case("ghan", 32, 32, 6, 6, 512, "forward+backward"),
+    Case("xclip", 96, 96, 32, 12, 512),
+    Case("xpool", 96, 96, 32, 12, 512),
+    Case("drl", 96, 96, 32, 12, 512),
 )
 GPU_CASES = (
     Case("tc_mgc", 256, 256, 32, 12, 512),
@@ -49,15 +54,23 @@ GPU_CASES = (
     Case("lean", 32, 32, 12, 10, 512, "forward+backward"),
     Case("ghan", 128, 128, 6, 6, 512),
     Case("ghan", 32, 32, 6, 6, 512, "forward+backward"),
+    Case("xclip", 256, 256, 32, 12, 512),
+    Case("xclip", 128, 128, 32, 12, 512, "forward+backward"),
+    Case("xpool", 256, 256, 32, 12, 512),
+    Case("drl", 256, 256, 32, 12, 512),
 )
 LARGE = {
     "tc_mgc": Case("tc_mgc", 1000, 1000, 32, 12, 512),
     "lean": Case("lean", 300, 300, 12, 10, 512),  # a pair has a hypergraph of its own: 1,000 x 1,000 take half an hour
     "ghan": Case("ghan", 1000, 1000, 6, 6, 512),
+    **{name: Case(name, 1000, 1000, 32, 12, 512) for name in ("xclip", "xpool", "drl")},
 }
 
 
-SCORERS = {"ghan": score_ghan, "lean": score_lean, "tc_mgc": score_tc_mgc}
+SCORERS = {
+    **{"ghan": score_ghan, "lean": score_lean, "tc_mgc": score_tc_mgc},
+    **dict.fromkeys(("xclip", "xpool", "drl"), score_clip),
+}
 
 
 def run_case(case: Case, device: str) -> list[dict[str, Any]]:
