@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tvr_lightning.nn.masked import masked_mean
-from tvr_lightning.nn.temporal import TemporalLSTM, TemporalTransformer, copy_clip_layers
+from tvr_lightning.nn.temporal import FramePositions, TemporalLSTM, TemporalTransformer, copy_clip_layers
 
 
 def test_masked_mean_is_a_mean_and_safe_without_valid_rows() -> None:
@@ -58,3 +58,21 @@ def test_order_matters_and_padding_comes_back_as_zeros(kind: Callable[[int], tor
 def test_more_frames_than_positions_is_an_error() -> None:
     with pytest.raises(ValueError, match="9 frames, but positions for 8"):
         TemporalTransformer(16, 2, 1, 8)(torch.zeros(1, 9, 16), torch.ones(1, 9, dtype=torch.bool))
+
+
+def test_several_tokens_a_frame_have_a_position_each() -> None:
+    positions = FramePositions(3, 16, std=0.3, tokens=4)
+    assert positions.of(2).shape == (8, 16)
+    assert len(positions.weight) == 12
+    assert len(FramePositions(3, 16, std=0.3, tokens=4, at_least=77).weight) == 77
+    with pytest.raises(ValueError, match="4 frames, but positions for 3"):
+        positions.of(4)
+
+
+def test_a_place_that_nobody_sees_sees_the_others() -> None:
+    temporal = TemporalTransformer(16, 2, 1, max_frames=4)
+    frames, seen = torch.randn(1, 4, 16), torch.tensor([[True, True, False, False]])
+    whole = temporal.attended(frames, seen)
+    assert torch.equal(temporal(frames, seen), whole * seen[..., None])
+    assert bool((whole[0, 2:] != frames[0, 2:]).any())
+    torch.testing.assert_close(temporal.attended(frames[:, :2], seen[:, :2]), whole[:, :2])
