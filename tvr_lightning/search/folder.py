@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from tvr_lightning.data.stores.files import atomic_write, write_json
+from tvr_lightning.data.stores.files import apart, atomic_write, write_json
 from tvr_lightning.errors import SearchError
 from tvr_lightning.search.vectors import Kind
 
@@ -291,7 +291,7 @@ class Shards:
         with atomic_write(self.path(name, "parquet")) as temporary:
             pq.write_table(columns, temporary, compression="zstd", row_group_size=256)
         with atomic_write(self.path(name, "safetensors")) as temporary:
-            save_file({key: value.contiguous() for key, value in tensors.items()}, str(temporary))
+            save_file(apart(tensors), str(temporary))
         return Shard(name, len(table))
 
     def table(self, shard: Shard, pictures: bool = False) -> Table:

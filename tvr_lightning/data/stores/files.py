@@ -11,10 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from tvr_lightning.errors import ConfigError, RunError, few
 from tvr_lightning.visible import visible
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _LONGEST = 60  # letters of a name that its temporary name repeats: a name has 255 bytes
 _FORMULA = "=+-@\t\r\n＝＋－＠"  # what begins a formula in a spreadsheet; some read the wide letters too
@@ -99,6 +102,22 @@ def _replace_folder(path: Path, new: Path) -> None:
     path.rename(old)
     new.rename(path)
     shutil.rmtree(old)
+
+
+def apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors as safetensors takes them: each contiguous, in memory of its own where two fields are one.
+
+    >>> import torch
+    >>> mask = torch.ones(2)
+    >>> kept = apart({"mask": mask, "same": mask})
+    >>> kept["mask"].data_ptr() == kept["same"].data_ptr()
+    False
+    """
+    places = [x.untyped_storage().data_ptr() for x in tensors.values()]
+    return {
+        name: x.contiguous() if places.count(place) == 1 else x.clone().contiguous()
+        for (name, x), place in zip(tensors.items(), places, strict=True)
+    }
 
 
 def write_json(path: Path, content: Any) -> None:
