@@ -172,7 +172,7 @@ def encoder_alone(run: Experiment, batches: int = 30) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--items", type=int, default=1_000_000)
+    parser.add_argument("--items", type=int, default=1_000_000, help="vectors; 0 leaves that part out")
     parser.add_argument(
         "--runs", nargs="*", default=[], help="runs for the two stages; the first also indexes --videos"
     )
@@ -181,20 +181,21 @@ def main() -> None:
     add_device(parser)
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
+    command = f"python benchmarks/search.py --items {options.items} --runs ... --videos ..."
 
     def keep(found: Iterator[dict[str, Any]]) -> None:
         for row in found:
             rows.append(row)
+            write_results("search", command, rows, options.device)  # what is known so far
             print("  ".join(f"{k} {v}" for k, v in row.items()), flush=True)
 
-    keep(against_faiss(options.items))
-    keep(lists([options.items // 10, options.items // 2, options.items]))
+    if options.items:
+        keep(against_faiss(options.items))
+        keep(lists([options.items // 10, options.items // 2, options.items]))
     for path in options.runs:
         keep(two_stages(path, options.device))
     if options.runs and options.videos:
         keep(pipeline(options.runs[0], options.videos, options.device))
-    command = f"python benchmarks/search.py --items {options.items} --runs ... --videos ..."
-    write_results("search", command, rows, options.device)
     if options.json:
         print(json.dumps(rows, indent=1))
 

@@ -66,6 +66,8 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         tested_with: constructor arguments of the property tests: sizes that they can afford, and that suit a handful of
             words and frames.
         tested_besides: by `argument=value`, what a variant of the property tests takes besides.
+        shared_space: whether vectors of a text and of its video lie near each other, so that an index may propose by
+            them; else it asks `score` about every video.
         in_float32: methods that run without autocast and take features in float32 at least: scores and losses.
         result: what the last evaluation found; None before the first.
         trained: how the loaded weights came about, as `on_save_checkpoint` notes it; None before any are loaded.
@@ -78,6 +80,7 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
     tested_with: ClassVar[Mapping[str, object]] = {}
     tested_besides: ClassVar[Mapping[str, Mapping[str, object]]] = {}
 
+    shared_space: ClassVar[bool] = True
     in_float32: ClassVar[tuple[str, ...]] = ("score", "compute_losses")
     padding: Padding = "masked"
 

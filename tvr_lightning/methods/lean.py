@@ -102,6 +102,7 @@ class LEAN(RetrievalModule[WordFeatures, VideoFeatures]):
     """
 
     tested_with: ClassVar = {"width": 64}
+    shared_space = False  # VGG's frames and BERT's words meet in the hypergraph only
     tested_besides: ClassVar = {"kl_reduction=sum": {"kl_weight": 1e-3}}  # 0.6 of the sum leaves nothing but the prior
 
     def __init__(

@@ -268,7 +268,8 @@ class Index:
     def _ranked(self, texts: TensorRows, k: int) -> list[list[Hit]]:
         """Two stages: vectors propose, the method's score ranks."""
         model, count = self.run.model, len(self.table)
-        wanted = count if self.candidates is None else max(self.candidates, k)
+        some = self.candidates is not None and model.shared_space
+        wanted = max(self.candidates or 0, k) if some else count
         if wanted >= count:
             rows = np.arange(count)
             scores = torch.cat(
