@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tvr_lightning import __version__
+from tvr_lightning.commands import main as main_module
 from tvr_lightning.commands.main import main
 
 ROOT = Path(__file__).parents[2]
@@ -78,3 +79,10 @@ def test_wrong_calls_are_answered_without_slow_imports(words: list[str], slow: s
     assert done.returncode == 2
     assert text in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_no_command_takes_abbreviated_options() -> None:
+    """Those of experiments are jsonargparse's; all others have the one parser that refuses them."""
+    folder = Path(main_module.__file__).parent
+    own = [file.name for file in folder.glob("*.py") if "ArgumentParser(" in file.read_text()]
+    assert own == []

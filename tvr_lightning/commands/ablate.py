@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from tvr_lightning.commands.parser import Parser
 from tvr_lightning.commands.tables import compare_paths, print_comparison
 from tvr_lightning.visible import say
 
@@ -16,11 +16,10 @@ OVERVIEW = """\
 
 def main(words: Sequence[str]) -> int:
     """Runs the grid; returns the exit code, 1 when a point failed."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "tvr ablate",
         description="Run every point of a grid (a W&B sweep file) as `tvr fit`, then compare them.",
         epilog="Settings of all points follow, e.g. --trainer.max_epochs=1. Points with a result are not run again.",
-        allow_abbrev=False,
     )
     parser.add_argument("--config", type=Path, required=True, help="the grid: experiments/ablations/METHOD/NAME.yaml")
     parser.add_argument("--base", help="experiment file instead of the grid's own")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
+from tvr_lightning.commands.parser import Parser
 from tvr_lightning.commands.tables import add_comparison_arguments, compare_paths, print_comparison
 from tvr_lightning.visible import say
 
@@ -16,9 +16,7 @@ OVERVIEW = """\
 
 def main(words: Sequence[str]) -> int:
     """Prints the table or draws the plot; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        "tvr compare", description="One table over the test results of runs.", allow_abbrev=False
-    )
+    parser = Parser("tvr compare", description="One table over the test results of runs.")
     add_comparison_arguments(parser)
     parser.add_argument("--format", choices=("table", "markdown", "latex", "csv"), default="table")
     parser.add_argument("--plot", choices=("bits",), help="draw mAP by code length instead, into RUNS_DIR")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from tvr_lightning.commands.parser import Parser
 from tvr_lightning.commands.tables import add_comparison_arguments, compare_paths
 from tvr_lightning.visible import say
 
@@ -17,9 +17,7 @@ OVERVIEW = """\
 
 def main(words: Sequence[str]) -> int:
     """Writes the page; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        "tvr dashboard", description="One static page over runs: report.html beside them.", allow_abbrev=False
-    )
+    parser = Parser("tvr dashboard", description="One static page over runs: report.html beside them.")
     add_comparison_arguments(parser)
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="the page (default: report.html in the folder above the runs)"

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tvr_lightning.commands.parser import Parser
 from tvr_lightning.commands.tables import TABLE_WIDTH, print_wide
 from tvr_lightning.errors import ConfigError, RunError, nearest
 from tvr_lightning.visible import say
@@ -31,15 +32,13 @@ _OVERRIDES = "Settings may follow, e.g. --data.annotations.root=/videos/msvd."
 
 def main(words: Sequence[str]) -> int:
     """Runs `tvr data ...`; returns the exit code, 1 also for a dataset that is incomplete or a video that failed."""
-    parser = argparse.ArgumentParser("tvr data", description="Datasets.", allow_abbrev=False)
+    parser = Parser("tvr data", description="Datasets.")
     commands = parser.add_subparsers(dest="command", required=True)
 
     def add(
         name: str, function: Callable[[argparse.Namespace], int], text: str, **more: Any
     ) -> argparse.ArgumentParser:
-        command: argparse.ArgumentParser = commands.add_parser(
-            name, help=text, description=text, allow_abbrev=False, **more
-        )
+        command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text, **more)
         command.set_defaults(function=function)
         return command
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
+from tvr_lightning.commands.parser import Parser
 from tvr_lightning.commands.tables import TABLE_WIDTH, print_wide
 
 OVERVIEW = """\
@@ -14,9 +14,7 @@ OVERVIEW = """\
 
 def main(words: Sequence[str]) -> int:
     """Prints the list; returns the exit code."""
-    argparse.ArgumentParser(
-        "tvr experiments", description="The experiments, with what each reproduces.", allow_abbrev=False
-    ).parse_args(words[1:])
+    Parser("tvr experiments", description="The experiments, with what each reproduces.").parse_args(words[1:])
     from tvr_lightning.config.catalogue import experiments_table, list_experiments
     from tvr_lightning.config.compose import known_experiments
 

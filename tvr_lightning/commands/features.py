@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
-from tvr_lightning.config.arguments import TRUST
+from tvr_lightning.commands.parser import Parser, add_split_of_run
 from tvr_lightning.visible import say
 
 OVERVIEW = """\
@@ -16,13 +14,8 @@ OVERVIEW = """\
 
 def main(words: Sequence[str]) -> int:
     """Writes the files; returns the exit code."""
-    parser = argparse.ArgumentParser("tvr features", description="Features of every caption and video of a split.")
-    parser.add_argument("run", type=Path, help="a run's folder, or one of its checkpoints")
-    parser.add_argument("--split", choices=("train", "validation", "test"), default="test")
-    parser.add_argument("--out", type=Path, help="the folder (default: features-SPLIT in the run's folder)")
-    parser.add_argument(
-        TRUST, action="store_true", help="the run's configuration may import modules of the working directory"
-    )
+    parser = Parser("tvr features", description="Features of every caption and video of a split.")
+    add_split_of_run(parser, "the folder (default: features-SPLIT in the run's folder)")
     options = parser.parse_args(words[1:])
     from tvr_lightning.run.export import export_features
 

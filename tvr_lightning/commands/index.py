@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tvr_lightning.config.arguments import TRUST
+from tvr_lightning.commands.parser import Parser, add_trust
 from tvr_lightning.visible import say
 
 OVERVIEW = """\
@@ -18,7 +17,7 @@ NAMED = 5  # unreadable files on the terminal; index.json lists all
 
 def main(words: Sequence[str]) -> int:
     """Makes an index or brings it up to date; returns the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "tvr index",
         description="Encodes videos with a trained run, to be searched by `tvr search` and `tvr serve`. The same "
         "command again brings the index up to date: what has not changed is not encoded again.",
@@ -43,9 +42,7 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--batch_size", type=int, help="windows encoded together (default: the run's eval_batch_size)")
     parser.add_argument("--workers", type=int, help="processes that decode (default: the run's)")
     parser.add_argument("--device", help="where to encode, e.g. cpu or cuda:1 (default: a GPU where there is one)")
-    parser.add_argument(
-        TRUST, action="store_true", help="the run's configuration may import modules of the working directory"
-    )
+    add_trust(parser)
     options = parser.parse_args(words[1:])
     from tvr_lightning.search.videos import check_windows
 

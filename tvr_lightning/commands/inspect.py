@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from tvr_lightning.commands.parser import Parser, add_trust
 from tvr_lightning.config.arguments import TRUST
 from tvr_lightning.errors import ConfigError
 from tvr_lightning.visible import say
@@ -20,21 +20,18 @@ OPTIONS = (VIDEO, AGAINST, TRUST, "--help")
 
 def main(words: Sequence[str]) -> int:
     """Draws the pictures; returns the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "tvr inspect",
         description="Draw what a run's method shows of a query as PNG files in its folder: weights of words and "
         "frames, and where a method has several scores, their distribution over the test split.",
         usage="tvr inspect [-h] [--video ID] [--against RUN ...] [--trust] RUN [--] QUERY",
         epilog="An id or a text may begin with a dash; put -- before a QUERY that begins with two.",
-        allow_abbrev=False,
     )
     parser.add_argument("run", type=Path, help="a run's folder")
     parser.add_argument("query", help="a test caption's id (video7#0), or any text")
     parser.add_argument(VIDEO, help="look at this test video; default: the caption's own, or the best for a text")
     parser.add_argument(AGAINST, type=Path, nargs="*", default=(), metavar="RUN", help="runs to show beside")
-    parser.add_argument(
-        TRUST, action="store_true", help="the runs' configurations may import modules of the working directory"
-    )
+    add_trust(parser)
     options = parser.parse_args(with_dashes(words[1:]))
     from tvr_lightning.report.inspection import inspect_run
 

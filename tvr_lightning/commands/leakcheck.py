@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from tvr_lightning.commands.parser import Parser
 from tvr_lightning.visible import say
 
 OVERVIEW = """\
@@ -15,12 +16,11 @@ OVERVIEW = """\
 
 def main(words: Sequence[str]) -> int:
     """Trains on noise and tests on fresh noise; returns the exit code, 1 for a leak."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "tvr leakcheck",
         description="Train an experiment's method on noise for a minute and test it on fresh noise, which nothing can "
         "retrieve. Exit code 1 when it is retrieved above chance: scores read the ground truth.",
         epilog="Settings of the experiment follow, e.g. --model.pairing=matched. See docs/leakage.md.",
-        allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
     parser.add_argument("--config", required=True, help="the experiment")

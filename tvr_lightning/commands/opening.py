@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tvr_lightning.config.arguments import TRUST
+from tvr_lightning.commands.parser import add_trust
 from tvr_lightning.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,9 +22,7 @@ def add_index_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--run", help="where the run lies that made the index, if it was moved")
     parser.add_argument("--device", help="where to encode queries (default: a GPU where there is one)")
-    parser.add_argument(
-        TRUST, action="store_true", help="the run's configuration may import modules of the working directory"
-    )
+    add_trust(parser)
 
 
 def check_index_arguments(options: argparse.Namespace) -> None:

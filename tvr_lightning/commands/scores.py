@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from tvr_lightning.config.arguments import TRUST
+from tvr_lightning.commands.parser import Parser, add_split_of_run
 from tvr_lightning.visible import say
 
 OVERVIEW = """\
@@ -17,13 +15,8 @@ OVERVIEW = """\
 
 def main(words: Sequence[str]) -> int:
     """Writes the files; returns the exit code."""
-    parser = argparse.ArgumentParser("tvr scores", description="Scores of all pairs of a split, with ids.")
-    parser.add_argument("run", type=Path, help="a run's folder, or one of its checkpoints")
-    parser.add_argument("--split", choices=("train", "validation", "test"), default="test")
-    parser.add_argument("--out", type=Path, help="the folder (default: scores-SPLIT in the run's folder)")
-    parser.add_argument(
-        TRUST, action="store_true", help="the run's configuration may import modules of the working directory"
-    )
+    parser = Parser("tvr scores", description="Scores of all pairs of a split, with ids.")
+    add_split_of_run(parser, "the folder (default: scores-SPLIT in the run's folder)")
     options = parser.parse_args(words[1:])
     from tvr_lightning.run.export import MATRIX, export_scores
 

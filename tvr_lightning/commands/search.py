@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tvr_lightning.commands.opening import add_index_arguments, check_index_arguments, open_index
+from tvr_lightning.commands.parser import Parser
 from tvr_lightning.errors import ConfigError
 from tvr_lightning.visible import console, say
 
@@ -20,7 +20,7 @@ OVERVIEW = """\
 
 def main(words: Sequence[str]) -> int:
     """Prints what was found; returns the exit code."""
-    parser = argparse.ArgumentParser("tvr search", description="Videos of an index that a text describes.")
+    parser = Parser("tvr search", description="Videos of an index that a text describes.")
     add_index_arguments(parser)
     parser.add_argument("query", nargs="?", help="what the video shows")
     parser.add_argument("--video", type=Path, help="a video to find others like it, in place of a text")

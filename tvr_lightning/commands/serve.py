@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import socket
 from collections.abc import Sequence
 from importlib.util import find_spec
 
 from tvr_lightning.commands.opening import add_index_arguments, check_index_arguments, open_index
+from tvr_lightning.commands.parser import Parser
 from tvr_lightning.errors import ConfigError, SearchError
 from tvr_lightning.visible import say
 
@@ -19,7 +19,7 @@ LOCAL = ("localhost", "127.0.0.1", "::1")
 
 def main(words: Sequence[str]) -> int:
     """Serves until it is ended; returns the exit code."""
-    parser = argparse.ArgumentParser("tvr serve", description="A page, and JSON under /api/search, over an index.")
+    parser = Parser("tvr serve", description="A page, and JSON under /api/search, over an index.")
     parser.add_argument("--port", type=int, default=8000, help="default: 8000; 0 for any that is free")
     parser.add_argument(
         "--host", default="localhost",

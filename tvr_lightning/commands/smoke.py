@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
-from tvr_lightning.config.arguments import TRUST
+from tvr_lightning.commands.parser import Parser, add_trust
 
 OVERVIEW = """\
   smoke     run every experiment for two batches on tiny generated data
@@ -14,13 +13,9 @@ OVERVIEW = """\
 
 def main(words: Sequence[str]) -> int:
     """Runs them; returns the exit code, 1 when one failed."""
-    parser = argparse.ArgumentParser(
-        "tvr smoke", description="Run experiments for two batches on tiny generated data.", allow_abbrev=False
-    )
+    parser = Parser("tvr smoke", description="Run experiments for two batches on tiny generated data.")
     parser.add_argument("experiments", nargs="*", help="names or files; all when none is given")
-    parser.add_argument(
-        TRUST, action="store_true", help="a run's config.yaml may import modules of the working directory"
-    )
+    add_trust(parser)
     options = parser.parse_args(words[1:])
     from tvr_lightning.run.smoke import smoke
 

@@ -5,13 +5,13 @@ It also writes captions as files that Stanford CoreNLP can read.
 
 from __future__ import annotations
 
-import argparse
 import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
+from tvr_lightning.commands.parser import Parser
 from tvr_lightning.errors import ConfigError, DataError
 from tvr_lightning.visible import say
 
@@ -36,11 +36,10 @@ def main(words: Sequence[str]) -> int:
     from tvr_lightning.data.triples.cached import CachedTriples
     from tvr_lightning.data.triples.choose import Backend, make_extractor
 
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "tvr triples",
         description="Print the subject-relation-object triples of captions, and the words that are textual nodes.",
         epilog="Triples are kept in the user's cache folder: no caption is parsed twice.",
-        allow_abbrev=False,
     )
     parser.add_argument("captions", nargs="*", metavar="CAPTION")
     parser.add_argument("--file", type=Path, help="more captions, one per line (UTF-8)")

@@ -21,6 +21,7 @@ from tvr_lightning.data.dataset import (
     TokenizedCaptions,
     VideoDataset,
     collate_captions,
+    collate_nothing,
     collate_pairs,
     collate_videos,
 )
@@ -39,10 +40,10 @@ from tvr_lightning.data.stores.frames import FrameCache
 from tvr_lightning.data.stores.store import Store
 from tvr_lightning.data.text import CLIPTokenizer, Tokenizer
 from tvr_lightning.data.video.sampling import FrameOptions, FrameSampling, Resize
-from tvr_lightning.data.workers import check_shared_memory, worker_settings
+from tvr_lightning.data.workers import check_shared_memory, make_loader
 from tvr_lightning.device import to_device
 from tvr_lightning.distributed import share
-from tvr_lightning.errors import CheckpointError, ConfigError, DataError
+from tvr_lightning.errors import ConfigError, DataError
 from tvr_lightning.types import Record, TextInput, VideoInput, VideoTextBatch
 
 Selection = Literal["auto", "validation", "holdout", "last", "test"]
@@ -240,21 +241,8 @@ class VideoTextDataModule(LightningDataModule):
             self._add(TEST, self.annotations.load(TEST))
 
     def check_tokens(self, trained: str | None) -> None:
-        """Refuses weights that learned other tokens.
-
-        Args:
-            trained: the fingerprint of the tokeniser that they were trained with, where it is known.
-
-        Raises:
-            CheckpointError: the tokeniser is another here.
-        """
-        if trained not in (None, self.tokenizer.fingerprint()):
-            raise CheckpointError(
-                f"the checkpoint was trained with another vocabulary ({trained}) than data.tokenizer gives here "
-                f"({self.tokenizer.fingerprint()}, {self.tokenizer.name}; where it is learned, from the training "
-                f"captions of {self.dataset}). Evaluate it on the captions and with the tokeniser settings of its run "
-                "folder's config.yaml."
-            )
+        """Refuses weights that learned other tokens; see `Tokenizer.check_trained`."""
+        self.tokenizer.check_trained(trained, f"the training captions of {self.dataset}")
 
     def _add(self, name: str, records: Sequence[Record]) -> None:
         if name not in self.splits:
@@ -354,7 +342,7 @@ class VideoTextDataModule(LightningDataModule):
         if world == 1:
             return dataset, collate
         rows = share(len(dataset), self.eval_batch_size, rank, world)
-        return (Subset(dataset, rows), collate) if rows else ([None], _nothing)
+        return (Subset(dataset, rows), collate) if rows else ([None], collate_nothing)
 
     def precompute_features(
         self, video: Frozen[VideoInput] | None, text: Frozen[TextInput] | None, device: torch.device
@@ -424,18 +412,4 @@ class VideoTextDataModule(LightningDataModule):
     predict_dataloader = test_dataloader
 
     def _loader(self, dataset: Any, batch_size: int, collate: Any, **kwargs: Any) -> DataLoader[Any]:
-        return DataLoader(
-            dataset,
-            batch_size=batch_size,
-            collate_fn=collate,
-            **worker_settings(self.num_workers),
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=self.num_workers > 0,
-            # else each loader draws from the random state that training goes on with, and a resumed run makes it anew
-            generator=torch.Generator().manual_seed(self.seed),
-            **kwargs,
-        )
-
-
-def _nothing(_: Any) -> None:
-    """Joins the items of an empty share."""
+        return make_loader(dataset, batch_size, self.num_workers, self.seed, collate_fn=collate, **kwargs)

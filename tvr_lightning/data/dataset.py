@@ -334,6 +334,10 @@ def collate_captions(samples: Sequence[TextInput]) -> TextInput:
     return TextInput.of_rows(samples)
 
 
+def collate_nothing(_: object) -> None:
+    """Joins the items of an empty share."""
+
+
 class SeededSampler(Sampler[tuple[int, int]]):
     """A permutation for each epoch, fixed by seed and epoch alone; yields (position, epoch).
 

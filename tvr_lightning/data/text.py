@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from tvr_lightning.errors import ConfigError, DataError
+from tvr_lightning.errors import CheckpointError, ConfigError, DataError
 
 CLIP_VOCABULARY = "clip"
 
@@ -64,6 +64,23 @@ class Tokenizer(ABC):
     def vocabulary_fingerprint(self) -> str:
         """Names the vocabulary alone: equal ones number the same pieces alike, whatever the captions' length."""
         return self.fingerprint()
+
+    def check_trained(self, trained: str | None, captions: str) -> None:
+        """Refuses weights that learned other tokens.
+
+        Args:
+            trained: the fingerprint of the tokeniser that they were trained with, where it is known.
+            captions: what a vocabulary is learned from, in words.
+
+        Raises:
+            CheckpointError: that one is another.
+        """
+        if trained not in (None, self.fingerprint()):
+            raise CheckpointError(
+                f"the checkpoint was trained with another vocabulary ({trained}) than data.tokenizer gives here "
+                f"({self.fingerprint()}, {self.name}; where it is learned, from {captions}). Evaluate it on the "
+                "captions and with the tokeniser settings of its run folder's config.yaml."
+            )
 
     @abstractmethod
     def __call__(self, captions: Sequence[str]) -> TokenizedText:

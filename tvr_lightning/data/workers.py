@@ -6,6 +6,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch.utils.data import DataLoader
+
 from tvr_lightning.errors import ConfigError
 
 SHARED_MEMORY = Path("/dev/shm")  # where Linux keeps it; a container of Docker has 64 MB of it unless told otherwise
@@ -23,6 +26,24 @@ def worker_settings(num_workers: int) -> dict[str, Any]:
     if not num_workers:
         return {"num_workers": 0, "timeout": 0}
     return {"num_workers": num_workers, "timeout": WAIT_S, "prefetch_factor": BATCHES_AHEAD}
+
+
+def make_loader(dataset: Any, batch_size: int, num_workers: int, seed: int, **settings: Any) -> DataLoader[Any]:
+    """A loader whose workers stay, for training and evaluation.
+
+    Args:
+        dataset: what is read.
+        batch_size: items of a batch.
+        num_workers: processes that read.
+        seed: of the workers; else each loader draws from the random state that training goes on with, and a resumed run
+            makes it anew.
+        settings: more of `DataLoader`'s.
+    """
+    # Lightning rebuilds loaders from keyword arguments only
+    return DataLoader(
+        dataset, batch_size=batch_size, **worker_settings(num_workers), pin_memory=torch.cuda.is_available(),
+        persistent_workers=num_workers > 0, generator=torch.Generator().manual_seed(seed), **settings,
+    )  # fmt: skip
 
 
 def check_shared_memory(

@@ -12,16 +12,12 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
-from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
-from tvr_lightning.data.sanity import marks_in
 from tvr_lightning.distributed import all_reduce_any, gather, gather_counts, ranks
-from tvr_lightning.encoders.base import Encoder, FrameEncoder, TextEncoder, encoders_in, frozen_frames
+from tvr_lightning.encoders.base import FrameEncoder, TextEncoder, frozen_frames
 from tvr_lightning.encoders.compiling import compile_towers, uncompiled
-from tvr_lightning.encoders.kept import OWN_EXPERIMENT, check_encoders, keep_encoders
-from tvr_lightning.encoders.weights import differences
-from tvr_lightning.errors import CheckpointError, ConfigError, DataError, few
+from tvr_lightning.errors import ConfigError, DataError, few
 from tvr_lightning.evaluation import (
     EncodedSplit,
     Evaluation,
@@ -35,6 +31,7 @@ from tvr_lightning.evaluation.codes import has_codes
 from tvr_lightning.evaluation.encoding import encode_batch, feature_type, join_batches
 from tvr_lightning.methods.chunks import dummy_row, in_chunks
 from tvr_lightning.methods.precision import full_precision, is_full_precision
+from tvr_lightning.methods.provenance import Provenance
 from tvr_lightning.methods.vectors import pooled
 from tvr_lightning.methods.views import View
 from tvr_lightning.names import LEAKY
@@ -44,7 +41,6 @@ from tvr_lightning.optim import Optimizer, build_optimizer, build_schedule, scal
 from tvr_lightning.types import CodeFeatures, ItemIndex, Padding, TensorRows, TextInput, VideoInput, VideoTextBatch
 
 if TYPE_CHECKING:
-    from tvr_lightning.data.datamodule import VideoTextDataModule
     from tvr_lightning.data.frozen import Frozen
     from tvr_lightning.data.video.sampling import Resize
 
@@ -55,7 +51,7 @@ InputT = TypeVar("InputT", bound=TensorRows)
 Stage = Literal["validate", "test", "predict"]
 
 
-class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
+class RetrievalModule(Provenance, ABC, Generic[TextT, VideoT]):
     """A retrieval method.
 
     Args:
@@ -70,10 +66,6 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
             them; else it asks `score` about every video.
         in_float32: methods that run without autocast and take features in float32 at least: scores and losses.
         result: what the last evaluation found; None before the first.
-        trained: how the loaded weights came about, as `on_save_checkpoint` notes it; None before any are loaded.
-        seen: (N,) int64, which videos the loaded weights were trained on (`data.sanity.marks`); None where unknown.
-        started_from: the same of the weights that the run began with (`--weights`); None where it began with none.
-        vocabulary: what the tokeniser of the loaded weights had learnt; None where it learns nothing.
         padding: whether scores leave out what does not exist; set by methods that can be told otherwise.
     """
 
@@ -99,25 +91,8 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         self.optimizer_options = optimizer
         self.evaluation = evaluation
         self.result: EvaluationResult | None = None
-        self.trained: Mapping[str, Any] | None = None
-        self.started_from: Mapping[str, Any] | None = None
-        self.vocabulary: Mapping[str, Any] | None = None
-        self.seen: Tensor | None = None
         self._texts: list[tuple[TextT, ItemIndex]] = []
         self._videos: list[tuple[VideoT, ItemIndex]] = []
-
-    @property
-    def encoders(self) -> Sequence[Encoder]:
-        """The encoders that the method holds, in their order; their weights train at `optimizer.encoder_lr`."""
-        return [encoder for _, _, encoder in encoders_in(self)]
-
-    @property
-    def encoders_from(self) -> dict[str, Mapping[str, Any]]:
-        """By their places, what is known of the runs that encoders were taken from; also after loading a checkpoint."""
-        if self.trained is not None:
-            return dict(self.trained.get("encoders_from") or {})
-        places = {id(part): name for name, part in self.named_modules()}
-        return {places[id(e)]: e.origin.said for e in self.encoders if e.origin is not None}
 
     @property
     def image_size(self) -> int:
@@ -238,11 +213,6 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         if stage == "fit" and self.optimizer_options.compile_encoders:
             compile_towers(self.encoders)
 
-    @property
-    def datamodule(self) -> VideoTextDataModule:
-        """The data module of the running trainer."""
-        return self.trainer.datamodule  # type: ignore[attr-defined]
-
     def encode(self, batch: VideoTextBatch) -> tuple[TextT, VideoT]:
         """Features of a training batch, with gradients; `optimizer.loss_chunk` pairs at a time where it is set.
 
@@ -358,21 +328,6 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
         """Scores the test split without logging."""
         self._finish("predict", None)
 
-    def on_test_start(self) -> None:
-        """Refuses weights that learned other tokens."""
-        self._check_tokens()
-
-    def on_validation_start(self) -> None:
-        """Refuses weights that learned other tokens."""
-        self._check_tokens()
-
-    def on_predict_start(self) -> None:
-        """Refuses weights that learned other tokens."""
-        self._check_tokens()
-
-    def _check_tokens(self) -> None:
-        self.datamodule.check_tokens((self.trained or {}).get("tokenizer"))
-
     def _finish(self, stage: Stage, prefix: str | None) -> None:
         split = self.datamodule.split_of(stage)
         for each in self.datamodule.splits.values():
@@ -410,50 +365,3 @@ class RetrievalModule(LightningModule, ABC, Generic[TextT, VideoT]):
             database = encode_split(self, split, self.datamodule.evaluation_loaders(split), shared=True)
             all_reduce_any(split.reader.failed)
         return TrainingItems(bank, database)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Notes which method the weights belong to, what its encoders compute, and how they came about."""
-        checkpoint["method"] = f"{type(self).__module__}.{type(self).__qualname__}"
-        checkpoint["encoders"] = keep_encoders(self)
-        checkpoint["vocabulary"] = self.datamodule.tokenizer.learned()
-        checkpoint["trained"] = self.said_of_training()
-        before = [] if self.seen is None else [self.seen]
-        checkpoint["seen"] = torch.cat([self.datamodule.training_marks(), *before]).unique()
-
-    def said_of_training(self) -> dict[str, Any]:
-        """How the weights come about, as checkpoints and results keep it."""
-        data, trainer = self.datamodule, self.trainer
-        return {
-            "selection": data.selection,
-            "seed": data.seed,
-            "subset": data.subset,
-            "epochs": trainer.current_epoch + 1,
-            "steps": trainer.global_step,
-            "limits": {"train": trainer.limit_train_batches, "val": trainer.limit_val_batches},
-            "tokenizer": data.tokenizer.fingerprint(),
-            "dataset": data.dataset,
-            "protocol": data.annotations.protocol,
-            "vocabulary": data.tokenizer.vocabulary_fingerprint(),
-            "weights": self.started_from,
-            "encoders_from": self.encoders_from,
-        }
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses weights of another method or size, or whose encoders compute something else.
-
-        Raises:
-            CheckpointError: says what differs.
-        """
-        trained = checkpoint.get("trained")
-        self.trained = trained if isinstance(trained, dict) else None
-        self.started_from = (self.trained or {}).get("weights")
-        self.vocabulary = checkpoint.get("vocabulary")
-        self.seen = marks_in(checkpoint)
-        own = f"{type(self).__module__}.{type(self).__qualname__}"
-        saved = checkpoint.get("method")
-        if saved != own:
-            holds = saved or "no method of this suite"
-            raise CheckpointError(f"the checkpoint holds {holds}, the experiment builds {own}. {OWN_EXPERIMENT}")
-        check_encoders(self, checkpoint.get("encoders"))
-        if wrong := differences(self.state_dict(), checkpoint["state_dict"]):
-            raise CheckpointError(f"the checkpoint is of another size: {few(wrong, separator='; ')}. {OWN_EXPERIMENT}")

@@ -30,7 +30,7 @@ from tvr_lightning.methods.views import View, over_frames
 from tvr_lightning.nn.patches.clustering import Algorithm
 from tvr_lightning.nn.patches.hooks import SegmentCentres
 from tvr_lightning.nn.similarity import LogitScale, cosine_matrix, mean_frame_cosines
-from tvr_lightning.nn.temporal import TemporalTransformer, copy_clip_layers
+from tvr_lightning.nn.temporal import TemporalTransformer
 from tvr_lightning.optim import Optimizer
 from tvr_lightning.types import SentenceFeatures, TextInput, VideoFeatures, VideoInput
 
@@ -82,12 +82,7 @@ class CenterCLIP(RetrievalModule[SentenceFeatures, VideoFeatures]):
         self.logit_scale = LogitScale(encoder.logit_scale_init if logit_scale is None else logit_scale)
         self.temporal = None
         if similarity == "seqTransf":
-            width = encoder.embed_dim
-            self.temporal = TemporalTransformer(width, max(1, width // 64), num_layers, max_frames)
-            if encoder.pretrained:
-                copy_clip_layers(
-                    self.temporal.layers, self.temporal.positions, encoder.text_blocks, encoder.text_positions
-                )
+            self.temporal = TemporalTransformer.beside(encoder, num_layers, max_frames)
 
     def encode_video(self, video: VideoInput) -> VideoFeatures:
         """Segments in the place of frames, after the temporal layers where there are any."""

@@ -64,18 +64,17 @@ class CLIP4Clip(RetrievalModule[SentenceFeatures, VideoFeatures]):
         super().__init__(optimizer, evaluation)
         self.encoder = encoder
         self.similarity = similarity
-        width, heads = encoder.embed_dim, max(1, encoder.embed_dim // 64)
-        transformer: TemporalTransformer | CrossTransformer | None = None
+        width = encoder.embed_dim
         if similarity == "tightTransf":
-            self.cross = transformer = CrossTransformer(width, heads, num_layers, max_frames)
+            self.cross = CrossTransformer(width, max(1, width // 64), num_layers, max_frames)
+            if encoder.pretrained:
+                copy_clip_layers(self.cross.layers, self.cross.positions, encoder.text_blocks, encoder.text_positions)
         else:
             self.logit_scale = LogitScale(encoder.logit_scale_init if logit_scale is None else logit_scale)
         if similarity == "seqLSTM":
             self.temporal: nn.Module = TemporalLSTM(width)
         elif similarity == "seqTransf":
-            self.temporal = transformer = TemporalTransformer(width, heads, num_layers, max_frames)
-        if transformer is not None and encoder.pretrained:
-            copy_clip_layers(transformer.layers, transformer.positions, encoder.text_blocks, encoder.text_positions)
+            self.temporal = TemporalTransformer.beside(encoder, num_layers, max_frames)
 
     def encode_video(self, video: VideoInput) -> VideoFeatures:
         """Frame features, after the temporal layers where there are any."""

@@ -32,7 +32,7 @@ from tvr_lightning.methods.blocks import in_blocks, without_common_padding
 from tvr_lightning.methods.views import Label, Maps, View, Weights, frames_of, over_frames, words_of
 from tvr_lightning.nn.masked import masked_mean
 from tvr_lightning.nn.similarity import LogitScale, cosine_matrix, mean_frame_cosines
-from tvr_lightning.nn.temporal import TemporalTransformer, copy_clip_layers
+from tvr_lightning.nn.temporal import TemporalTransformer
 from tvr_lightning.nn.token_interaction import TokenInteraction, Tokens
 from tvr_lightning.optim import Optimizer
 from tvr_lightning.types import Padding, TextFeatures, TextInput, VideoFeatures, VideoInput
@@ -94,9 +94,7 @@ class DRL(RetrievalModule[TextFeatures, VideoFeatures]):
         self.interaction, self.cdcr, self.cdcr_weight = interaction, cdcr, cdcr_weight
         self.cdcr_terms = cdcr_diagonal, cdcr_off_diagonal
         width = encoder.embed_dim
-        self.temporal = TemporalTransformer(width, max(1, width // 64), num_layers, max_frames)
-        if encoder.pretrained:
-            copy_clip_layers(self.temporal.layers, self.temporal.positions, encoder.text_blocks, encoder.text_positions)
+        self.temporal = TemporalTransformer.beside(encoder, num_layers, max_frames)
         try:
             self.interact = TokenInteraction(width, interaction == "wti", weight_layers)
         except ValueError as error:

@@ -49,7 +49,7 @@ from tvr_lightning.nn.tc_mgc.similarity_reorganisation import (
     reorganise,
     reorganised_size,
 )
-from tvr_lightning.nn.temporal import TemporalTransformer, copy_clip_layers
+from tvr_lightning.nn.temporal import TemporalTransformer
 from tvr_lightning.optim import Optimizer
 from tvr_lightning.types import StillFeatures, TextFeatures, TextInput, VideoFeatures, VideoInput
 
@@ -140,11 +140,7 @@ class TCMGC(RetrievalModule[TextFeatures, VideoFeatures]):
         self.logit_scale = LogitScale(encoder.logit_scale_init if logit_scale is None else logit_scale, max_logit_scale)
         self.temporal = None
         if temporal == "transformer":
-            self.temporal = TemporalTransformer(width, max(1, width // 64), num_layers, max_frames)
-            if encoder.pretrained:
-                copy_clip_layers(
-                    self.temporal.layers, self.temporal.positions, encoder.text_blocks, encoder.text_positions
-                )
+            self.temporal = TemporalTransformer.beside(encoder, num_layers, max_frames)
         if self.conditioned:
             try:
                 self.attention = LanguageVideoAttention(width, heads, projections, residual, dropout)

@@ -32,7 +32,7 @@ from tvr_lightning.nn.masked import masked_softmax
 from tvr_lightning.nn.patches.hooks import TokenShift
 from tvr_lightning.nn.patches.selection import TokenSelection
 from tvr_lightning.nn.similarity import LogitScale, cosine_matrix
-from tvr_lightning.nn.temporal import CLIP_POSITIONS, TemporalTransformer, copy_clip_layers
+from tvr_lightning.nn.temporal import CLIP_POSITIONS, TemporalTransformer
 from tvr_lightning.optim import Optimizer
 from tvr_lightning.types import Padding, SentenceFeatures, TextInput, VideoFeatures, VideoInput
 
@@ -86,10 +86,7 @@ class TS2Net(RetrievalModule[SentenceFeatures, VideoFeatures]):
         width = encoder.embed_dim
         self.shift = TokenShift(shifted_blocks)
         self.select = TokenSelection(width, selected_patches, num_samples, sigma)
-        heads = max(1, width // 64)
-        self.temporal = TemporalTransformer(width, heads, num_layers, max_frames, self.tokens, at_least=CLIP_POSITIONS)
-        if encoder.pretrained:
-            copy_clip_layers(self.temporal.layers, self.temporal.positions, encoder.text_blocks, encoder.text_positions)
+        self.temporal = TemporalTransformer.beside(encoder, num_layers, max_frames, self.tokens, CLIP_POSITIONS)
         self.logit_scale = LogitScale(encoder.logit_scale_init if logit_scale is None else logit_scale)
 
     def encode_video(self, video: VideoInput) -> VideoFeatures:

@@ -40,7 +40,7 @@ from tvr_lightning.nn.tc_mgc.similarity_reorganisation import (
     InteractiveAggregation,
     identity_layer,
 )
-from tvr_lightning.nn.temporal import CLIP_POSITIONS, TemporalTransformer, copy_clip_layers
+from tvr_lightning.nn.temporal import CLIP_POSITIONS, TemporalTransformer
 from tvr_lightning.optim import Optimizer
 from tvr_lightning.types import Padding, StillFeatures, TextFeatures, TextInput, VideoInput
 
@@ -107,10 +107,7 @@ class UCoFiA(RetrievalModule[TextFeatures, TokenFeatures]):
         width, words = encoder.embed_dim, encoder.context_length
         self.tokens = 1 + selected_patches
         self.select = TokenSelection(width, selected_patches, num_samples, sigma)
-        heads = max(1, width // 64)
-        self.temporal = TemporalTransformer(width, heads, num_layers, max_frames, at_least=CLIP_POSITIONS)
-        if encoder.pretrained:
-            copy_clip_layers(self.temporal.layers, self.temporal.positions, encoder.text_blocks, encoder.text_positions)
+        self.temporal = TemporalTransformer.beside(encoder, num_layers, max_frames, at_least=CLIP_POSITIONS)
         self.sentence_map, self.video_map, self.word_map = (identity_layer(width) for _ in range(3))
         self.over_frames = InteractiveAggregation(max_frames, softmax_scale)
         self.over_both = BidirectionalAggregation(max_frames * self.tokens, words, softmax_scale)

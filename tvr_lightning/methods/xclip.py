@@ -35,7 +35,7 @@ from tvr_lightning.nn.tc_mgc.similarity_reorganisation import (
     InteractiveAggregation,
     identity_layer,
 )
-from tvr_lightning.nn.temporal import TemporalTransformer, copy_clip_layers
+from tvr_lightning.nn.temporal import TemporalTransformer
 from tvr_lightning.optim import Optimizer
 from tvr_lightning.types import Padding, StillFeatures, TextFeatures, TextInput, VideoInput
 
@@ -92,9 +92,7 @@ class XCLIP(RetrievalModule[TextFeatures, FramesAndVideo]):
         check_padding(encoder, padding)
         self.encoder, self.padding, self.num_frames = encoder, padding, num_frames
         width, words = encoder.embed_dim, encoder.context_length
-        self.temporal = TemporalTransformer(width, max(1, width // 64), num_layers, max_frames)
-        if encoder.pretrained:
-            copy_clip_layers(self.temporal.layers, self.temporal.positions, encoder.text_blocks, encoder.text_positions)
+        self.temporal = TemporalTransformer.beside(encoder, num_layers, max_frames)
         self.sentence_map, self.word_map = identity_layer(width), identity_layer(width)
         self.over_words = InteractiveAggregation(words, softmax_scale, again=False)
         self.over_frames = InteractiveAggregation(num_frames, softmax_scale, again=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -110,6 +111,24 @@ def check_frames(model: nn.Module, num_frames: int) -> None:
         )
 
 
+class TextTower(Protocol):
+    """What of a CLIP temporal layers can begin as: `encoders.DualEncoder` has it."""
+
+    embed_dim: int
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether its weights are worth a copy."""
+
+    @property
+    def text_blocks(self) -> Sequence[nn.Module]:
+        """Residual attention blocks."""
+
+    @property
+    def text_positions(self) -> Tensor:
+        """(context, D)."""
+
+
 class TemporalTransformer(nn.Module):
     """Frames with learned positions through transformer layers, plus the frames themselves: T(v + P) + v.
 
@@ -131,6 +150,17 @@ class TemporalTransformer(nn.Module):
         super().__init__()
         self.positions = FramePositions(max_frames, width, std=0.3, tokens=tokens, at_least=at_least)
         self.layers = transformer_layers(width, heads, num_layers)
+
+    @classmethod
+    def beside(
+        cls, encoder: TextTower, num_layers: int, max_frames: int, tokens: int = 1, at_least: int = 1
+    ) -> TemporalTransformer:
+        """As wide as a CLIP, a head for 64 channels, begun as its text tower where that is pretrained."""
+        width = encoder.embed_dim
+        made = cls(width, max(1, width // 64), num_layers, max_frames, tokens, at_least)
+        if encoder.pretrained:
+            copy_clip_layers(made.layers, made.positions, encoder.text_blocks, encoder.text_positions)
+        return made
 
     def forward(self, frames: Tensor, frame_mask: Tensor) -> Tensor:
         """Encodes frames."""

@@ -1,0 +1,42 @@
+"""The parser of commands other than those of an experiment, and options that several of them have."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from tvr_lightning.config.arguments import TRUST
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's without abbreviated options: `--cand` would mean another option once there are two that begin so.
+
+    >>> parser = Parser("tvr search")
+    >>> _ = parser.add_argument("--candidates")
+    >>> parser.parse_known_args(["--cand", "3"])[1]
+    ['--cand', '3']
+    """
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **{"allow_abbrev": False, **settings})
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Adds `--trust`."""
+    parser.add_argument(
+        TRUST, action="store_true", help="a run's configuration may import modules of the working directory"
+    )
+
+
+def add_split_of_run(parser: argparse.ArgumentParser, out: str) -> None:
+    """Adds a run, one of its splits, where results go, and `--trust`.
+
+    Args:
+        parser: of the command.
+        out: what `--out` is, and its default.
+    """
+    parser.add_argument("run", type=Path, help="a run's folder, or one of its checkpoints")
+    parser.add_argument("--split", choices=("train", "validation", "test"), default="test")
+    parser.add_argument("--out", type=Path, help=out)
+    add_trust(parser)
