@@ -160,7 +160,9 @@ def test_words_mean_the_newest_run(trained: Path, shapes_root: Path) -> None:
 
 def test_validate(trained: Path, command: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     assert command("validate", f"--ckpt_path={trained}") == 0
-    assert "val/SumR" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert out.count("val/SumR") == 1
+    assert "DataLoader" not in out
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from typing import Any
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.trainer.states import TrainerStatus
+from rich.table import Table
 
 from tvr_lightning.config.objects import build_reader
 from tvr_lightning.data.annotations.base import TEST
@@ -45,7 +46,7 @@ from tvr_lightning.run.readable import readable_error
 from tvr_lightning.run.starting import check_goes_on, check_trained, command_of, say_untrained, start_from, steps_of
 from tvr_lightning.run.switches import check_switches, check_with_data
 from tvr_lightning.run.trackers import build_tracker, is_first_rank
-from tvr_lightning.visible import say
+from tvr_lightning.visible import console, say
 
 
 def run(command: str, arguments: Mapping[str, Any], flags: Sequence[str] = (), kept: bool = True) -> int:
@@ -226,8 +227,12 @@ def _execute(cli: ExperimentCLI, command: str, folder: Path, is_new: bool) -> in
                 trainer.fit(cli.model, cli.datamodule, **weights)
                 check_trained(trainer, began)
                 trainer.test(cli.model, datamodule=cli.datamodule, verbose=False, **trained_weights(trainer, folder))
-            else:
-                getattr(trainer, command)(cli.model, datamodule=cli.datamodule, **weights)
+            elif command == "predict":
+                trainer.predict(cli.model, datamodule=cli.datamodule, **weights)
+            else:  # Lightning's own table has a column for the loader of captions and the same for that of videos
+                getattr(trainer, command)(cli.model, datamodule=cli.datamodule, verbose=False, **weights)
+                if command == "validate" and is_first_rank():
+                    console().print(_validation_table(cli))
         except SystemExit:  # Lightning's answer to a signal, after its own clean-up
             if trainer.state.status == TrainerStatus.INTERRUPTED:
                 return TERMINATED if trainer.received_sigterm else INTERRUPTED
@@ -240,6 +245,15 @@ def _execute(cli: ExperimentCLI, command: str, folder: Path, is_new: bool) -> in
             say(f"tvr: {said}", file=sys.stderr)
             return TERMINATED
     return 0
+
+
+def _validation_table(cli: ExperimentCLI) -> Table:
+    data, result = cli.datamodule, cli.model.result
+    table = Table("metric", title=f"{cli.config.experiment}: {data.dataset} {data.split_of('validate').name}")
+    table.add_column("value", justify="right")
+    for name, value in (result.metrics if result else {}).items():
+        table.add_row(f"val/{name}", f"{float(value):.1f}")
+    return table
 
 
 def _silence_lightning() -> None:

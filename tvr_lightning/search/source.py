@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from tvr_lightning.config.compose import find_file
 from tvr_lightning.encoders.weights import Fingerprint
 from tvr_lightning.errors import ConfigError, SearchError
 from tvr_lightning.run.load import Experiment, load_experiment, load_run
@@ -28,6 +29,11 @@ def load_source(path: str, device: str | torch.device | None = None, trust: bool
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if Path(path).is_dir() or path.endswith(".ckpt"):
         return load_run(path, device, trust)
+    if not find_file(path).is_file():
+        raise ConfigError(
+            f"there is no run and no experiment {path}: give the folder of a run, such as runs/EXPERIMENT/NAME, one of "
+            "its checkpoints, or an experiment that trains nothing, such as clip_zero_shot_msrvtt"
+        )
     run = load_experiment(path)
     if trains(run.config):
         raise ConfigError(
