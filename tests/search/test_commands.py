@@ -64,7 +64,7 @@ def test_from_a_run_to_hits(trained: Path, videos: Path, tmp_path: Path, tell: T
         (videos / "broken.mp4").unlink()
     assert code == 0
     assert out == f"{folder}: 6 videos, 6 windows; 6 encoded now; 1 unreadable\n"
-    assert "1 videos cannot be read" in err
+    assert "cannot be read, in whole or in part: 1 video\n" in err
     assert "broken.mp4" in err
     code, out, err = tell("search", folder, "a red circle", "-k", 3, "--json")
     hits = json.loads(out)

@@ -67,7 +67,8 @@ def main(words: Sequence[str]) -> int:
     if rank:
         return 0
     if built.unreadable:
-        say(f"tvr: {len(built.unreadable)} videos cannot be read, in whole or in part:", file=sys.stderr)
+        count = len(built.unreadable)
+        say(f"tvr: cannot be read, in whole or in part: {count} video{'s' * (count > 1)}", file=sys.stderr)
         for entry in built.unreadable[:NAMED]:
             say(f"  {entry.reason}", file=sys.stderr)
         if len(built.unreadable) > NAMED:

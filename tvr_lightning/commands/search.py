@@ -52,6 +52,7 @@ def main(words: Sequence[str]) -> int:
 
         for note in write_sheet(options.sheet, options.query or f"like {options.video.name}", index, hits):
             say(f"tvr: {note}", file=sys.stderr)
+        say(f"{options.sheet}: {len(hits)} hits", file=sys.stderr)
     if options.json:
         say(json.dumps([hit.facts() for hit in hits], indent=1, ensure_ascii=False))
     else:

@@ -16,7 +16,7 @@ from tvr_lightning.encoders.of_runs import UNSAID, Wanted, says_encoders, take
 from tvr_lightning.encoders.weights import differences, weight_mismatch
 from tvr_lightning.errors import CheckpointError, ConfigError, TVRError, few
 
-OWN_EXPERIMENT = "Evaluate it with the experiment that trained it: its run folder's config.yaml."
+OWN_EXPERIMENT = "It goes with the settings of the run that trained it: its run folder's config.yaml."
 _PENDING = "_kept"  # on an encoder under construction: its name, and weights to load
 _rebuilt: ContextVar[list[Mapping[str, Any]] | None] = ContextVar("_rebuilt", default=None)
 

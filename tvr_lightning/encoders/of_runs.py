@@ -59,7 +59,8 @@ class Wanted:
 
     def said_of(self, entry: Mapping[str, Any]) -> str:
         """A checkpoint's encoder, in as many words as `str` of this one."""
-        return _described(entry["class"], {k: entry["computation"].get(k) for k in self.computation})
+        there = {k: entry["computation"].get(k) for k in self.computation}
+        return f"{_described(entry['class'], there)}, by name {entry['name']}"
 
     def __str__(self) -> str:
         return _described(self.kind, self.computation)
@@ -115,15 +116,22 @@ def take(source: str | None, wanted: Wanted) -> Taken | None:
     run = file.absolute().parents[1] if file.parent.name == CHECKPOINTS else file.absolute()
     name = f"{entries[place]['name'].partition(' of ')[0]} of {run.parent.name}/{run.name}"
     scale = state.get(SCALE)
-    said = {"checkpoint": str(file), "encoder": place, **said_of_weights(trained)}
+    said = {"checkpoint": str(file), "encoder": place, **said_of_weights(trained, file)}
     factor = float(scale.exp()) if scale is not None and scale.ndim == 0 else None
     origin = Origin(file, place, said, content.get("vocabulary"), factor, marks_in(content))
     return Taken(name, dict(entries[place]["computation"]), own, origin)
 
 
-def said_of_weights(trained: Mapping[str, Any]) -> dict[str, Any]:
-    """What results keep of how another run's weights were trained: `SAID_OF_WEIGHTS`, as far as it is plain."""
-    return {name: trained[name] for name in SAID_OF_WEIGHTS if isinstance(trained.get(name), str | int)}
+def said_of_weights(trained: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    """What results keep of how another run's weights were trained: `SAID_OF_WEIGHTS`, as far as it is plain.
+
+    The last weights of a run are nobody's choice, whatever might have chosen others.
+
+    >>> said_of_weights({"dataset": "shapes", "selection": "validation", "other": 1}, Path("a/checkpoints/last.ckpt"))
+    {'dataset': 'shapes', 'selection': 'last'}
+    """
+    said = {name: trained[name] for name in SAID_OF_WEIGHTS if isinstance(trained.get(name), str | int)}
+    return said | ({"selection": Path(LAST).stem} if file.name == LAST and "selection" in said else {})
 
 
 def result_weights(folder: Path) -> Path:
@@ -161,6 +169,8 @@ def _find(source: str) -> tuple[Path, str | None] | None:
                 "nothing: then take the from_pretrained of its own encoder"
             )
         return file, place
+    if not path.exists() and (runs := sorted(str(file.parent) for file in path.parent.glob(f"*/{CONFIG}"))):
+        raise CheckpointError(f"from_pretrained={source}: there is no run {path}; {nearest(str(path), runs)}")
     if not path.is_file() or path.suffix != ".ckpt":
         return None
     if path.parent.name != CHECKPOINTS:  # Lightning's own ending: of this suite, or weights of others

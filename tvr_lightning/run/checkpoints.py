@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import fcntl
 import os
@@ -62,12 +63,17 @@ def find_checkpoint(home: Path, wanted: str, resume: bool = False) -> Path:
 
 def _elsewhere(path: Path, home: Path) -> str:
     """What to take in the place of a checkpoint that is not there."""
-    folder = path.parents[1]
+    folder = path.parent.parent
     if path.parent.name == CHECKPOINTS and (folder / CONFIG).is_file() and not path.parent.is_dir():
         config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
         if isinstance(config, Mapping) and config.get("ckpt_path"):
             return f"{folder} only evaluated the weights {config['ckpt_path']}: give those"
-    near = [str(p) for p in reversed(_newest(home.glob(f"*/{CHECKPOINTS}/*.ckpt")))]
+    if len(path.parts) == 1 and not path.suffix and (meant := difflib.get_close_matches(path.name, ("best", "last"))):
+        return f"did you mean {meant[0]}?"
+    # a folder of runs that the path names goes before the experiment's own
+    named = folder.parent if path.parent.name == CHECKPOINTS else path.parent
+    homes = [x for x in (named, home) if any(x.glob(f"*/{CHECKPOINTS}/*.ckpt"))]
+    near = [str(p) for x in homes[:1] for p in reversed(_newest(x.glob(f"*/{CHECKPOINTS}/*.ckpt")))]
     return f"there is {few(near, 3)}" if near else "train first"
 
 
@@ -196,10 +202,10 @@ def check_settings(
         raise RunError(f"{file} is damaged ({' '.join(str(error).split())}); the run cannot be resumed") from None
     if not isinstance(stored, Mapping):
         raise RunError(f"{file} is damaged (no settings in it); the run cannot be resumed")
-    there, here = _flat(stored), _flat(config)
+    there, here = flat(stored), flat(config)
     if any(key not in there for key in here):
         try:
-            there = _flat(complete(stored))
+            there = flat(complete(stored))
         except ConfigError as error:
             raise RunError(
                 f"{folder} began under a version of the suite whose settings differ ({error}): resume it with that "
@@ -222,12 +228,13 @@ def _is_free(key: str) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in CHANGEABLE_ON_RESUME)
 
 
-def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
+def flat(content: Any, prefix: str = "") -> dict[str, Any]:
+    """Settings at any depth, by their names with dots."""
     if not isinstance(content, Mapping) or not content:
         return {prefix: content}
     rows: dict[str, Any] = {}
     for key, value in content.items():
-        rows |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+        rows |= flat(value, f"{prefix}.{key}" if prefix else str(key))
     return rows
 
 

@@ -220,9 +220,7 @@ class Run:
         source = f"{trained.get('dataset')} {trained.get('protocol')}"
         if "protocol" in trained and source != f"{c['dataset']} {c['split']}":
             marks.append(f"trained on {source}")
-        taken = [trained.get("weights"), *(trained.get("encoders_from") or {}).values()]
-        begun = [f"{w.get('dataset')} {w.get('protocol')}" for w in taken if isinstance(w, Mapping)]
-        marks += [f"starts from weights of {what}" for what in dict.fromkeys(begun)]
+        marks += _begun_from(trained)
         if count := data.get("trained_on"):
             marks.append(f"trained on {count} of the test videos")
         if count := data.get("repeats"):
@@ -243,6 +241,13 @@ class Run:
         if c["v2t"] != "sets":
             marks.append(f"v2t over {c['v2t']}")
         return marks
+
+
+def _begun_from(trained: Mapping[str, Any]) -> list[str]:
+    """On what other runs' weights were trained that this one began with, in words."""
+    taken = [trained.get("weights"), *(trained.get("encoders_from") or {}).values()]
+    begun = [f"{w.get('dataset')} {w.get('protocol')}" for w in taken if isinstance(w, Mapping)]
+    return [f"starts from weights of {what}" for what in dict.fromkeys(begun)]
 
 
 def _added(data: Mapping[str, Any]) -> list[str]:
@@ -324,6 +329,7 @@ def result_table(content: Mapping[str, Any]) -> Table:
         + ("\nnot all batches: a part of the test split, which is easier than the whole" if content["partial"] else "")
         + ("\nleaky: scores read the ground truth, these are no retrieval results" if leaky else "")
         + ("\npadding attended: places that do not exist take part" if content.get("padding") == ATTENDED else "")
+        + "".join(f"\n{what}" for what in _begun_from(content.get("trained", {})))
         + ("\nzero-shot: nothing was trained" if content.get("trained", {}).get("selection") == UNTRAINED else "")
         + (f"\ntrained on {seen} of the test videos: these are no results" if (seen := data.get("trained_on")) else ""),
     )

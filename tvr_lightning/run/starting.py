@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pytorch_lightning import Trainer
 from torch import Tensor
 
@@ -19,8 +20,9 @@ from tvr_lightning.encoders.of_runs import said_of_weights
 from tvr_lightning.encoders.weights import differences, load_checkpoint
 from tvr_lightning.errors import CheckpointError, ConfigError, RunError, few
 from tvr_lightning.methods.base import RetrievalModule
+from tvr_lightning.names import CONFIG
 from tvr_lightning.nn.similarity import LogitScale
-from tvr_lightning.run.checkpoints import check_finite
+from tvr_lightning.run.checkpoints import check_finite, flat
 from tvr_lightning.run.lightning_private import position
 from tvr_lightning.visible import say
 
@@ -117,7 +119,7 @@ def check_goes_on(path: Path, max_epochs: int | None, max_steps: int | None) -> 
             )
 
 
-def start_from(model: RetrievalModule[Any, Any], path: Path) -> None:
+def start_from(model: RetrievalModule[Any, Any], path: Path, settings: Mapping[str, Any] | None = None) -> None:
     """Loads another run's weights, and nothing else of it, into a model that was built for them.
 
     Every tensor must be there, of this name and shape, and none may be left over; the encoders must compute the same.
@@ -126,6 +128,7 @@ def start_from(model: RetrievalModule[Any, Any], path: Path) -> None:
     Args:
         model: its encoders built as the checkpoint says.
         path: a checkpoint of this suite.
+        settings: of the model, as a run folder keeps them; a message says in which the checkpoint's run differs.
 
     Raises:
         CheckpointError: it is none, or does not fit; names in one line what is missing, left over or of another shape.
@@ -142,13 +145,28 @@ def start_from(model: RetrievalModule[Any, Any], path: Path) -> None:
     if wrong := differences(model.state_dict(), weights):
         raise CheckpointError(
             f"--weights={path} ({content['method'].rpartition('.')[2]}) does not fit {type(model).__name__}: "
-            f"{few(wrong, 10, '; ')}. Weights fit an experiment with the same method, encoders and sizes."
+            f"{few(wrong, 3, '; ')}. Weights fit an experiment with the same method, encoders and sizes"
+            f"{_as_there(path, settings or {})}"
         )
     check_finite(path, weights, model)
     model.load_state_dict(weights)
     model.vocabulary = content.get("vocabulary")
     model.seen = marks_in(content)
-    model.started_from = {"checkpoint": str(path), **said_of_weights(trained)}
+    model.started_from = {"checkpoint": str(path), **said_of_weights(trained, path)}
+
+
+def _as_there(path: Path, settings: Mapping[str, Any]) -> str:
+    """The settings of the method that a checkpoint's run has otherwise, as they would be given."""
+    file = path.parent.parent / CONFIG
+    if not settings or not file.is_file():
+        return ""
+    there, here = flat(yaml.safe_load(file.read_text(encoding="utf-8")).get("model")), flat(settings)
+    apart = [
+        f"--model.{name.replace('init_args.', '')}={there[name]}"
+        for name in sorted(there.keys() & here.keys())
+        if there[name] != here[name] and not name.startswith(("init_args.optimizer", "init_args.evaluation"))
+    ]
+    return f"; its run has {few(apart, 8)}" if apart else ""
 
 
 def steps_of(path: Path) -> int:

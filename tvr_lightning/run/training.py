@@ -125,7 +125,7 @@ def build_for(
     if cli.config.ckpt_path is not None:
         restore(cli.model, Path(cli.config.ckpt_path))
     elif command == "fit" and cli.config.weights is not None:
-        start_from(cli.model, Path(cli.config.weights))
+        start_from(cli.model, Path(cli.config.weights), resolved_config(cli)["model"])
         cli.datamodule.trained_tokenizer = (cli.model.started_from or {}).get("tokenizer")
     cli.datamodule.tokenizer.restore(cli.model.vocabulary)
     return cli, folder
