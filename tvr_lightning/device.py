@@ -15,6 +15,8 @@ from typing import Any, Protocol, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
+from tvr_lightning.errors import ConfigError, one_line
+
 KERNELS_FROM = (8, 0)  # compute capability: older cards take the PyTorch forms
 
 
@@ -56,6 +58,27 @@ def sizes(device: torch.device) -> Sizes:
     True
     """
     return CPU if device.type == "cpu" else GPU
+
+
+def open_device(name: str | torch.device | None) -> torch.device:
+    """The device that a user names; a GPU where there is one when None.
+
+    Raises:
+        ConfigError: there is no such device.
+
+    >>> open_device("cpu")
+    device(type='cpu')
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch has one kind for each device
+        raise ConfigError(
+            f"device {name}: {one_line(error)}. Give cpu, cuda or cuda:N, N below the number of GPUs"
+        ) from error
+    return device
 
 
 def has_kernels(*tensors: Tensor) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.loops import fit_loop
 
 from tvr_lightning.errors import RunError
@@ -23,6 +24,7 @@ from tvr_lightning.run.lightning_private import (
     check_lightning,
     launched_processes,
     move_selection,
+    without_deprecated,
 )
 
 ROOT = Path(__file__).parents[2]
@@ -101,3 +103,9 @@ def test_a_member_that_is_gone_is_named(trainer: Trainer, monkeypatch: pytest.Mo
     monkeypatch.delattr(fit_loop._TrainingEpochLoop, "_should_accumulate")
     with pytest.raises(RunError, match=r"its trainer has no fit_loop\.epoch_loop\._should_accumulate"):
         check_lightning(trainer)
+
+
+def test_wandb_gets_no_setting_that_it_warns_of(tmp_path: Path) -> None:
+    logger = WandbLogger(save_dir=tmp_path, offline=True)
+    assert "anonymous" in logger._wandb_init, "Lightning hands it over no more: without_deprecated can go"
+    assert "anonymous" not in without_deprecated(logger)._wandb_init

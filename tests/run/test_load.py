@@ -122,3 +122,9 @@ def test_wrong_calls(
 ) -> None:
     assert main([word.format(run=run, tmp=tmp_path) for word in words]) == code
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("device", ["nope", "cuda:99", "-1", ""])
+def test_a_device_that_is_none_is_a_sentence(run: Path, device: str) -> None:
+    with pytest.raises(ConfigError, match="Give cpu, cuda or cuda:N"):
+        load_run(run, device=device)

@@ -135,11 +135,15 @@ def _compress(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     from tvr_lightning.data.stores.files import write_json
     from tvr_lightning.data.tools.check import check_dataset
-    from tvr_lightning.run.reader import reader_of
+    from tvr_lightning.run.reader import data_of
 
-    reader = reader_of(options.config, options.settings)
+    reader, data = data_of(options.config, options.settings)
     splits = () if options.split == "all" else (options.split,)
-    check = check_dataset(reader, splits, options.full, options.workers)
+    gallery = {name: Path(data[name]) for name in ("distractors", "relevance") if data.get(name) is not None}
+    check = check_dataset(reader, splits, options.full, options.workers, **gallery)
+    for name in ("frame_folders", "frame_features"):
+        if data.get(name) is not None:
+            check.notes.append(f"training reads data.{name} instead of videos; this command looked at the videos")
     if options.out:
         folder = _made(options.out)
         summary = {"dataset": check.dataset, "full": options.full, "splits": [asdict(split) for split in check.splits]}

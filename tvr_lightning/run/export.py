@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from tvr_lightning.data.split import Split
-from tvr_lightning.data.stores.files import apart, atomic_folder
+from tvr_lightning.data.stores.files import atomic_folder, save_tensors
 from tvr_lightning.errors import RunError
 from tvr_lightning.evaluation import EncodedSplit, score_all, scored_items
 from tvr_lightning.run.checkpoints import run_of
@@ -48,15 +48,13 @@ def export_features(
         CheckpointError: no readable weights, or the tokeniser is another than they were trained with.
         DataError: the split is incomplete.
     """
-    from safetensors.torch import save_file
-
     target = _target(path, FEATURES, split, out)
     prepared = prepare_split(path, split, trust)
     encoded = prepared.encode()
     parts: dict[str, TensorRows] = {"texts": encoded.texts, "videos": encoded.videos}
     with atomic_folder(target) as folder:
         for name, rows in parts.items():
-            save_file(apart(rows.tensors()), folder / f"{name}.safetensors", {"features": type(rows).__name__})
+            save_tensors(folder / f"{name}.safetensors", rows.tensors(), {"features": type(rows).__name__})
         _write_items(folder, prepared.split, encoded)
     return target, {name: {f: tuple(x.shape) for f, x in rows.tensors().items()} for name, rows in parts.items()}
 

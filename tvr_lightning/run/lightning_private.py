@@ -14,6 +14,7 @@ from subprocess import Popen
 from typing import Any
 
 from pytorch_lightning import Trainer
+from pytorch_lightning.loggers import WandbLogger
 
 from tvr_lightning.errors import RunError
 
@@ -105,6 +106,12 @@ def position(checkpoint: Mapping[str, Any]) -> tuple[int, int]:
     epochs, batches = loops["epoch_progress"]["current"], loops["epoch_loop.batch_progress"]["current"]
     inside = epochs["started"] > epochs["processed"]
     return epochs["processed"], batches["processed"] if inside else 0
+
+
+def without_deprecated(logger: WandbLogger) -> WandbLogger:
+    """Takes out of what Lightning hands to W&B a setting that W&B only warns of."""
+    getattr(logger, "_wandb_init", {}).pop("anonymous", None)
+    return logger
 
 
 def move_selection(state: dict[str, Any], folder: str) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from tvr_lightning.config.arguments import TRUST, read_arguments
 from tvr_lightning.data.datamodule import VideoTextDataModule
+from tvr_lightning.device import open_device
 from tvr_lightning.errors import ConfigError
 from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.names import CONFIG
@@ -81,7 +82,8 @@ def load_run(path: str | os.PathLike[str], device: str | torch.device | None = N
     Raises:
         RunError: the path is no run.
         CheckpointError: there are no weights, or they cannot be read or do not fit the run's configuration.
-        ConfigError: the run's configuration no longer fits the suite, or names a module of the working directory.
+        ConfigError: the run's configuration no longer fits the suite, or names a module of the working directory; or
+            there is no such device.
 
     A run's test split is encoded again by `run = load_run("runs/clip4clip_shapes/a")`, `run.data.setup("test")` and
     `evaluation.encode_split(run.model, split, run.data.evaluation_loaders(split))`, `split` being
@@ -92,17 +94,18 @@ def load_run(path: str | os.PathLike[str], device: str | torch.device | None = N
     ...
     tvr_lightning.errors.RunError: ...
     """
+    place = open_device("cpu" if device is None else device)
     folder = run_of(path)
     config = read_arguments(["--config", str(folder / CONFIG), *([TRUST] if trust else [])])[0]
     if not trains(config):
         experiment = build(config)
-        experiment.model.to(device or "cpu").eval()
+        experiment.model.to(place).eval()
         return experiment
     checkpoint = find_checkpoint(folder.parent, str(Path(path).absolute()))
     experiment = build(config, checkpoint)
     model = experiment.model
     restore(model, checkpoint)
-    model.to(device or "cpu").eval()
+    model.to(place).eval()
     experiment.data.tokenizer.restore(model.vocabulary)
     experiment.data.trained_tokenizer = (model.trained or {}).get("tokenizer")
     return experiment

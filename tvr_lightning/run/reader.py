@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from inspect import isabstract
 from pathlib import Path
 from pkgutil import iter_modules
+from typing import Any
 
 from tvr_lightning.config.arguments import read_arguments
 from tvr_lightning.config.objects import build_reader
@@ -15,8 +16,8 @@ from tvr_lightning.data.annotations.base import Annotations
 from tvr_lightning.errors import ConfigError
 
 
-def reader_of(config: Path, settings: Sequence[str] = ()) -> Annotations:
-    """Builds the reader that an experiment names.
+def data_of(config: Path, settings: Sequence[str] = ()) -> tuple[Annotations, Mapping[str, Any]]:
+    """Builds the reader that an experiment names, and gives the settings of `data` beside it.
 
     Args:
         config: the experiment file.
@@ -28,7 +29,13 @@ def reader_of(config: Path, settings: Sequence[str] = ()) -> Annotations:
     experiment, flags = read_arguments(["--config", str(config), *settings])
     if flags:
         raise ConfigError(f"{flags[0]} is no setting of an experiment")
-    return build_reader((experiment.get("data") or {}).get("annotations"))
+    data = experiment.get("data") or {}
+    return build_reader(data.get("annotations")), data
+
+
+def reader_of(config: Path, settings: Sequence[str] = ()) -> Annotations:
+    """Builds the reader that an experiment names; see `data_of`."""
+    return data_of(config, settings)[0]
 
 
 def known_readers() -> list[str]:

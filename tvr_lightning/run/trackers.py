@@ -13,6 +13,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from pytorch_lightning.utilities import rank_zero_only
 
 from tvr_lightning.config.options import Tracker
+from tvr_lightning.run.lightning_private import without_deprecated
 from tvr_lightning.visible import say
 
 WANDB_INIT_TIMEOUT_S = 30.0
@@ -73,10 +74,12 @@ def _wandb(folder: Path, experiment: str, group: str, tags: Sequence[str]) -> Wa
     offline = os.environ.get("WANDB_MODE", "online" if wandb_has_key() else "offline") != "online"
 
     def start(offline: bool) -> WandbLogger:
-        logger = WandbLogger(
-            project=wandb_project(),
-            name=experiment, save_dir=folder, group=group, tags=list(tags), offline=offline,
-            settings=wandb.Settings(init_timeout=WANDB_INIT_TIMEOUT_S),
+        logger = without_deprecated(
+            WandbLogger(
+                project=wandb_project(),
+                name=experiment, save_dir=folder, group=group, tags=list(tags), offline=offline,
+                settings=wandb.Settings(init_timeout=WANDB_INIT_TIMEOUT_S),
+            )
         )  # fmt: skip
         _ = logger.experiment  # starts the run now: a failure belongs to the start, not to the first step
         return logger

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from tvr_lightning.data.stores.files import apart, atomic_write, write_json
+from tvr_lightning.data.stores.files import atomic_write, save_tensors, write_json
 from tvr_lightning.errors import SearchError
 from tvr_lightning.search.vectors import Kind
 
@@ -275,7 +275,6 @@ class Shards:
         """Writes a shard's files, each whole or not at all; it counts once `index.json` names it."""
         import pyarrow as pa
         import pyarrow.parquet as pq
-        from safetensors.torch import save_file
 
         columns = pa.table(
             {
@@ -291,7 +290,7 @@ class Shards:
         with atomic_write(self.path(name, "parquet")) as temporary:
             pq.write_table(columns, temporary, compression="zstd", row_group_size=256)
         with atomic_write(self.path(name, "safetensors")) as temporary:
-            save_file(apart(tensors), str(temporary))
+            save_tensors(temporary, tensors)
         return Shard(name, len(table))
 
     def table(self, shard: Shard, pictures: bool = False) -> Table:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from tvr_lightning.config.compose import find_file
+from tvr_lightning.device import open_device
 from tvr_lightning.encoders.weights import Fingerprint
 from tvr_lightning.errors import ConfigError, SearchError
 from tvr_lightning.run.load import Experiment, load_experiment, load_run
@@ -26,7 +27,9 @@ def load_source(path: str, device: str | torch.device | None = None, trust: bool
     Raises:
         TVRError: it cannot be loaded, or is an experiment whose weights have yet to be trained.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = open_device(device)
+    if device.type == "meta":
+        raise ConfigError("device meta: it computes nothing. Give cpu, cuda or cuda:N")
     if Path(path).is_dir() or path.endswith(".ckpt"):
         return load_run(path, device, trust)
     if not find_file(path).is_file():

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tvr_lightning.data.stores.files import atomic_write
+from tvr_lightning.data.stores.files import atomic_write, save_tensors
 from tvr_lightning.errors import ConfigError, SearchError
 from tvr_lightning.evaluation.code_files import pack_codes
 
@@ -147,7 +147,6 @@ def keep_lists(folder: Path, kind: Kind, ids: NDArray[np.int64], vectors: NDArra
         return
     import faiss
     import torch
-    from safetensors.torch import save_file
 
     learner = FaissVectors(kind, vectors.shape[1], exact=False)
     chosen = np.random.default_rng(0).permutation(len(vectors))[: TRAINED_ON * IVF_LISTS]
@@ -155,13 +154,13 @@ def keep_lists(folder: Path, kind: Kind, ids: NDArray[np.int64], vectors: NDArra
     centres = faiss.downcast_index(learner._index.quantizer).reconstruct_n(0, IVF_LISTS)
     _, lists = learner._index.quantizer.search(np.ascontiguousarray(vectors, dtype=np.float32), 1)
     with atomic_write(path) as temporary:
-        save_file(
+        save_tensors(
+            temporary,
             {
                 "centres": torch.from_numpy(centres),
                 "ids": torch.from_numpy(ids),
                 "lists": torch.from_numpy(lists[:, 0].astype(np.int32)),
             },
-            str(temporary),
         )
 
 

@@ -211,6 +211,8 @@ def test_other_files_are_refused_with_what_to_do(own: Own, tmp_path: Path) -> No
     ].captions == ("café",)
     with pytest.raises(DataError, match="no encoding 'nonsense'"):
         own(encoding="nonsense").load("test")
+    with pytest.raises(DataError, match="cannot be read as undefined"):
+        own(encoding="undefined").load("test")
     with pytest.raises(DataError, match="CSV UTF-8"):
         own(name="t.xlsx", file="t.xlsx").load("test")
     with pytest.raises(DataError, match="line 2 is no JSON"):
@@ -306,3 +308,11 @@ def test_a_hundred_thousand_rows_take_seconds(own: Own) -> None:
         warnings.simplefilter("error")
         assert sum(len(table.load(split)) for split in table.splits) == 100_000
     assert time.process_time() - began < 10
+
+
+@pytest.mark.parametrize(
+    "settings", [{"caption_column": "video"}, {"start_column": "caption"}, {"end_column": "start"}]
+)
+def test_one_column_has_one_role(own: Own, settings: dict[str, str]) -> None:
+    with pytest.raises(DataError, match=r"is taken for the \w+ and for the \w+. Name another"):
+        own("video,caption,start\na,one,1\n", split="test", **settings).load("test")

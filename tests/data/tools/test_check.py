@@ -246,3 +246,20 @@ def test_file_without_permission(tmp_path):
     path = write_clip(tmp_path / "x.mp4", 4)
     path.chmod(0)
     assert inspect_file(path) == ("undecodable", "Permission denied")
+
+
+def test_distractors_and_relevance_are_looked_at(tmp_path):
+    plant(tmp_path)
+    reader = MSVD(tmp_path, "captions.json")
+    (tmp_path / "noise").mkdir()
+    shutil.copy(tmp_path / "videos" / "good.mp4", tmp_path / "noise" / "other.mp4")
+    (tmp_path / "noise" / "broken.mp4").write_bytes(b"no video")
+    (tmp_path / "right.csv").write_text("query,video\nnobody#0,good\n")
+    check = check_dataset(reader, workers=1, distractors=tmp_path / "noise", relevance=tmp_path / "right.csv")
+    rows = {split.name: split for split in check.splits}
+    assert (rows["distractors"].listed, rows["distractors"].undecodable) == (2, 1)
+    assert rows["distractors"].without_captions == 0
+    assert "no caption 'nobody#0'" in (rows["relevance"].error or "")
+    missing = check_dataset(reader, workers=1, distractors=tmp_path / "none")
+    assert "there is no" in ({s.name: s.error for s in missing.splits}["distractors"] or "")
+    assert "distractors" not in {s.name for s in check_dataset(reader, ("train",), workers=1).splits}

@@ -40,8 +40,8 @@ def find_columns(table: TableRows, wanted: Mapping[Role, str | None], split: boo
         split: whether a column of splits is looked for where none is named.
 
     Raises:
-        DataError: no column for videos or captions, one that the settings name is not there, or a name that is needed
-            stands twice.
+        DataError: no column for videos or captions, one that the settings name is not there, a name that is needed
+            stands twice, or one column has two roles.
     """
     places: dict[str, list[int]] = {}
     for place, name in enumerate(table.columns):
@@ -70,6 +70,13 @@ def find_columns(table: TableRows, wanted: Mapping[Role, str | None], split: boo
                 f"Rename or remove all but the one for the {role}."
             )
         found[role] = chosen[0]
+    for role, place in found.items():
+        if other := next((r for r in found if r != role and found[r] == place), None):
+            raise DataError(
+                f"{table.path}: the column '{table.columns[place]}' is taken for the {role} and for the {other}. Name "
+                f"another for one of them: --data.annotations.{role}_column or --data.annotations.{other}_column "
+                f"(columns: {few(table.columns, 12)})"
+            )
     return found
 
 

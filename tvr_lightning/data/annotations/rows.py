@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tvr_lightning.data.annotations.readers import read_bytes, read_json
-from tvr_lightning.errors import DataError, few
+from tvr_lightning.errors import DataError, few, one_line
 
 SEPARATORS = (",", ";", "\t", "|")
 FORMATS = ("csv", "tsv", "jsonl", "ndjson", "parquet", "json")  # by which a table is known, in order of preference
@@ -95,12 +95,16 @@ def _decode(path: Path, encoding: str | None) -> tuple[str, str]:
         text = data[len(mark) if found == codecs.lookup(name).name else 0 :].decode(name)
     except LookupError:
         raise DataError(f"{path}: there is no encoding '{name}'; examples: utf-8, utf-16, cp1252, gb18030") from None
-    except UnicodeDecodeError as error:
+    except UnicodeDecodeError as error:  # before UnicodeError, which is its kind
         line = data.count(b"\n", 0, error.start) + 1
         raise DataError(
             f"{path}: not {name.upper()}: byte 0x{data[error.start]:02x} at offset {error.start} (line {line}). "
             "Save it as `CSV UTF-8`, or say what it is, e.g. --data.annotations.encoding=cp1252 (Excel in Western "
             "Europe and the Americas)"
+        ) from error
+    except UnicodeError as error:
+        raise DataError(
+            f"{path}: cannot be read as {name}: {one_line(error)}. Examples: utf-8, utf-16, cp1252"
         ) from error
     if "\0" in text:
         raise DataError(f"{path}: holds NUL characters: no text, or in another encoding than {name.upper()}")

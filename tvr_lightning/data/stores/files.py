@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import shutil
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any, TextIO
@@ -47,10 +48,11 @@ def atomic_write(path: Path) -> Iterator[Path]:
     The file has the permissions that the umask leaves to a new one, also where a library makes it anew with others.
 
     Raises:
-        RunError: the folder cannot be written.
+        RunError: the folder cannot be written, or `path` is a folder, a device or a pipe.
     """
     temporary = _beside(path)
     try:
+        _check_replaceable(path)
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
         mode = stat.S_IMODE(os.fstat(handle).st_mode)
         os.close(handle)
@@ -64,6 +66,14 @@ def atomic_write(path: Path) -> Iterator[Path]:
         raise RunError(f"cannot write {path}: {error.strerror}. What was there before is untouched.") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _check_replaceable(path: Path) -> None:
+    """Refuses to put a file where something stands that is none: a device such as /dev/full would be gone."""
+    with suppress(FileNotFoundError):
+        mode = path.lstat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+            raise OSError(errno.EEXIST, "a folder of that name is there" if stat.S_ISDIR(mode) else "it is no file")
 
 
 @contextmanager
@@ -104,20 +114,29 @@ def _replace_folder(path: Path, new: Path) -> None:
     shutil.rmtree(old)
 
 
-def apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors as safetensors takes them: each contiguous, in memory of its own where two fields are one.
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Writes tensors as safetensors; two that share memory are kept twice, as the format wants it.
 
-    >>> import torch
-    >>> mask = torch.ones(2)
-    >>> kept = apart({"mask": mask, "same": mask})
-    >>> kept["mask"].data_ptr() == kept["same"].data_ptr()
-    False
+    Args:
+        path: what `atomic_write` or `atomic_folder` gave.
+        tensors: by name.
+        metadata: texts for the file's head.
+
+    Raises:
+        OSError: the disk is full or broken; atomic writers make a `RunError` of it.
     """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
     places = [x.untyped_storage().data_ptr() for x in tensors.values()]
-    return {
+    own = {
         name: x.contiguous() if places.count(place) == 1 else x.clone().contiguous()
         for (name, x), place in zip(tensors.items(), places, strict=True)
     }
+    try:
+        save_file(own, path, None if metadata is None else dict(metadata))
+    except SafetensorError as error:
+        raise OSError(errno.EIO, str(error)) from error
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -36,7 +36,8 @@ KINDS = (
     "unlisted",
     "errors",
 )
-TRAIN = "train"  # that of `annotations.base`, which brings torch
+TRAIN, TEST = "train", "test"  # those of `annotations.base`, which brings torch
+DISTRACTORS, RELEVANCE = "distractors", "relevance"  # rows of settings that belong to the test
 _HASHED = 1 << 20  # bytes read at a time
 
 
@@ -116,7 +117,12 @@ class Check:
 
 
 def check_dataset(
-    annotations: Annotations, splits: Sequence[str] = (), full: bool = False, workers: int | None = None
+    annotations: Annotations,
+    splits: Sequence[str] = (),
+    full: bool = False,
+    workers: int | None = None,
+    distractors: Path | None = None,
+    relevance: Path | None = None,
 ) -> Check:
     """Compares a dataset's annotation files with its video files.
 
@@ -125,10 +131,14 @@ def check_dataset(
         splits: those to check; all when none is named. The others are read too, to know which files nobody lists.
         full: decode every frame; else only read all packets, as reading does, and decode the first frame.
         workers: processes that decode; None for one per core.
+        distractors: `data.distractors`, which stand in the test's gallery; they are a row of their own.
+        relevance: `data.relevance`, further right videos of test captions.
 
     Raises:
         DataError: a named split does not exist.
     """
+    from tvr_lightning.data.protocol import read_distractors, read_relevance
+
     for name in splits:
         annotations.check_split(name)
     every = annotations.splits  # own data learn their protocol here
@@ -147,14 +157,29 @@ def check_dataset(
             except DataError as error:
                 known = False
                 if chosen:
-                    check.splits.append(SplitCheck(name, error=str(error)))
-                    check.lists["errors"].append({"split": name, "reason": str(error)})
+                    _refused(check, name, error)
                 continue
         check.notes += [str(w.message) for w in caught if chosen]
         training = records if name == TRAIN else training
         named.update(record.video_path for record in records)
         if chosen:
             wanted[name] = records
+    order = list(every)
+    if TEST in wanted and distractors is not None:
+        order.append(DISTRACTORS)
+        try:
+            wanted[DISTRACTORS] = read_distractors(distractors, named)
+            named.update(record.video_path for record in wanted[DISTRACTORS])
+        except DataError as error:
+            _refused(check, DISTRACTORS, error)
+    if TEST in wanted and relevance is not None:
+        order.append(RELEVANCE)
+        try:
+            gallery = [*wanted[TEST], *wanted.get(DISTRACTORS, ())]
+            found = read_relevance(relevance, [text for record in gallery for text in record.captions], gallery)[1]
+            check.notes.append(f"{relevance}: {found or 'no further right pairs'}")
+        except DataError as error:
+            _refused(check, RELEVANCE, error)
     began = time.perf_counter()
     files = sorted({r.video_path for records in wanted.values() for r in records if is_file(r.video_path)})
     verdicts = dict(zip(files, map_in_processes(_Inspect(full), files, workers, "decoding", chunk=4), strict=True))
@@ -176,8 +201,13 @@ def check_dataset(
         if name != TRAIN:
             check.splits[-1].in_training = _note(check, "in_training", name, common(training, records, same))
         check.splits[-1].duplicates = sum((name, record.video_id) in shared for record in records)
-    check.splits.sort(key=lambda split: every.index(split.name))
+    check.splits.sort(key=lambda split: order.index(split.name))
     return check
+
+
+def _refused(check: Check, name: str, error: DataError) -> None:
+    check.splits.append(SplitCheck(name, error=str(error)))
+    check.lists["errors"].append({"split": name, "reason": str(error)})
 
 
 def _check_split(
@@ -190,7 +220,7 @@ def _check_split(
     split = SplitCheck(name, listed=len(records))
     for record in records:
         about = {"split": name, "id": record.video_id, "file": str(record.video_path)}
-        if not record.captions:
+        if not record.captions and name != DISTRACTORS:
             split.without_captions += 1
             lists["without_captions"].append(about)
         verdict = verdicts.get(record.video_path)

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
-from tvr_lightning.data.stores.files import atomic_write
+from tvr_lightning.data.stores.files import atomic_write, save_tensors
 from tvr_lightning.errors import ConfigError, RunError
 
 METADATA = "tvr_lightning.synthetic.stand_ins"
@@ -77,12 +77,10 @@ class Recipe:
         Raises:
             RunError: the file cannot be written.
         """
-        from safetensors.torch import save_file
-
         half = {n: (x.half() if x.is_floating_point() else x).detach().contiguous() for n, x in state.items()}
         with TemporaryDirectory() as folder:
             draft = Path(folder, "draft.safetensors")
-            save_file(half, draft)
+            save_tensors(draft, half)
             with torch.random.fork_rng(devices=[]):
                 accuracy = self.measure(draft)
         made = {"settings": {"version": self.version, **asdict(self.settings)}, "accuracy": accuracy}
@@ -91,5 +89,5 @@ class Recipe:
         except OSError as error:
             raise RunError(f"cannot make the folder {file.parent}: {error.strerror}") from error
         with atomic_write(file) as temporary:
-            save_file(half, temporary, {METADATA: json.dumps(made)})
+            save_tensors(temporary, half, {METADATA: json.dumps(made)})
         return accuracy
