@@ -59,7 +59,7 @@ experiments: $(READY) ## list the experiments with what each reproduces
 	@$(BIN)/tvr experiments
 
 need-exp: # before the set-up, which takes minutes
-	@[ -n "$(EXP)" ] || { echo "which experiment? EXP=NAME, one of: $(EXPERIMENTS)" >&2; exit 2; }
+	@[ -n "$(EXP)" ] || { echo "which experiment? EXP=NAME, such as EXP=clip4clip_shapes; make experiments lists all $(words $(EXPERIMENTS))" >&2; exit 2; }
 
 # runs of several seeds get names of their own, so that the table at the end holds these and no others
 COMMA := ,

@@ -54,7 +54,7 @@ def test_phony_targets_are_the_listed_ones() -> None:
 def test_wrong_and_missing_experiment() -> None:
     missing = make("train")
     assert missing.returncode != 0
-    assert "which experiment? EXP=NAME, one of:" in missing.stderr
+    assert "which experiment? EXP=NAME, such as EXP=clip4clip_shapes; make experiments lists all " in missing.stderr
     wrong = make("train", "EXP=clip4clip_msrvtt_8k")
     assert wrong.returncode != 0
     assert "did you mean clip4clip_msrvtt_7k" in wrong.stderr
