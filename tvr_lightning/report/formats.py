@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +82,7 @@ def to_markdown(comparison: Comparison) -> str:
     for block, ranked, apart in lines_of_blocks(comparison):
         heads = ["run", "seed", *(f"{c.over} {c.title}".strip() for c in comparison.columns), "notes"]
         out.append(f"### {_markdown(block.title)}\n")
-        out.append("| " + " | ".join(map(_markdown, heads)) + " |")
+        out.append(markdown_row(heads))
         out.append("|---|---|" + "---:|" * len(comparison.columns) + "---|")
         for title, lines in (("", ranked), ("*not ranked*", apart)):
             if title and lines:
@@ -94,6 +94,15 @@ def to_markdown(comparison: Comparison) -> str:
                 out.append("| " + " | ".join(shown) + " |")
         out.append("")
     return "\n".join([*out, *(f"{_markdown(line)}  " for line in legend(comparison))]) + "\n"
+
+
+def markdown_row(cells: Iterable[str]) -> str:
+    """A line of a table in Markdown.
+
+    >>> markdown_row(["a", "b"])
+    '| a | b |'
+    """
+    return "| " + " | ".join(map(_markdown, cells)) + " |"
 
 
 def _markdown(text: str) -> str:

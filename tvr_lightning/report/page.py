@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from tvr_lightning import __version__
-from tvr_lightning.data.stores.files import atomic_write
+from tvr_lightning.data.stores.files import write_text
 from tvr_lightning.names import METRICS, RANKS
 from tvr_lightning.report import charts, text
 from tvr_lightning.report.comparison import Block, Comparison
@@ -96,8 +96,7 @@ def write_page(comparison: Comparison, path: Path) -> str:
         RunError: a run's files are damaged, or the page cannot be written.
     """
     content, count = render(comparison), len(comparison.runs)
-    with atomic_write(path) as temporary:
-        temporary.write_text(content, encoding="utf-8")
+    write_text(path, content)
     older = f", {count - MAX_RUNS} older ones in the tables only" if count > MAX_RUNS else ""
     return f"{path}: {count} runs{older}, {len(content.encode()) / 1e6:.1f} MB"
 

@@ -18,7 +18,7 @@ from rich.table import Table
 from tvr_lightning.config.objects import build_reader
 from tvr_lightning.data.annotations.base import TEST
 from tvr_lightning.data.galleries import check_galleries
-from tvr_lightning.data.stores.files import atomic_write
+from tvr_lightning.data.stores.files import write_text
 from tvr_lightning.data.stores.hub import FetchPostponedError, without_fetching
 from tvr_lightning.errors import INTERRUPTED, TERMINATED, ConfigError
 from tvr_lightning.names import BEST, CHECKPOINTS, CONFIG, LAST
@@ -216,8 +216,7 @@ def _execute(cli: ExperimentCLI, command: str, folder: Path, is_new: bool) -> in
     with ExitStack() as use:
         if is_first_rank():
             if is_new:
-                with atomic_write(folder / CONFIG) as temporary:
-                    temporary.write_text(dump_config(resolved_config(cli)), encoding="utf-8")
+                write_text(folder / CONFIG, dump_config(resolved_config(cli)))
             use.enter_context(run_folder_lock(folder))
         trainer = make_trainer(cli, command, folder)
         next(c for c in trainer.callbacks if isinstance(c, RankWatchdog)).watch(trainer)  # type: ignore[attr-defined]

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from tvr_lightning import __version__
 from tvr_lightning.data.dataset import VideoReader, collate_videos
-from tvr_lightning.data.stores.files import atomic_write, write_json
+from tvr_lightning.data.stores.files import write_json, write_text
 from tvr_lightning.data.video.frames import read_duration
 from tvr_lightning.data.workers import check_shared_memory, worker_settings
 from tvr_lightning.distributed import gather_objects, raise_on_all_ranks, ranks
@@ -122,8 +122,7 @@ def _finish(folder: Path, manifest: Manifest, config: Mapping[str, Any]) -> Mani
         reasons = few([f"{u.file}: {u.reason}" for u in manifest.unreadable], 3, "; ")
         raise SearchError(f"nothing to index: none of {len(manifest.unreadable)} videos can be read ({reasons})")
     manifest = replace(shards.merged(manifest), suite=__version__)
-    with atomic_write(folder / CONFIG) as temporary:
-        temporary.write_text(dump_config(config), encoding="utf-8")
+    write_text(folder / CONFIG, dump_config(config))
     shards.save(manifest)
     shards.clean(manifest)
     ids, vectors = all_vectors(shards, manifest)

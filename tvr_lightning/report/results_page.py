@@ -1,0 +1,67 @@
+"""A page of results that nobody types: a comparison in Markdown, with how the page and its runs came about."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import date
+
+from tvr_lightning.report.comparison import Comparison
+from tvr_lightning.report.formats import markdown_row, to_markdown
+from tvr_lightning.report.groups import Group
+
+TOOK = (
+    "run", "seed", "steps", "training, min", "whole run, min", "peak memory, MiB", "parameters trained", "device",
+    "precision", "commit",
+)  # fmt: skip
+
+
+def to_results_page(comparison: Comparison, command: str, on: date) -> str:
+    """The page.
+
+    Args:
+        comparison: what it shows.
+        command: that writes it again.
+        on: the day.
+    """
+    groups = [row.group for row in comparison.rows]
+    runs = [run for group in groups for run in group.runs]
+    out = [
+        "# Results",
+        "",
+        f"`{command}` wrote this page on {on.isoformat()} from {len(runs)} run folders; nothing in it is typed by",
+        "hand.",
+        "",
+        to_markdown(comparison),
+        "## What the runs took",
+        "",
+        markdown_row(TOOK),
+        "|---|---:|---:|---:|---:|---:|---:|---|---|---|",
+        *(markdown_row(cells) for group in groups for cells in _took(group)),
+    ]
+    return "\n".join(out) + "\n"
+
+
+def _took(group: Group) -> Iterator[Sequence[str]]:
+    for run in group.runs:
+        c = run.content
+        commit, parameters = c.get("git_commit") or "", c.get("parameters")
+        yield (
+            f"{group.experiment}/{run.path.name}",
+            str(c["seed"]),
+            _number((c.get("trained") or {}).get("steps")),
+            _minutes(c.get("train_time_s")),
+            _minutes(c.get("wall_time_s")),
+            _number(c.get("peak_memory_mib")),
+            "-" if parameters is None else f"{_number(c.get('trainable'))} of {parameters:,}",
+            c.get("device") or "-",
+            c.get("precision") or "-",
+            commit[:8] + "+" * commit.endswith("+") or "-",
+        )
+
+
+def _number(value: int | None) -> str:
+    return "-" if value is None else f"{value:,}"
+
+
+def _minutes(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds / 60:.1f}"
