@@ -13,7 +13,7 @@ HASH_BASELINES = PCA, RANDOM, CHANCE = "pca", "random", "chance"  # codes that n
 CONFIG, METRICS, CHECKPOINTS = "config.yaml", "metrics.json", "checkpoints"
 BEST, LAST = "best.ckpt", "last.ckpt"
 UNTRAINED = "none"  # what selected the weights of a result for which nothing was trained
-RANKS, PREDICTIONS = "ranks.parquet", "predictions.parquet"
+RANKS, PREDICTIONS, VALUES = "ranks.parquet", "predictions.parquet", "values.parquet"
 
 
 def folder_below(runs_dir: str | os.PathLike[str], experiment: str) -> Path:

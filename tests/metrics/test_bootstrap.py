@@ -10,6 +10,7 @@ from tvr_lightning.metrics import (
     bootstrap_intervals,
     metrics_of,
     paired_bootstrap,
+    paired_means,
     query_ranks,
 )
 
@@ -128,3 +129,25 @@ def test_runs_that_cannot_be_compared():
         bootstrap_intervals(ranks, resamples=0)
     with pytest.raises(ValueError, match="different videos"):
         bootstrap_intervals(Ranks(ranks.t2v, ranks.v2t[:40]))
+
+
+def test_paired_means_are_those_of_ranks_where_both_can_be_taken():
+    a, b = ranks_of(2.0, seed=1), ranks_of(1.0, seed=1)
+    by_ranks = paired_bootstrap(a, b, ["t2v/R@1"])["t2v/R@1"]
+    by_values = paired_means(100 * a.t2v.hit(1), 100 * b.t2v.hit(1), a.t2v.video, resamples=4000)
+    assert by_values.difference == pytest.approx(by_ranks.difference)
+    assert (by_values.low, by_values.high) == pytest.approx((by_ranks.low, by_ranks.high), abs=1.5)
+    assert by_values.significant == by_ranks.significant is True
+    same = paired_means(a.t2v.hit(1), a.t2v.hit(1), a.t2v.video)
+    assert (same.difference, same.low, same.high, same.significant) == (0, 0, 0, False)
+
+
+def test_paired_means_leave_out_what_both_leave_out():
+    a, b = torch.rand(2, 50, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    holes = torch.arange(50) % 7 == 0
+    known, video = ~holes, torch.arange(50) // 2
+    whole = paired_means(a.masked_fill(holes, torch.nan), b.masked_fill(holes, torch.nan), video)
+    assert whole.difference == pytest.approx(float((a - b)[known].mean()))
+    assert whole == paired_means(a[known], b[known], video[known])
+    with pytest.raises(ValueError, match="different queries"):
+        paired_means(a.masked_fill(holes, torch.nan), b, video)

@@ -21,6 +21,7 @@ from tvr_lightning.errors import ScoreError
 from tvr_lightning.evaluation.encoding import EncodedSplit, Labels
 from tvr_lightning.evaluation.options import Evaluation
 from tvr_lightning.evaluation.projection_codes import ProjectionCodes, hyperplane_codes, pca_codes
+from tvr_lightning.evaluation.query_values import QueryValues
 from tvr_lightning.metrics import (
     HammingCounts,
     PrecisionRecall,
@@ -46,12 +47,14 @@ class HashingResult:
         intervals: 95 % bootstrap intervals by the same names.
         facts: database, its size, what mAP@k is divided by, code length, queries left out.
         curves: precision and recall by radius, for each direction.
+        values: query by query, for each precision of each direction; empty before a final evaluation.
     """
 
     metrics: Mapping[str, float]
     intervals: Mapping[str, tuple[float, float]]
     facts: Mapping[str, Any]
     curves: Mapping[str, PrecisionRecall]
+    values: Mapping[str, QueryValues]
 
 
 @dataclass(frozen=True)
@@ -121,12 +124,16 @@ def evaluate_codes(
         return None
     metrics: dict[str, float] = {}
     intervals: dict[str, tuple[float, float]] = {}
+    values: dict[str, QueryValues] = {}
     for name, direction in relevance.items():
         precisions = query_precisions(counts[name], normalise=options.codes.normalise)
         metrics |= {f"hash/{name}/{k}": v for k, v in metrics_of_codes(counts[name], precisions).items()}
+        for metric, precision in precisions.items() if final else ():
+            rows = torch.arange(len(precision))
+            values[f"hash/{name}/{metric}"] = QueryValues(100.0 * precision, direction.video, rows, name == "t2v")
         if final and options.resamples:
-            values = 100.0 * precisions["mAP"]
-            intervals[f"hash/{name}/mAP"] = mean_interval(values, direction.video, seed, options.resamples)
+            of_query = 100.0 * precisions["mAP"]
+            intervals[f"hash/{name}/mAP"] = mean_interval(of_query, direction.video, seed, options.resamples)
     metrics["hash/mAP"] = (metrics["hash/t2v/mAP"] + metrics["hash/v2t/mAP"]) / 2
     if final:
         metrics |= _baselines(queries, searched, relevance, counts, seed)
@@ -138,7 +145,8 @@ def evaluate_codes(
         "bits": counts["t2v"].bits,
         "queries_without_relevant": {name: int((~c.answerable).sum()) for name, c in counts.items()},
     }
-    return HashingResult(metrics, intervals, facts, {name: curve_of_codes(c) for name, c in counts.items()})
+    curves = {name: curve_of_codes(c) for name, c in counts.items()}
+    return HashingResult(metrics, intervals, facts, curves, values)
 
 
 def _baselines(

@@ -13,13 +13,14 @@ from torch import Tensor
 from tvr_lightning.evaluation.codes import HashingResult, evaluate_codes, has_codes
 from tvr_lightning.evaluation.encoding import EncodedSplit, Retriever, TextT, VideoT, inference
 from tvr_lightning.evaluation.options import Evaluation
+from tvr_lightning.evaluation.query_values import QueryValues
 from tvr_lightning.evaluation.scoring import score_all
 from tvr_lightning.metrics import (
     Ranks,
     bootstrap_intervals,
     dual_softmax,
     metrics_of,
-    probe_metrics,
+    probe_wins,
     qb_norm,
     query_ranks,
 )
@@ -53,6 +54,7 @@ class EvaluationResult:
         video_ids: (V,) position of each scored video in the split's list.
         top: for each direction, scores and positions (in the split's lists) of the `TOP` best items of each query.
         left_out: videos of the split that could not be scored.
+        values: minimal pairs and hashing metrics query by query, by the same names; ranks hold the others.
         hashing: what hashing metrics say where features are codes; None where they are not, or have no labels.
     """
 
@@ -63,6 +65,7 @@ class EvaluationResult:
     video_ids: Tensor
     top: Mapping[str, tuple[Tensor, Tensor]]
     left_out: int
+    values: Mapping[str, QueryValues]
     hashing: HashingResult | None = None
 
 
@@ -102,7 +105,9 @@ def evaluate(
     scores = score(split.texts)
     ranked = partial(query_ranks, caption_video=caption_row, v2t=options.v2t, also=split.right_pairs)
     ranks = ranked(scores)
-    metrics = metrics_of(ranks) | _probes(scores, split) | _dual_softmax(scores, options.dual_softmax, ranked)
+    values = _probes(scores, split)
+    probes = {name: float(found.value.mean()) for name, found in values.items()}
+    metrics = metrics_of(ranks) | probes | _dual_softmax(scores, options.dual_softmax, ranked)
     if options.qb_norm is not None and training.bank is not None:
         adjusted = qb_norm(scores, score(training.bank), options.qb_norm)
         metrics |= _adjusted("qb", "t2v", adjusted, ranked)
@@ -115,6 +120,7 @@ def evaluate(
         if hashing is not None:
             metrics |= hashing.metrics
             intervals |= hashing.intervals
+            values |= hashing.values
     prefix = LEAKY if leaky else ""
     return EvaluationResult(
         {prefix + name: value for name, value in metrics.items()},
@@ -124,6 +130,7 @@ def evaluate(
         split.video_ids,
         {"t2v": _top(scores, split.video_ids), "v2t": _top(scores.T, split.caption_ids)},
         split.num_videos - len(split.video_ids),
+        {prefix + name: found for name, found in values.items()},
         hashing,
     )
 
@@ -148,11 +155,12 @@ def scored_items(model: Any, split: EncodedSplit[TextT, VideoT]) -> EncodedSplit
     return replace(split, texts=texts, videos=videos)
 
 
-def _probes(scores: Tensor, split: EncodedSplit[Any, Any]) -> dict[str, float]:
-    """Metrics of the minimal pairs both of whose videos have captions."""
+def _probes(scores: Tensor, split: EncodedSplit[Any, Any]) -> dict[str, QueryValues]:
+    """The minimal pairs both of whose videos have captions, by `probe/<kind>`."""
     row_of, described = split.row_of.tolist(), set(split.caption_row.tolist())
     known = [(kind, row_of[a], row_of[b]) for kind, a, b in split.probes if {row_of[a], row_of[b]} <= described]
-    return probe_metrics(scores, split.caption_row, known) if known else {}
+    found = probe_wins(scores, split.caption_row, known) if known else {}
+    return {name: QueryValues(100.0 * wins, pair[:, 0], pair[:, 1]) for name, (pair, wins) in found.items()}
 
 
 def _dual_softmax(scores: Tensor, temperature: float | None, ranked: Callable[[Tensor], Ranks]) -> dict[str, float]:

@@ -1,20 +1,26 @@
 """Metrics of scores and of codes: expected values under ties, how sure they are, post-processing, minimal pairs."""
 
 from tvr_lightning.metrics.average_precision import average_precision
-from tvr_lightning.metrics.bootstrap import BOOTSTRAPPED, PairedDifference, bootstrap_intervals, paired_bootstrap
+from tvr_lightning.metrics.bootstrap import (
+    BOOTSTRAPPED,
+    PairedDifference,
+    bootstrap_intervals,
+    mean_interval,
+    paired_bootstrap,
+    paired_means,
+)
 from tvr_lightning.metrics.hashing import (
     HammingCounts,
     PrecisionRecall,
     curve_of_codes,
     hamming_counts,
     hashing_metrics,
-    mean_interval,
     metrics_of_codes,
     precision_recall_curve,
     query_precisions,
 )
 from tvr_lightning.metrics.postprocess import dual_softmax, qb_norm
-from tvr_lightning.metrics.probes import probe_metrics
+from tvr_lightning.metrics.probes import probe_metrics, probe_wins
 from tvr_lightning.metrics.ranking import DirectionRanks, Ranks, metrics_of, query_ranks, ranking_metrics
 
 __all__ = [
@@ -34,8 +40,10 @@ __all__ = [
     "metrics_of",
     "metrics_of_codes",
     "paired_bootstrap",
+    "paired_means",
     "precision_recall_curve",
     "probe_metrics",
+    "probe_wins",
     "qb_norm",
     "query_precisions",
     "query_ranks",

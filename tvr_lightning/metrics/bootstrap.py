@@ -98,6 +98,59 @@ def paired_bootstrap(
     }
 
 
+def mean_interval(values: Tensor, video: Tensor, seed: int = 0, resamples: int = 1000) -> tuple[float, float]:
+    """Percentile 95 % bootstrap interval of a mean over queries, a video with all its queries resampled together.
+
+    Args:
+        values: (Q,), NaN for queries that are left out.
+        video: (Q,) int64, the video that each query is or describes.
+        seed: of the resampling.
+        resamples: how many.
+
+    Raises:
+        ValueError: fewer than one resample, or no value.
+    """
+    known = ~values.isnan()
+    if resamples < 1 or not bool(known.any()):
+        raise ValueError(f"a bootstrap needs resamples and values, got {resamples} and {int(known.sum())}")
+    number, unit = video[known].unique(return_inverse=True)
+    sums = torch.zeros(len(number), dtype=torch.float64).index_add_(0, unit, values[known].double())
+    sizes = torch.bincount(unit, minlength=len(number)).double()
+    generator = torch.Generator().manual_seed(seed)
+    means = []
+    for part in chunks(resamples, len(number), CHUNK):
+        drawn = torch.randint(len(number), (part.stop - part.start, len(number)), generator=generator)
+        means.append(sums[drawn].sum(1) / sizes[drawn].sum(1))
+    low, high = torch.cat(means).quantile(torch.tensor(TAILS, dtype=torch.float64)).tolist()
+    return low, high
+
+
+def paired_means(a: Tensor, b: Tensor, video: Tensor, seed: int = 0, resamples: int = 1000) -> PairedDifference:
+    """Compares two means over the same queries, both measured on the same resamples of videos.
+
+    Args:
+        a: (Q,) what each query adds to the first mean, NaN for queries that are left out of both.
+        b: (Q,) the same for the second.
+        video: (Q,) int64, the video that each query is or describes.
+        seed: of the resampling.
+        resamples: how many.
+
+    Returns:
+        The difference, first minus second.
+
+    Raises:
+        ValueError: one leaves out queries that the other has, fewer than one resample, or no value.
+
+    >>> paired_means(torch.ones(40), torch.zeros(40), torch.arange(40))
+    PairedDifference(difference=1.0, low=1.0, high=1.0, significant=True)
+    """
+    if not torch.equal(a.isnan(), b.isnan()):
+        raise ValueError("the two leave out different queries: they cannot be compared query by query")
+    values = a.double() - b.double()
+    low, high = mean_interval(values, video, seed, resamples)
+    return PairedDifference(float(values.nanmean()), low, high, low > 0 or high < 0)
+
+
 def _per_query(ranks: Ranks, metric: str) -> dict[str, Tensor]:
     """Per-query values whose means over each direction, added up, are the metric."""
     directions: dict[str, DirectionRanks] = {"t2v": ranks.t2v, "v2t": ranks.v2t}

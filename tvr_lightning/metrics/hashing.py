@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from tvr_lightning.metrics.average_precision import harmonic_numbers
-from tvr_lightning.metrics.bootstrap import TAILS
 from tvr_lightning.metrics.matrix import as_matrix, chunks
 
 if TYPE_CHECKING:
@@ -213,33 +212,6 @@ def curve_of_codes(counts: HammingCounts) -> PrecisionRecall:
     recall = (hits / hits[:, -1:].double()).mean(0)
     radius = number.nonzero()[:, 0]
     return PrecisionRecall(radius, precision[radius], recall[radius], number[radius] / len(within))
-
-
-def mean_interval(values: Tensor, video: Tensor, seed: int = 0, resamples: int = 1000) -> tuple[float, float]:
-    """Percentile 95 % bootstrap interval of a mean over queries, a video with all its queries resampled together.
-
-    Args:
-        values: (Q,), NaN for queries that are left out.
-        video: (Q,) int64, the video that each query is or describes.
-        seed: of the resampling.
-        resamples: how many.
-
-    Raises:
-        ValueError: fewer than one resample, or no value.
-    """
-    known = ~values.isnan()
-    if resamples < 1 or not bool(known.any()):
-        raise ValueError(f"a bootstrap needs resamples and values, got {resamples} and {int(known.sum())}")
-    number, unit = video[known].unique(return_inverse=True)
-    sums = torch.zeros(len(number), dtype=torch.float64).index_add_(0, unit, values[known].double())
-    sizes = torch.bincount(unit, minlength=len(number)).double()
-    generator = torch.Generator().manual_seed(seed)
-    means = []
-    for part in chunks(resamples, len(number), CHUNK):
-        drawn = torch.randint(len(number), (part.stop - part.start, len(number)), generator=generator)
-        means.append(sums[drawn].sum(1) / sizes[drawn].sum(1))
-    low, high = torch.cat(means).quantile(torch.tensor(TAILS, dtype=torch.float64)).tolist()
-    return low, high
 
 
 class _Groups:

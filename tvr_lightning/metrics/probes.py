@@ -34,6 +34,17 @@ def probe_metrics(
         ValueError: shapes that do not fit, or a probe of one video twice, of an unknown or of an uncaptioned one.
         ScoreError: a score is not finite.
     """
+    return {name: 100.0 * float(wins.mean()) for name, (_, wins) in probe_wins(scores, caption_video, probes).items()}
+
+
+def probe_wins(
+    scores: ArrayLike, caption_video: ArrayLike, probes: Sequence[tuple[str, int, int]]
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Which minimal pairs are told apart; see `probe_metrics`.
+
+    Returns:
+        By `probe/<kind>`: the pairs, (P, 2) int64, and what each adds to the mean, (P,) float64 in 0..1.
+    """
     matrix = as_scores(scores)
     video = as_relation(caption_video, matrix)
     require_finite(matrix)
@@ -47,12 +58,12 @@ def probe_metrics(
         silent = [v for v in (a, b) if caption[v] == texts]
         if silent:
             raise ValueError(f"probe '{kind}' ({a}, {b}): video {silent[0]} has no caption, so nothing can prefer it")
-    metrics = {}
+    found = {}
     for kind in dict.fromkeys(k for k, _, _ in probes):
         pair = torch.tensor([(a, b) for k, a, b in probes if k == kind], device=video.device)
         wins = _preference(matrix, first, pair) * _preference(matrix, first, pair.flip(1))
-        metrics[f"probe/{kind}"] = 100.0 * float(wins.mean())
-    return metrics
+        found[f"probe/{kind}"] = pair, wins
+    return found
 
 
 def _preference(scores: Tensor, first: Tensor, pair: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from tvr_lightning.data.stores.files import atomic_write
 from tvr_lightning.errors import RunError
 from tvr_lightning.names import HASH_BASELINES
 from tvr_lightning.report.columns import figure
-from tvr_lightning.report.comparison import database_of
+from tvr_lightning.report.groups import database_of
 from tvr_lightning.run.results import DIRECTIONS, Run
 
 if TYPE_CHECKING:

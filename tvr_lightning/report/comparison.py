@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tvr_lightning.errors import RunError, nearest
 from tvr_lightning.report.columns import Column, choose_columns
-from tvr_lightning.report.groups import Group, difference, group_runs
+from tvr_lightning.report.groups import Group, database_of, difference, group_runs
 from tvr_lightning.report.reported import Reported, reported_for
 from tvr_lightning.run.results import Run, find_runs, hashing_line
 
@@ -219,9 +219,3 @@ def _best(ranked: Sequence[Row], columns: Sequence[Column]) -> dict[str, float]:
         if len(means) > 1:
             best[column.key] = column.sign * max(column.sign * m for m in means)
     return best
-
-
-def database_of(run: Run) -> list[Any]:
-    """What hashing metrics are over; empty where there are none."""
-    facts = run.content.get("hashing") or {}
-    return [facts[k] for k in ("database", "texts", "videos", "normalise")] if facts else []

@@ -7,13 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tvr_lightning.errors import RunError
 from tvr_lightning.report.columns import figure
+from tvr_lightning.run.query_values import StoredValues, read_values
 from tvr_lightning.run.results import Run, StoredRanks, leaky_prefix, read_ranks
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from tvr_lightning.metrics.bootstrap import PairedDifference
     from tvr_lightning.metrics.ranking import Ranks
 
@@ -83,6 +86,25 @@ class Group:
             raise RunError(f"the runs of {self.name} have different queries")
         return ranks
 
+    @cached_property
+    def query_values(self) -> Mapping[str, StoredValues]:
+        """Metrics that every run kept query by query, as means over the runs.
+
+        Raises:
+            RunError: a run's are damaged, or its queries are not the first one's.
+        """
+        import torch
+
+        found = [read_values(run.path) for run in self.runs]
+        means = {}
+        for name in found[0]:
+            kept = [values[name] for values in found if name in values]
+            if any(k.queries != kept[0].queries for k in kept):
+                raise RunError(f"the runs of {self.name} have different queries")
+            if len(kept) == len(self.runs):
+                means[name] = StoredValues(kept[0].queries, torch.stack([k.value for k in kept]).mean(0))
+        return means
+
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
     """Puts runs that differ in their seed alone together, in the order given.
@@ -115,6 +137,8 @@ def stack(stored: Sequence[StoredRanks], count: int) -> Ranks:
 def difference(group: Group, baseline: Group) -> dict[str, PairedDifference]:
     """Paired bootstrap of the groups' means over the same queries, `group` minus `baseline`.
 
+    Hashing metrics are left out where the two look up in different databases, and what one of the two did not keep.
+
     Raises:
         RunError: ranks are missing, or the queries differ.
     """
@@ -125,4 +149,30 @@ def difference(group: Group, baseline: Group) -> dict[str, PairedDifference]:
     if group.stored[0].queries != baseline.stored[0].queries:
         raise RunError("other queries than the baseline's")
     count = math.lcm(len(group.runs), len(baseline.runs))
-    return paired_bootstrap(stack(group.stored, count), stack(baseline.stored, count))
+    return paired_bootstrap(stack(group.stored, count), stack(baseline.stored, count)) | _of_values(group, baseline)
+
+
+def _of_values(group: Group, baseline: Group) -> dict[str, PairedDifference]:
+    from tvr_lightning.metrics.bootstrap import paired_means
+
+    same_database = database_of(group.first) == database_of(baseline.first)
+    found = {}
+    for name, own in group.query_values.items():
+        other = baseline.query_values.get(name)
+        if other is None or own.queries != other.queries or not (same_database or not name.startswith("hash/")):
+            continue
+        found[name] = paired_means(own.value, other.value, _units([video for _, video in own.queries]))
+    return found
+
+
+def _units(videos: Sequence[str]) -> Tensor:
+    import torch
+
+    number = {video: i for i, video in enumerate(dict.fromkeys(videos))}
+    return torch.tensor([number[video] for video in videos])
+
+
+def database_of(run: Run) -> list[Any]:
+    """What hashing metrics are over; empty where there are none."""
+    facts = run.content.get("hashing") or {}
+    return [facts[k] for k in ("database", "texts", "videos", "normalise")] if facts else []

@@ -54,7 +54,8 @@ def lines_of(row: Row, block: Block, comparison: Comparison) -> Iterator[Line]:
     seeds = f"n={len(row.group.runs)}: {seeds}" if len(row.group.runs) > 1 else seeds
     notes = list(row.notes)
     if comparison.full:
-        for key, d in row.differences.items():
+        for key in (c.key for c in comparison.columns if c.key in row.differences):
+            d = row.differences[key]
             notes.append(f"Δ {key} {d.difference:+.1f} [{d.low:+.1f}, {d.high:+.1f}]")
     cells = [_cell(row, column, block.is_best(row, column)) for column in comparison.columns]
     yield Line(row.group.name, seeds, tuple(cells), tuple(notes), "run")

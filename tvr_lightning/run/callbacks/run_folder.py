@@ -23,6 +23,7 @@ from tvr_lightning.evaluation import EvaluationResult
 from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.names import METRICS, PREDICTIONS, RANKS, UNTRAINED
 from tvr_lightning.run.callbacks.progress import count_parameters
+from tvr_lightning.run.query_values import write_values
 from tvr_lightning.run.results import LOWER_IS_BETTER, is_part, result_table, write_ranks
 from tvr_lightning.visible import console
 
@@ -83,7 +84,7 @@ class RunFolder(Callback):
         self._train_time = self._earlier["train"] + time.monotonic() - self._fit_began
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes `metrics.json` and `ranks.parquet` and prints the table."""
+        """Writes `metrics.json`, `ranks.parquet` and `values.parquet` and prints the table."""
         if not trainer.is_global_zero:
             return
         data = trainer.datamodule  # type: ignore[attr-defined]
@@ -99,6 +100,7 @@ class RunFolder(Callback):
             trained["selection"] = "last"
         on_gpu = trainer.strategy.root_device.type == "cuda"
         write_ranks(self.path / RANKS, result, split)
+        write_values(self.path, result, split)
         parameters, trainable = count_parameters(pl_module)
         content = {
             "experiment": self.experiment,
