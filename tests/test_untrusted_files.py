@@ -157,9 +157,8 @@ def test_lone_surrogates_are_learnt_and_written(tmp_path: Path) -> None:
     assert pieces([caption]).mask.sum() == pieces(["a dog"]).mask.sum() == 4  # BERT leaves lost letters out
     write_json(tmp_path / "a.json", {caption: "\udce9"})
     assert json.loads((tmp_path / "a.json").read_text()) == {caption: "\udce9"}
-    write_gallery(
-        tmp_path / "b.json", Gallery((Query("x", caption, "v\udce9", 1.0, ("v\udce9",)),), (), {"v\udce9": None})
-    )
+    query = Query("x", caption, "v\udce9", 1.0, ("v\udce9",), (True,))
+    write_gallery(tmp_path / "b.json", Gallery((query,), (), {"v\udce9": None}))
     assert read_gallery(tmp_path / "b.json").queries[0].caption == caption  # type: ignore[union-attr]
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
     write_captions([caption], folder)

@@ -37,6 +37,10 @@ class RunError(TVRError):
     """A run folder that exists already, is incomplete or cannot be written."""
 
 
+class NothingToDraw(RunError):
+    """Runs lack what a picture shows."""
+
+
 class SearchError(TVRError):
     """An index of videos that cannot be read, written or asked."""
 

@@ -68,7 +68,7 @@ def make_run(tmp_path: Path) -> MakeRun:
             write_curves(folder / "curves.csv", [{"epoch": e, "step": e, "train/loss": 2.0 - e} for e in range(2)])
             ranks = {"direction": ["t2v"] * 4 + ["v2t"] * 2, "rank": [1.0, 1.0, 3.0, 8.0, 1.0, 2.0]}
             pq.write_table(pa.table(ranks), folder / "ranks.parquet")
-            query = Query("v1#0", caption, "v1", 2.0, ("v0", "v1", "v2"))
+            query = Query("v1#0", caption, "v1", 2.0, ("v0", "v1", "v2"), (False, True, False))
             # a still, as earlier versions kept it, and a strip
             pictures = {"v0": jpeg(0, frames=1), "v1": jpeg(100), "v2": None}
             write_gallery(folder / "gallery.json", Gallery((query,), (query,), pictures))

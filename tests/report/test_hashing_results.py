@@ -22,6 +22,7 @@ from tvr_lightning.commands.main import main
 from tvr_lightning.data.stores.files import write_json
 from tvr_lightning.errors import RunError
 from tvr_lightning.evaluation import EncodedSplit, Evaluation, EvaluationResult, evaluate
+from tvr_lightning.evaluation.code_files import load_codes
 from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.optim import Optimizer
 from tvr_lightning.report.bits import bits_lines
@@ -190,12 +191,20 @@ def test_curves_are_kept_and_logged(tmp_path: Path) -> None:
     method.result = found(method)
     logger = TensorBoardLogger(tmp_path, name="", version="log")
     wandb = KeptLog()
-    trainer: Any = SimpleNamespace(is_global_zero=True, loggers=[logger, wandb])
+    records = [SimpleNamespace(video_id=f"v{i}", labels=(i % 3,)) for i in range(30)]
+    captions = SimpleNamespace(first=torch.arange(30))
+    split = SimpleNamespace(records=records, caption_video=torch.arange(30), captions=captions)
+    data = SimpleNamespace(split_of=lambda _: split)
+    trainer: Any = SimpleNamespace(is_global_zero=True, loggers=[logger, wandb], datamodule=data)
     HashingPlots(tmp_path).on_test_end(trainer, method)
     points = json.loads((tmp_path / "pr_curve.json").read_text())
     assert method.result.hashing is not None
     assert points["t2v"]["recall"] == method.result.hashing.curves["t2v"].recall.tolist()
     assert points["v2t"]["recall"][-1] == 1.0
+    kept = load_codes(tmp_path / "codes.npz")
+    assert torch.equal(kept["text"].signs, method.result.hashing.codes["text"])
+    assert (list(kept["text"].ids[:2]), list(kept["video"].ids[:2])) == (["v0#0", "v1#0"], ["v0", "v1"])
+    assert kept["video"].labels == tuple((i % 3,) for i in range(30))
     assert points["v2t"]["radius"] == sorted(points["v2t"]["radius"])
     assert np.asarray(Image.open(tmp_path / "pr_curve.png").convert("RGB")).std() > 10
     logger.experiment.flush()

@@ -11,6 +11,7 @@ from tvr_lightning.commands.parser import Parser
 from tvr_lightning.commands.tables import add_comparison_arguments, compare_paths, print_comparison
 from tvr_lightning.data.stores.files import write_text
 from tvr_lightning.errors import ConfigError
+from tvr_lightning.report.plots import PLOTS, write_plot
 from tvr_lightning.visible import say
 
 OVERVIEW = """\
@@ -25,7 +26,8 @@ def main(words: Sequence[str]) -> int:
     parser = Parser("tvr compare", description="One table over the test results of runs.")
     add_comparison_arguments(parser)
     parser.add_argument("--format", choices=("table", "markdown", "latex", "csv"), default="table")
-    parser.add_argument("--plot", choices=("bits",), help="draw mAP by code length instead, into RUNS_DIR")
+    drawn = "; ".join(f"{name}: {plot.what}" for name, plot in PLOTS.items())
+    parser.add_argument("--plot", choices=tuple(PLOTS), help=f"draw a picture instead, into RUNS_DIR. {drawn}")
     parser.add_argument(
         "--out", type=Path, metavar="FILE",
         help="write the text there; Markdown becomes a page that says how it and its runs were made",
@@ -35,9 +37,7 @@ def main(words: Sequence[str]) -> int:
         raise ConfigError("--out takes the text of --format markdown, latex or csv")
     comparison = compare_paths(options.runs, options.runs_dir, options.baseline, options.metrics, options.full)
     if options.plot:
-        from tvr_lightning.report.bits import BITS_FIGURE, write_bits
-
-        say(write_bits(comparison.runs, options.runs_dir / BITS_FIGURE))
+        say(write_plot(options.plot, comparison, options.runs_dir))
     elif options.format == "table":
         print_comparison(comparison)
     else:

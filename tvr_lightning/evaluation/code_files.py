@@ -76,6 +76,7 @@ class Codes:
         packed: (N, ceil(K/8)) uint8, see `pack_codes`.
         bits: K.
         ids: (N,) unicode.
+        labels: class labels of each item; empty where the dataset has none.
 
     Raises:
         ValueError: the parts do not fit.
@@ -84,6 +85,7 @@ class Codes:
     packed: NDArray[np.uint8]
     bits: int
     ids: NDArray[np.str_]
+    labels: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         _check_packed(self.packed, self.bits)
@@ -91,11 +93,14 @@ class Codes:
             raise ValueError(
                 f"{len(self.packed)} codes need as many ids of text, got {self.ids.dtype} {self.ids.shape}"
             )
+        if len(self.labels) not in (0, len(self.packed)):
+            raise ValueError(f"{len(self.packed)} codes need labels of as many items or none, got {len(self.labels)}")
 
     @classmethod
-    def pack(cls, codes: Tensor, ids: Sequence[str]) -> Codes:
-        """Packs (N, K) codes or relaxed codes under N ids."""
-        return cls(pack_codes(codes), codes.shape[1], np.asarray(ids, dtype=np.str_).reshape(-1))
+    def pack(cls, codes: Tensor, ids: Sequence[str], labels: Sequence[tuple[int, ...]] = ()) -> Codes:
+        """Packs (N, K) codes or relaxed codes under N ids, with the class labels of each item or without any."""
+        known = tuple(labels) if any(labels) else ()
+        return cls(pack_codes(codes), codes.shape[1], np.asarray(ids, dtype=np.str_).reshape(-1), known)
 
     @property
     def signs(self) -> Tensor:
@@ -110,7 +115,8 @@ class Codes:
 def save_codes(path: Path, codes: Mapping[str, Codes]) -> None:
     """Writes named sets of codes as one compressed file, atomically; numpy reads it without pickle.
 
-    Each set has the arrays `NAME/codes` (packed), `NAME/bits` and `NAME/ids`.
+    Each set has the arrays `NAME/codes` (packed), `NAME/bits` and `NAME/ids`; with labels also `NAME/labels`, (L, 2)
+    int64 of an item's row and one of its classes.
 
     Raises:
         RunError: the file cannot be written.
@@ -118,8 +124,25 @@ def save_codes(path: Path, codes: Mapping[str, Codes]) -> None:
     arrays: dict[str, Any] = {}
     for name, part in codes.items():
         arrays |= {f"{name}/codes": part.packed, f"{name}/bits": np.int64(part.bits), f"{name}/ids": part.ids}
+        if part.labels:
+            pairs = [(row, label) for row, own in enumerate(part.labels) for label in own]
+            arrays[f"{name}/labels"] = np.asarray(pairs, dtype=np.int64).reshape(-1, 2)
     with atomic_write(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)
+
+
+def _labels(arrays: Mapping[str, NDArray[Any]], name: str) -> tuple[tuple[int, ...], ...]:
+    pairs = arrays.get(f"{name}/labels")
+    if pairs is None:
+        return ()
+    count = len(arrays[f"{name}/ids"])
+    fits = pairs.dtype == np.int64 and pairs.ndim == 2 and pairs.shape[1] == 2
+    if not fits or not ((pairs[:, 0] >= 0) & (pairs[:, 0] < count)).all():
+        raise ValueError(f"{name}/labels are no rows of {count} items with classes")
+    own: list[list[int]] = [[] for _ in range(count)]
+    for row, label in pairs.tolist():
+        own[row].append(label)
+    return tuple(map(tuple, own))
 
 
 def load_codes(path: Path) -> dict[str, Codes]:
@@ -133,7 +156,11 @@ def load_codes(path: Path) -> dict[str, Codes]:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         names = dict.fromkeys(name.rpartition("/")[0] for name in arrays)
-        found = {n: Codes(arrays[f"{n}/codes"], int(arrays[f"{n}/bits"]), arrays[f"{n}/ids"]) for n in names if n}
+        found = {
+            n: Codes(arrays[f"{n}/codes"], int(arrays[f"{n}/bits"]), arrays[f"{n}/ids"], _labels(arrays, n))
+            for n in names
+            if n
+        }
     except FileNotFoundError:
         raise DataError(f"no codes at {path}; make them with: tvr encode RUN --split test --out {path}") from None
     except (*DAMAGED, AttributeError) as error:

@@ -47,6 +47,7 @@ class HashingResult:
         intervals: 95 % bootstrap intervals by the same names.
         facts: database, its size, what mAP@k is divided by, code length, queries left out.
         curves: precision and recall by radius, for each direction.
+        codes: of the split's captions and videos, `text` and `video`, (T, K) and (V, K) int8.
         values: query by query, for each precision of each direction; empty before a final evaluation.
     """
 
@@ -54,6 +55,7 @@ class HashingResult:
     intervals: Mapping[str, tuple[float, float]]
     facts: Mapping[str, Any]
     curves: Mapping[str, PrecisionRecall]
+    codes: Mapping[str, Tensor]
     values: Mapping[str, QueryValues]
 
 
@@ -146,7 +148,8 @@ def evaluate_codes(
         "queries_without_relevant": {name: int((~c.answerable).sum()) for name, c in counts.items()},
     }
     curves = {name: curve_of_codes(c) for name, c in counts.items()}
-    return HashingResult(metrics, intervals, facts, curves, values)
+    kept = {"text": queries.texts.codes, "video": queries.videos.codes}
+    return HashingResult(metrics, intervals, facts, curves, kept, values)
 
 
 def _baselines(

@@ -1,26 +1,22 @@
-"""Figures of hashing metrics: precision over recall and radius of a run, mAP by code length over runs."""
+"""mAP by code length over runs (SPTCH, Fig. 3)."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
-from tvr_lightning.data.stores.files import atomic_write
-from tvr_lightning.errors import RunError
+from tvr_lightning.errors import NothingToDraw
 from tvr_lightning.names import HASH_BASELINES
 from tvr_lightning.report.columns import figure
+from tvr_lightning.report.comparison import Comparison
 from tvr_lightning.report.groups import database_of
 from tvr_lightning.run.results import DIRECTIONS, Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-BITS_FIGURE = "map_by_bits.png"
 
 
 @dataclass(frozen=True)
@@ -62,16 +58,17 @@ def bits_lines(runs: Sequence[Run], direction: str) -> list[BitsLine]:
     return [BitsLine(name, dict(sorted(points.items())), learned) for (learned, _), (name, points) in ordered]
 
 
-def draw_bits(runs: Sequence[Run]) -> Figure:
+def draw_bits(comparison: Comparison) -> Figure:
     """The mAP of each direction by code length, mean and standard deviation over seeds; baselines dashed.
 
     Raises:
-        RunError: no run has hashing metrics.
+        NothingToDraw: no run has hashing metrics.
     """
     from matplotlib.figure import Figure
 
+    runs = comparison.runs
     if not any(run.content.get("hashing") for run in runs):
-        raise RunError("no run has hashing metrics: the methods make no codes, or the dataset has no class labels")
+        raise NothingToDraw("no run has hashing metrics: the methods make no codes, or the dataset has no class labels")
     figure = Figure(figsize=(10.0, 4.2), dpi=110, layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     for axes, (direction, title) in zip(panels, DIRECTIONS.items(), strict=True):
@@ -91,15 +88,3 @@ def draw_bits(runs: Sequence[Run]) -> Figure:
     panels[0].set_ylabel("mAP, %")
     panels[1].legend(fontsize=7)
     return figure
-
-
-def write_bits(runs: Sequence[Run], path: Path) -> Path:
-    """Draws `draw_bits` into a PNG file, atomically.
-
-    Raises:
-        RunError: no run has hashing metrics, or the file cannot be written.
-    """
-    figure = draw_bits(runs)
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, format="png")
-    return path

@@ -28,26 +28,28 @@ class Line:
     points: Sequence[tuple[float, float]]
 
 
-def line_chart(lines: Sequence[Line], label: str) -> Markup:
-    """Draws curves over epochs.
+def line_chart(lines: Sequence[Line], label: str, x: str = "epoch", whole: bool = True) -> Markup:
+    """Draws curves over epochs, or over what `x` names.
 
     Args:
         lines: one or more, each with a point or more.
         label: what the chart shows, for those who cannot see it.
+        x: what stands below the axis.
+        whole: whether only whole numbers do.
     """
     xs = [x for line in lines for x, _ in line.points]
     ys = [y for line in lines for _, y in line.points]
-    x_ticks = [t for t in ticks(min(xs), max(xs), 6) if t == round(t) and min(xs) <= t <= max(xs)]
+    x_ticks = [t for t in ticks(min(xs), max(xs), 6) if (t == round(t) or not whole) and min(xs) <= t <= max(xs)]
     y_ticks = ticks(min(ys), max(ys), 5)
     low, high = y_ticks[0], y_ticks[-1]
 
-    def place(x: float, y: float) -> tuple[float, float]:
-        across = (x - min(xs)) / (max(xs) - min(xs)) if max(xs) > min(xs) else 0.5
+    def place(at: float, y: float) -> tuple[float, float]:
+        across = (at - min(xs)) / (max(xs) - min(xs)) if max(xs) > min(xs) else 0.5
         return _x(across), _y((y - low) / (high - low))
 
     parts = [_grid(y, place(xs[0], y)[1]) for y in y_ticks]
-    parts += [_text(place(x, low)[0], HEIGHT - BOTTOM + 16, f"{x:g}", "middle") for x in x_ticks]
-    parts.append(_text(_x(0.5), HEIGHT - 4, "epoch", "middle"))
+    parts += [_text(place(t, low)[0], HEIGHT - BOTTOM + 16, f"{t:g}", "middle") for t in x_ticks]
+    parts.append(_text(_x(0.5), HEIGHT - 4, x, "middle"))
     for line in lines:
         places = [place(x, y) for x, y in line.points]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)

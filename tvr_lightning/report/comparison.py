@@ -86,12 +86,14 @@ class Comparison:
         blocks: in the order of their first runs.
         baseline: the name of the row that others were tested against.
         full: whether differences are spelt out.
+        named: whether the columns were asked for by name.
     """
 
     columns: tuple[Column, ...]
     blocks: tuple[Block, ...]
     baseline: str | None
     full: bool
+    named: bool = False
 
     @property
     def rows(self) -> list[Row]:
@@ -141,7 +143,7 @@ def compare(
         Block(title, tuple(ranked.get(title, ())), tuple(apart.get(title, ())), _best(ranked.get(title, ()), columns))
         for title in dict.fromkeys([*ranked, *apart])
     ]
-    return Comparison(columns, tuple(blocks), None if base is None else base.name, full)
+    return Comparison(columns, tuple(blocks), None if base is None else base.name, full, bool(metrics))
 
 
 def runs_with_baseline(paths: Sequence[Path], runs_dir: Path, baseline: str | None) -> list[Run]:

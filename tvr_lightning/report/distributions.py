@@ -85,12 +85,16 @@ def can_draw_clouds() -> bool:
     return find_spec(TSNE) is not None
 
 
-def draw_clouds(run: str, clouds: Mapping[str, Sequence[Tensor]]) -> Figure:
+def draw_clouds(
+    title: str, clouds: Mapping[str, Sequence[Tensor]], one: str = "pair", many: str = "matching pairs"
+) -> Figure:
     """Vectors of several pairs in two dimensions (t-SNE, van der Maaten and Hinton 2008), a colour a pair.
 
     Args:
-        run: the run's name.
+        title: of the picture, such as the run's name.
         clouds: by what they are of, the vectors of each pair, (n, D); `FEWEST` or more of all pairs together.
+        one: what has a colour.
+        many: several of them.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -108,7 +112,7 @@ def draw_clouds(run: str, clouds: Mapping[str, Sequence[Tensor]]) -> Figure:
         for number, colour in enumerate(colours):
             own = places[whose == number]
             axes.scatter(own[:, 0], own[:, 1], s=14, color=[colour], marker=markers[number % len(markers)], linewidth=0)
-        axes.set_title(f"{name}: {len(vectors)} of {len(pairs)} matching pairs", fontsize=10)
+        axes.set_title(f"{name}: {len(vectors)} of {len(pairs)} {many}", fontsize=10)
         axes.set(xticks=[], yticks=[])
-    figure.suptitle(f"{run}: t-SNE, a colour and mark a pair; distances between groups have no unit", fontsize=9)
+    figure.suptitle(f"{title}: t-SNE, a colour and mark a {one}; distances between groups have no unit", fontsize=9)
     return figure

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import accumulate, groupby
 from pathlib import Path
@@ -15,9 +16,13 @@ from markupsafe import Markup
 
 from tvr_lightning import __version__
 from tvr_lightning.data.stores.files import write_text
+from tvr_lightning.errors import NothingToDraw
 from tvr_lightning.names import METRICS, RANKS
 from tvr_lightning.report import charts, text
+from tvr_lightning.report.bits import bits_lines
 from tvr_lightning.report.comparison import Block, Comparison
+from tvr_lightning.report.plots import PLOTS
+from tvr_lightning.report.pr_curves import name_of_codes, read_pr_curve
 from tvr_lightning.run.curves import CURVES, read_curves
 from tvr_lightning.run.gallery import FRAMES, GALLERY, Gallery, num_frames, rank_histogram, read_gallery
 from tvr_lightning.run.results import DIRECTIONS, Run, read_columns
@@ -145,7 +150,8 @@ def _block(block: Block, comparison: Comparison, shown: set[Path], pictures: Pic
         "ranked": [(style, line) for style, ranked, line in lines if ranked],
         "apart": [(style, line) for style, ranked, line in lines if not ranked],
         "runs": runs,
-        "charts": _charts(runs),
+        "charts": [*_charts(runs), *_code_charts(block, shown)],
+        "figures": list(_figures(block, comparison)),
     }
 
 
@@ -168,6 +174,32 @@ def _charts(runs: Sequence[Shown]) -> list[tuple[str, Markup]]:
             last = "; ".join(f"{line.name} ends at {line.points[-1][1]:.4g}" for line in lines)
             drawn.append((title, charts.line_chart(lines, f"{title} by epoch: {last}")))
     return drawn
+
+
+def _code_charts(block: Block, shown: set[Path]) -> Iterator[tuple[str, Markup]]:
+    """Precision over recall of the codes of the runs that are shown."""
+    rows = [(i, run) for i, row in enumerate(block.rows) for run in row.group.runs]
+    curves = [(i, run, read_pr_curve(run)) for i, run in rows if run.path in shown]
+    for direction, title in DIRECTIONS.items():
+        lines = [charts.Line(name_of_codes(run, True), i, found[direction]) for i, run, found in curves if found]
+        if lines:
+            yield (
+                f"precision over recall, {title}",
+                charts.line_chart(lines, f"precision over recall of {len(lines)} runs", "recall", whole=False),
+            )
+
+
+def _figures(block: Block, comparison: Comparison) -> Iterator[tuple[str, str]]:
+    """Pictures that no chart of the page can be, as data of PNG files; those that the runs have something for."""
+    lengths = [line.points for d in DIRECTIONS for line in bits_lines([r for x in block.rows for r in x.group.runs], d)]
+    names = [*(["bits"] if any(len(points) > 1 for points in lengths) else []), "tsne", "grid"]
+    for name in names:
+        content = io.BytesIO()
+        try:
+            PLOTS[name].draw(replace(comparison, blocks=(block,))).savefig(content, format="png")
+        except NothingToDraw:
+            continue  # runs that are no grid, or have no codes: the page shows what there is
+        yield PLOTS[name].what, base64.b64encode(content.getvalue()).decode()
 
 
 def _histogram(run: Run) -> Markup | None:

@@ -73,6 +73,11 @@ def build_report(comparison: Comparison, entity: str, project: str) -> Any:
             for column in comparison.columns
             if not column.is_cost
         ]
+        if any(run.content.get("hashing") for row in rows for run in row.group.runs):
+            for d, title in DIRECTIONS.items():
+                m_ap = reports.SummaryMetric(f"test/hash/{d}/mAP")
+                bars.append(reports.ScatterPlot(title=f"mAP by bits, {title}", x=reports.Config("bits"), y=m_ap))
+            bars.append(reports.MediaBrowser(media_keys=["hashing/pr_curve"]))
         lines = [reports.LinePlot(title=name, x="epoch", y=[name]) for name in CURVES]
         tables = [reports.WeavePanelSummaryTable(table_name=name, layout=reports.Layout(w=24, h=16)) for name in TABLES]
         return reports.PanelGrid(runsets=[runset], panels=[*bars, *lines, reports.RunComparer(), *tables])

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from torch import Tensor
+
+from tvr_lightning.data.split import Split
 from tvr_lightning.errors import ConfigError
 from tvr_lightning.evaluation.code_files import CODES, Codes, save_codes
 from tvr_lightning.evaluation.encoding import feature_type
@@ -43,9 +47,26 @@ def encode_run(
             "is for hashing methods, `tvr features` for any"
         )
     encoded = prepared.encode()
-    codes = {
-        "text": Codes.pack(encoded.texts.real, [caption_id(chosen, i) for i in encoded.caption_ids.tolist()]),
-        "video": Codes.pack(encoded.videos.real, [chosen.records[i].video_id for i in encoded.video_ids.tolist()]),
-    }
+    captions, videos = encoded.caption_ids.tolist(), encoded.video_ids.tolist()
+    codes = name_codes({"text": encoded.texts.real, "video": encoded.videos.real}, chosen, captions, videos)
     save_codes(target, codes)
     return target, codes
+
+
+def name_codes(
+    codes: Mapping[str, Tensor], split: Split, captions: Sequence[int], videos: Sequence[int]
+) -> dict[str, Codes]:
+    """Codes under the ids and labels of what they stand for.
+
+    Args:
+        codes: `text` and `video`, (T, K) and (V, K).
+        split: whose items.
+        captions: (T,) positions in the split's captions.
+        videos: (V,) positions in its records.
+    """
+    described = [split.records[int(split.caption_video[i])] for i in captions]
+    shown = [split.records[i] for i in videos]
+    return {
+        "text": Codes.pack(codes["text"], [caption_id(split, i) for i in captions], [r.labels for r in described]),
+        "video": Codes.pack(codes["video"], [r.video_id for r in shown], [r.labels for r in shown]),
+    }

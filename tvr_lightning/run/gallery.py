@@ -10,9 +10,9 @@ import binascii
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tvr_lightning.data.stores.files import write_json
 from tvr_lightning.errors import DecodeError, RunError
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 GALLERY = "gallery.json"
 QUERIES, TOP = 20, 5  # queries shown, and videos shown of each
+ANSWERS = 10  # videos whose captions are shown, of the first queries
 FAILURES, FOUND = 10, 3  # worst failures, and videos shown of each
 SEED = 0  # the same for every run, so that runs over one split show the same queries
 FRAMES, SIDE = 6, 64  # of a strip, and their height and width in pixels
@@ -48,6 +49,7 @@ class Query:
         video: the id of the video that it describes.
         rank: expected rank of that video, 1 = best.
         top: ids of the best videos, best first.
+        right: which of them are right; of a test by labels those that share one with the query.
     """
 
     query: str
@@ -55,6 +57,22 @@ class Query:
     video: str
     rank: float
     top: tuple[str, ...]
+    right: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A video and the captions that it found.
+
+    Attributes:
+        video: its id.
+        rank: expected rank of its captions, 1 = best.
+        captions: of the best ones, best first: id, text and whether it is right, as for `Query`.
+    """
+
+    video: str
+    rank: float
+    captions: tuple[tuple[str, str, bool], ...]
 
 
 @dataclass(frozen=True)
@@ -66,15 +84,19 @@ class Gallery:
         worst: the queries with the largest ranks, worst first; only such as do not stand first.
         thumbnails: a JPEG of each video's frames in order, square and side by side, None where the video cannot be
             decoded. Galleries of earlier versions hold one frame.
+        answers: what the videos of the first queries find in their turn.
+        by_label: whether items are right that share a class label with the query, as hashing metrics count.
     """
 
     queries: tuple[Query, ...]
     worst: tuple[Query, ...]
     thumbnails: Mapping[str, bytes | None]
+    answers: tuple[Answer, ...] = ()
+    by_label: bool = False
 
 
 def make_gallery(result: EvaluationResult, split: Split) -> tuple[Gallery, list[str]]:
-    """Chooses queries of text -> video and decodes their videos.
+    """Chooses queries of text -> video, lets their videos look for captions, and decodes the videos.
 
     Returns:
         The gallery, and why videos could not be decoded, one line each.
@@ -100,7 +122,34 @@ def make_gallery(result: EvaluationResult, split: Split) -> tuple[Gallery, list[
         except DecodeError as error:
             thumbnails[video] = None
             reasons.append(str(error))
-    return Gallery(queries, failures, thumbnails), reasons
+    by_label = result.hashing is not None
+    return Gallery(queries, failures, thumbnails, _answers(result, split, queries), by_label), reasons
+
+
+def _right(result: EvaluationResult, own: Record, other: Record) -> bool:
+    """Whether an item of `other` is right for a query of `own`."""
+    if result.hashing is not None:
+        return not set(own.labels).isdisjoint(other.labels)
+    return own.video_id == other.video_id
+
+
+def _answers(result: EvaluationResult, split: Split, queries: Sequence[Query]) -> tuple[Answer, ...]:
+    ranks, found = result.ranks.v2t, result.top["v2t"][1]
+    column = {split.records[v].video_id: i for i, v in enumerate(result.video_ids.tolist())}
+    row = {int(q): i for i, q in enumerate(ranks.query)}
+    answers = []
+    for video in [*dict.fromkeys(q.video for q in queries)][:ANSWERS]:
+        own, captions = column[video], []
+        record = split.records[int(result.video_ids[own])]
+        for i in found[own, :TOP].tolist():
+            right = _right(result, record, split.records[int(split.caption_video[i])])
+            captions.append((caption_id(split, i), _cut(split.captions.captions[i]), right))
+        answers.append(Answer(video, float(ranks.expected_rank[row[own]]), tuple(captions)))
+    return tuple(answers)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= CAPTION_LENGTH else text[: CAPTION_LENGTH - 1] + "…"
 
 
 def _rows(result: EvaluationResult, split: Split, rows: Tensor, top: int) -> tuple[Query, ...]:
@@ -110,15 +159,16 @@ def _rows(result: EvaluationResult, split: Split, rows: Tensor, top: int) -> tup
     for row in rows.tolist():
         matrix_row = int(ranks.query[row])
         caption = int(result.caption_ids[matrix_row])
-        text = split.captions.captions[caption]
-        cut = text if len(text) <= CAPTION_LENGTH else text[: CAPTION_LENGTH - 1] + "…"
+        own = split.records[int(split.caption_video[caption])]
+        best = [split.records[v] for v in found[matrix_row, :top].tolist()]
         queries.append(
             Query(
                 caption_id(split, caption),
-                cut,
-                split.records[int(split.caption_video[caption])].video_id,
+                _cut(split.captions.captions[caption]),
+                own.video_id,
                 float(ranks.expected_rank[row]),
-                tuple(split.records[v].video_id for v in found[matrix_row, :top].tolist()),
+                tuple(record.video_id for record in best),
+                tuple(_right(result, own, record) for record in best),
             )
         )
     return tuple(queries)
@@ -189,8 +239,7 @@ def write_gallery(path: Path, gallery: Gallery) -> None:
         RunError: the folder cannot be written.
     """
     pictures = {v: None if jpeg is None else base64.b64encode(jpeg).decode() for v, jpeg in gallery.thumbnails.items()}
-    rows = {"queries": [asdict(q) for q in gallery.queries], "worst": [asdict(q) for q in gallery.worst]}
-    write_json(path, {**rows, "thumbnails": pictures})
+    write_json(path, asdict(replace(gallery, thumbnails={})) | {"thumbnails": pictures})
 
 
 def read_gallery(path: Path) -> Gallery | None:
@@ -209,24 +258,37 @@ def read_gallery(path: Path) -> Gallery | None:
         }
         for jpeg in filter(None, pictures.values()):
             num_frames(jpeg)
-        gallery = Gallery(_read_rows(content["queries"]), _read_rows(content["worst"]), pictures)
+        gallery = Gallery(
+            _read_rows(content["queries"]), _read_rows(content["worst"]), pictures,
+            tuple(_read_answer(answer) for answer in content.get("answers", ())), bool(content.get("by_label")),
+        )  # fmt: skip
     except (ValueError, KeyError, TypeError, AttributeError, binascii.Error) as error:
         raise RunError(f"{path} is damaged ({error}); remove it, or test the run again") from None
-    unknown = {v for q in (*gallery.queries, *gallery.worst) for v in (q.video, *q.top)} - pictures.keys()
+    shown = {v for q in (*gallery.queries, *gallery.worst) for v in (q.video, *q.top)}
+    unknown = (shown | {answer.video for answer in gallery.answers}) - pictures.keys()
     if unknown:
         raise RunError(f"{path} is damaged (no picture of {sorted(unknown)[0]}); remove it, or test the run again")
     return gallery
 
 
 def _read_rows(rows: Sequence[Mapping[str, object]]) -> tuple[Query, ...]:
-    return tuple(
-        Query(str(r["query"]), str(r["caption"]), str(r["video"]), float(str(r["rank"])), tuple(map(str, _list(r))))
-        for r in rows
-    )
+    return tuple(map(_read_row, rows))
 
 
-def _list(row: Mapping[str, object]) -> list[object]:
-    top = row["top"]
-    if not isinstance(top, list):
-        raise TypeError(f"the videos of {row['query']} are no list")
-    return top
+def _read_row(row: Mapping[str, Any]) -> Query:
+    video, top = str(row["video"]), tuple(map(str, _list(row, "top")))
+    right = [v == video for v in top] if "right" not in row else [bool(x) for x in _list(row, "right")]
+    if len(right) != len(top):
+        raise ValueError(f"{row['query']} has {len(top)} videos and {len(right)} verdicts")
+    return Query(str(row["query"]), str(row["caption"]), video, float(row["rank"]), top, tuple(right))
+
+
+def _read_answer(row: Mapping[str, Any]) -> Answer:
+    captions = tuple((str(name), str(text), bool(right)) for name, text, right in _list(row, "captions"))
+    return Answer(str(row["video"]), float(row["rank"]), captions)
+
+
+def _list(row: Mapping[str, Any], name: str) -> list[Any]:
+    if not isinstance(row[name], list):
+        raise TypeError(f"{name} of {row.get('query', row.get('video'))} is no list")
+    return list(row[name])

@@ -102,7 +102,7 @@ def mosaic(gallery: Gallery, queries: Sequence[Query]) -> Image:
 
 def cells(query: Query) -> list[tuple[str, bool]]:
     """The videos shown of a query and whether each is correct: the correct one, then the best ones."""
-    return [(query.video, True), *((v, v == query.video) for v in query.top)]
+    return [(query.video, True), *zip(query.top, query.right, strict=True)]
 
 
 def label(gallery: Gallery, video: str, correct: bool) -> str:
@@ -132,6 +132,7 @@ def _log_wandb(experiment: Any, gallery: Gallery, result: EvaluationResult, run:
     keys = ("experiment", "method", "encoder", "dataset", "split", "seed")
     settings = {k: content.get(k) for k in keys} | {"marks": "; ".join(run.marks)}
     settings |= {"test_set": run.test_set, "settings": run.settings()}
+    settings |= {"bits": content["hashing"]["bits"]} if content.get("hashing") else {}
     experiment.config.update(settings, allow_val_change=True)
     for name, _, low, high in figures(run):
         if low is not None:
