@@ -7,6 +7,8 @@ PYTHON ?= python3
 UV_VERSION := 0.13.8
 UV := .tools/bin/uv
 BIN := .venv/bin
+# Debian's package unpacked, which needs no root
+WORDNET = $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tvr_lightning/wordnet
 
 # which build of torch: the lock's, or another CUDA's (TORCH=cu126); once chosen it stays until TORCH=lock
 BUILD := $(filter-out lock,$(or $(TORCH),$(shell cat .venv/.torch 2> /dev/null)))
@@ -16,7 +18,7 @@ READY := .venv/.ready$(addprefix -,$(BUILD))
 EXPERIMENTS := $(filter-out reported,$(patsubst experiments/%.yaml,%,$(wildcard experiments/*.yaml)))
 GRIDS := $(patsubst experiments/%.yaml,%,$(wildcard experiments/ablations/*/*.yaml))
 
-.PHONY: help setup data data-check experiments train eval smoke ablate leakcheck compare dashboard test test-all test-gpu torture check format bench lock clean need-exp
+.PHONY: help setup wordnet data data-check experiments train eval smoke ablate leakcheck compare dashboard test test-all test-gpu torture check format bench lock clean need-exp
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +50,15 @@ else
 endif
 	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
+	@[ -e "$(WORDNET)/index.noun" ] || [ -e /usr/share/wordnet/index.noun ] || echo "no WordNet here: make wordnet fetches \
+	the synonyms that SPTCH's captions are augmented by; without it results say that there were none"
+
+wordnet: ## fetch WordNet, whose synonyms augment captions (SPTCH), from Debian's wordnet-base
+	@command -v apt-get > /dev/null && command -v dpkg-deb > /dev/null || { echo "apt-get and dpkg-deb are not here: unpack \
+	WordNet's files (index.noun, data.noun, ...) from elsewhere into $(WORDNET)" >&2; exit 2; }
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && chmod a+rx "$$folder" && cd "$$folder" && \
+	apt-get -o APT::Sandbox::User="$$(id -un)" download -qq wordnet-base && dpkg-deb -x wordnet-base_*.deb . && \
+	mkdir -p "$(dir $(WORDNET))" && rm -rf "$(WORDNET)" && mv usr/share/wordnet "$(WORDNET)" && echo "WordNet lies in $(WORDNET)"
 
 data: $(READY) ## make the embedded dataset, which training makes too where it is not there
 	@$(BIN)/tvr data shapes

@@ -17,6 +17,7 @@ TARGETS = [
     *(
         "help",
         "setup",
+        "wordnet",
         "data",
         "data-check",
         "experiments",

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tvr_lightning.data import augment_text
-from tvr_lightning.data.augment_text import CaptionAugmenter, TextAugmentation, WordNet, find_wordnet
+from tvr_lightning.data.augment_text import CaptionAugmenter, TextAugmentation, WordNet, find_wordnet, lacks_synonyms
 from tvr_lightning.errors import ConfigError, DataError
 
 CAPTION = "a man is playing the guitar on a red stage, slowly."
@@ -62,7 +62,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def no_wordnet(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_wordnet(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(augment_text, "WORDNET_FOLDERS", ("/nowhere/wordnet",))
     monkeypatch.delenv("WNSEARCHDIR", raising=False)
     augment_text._say_once.cache_clear()
@@ -229,6 +230,11 @@ def test_where_wordnet_is_looked_for(
     folder: Path, tmp_path: Path, no_wordnet: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert find_wordnet() is None
+    assert lacks_synonyms(TextAugmentation())
+    assert not lacks_synonyms(TextAugmentation(replace=0, insert=0))
+    cached = write_wordnet(tmp_path / "cache" / "tvr_lightning" / "wordnet")  # where `make wordnet` puts it
+    assert find_wordnet() == cached
+    assert not lacks_synonyms(TextAugmentation())
     monkeypatch.setattr(augment_text, "WORDNET_FOLDERS", (str(tmp_path / "nothing"), str(folder)))
     assert find_wordnet() == folder
     other = write_wordnet(tmp_path / "other")

@@ -23,7 +23,7 @@ from tvr_lightning.report.formats import to_csv, to_latex, to_markdown, to_table
 from tvr_lightning.report.groups import Group, group_runs
 from tvr_lightning.report.reported import Reported
 from tvr_lightning.report.text import lines_of
-from tvr_lightning.run.results import find_runs
+from tvr_lightning.run.results import find_runs, result_table
 
 from .finished_runs import BAD, GOOD, VIDEOS, make_run
 
@@ -331,3 +331,12 @@ def test_make_train_runs_seeds_one_after_the_other(tmp_path: Path, broken: str, 
         run_ids = [line.split("--run_id=")[1] for line in fits]
         assert lines[-1] == "compare " + " ".join(f"elsewhere/clip4clip_msrvtt/{name}" for name in run_ids)
         assert [name.rpartition("-")[2] for name in run_ids] == ["s0", "s1", "s2"]
+
+
+def test_captions_augmented_without_synonyms_are_noted(tmp_path: Path) -> None:
+    make_run(tmp_path, "with/a", trained={"without_synonyms": False})
+    folder = make_run(tmp_path, "without/a", trained={"without_synonyms": True})
+    rows = rows_of(compare(find_runs([tmp_path])))
+    assert rows["without/a"]["notes"] == ("captions were augmented without synonyms: no WordNet",)
+    assert rows["with/a"]["notes"] == ()
+    assert "without synonyms" in str(result_table(json.loads((folder / "metrics.json").read_text())).caption)

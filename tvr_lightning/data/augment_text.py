@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tvr_lightning.data.stores.files import cache_folder
 from tvr_lightning.errors import ConfigError, DataError
 
 WORDNET_FOLDERS = ("/usr/share/wordnet", "/usr/share/wordnet/dict", "/usr/local/share/wordnet/dict")
@@ -88,7 +89,7 @@ class CaptionAugmenter:
             raise ConfigError(f"text augmentation: senses is {options.senses}; at least 1, or null for all")
         self.options = options
         self.wordnet: WordNet | None = None
-        if options.replace or options.insert:
+        if wants_synonyms(options):
             folder = find_wordnet(options.wordnet)
             self.wordnet = None if folder is None else WordNet(folder, options.senses)
         operations: dict[str, Callable[[list[str], np.random.Generator], list[str]]] = {
@@ -156,11 +157,25 @@ def _in_place_of(word: str, new: str) -> str:
     return word.replace(core, new, 1)
 
 
+def wants_synonyms(options: TextAugmentation) -> bool:
+    """Whether words are replaced by synonyms, or synonyms inserted.
+
+    >>> wants_synonyms(TextAugmentation()), wants_synonyms(TextAugmentation(replace=0, insert=0))
+    (True, False)
+    """
+    return bool(options.replace or options.insert)
+
+
+def lacks_synonyms(options: TextAugmentation) -> bool:
+    """Whether synonyms are wanted and there is no WordNet that has them."""
+    return wants_synonyms(options) and find_wordnet(options.wordnet) is None
+
+
 def find_wordnet(folder: str | None = None) -> Path | None:
     """The folder with WordNet's files; None, with a word in the log, where the system has none.
 
     Args:
-        folder: this one and no other; else that of $WNSEARCHDIR, else where systems put it.
+        folder: this one and no other; else that of $WNSEARCHDIR, else where systems and `make wordnet` put it.
 
     Raises:
         ConfigError: the folder that is given, or that the variable names, lacks a file.
@@ -175,11 +190,13 @@ def find_wordnet(folder: str | None = None) -> Path | None:
                 "index.noun, data.noun and so on, or leave it out"
             )
         return Path(given)
-    found = next((Path(f) for f in WORDNET_FOLDERS if not _lacking(Path(f))), None)
+    places = [*map(Path, WORDNET_FOLDERS), cache_folder(None) / "wordnet"]
+    found = next((place for place in places if not _lacking(place)), None)
     if found is None:
         _say_once(
-            f"text augmentation: no WordNet on this system (looked into {', '.join(WORDNET_FOLDERS)}): words are "
-            "swapped and deleted, not replaced or inserted. For synonyms: apt install wordnet-base, or set the folder"
+            f"text augmentation: no WordNet on this system (looked into {', '.join(map(str, places))}): words are "
+            "swapped and deleted, not replaced or inserted. For synonyms: make wordnet, or apt install wordnet-base, "
+            "or set the folder"
         )
     return found
 

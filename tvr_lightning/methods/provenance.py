@@ -9,6 +9,7 @@ import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor
 
+from tvr_lightning.data.augment_text import lacks_synonyms
 from tvr_lightning.data.sanity import marks_in
 from tvr_lightning.encoders.base import Encoder, encoders_in
 from tvr_lightning.encoders.kept import OWN_EXPERIMENT, check_encoders, keep_encoders
@@ -94,6 +95,7 @@ class Provenance(LightningModule):
             "vocabulary": data.tokenizer.vocabulary_fingerprint(),
             "weights": self.started_from,
             "encoders_from": self.encoders_from,
+            "without_synonyms": data.augment is not None and lacks_synonyms(data.augment.text),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

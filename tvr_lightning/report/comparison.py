@@ -17,7 +17,7 @@ from tvr_lightning.errors import RunError, nearest
 from tvr_lightning.report.columns import Column, choose_columns
 from tvr_lightning.report.groups import Group, database_of, difference, group_runs
 from tvr_lightning.report.reported import Reported, reported_for
-from tvr_lightning.run.results import Run, find_runs, hashing_line
+from tvr_lightning.run.results import Run, find_runs, hashing_line, without_synonyms
 
 if TYPE_CHECKING:
     from tvr_lightning.metrics.bootstrap import PairedDifference
@@ -189,6 +189,7 @@ def _row(group: Group, base: Group | None, reported: Sequence[Reported]) -> Row:
     notes = list(marks)
     if group.first.untrained:
         notes.append("zero-shot: nothing was trained")
+    notes += without_synonyms(content)
     for split in content["data"].get("splits", ()):
         if split["split"] != "test" and (left_out := split["missing"] + split["undecodable"]):
             notes.append(f"{left_out} {split['split']} videos left out")

@@ -243,6 +243,12 @@ class Run:
         return marks
 
 
+def without_synonyms(content: Mapping[str, Any]) -> list[str]:
+    """What a training lacked that augments captions by synonyms; empty where it lacked nothing."""
+    lacked = (content.get("trained") or {}).get("without_synonyms")
+    return ["captions were augmented without synonyms: no WordNet"] if lacked else []
+
+
 def _begun_from(trained: Mapping[str, Any]) -> list[str]:
     """On what other runs' weights were trained that this one began with, in words."""
     taken = [trained.get("weights"), *(trained.get("encoders_from") or {}).values()]
@@ -330,6 +336,7 @@ def result_table(content: Mapping[str, Any]) -> Table:
         + ("\nleaky: scores read the ground truth, these are no retrieval results" if leaky else "")
         + ("\npadding attended: places that do not exist take part" if content.get("padding") == ATTENDED else "")
         + "".join(f"\n{what}" for what in _begun_from(content.get("trained", {})))
+        + "".join(f"\n{what}" for what in without_synonyms(content))
         + ("\nzero-shot: nothing was trained" if content.get("trained", {}).get("selection") == UNTRAINED else "")
         + (f"\ntrained on {seen} of the test videos: these are no results" if (seen := data.get("trained_on")) else ""),
     )
