@@ -44,7 +44,7 @@ def main(words: Sequence[str]) -> int:
 
     shapes = add("shapes", _shapes, "make the embedded dataset, or keep it when it is there and current")
     shapes.add_argument("--root", type=Path, default=Path("data/shapes"), help="where it goes (default: data/shapes)")
-    shapes.add_argument("--num_videos", type=int, default=1500, help="videos of all splits (default: 1500)")
+    shapes.add_argument("--num_videos", type=int, default=2700, help="videos of all splits (default: 2700)")
     shapes.add_argument("--seed", type=int, default=0)
 
     check = add("check", _check, "say what an experiment's dataset lacks before training does", epilog=_OVERRIDES)

@@ -1,6 +1,6 @@
 """What `shapes`, the embedded dataset, shows and says: scenes drawn at random, captioned by a grammar, in three splits.
 
-The test split holds minimal pairs that show whether a method understands order, binding, direction and number.
+The test split holds minimal pairs that show whether a method understands order, and which object has what and does what.
 """
 
 from __future__ import annotations
@@ -22,10 +22,13 @@ from tvr_lightning.synthetic.scenes import (
     draw_scene,
 )
 
-VERSION = 2  # raise it whenever a seed gives other pixels or other captions: existing datasets are then rebuilt
+VERSION = 3  # raise it whenever a seed gives other pixels or other captions: existing datasets are then rebuilt
 CAPTIONS_PER_VIDEO = 10
 SPLITS = ("train", "validation", "test")
 _MIN_VIDEOS = 6
+NUM_VIDEOS = 2700  # by default
+_SMALL = {"train": 12, "validation": 4, "test": 8}  # of 24 videos, the fewest with a pair of every kind
+_WHOLE = {"train": 1200, "validation": 400, "test": 1100}  # of `NUM_VIDEOS`
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ class Plan:
 
 
 def split_sizes(num_videos: int) -> dict[str, int]:
-    """Divides 12 : 1 : 2 among train, validation and test, with a few videos in each however small the set.
+    """Divides videos among the splits: 2,700 into 1,200 / 400 / 1,100, 24 into 12 / 4 / 8, others in proportion.
 
     Raises:
         ConfigError: fewer than six videos.
@@ -93,8 +96,10 @@ def split_sizes(num_videos: int) -> dict[str, int]:
             f"shapes: num_videos is {num_videos}, too few for three splits. Ask for {_MIN_VIDEOS} or more; from 24 "
             "on the test split holds minimal pairs of every kind."
         )
-    test = max(min(8, num_videos // 3), round(num_videos * 2 / 15))
-    validation = max(min(4, num_videos // 6), round(num_videos / 15))
+    few = sum(_SMALL.values())
+    share = max(0.0, (num_videos - few) / (NUM_VIDEOS - few))
+    test = min(_SMALL["test"], num_videos // 3) + round(share * (_WHOLE["test"] - _SMALL["test"]))
+    validation = min(_SMALL["validation"], num_videos // 6) + round(share * (_WHOLE["validation"] - _SMALL["validation"]))
     return dict(zip(SPLITS, (num_videos - validation - test, validation, test), strict=True))
 
 
@@ -104,7 +109,7 @@ def probe_counts(num_test: int) -> dict[str, int]:
     return {kind: pairs[: num_test // 2].count(kind) for kind in PROBE_KINDS}
 
 
-def plan_shapes(num_videos: int = 1500, seed: int = 0) -> Plan:
+def plan_shapes(num_videos: int = NUM_VIDEOS, seed: int = 0) -> Plan:
     """Decides what every video shows and says, without rendering.
 
     No two test videos have the same description, and none of theirs occurs in the other splits.

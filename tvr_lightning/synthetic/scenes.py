@@ -21,8 +21,8 @@ EVENTS = ("left", "right", "up", "down", "grow", "shrink", "spin", "blink", "rec
 _FREQUENCY = {
     "left": 1, "right": 1, "up": 1, "down": 1, "grow": 3, "shrink": 3, "spin": 1, "blink": 3, "recolour": 4,
 }  # fmt: skip
-OPPOSITE = {"left": "right", "right": "left", "up": "down", "down": "up"}
-PROBE_KINDS = ("order", "binding", "motion", "count")
+OPPOSITE = {"left": "right", "right": "left", "up": "down", "down": "up", "grow": "shrink", "shrink": "grow"}
+PROBE_KINDS = ("order", "binding", "size", "growth")
 SIDE, FPS = 96, 12  # pixels, frames per second
 
 # Hashing metrics call two videos relevant when their labels agree: a label joins shapes and events that look alike.
@@ -166,7 +166,7 @@ def _draw_events(rng: random.Random, shapes: Sequence[str], spare: str, count: i
 def draw_family(rng: random.Random) -> list[Scene]:
     """Draws a scene and its counterparts, as clips that were cut from one longer video resemble each other.
 
-    Counterparts are a first move the other way, the objects with exchanged colours, and all of these with the events in
+    Counterparts are a first move or change of size the other way, the objects with exchanged colours, and all of these with the events in
     the other order. Met in one batch, they leave nothing but that to tell them apart.
     """
     scene = draw_scene(rng)
@@ -195,13 +195,18 @@ def _draw_places(rng: random.Random, count: int) -> list[tuple[int, int]]:
     return [(x + rng.randint(-3, 3), y + rng.randint(-3, 3)) for x, y in zip(columns, rows, strict=True)]
 
 
+def _sized(thing: Thing, size: str) -> Thing:
+    return replace(thing, size=size)
+
+
 def draw_pair(rng: random.Random, kind: str) -> tuple[Scene, Scene]:
     """Draws two scenes that differ in one respect only.
 
     Args:
         rng: source of chance.
-        kind: `order` (the two events change places), `binding` (two objects of one size exchange colours), `motion`
-            (the one event is a move to the left or to the right) or `count` (an object at rest is missing or there).
+        kind: `order` (the two events change places), `binding` (two objects of one size exchange colours), `size` (a
+            small and a large object exchange sizes), `growth` (the one event is to grow or to shrink) or `actor` (one
+            object or the other does what happens).
     """
     if kind == "order":
         scene = draw_scene(rng, num_events=2)
@@ -211,13 +216,18 @@ def draw_pair(rng: random.Random, kind: str) -> tuple[Scene, Scene]:
         first, second = (replace(thing, size=scene.things[0].size) for thing in scene.things)
         swapped = replace(first, colour=second.colour), replace(second, colour=first.colour)
         return replace(scene, things=(first, second)), replace(scene, things=swapped)
-    if kind == "motion":
-        scene = draw_scene(rng, num_events=1)
-        left, right = (replace(scene.events[0], kind=way, colour=None) for way in ("left", "right"))
-        return replace(scene, events=(left,)), replace(scene, events=(right,))
-    if kind == "count":
+    if kind == "size":
         scene = draw_scene(rng, num_things=2)
-        while any(event.actor != 0 for event in scene.events):
-            scene = draw_scene(rng, num_things=2)
-        return replace(scene, things=scene.things[:1]), scene
+        first, second = (tuple(map(_sized, scene.things, sizes)) for sizes in (SIZES, SIZES[::-1]))
+        return replace(scene, things=first), replace(scene, things=second)
+    if kind == "growth":
+        scene = draw_scene(rng, num_events=1)
+        grows, shrinks = (replace(scene.events[0], kind=way, colour=None) for way in ("grow", "shrink"))
+        return replace(scene, events=(grows,)), replace(scene, events=(shrinks,))
+    if kind == "actor":
+        scene = draw_scene(rng, num_things=2, num_events=1)
+        while scene.events[0].kind == "spin":  # a circle cannot be seen to
+            scene = draw_scene(rng, num_things=2, num_events=1)
+        one, other = (replace(scene.events[0], actor=actor) for actor in range(2))
+        return replace(scene, events=(one,)), replace(scene, events=(other,))
     raise ValueError(f"no such kind of pair: {kind!r} (known: {', '.join(PROBE_KINDS)})")

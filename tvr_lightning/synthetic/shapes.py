@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from tvr_lightning.data.tools.parallel import map_in_processes
 from tvr_lightning.errors import ConfigError, DataError, few
-from tvr_lightning.synthetic.plan import CAPTIONS_PER_VIDEO, VERSION, plan_shapes, probe_counts, split_sizes
+from tvr_lightning.synthetic.plan import CAPTIONS_PER_VIDEO, NUM_VIDEOS, VERSION, plan_shapes, probe_counts, split_sizes
 from tvr_lightning.synthetic.rendering import write_video
 from tvr_lightning.synthetic.scenes import Scene
 
@@ -51,14 +51,14 @@ class ShapesSummary:
     seconds: float
 
 
-def make_shapes(root: Path, num_videos: int = 1500, seed: int = 0, workers: int | None = None) -> ShapesSummary:
+def make_shapes(root: Path, num_videos: int = NUM_VIDEOS, seed: int = 0, workers: int | None = None) -> ShapesSummary:
     """Writes the dataset in MSR-VTT's layout into `root` unless it is there already, complete and of this version.
 
     A partial or older dataset is replaced as a whole, once the new one is complete.
 
     Args:
         root: the dataset's folder.
-        num_videos: videos in all; 1,500 are 1,200 / 100 / 200.
+        num_videos: videos in all; see `plan.split_sizes`.
         seed: same seed and version give the same captions and the same decoded pixels, whatever `workers` is.
         workers: processes that render; None for one per core, none beside this one for small sets.
 
