@@ -205,8 +205,7 @@ def draw_pair(rng: random.Random, kind: str) -> tuple[Scene, Scene]:
     Args:
         rng: source of chance.
         kind: `order` (the two events change places), `binding` (two objects of one size exchange colours), `size` (a
-            small and a large object exchange sizes), `growth` (the one event is to grow or to shrink) or `actor` (one
-            object or the other does what happens).
+            small and a large object exchange sizes) or `growth` (the one event is to grow, or to shrink).
     """
     if kind == "order":
         scene = draw_scene(rng, num_events=2)
@@ -224,10 +223,4 @@ def draw_pair(rng: random.Random, kind: str) -> tuple[Scene, Scene]:
         scene = draw_scene(rng, num_events=1)
         grows, shrinks = (replace(scene.events[0], kind=way, colour=None) for way in ("grow", "shrink"))
         return replace(scene, events=(grows,)), replace(scene, events=(shrinks,))
-    if kind == "actor":
-        scene = draw_scene(rng, num_things=2, num_events=1)
-        while scene.events[0].kind == "spin":  # a circle cannot be seen to
-            scene = draw_scene(rng, num_things=2, num_events=1)
-        one, other = (replace(scene.events[0], actor=actor) for actor in range(2))
-        return replace(scene, events=(one,)), replace(scene, events=(other,))
     raise ValueError(f"no such kind of pair: {kind!r} (known: {', '.join(PROBE_KINDS)})")
