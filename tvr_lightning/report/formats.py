@@ -184,7 +184,7 @@ def _csv_rows(row: Row) -> Iterator[dict[str, Any]]:
             if name in c["intervals"]:
                 found[f"{key} low"], found[f"{key} high"] = c["intervals"][name]
         for key, d in row.differences.items():
-            found |= {f"difference {key}": d.difference, f"significant {key}": d.significant}
+            found |= {f"difference {key}": d.difference, f"significant {key}": d.significant, f"p {key}": d.p}
             found |= {f"difference {key} low": d.low, f"difference {key} high": d.high}
         yield found
 
