@@ -74,7 +74,7 @@ def say_once(text: str) -> None:
 
 
 def console(width: int | None = None, stderr: bool = False) -> Console:
-    """Rich's console on which all text is visible.
+    """Rich's console on which all text is visible, and text alone: brackets and colons in names are no styles or emoji.
 
     Args:
         width: columns; those of the terminal where it has more, and where none are given.
@@ -90,7 +90,7 @@ def console(width: int | None = None, stderr: bool = False) -> Console:
         def render_str(self, *arguments: Any, **settings: Any) -> Text:
             return _visible_text(super().render_str(*arguments, **settings))
 
-    made = Visible(stderr=stderr)
+    made = Visible(stderr=stderr, markup=False, emoji=False)
     if width is not None:
         made.width = max(made.width, width)
     return made

@@ -65,7 +65,8 @@ def _print(hits: Sequence[Any]) -> None:
 
     from tvr_lightning.search.hits import clock
 
-    table = Table("rank", "score", "time", "file", box=None)
+    table = Table("rank", "score", "time", box=None)
+    table.add_column("file", overflow="fold")
     for hit in hits:
         table.add_row(str(hit.rank), f"{hit.score:.3f}", f"{clock(hit.start)}-{clock(hit.end)}", hit.file)
     console().print(table)
