@@ -6,6 +6,7 @@ page's template, and none of these lets through what is no letter.
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
@@ -48,6 +49,16 @@ def encodable(text: str) -> str:
     '\x1b \\udce9'
     """
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def json_text(content: object, indent: int | None = None) -> str:
+    r"""JSON in letters of all scripts that `visible` leaves as it is: escaped by JSON's rules, it can be read back.
+
+    >>> print(json_text(["\x9b\u202e"]))
+    ["\u009b\u202e"]
+    """
+    text = json.dumps(content, ensure_ascii=False, indent=indent)
+    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def whole(text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from tvr_lightning.commands.opening import add_index_arguments, check_index_arguments, open_index
 from tvr_lightning.commands.parser import Parser
 from tvr_lightning.errors import ConfigError
-from tvr_lightning.visible import console, say
+from tvr_lightning.visible import console, json_text, say
 
 OVERVIEW = """\
   search    find videos in an index               tvr search videos.index "a man plays guitar on a roof"
@@ -54,7 +53,7 @@ def main(words: Sequence[str]) -> int:
             say(f"tvr: {note}", file=sys.stderr)
         say(f"{options.sheet}: {len(hits)} hits", file=sys.stderr)
     if options.json:
-        say(json.dumps([hit.facts() for hit in hits], indent=1, ensure_ascii=False))
+        say(json_text([hit.facts() for hit in hits], 1))
     else:
         _print(hits)
     return 0
