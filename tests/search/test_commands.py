@@ -17,7 +17,7 @@ from PIL import Image
 
 from tests.small_runs import run_arguments
 from tvr_lightning.commands.main import main
-from tvr_lightning.search.folder import read_manifest
+from tvr_lightning.search.manifest import read_manifest
 
 Tell = Callable[..., tuple[int, str, str]]
 

@@ -17,8 +17,9 @@ from tvr_lightning.errors import ConfigError, DataError, DecodeError, SearchErro
 from tvr_lightning.evaluation import score_all
 from tvr_lightning.run.load import Experiment
 from tvr_lightning.search import vectors as vectors_module
-from tvr_lightning.search.folder import MANIFEST, MERGED, Shards, read_manifest, writing
+from tvr_lightning.search.folder import MERGED, Shards, writing
 from tvr_lightning.search.index import Index, load_index
+from tvr_lightning.search.manifest import MANIFEST, read_manifest
 
 Load = Callable[..., Index]
 
@@ -107,7 +108,7 @@ def test_what_was_encoded_before_a_kill_stays(
             made.build(run, videos, folder)
     assert read_manifest(folder).size == 3
     (folder / "shards" / "000001.parquet").write_bytes(b"torn")  # what it was writing
-    (folder / "shards" / ".000001.safetensors.xyz").write_bytes(b"torn")
+    (folder / "shards" / ".000001.safetensors.0123456789abcdef").write_bytes(b"torn")
     built = made.build(run, videos, folder)
     assert (built.added, built.windows) == (built.videos - 3, built.videos)
     named = {f"{s.name}.{suffix}" for s in read_manifest(folder).shards for suffix in ("parquet", "safetensors")}

@@ -39,6 +39,10 @@ def main(words: Sequence[str]) -> int:
         "--index", dest="vectors", metavar="PLACE",
         help="keep vectors in Milvus: milvus://HOST:19530/COLLECTION, or a local file such as clips.db",
     )  # fmt: skip
+    parser.add_argument(
+        "--forget", action="store_true",
+        help="let most videos of the index go, or follow another folder than before: without it both are refused",
+    )  # fmt: skip
     parser.add_argument("--batch_size", type=int, help="windows encoded together (default: the run's eval_batch_size)")
     parser.add_argument("--workers", type=int, help="processes that decode (default: the run's)")
     parser.add_argument("--device", help="where to encode, e.g. cpu or cuda:1 (default: a GPU where there is one)")
@@ -61,9 +65,8 @@ def main(words: Sequence[str]) -> int:
         run = load_source(options.run, options.device, options.trust)
         run.data.change_loading(options.batch_size, options.workers)
         source = source_of(run, options.run)
-        built = build_index(
-            run, source, options.videos, options.index, IndexOptions(window, stride, options.dtype, options.vectors)
-        )
+        how = IndexOptions(window, stride, options.dtype, options.vectors, options.forget)
+        built = build_index(run, source, options.videos, options.index, how)
     if rank:
         return 0
     if built.unreadable:
@@ -76,7 +79,8 @@ def main(words: Sequence[str]) -> int:
     facts = [f"{built.videos:,} videos, {built.windows:,} windows", f"{built.added:,} encoded now"]
     facts += [f"{count:,} {what}" for count, what in (
         (built.moved, "found under another name"), (built.removed, "gone"), (len(built.unreadable), "unreadable"),
-        (built.others, "files of the folder are no videos"),
+        (built.others, "files of the folder are no videos"), (built.repeats, "names lead to a file named before"),
+        (built.copies, "hold the same as another"),
     ) if count]  # fmt: skip
     say(f"{options.index}: {'; '.join(facts)}")
     return 0

@@ -10,9 +10,11 @@ import torch
 from tvr_lightning.config.compose import find_file
 from tvr_lightning.encoders.weights import Fingerprint
 from tvr_lightning.errors import ConfigError, SearchError
+from tvr_lightning.evaluation.encoding import inference
 from tvr_lightning.run.load import Experiment, load_experiment, load_run
 from tvr_lightning.run.starting import trains
-from tvr_lightning.search.folder import Manifest, Source
+from tvr_lightning.search.manifest import Manifest, Source
+from tvr_lightning.types import TensorRows, VideoInput
 
 
 def load_source(path: str, device: str | torch.device | None = None, trust: bool = False) -> Experiment:
@@ -42,6 +44,16 @@ def load_source(path: str, device: str | torch.device | None = None, trust: bool
         )
     run.model.to(device).eval()
     return run
+
+
+def black_features(run: Experiment) -> TensorRows:
+    """The method's features of a black video: their class, names and shapes are those of every video's."""
+    frames = run.data.frames
+    black = torch.zeros(1, frames.num_frames, 3, frames.size, frames.size, dtype=torch.uint8)
+    video = VideoInput(black, torch.ones(black.shape[:2], dtype=torch.bool), torch.zeros(1, dtype=torch.int64))
+    with inference(run.model):
+        found: TensorRows = run.model.encode_video(video.to(run.model.device))
+    return found
 
 
 def source_of(run: Experiment, path: str) -> Source:

@@ -168,7 +168,11 @@ def keep_lists(folder: Path, kind: Kind, ids: NDArray[np.int64], vectors: NDArra
 def local_vectors(folder: Path, kind: Kind, ids: NDArray[np.int64], vectors: NDArray[Any]) -> FaissVectors:
     """FAISS over all vectors of an index; by its inverted lists where they are kept and of these very vectors."""
     index = FaissVectors(kind, vectors.shape[1], exact=True)
-    if kind == "float" and len(ids) > EXACT_UP_TO and (kept := _read_lists(folder / LISTS, ids)) is not None:
+    if (
+        kind == "float"
+        and len(ids) > EXACT_UP_TO
+        and (kept := _read_lists(folder / LISTS, ids, vectors.shape[1])) is not None
+    ):
         index = FaissVectors(kind, vectors.shape[1], exact=False)
         index.fill(*kept, ids, vectors)
         return index
@@ -176,18 +180,22 @@ def local_vectors(folder: Path, kind: Kind, ids: NDArray[np.int64], vectors: NDA
     return index
 
 
-def _read_lists(path: Path, ids: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64]] | None:
+def _read_lists(path: Path, ids: NDArray[np.int64], width: int) -> tuple[NDArray[np.float32], NDArray[np.int64]] | None:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     try:
-        found = load_file(path)
-    except (OSError, SafetensorError):
+        found = load_file(path) if path.is_file() and not path.is_symlink() else {}
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
         return None
     if set(found) != {"centres", "ids", "lists"} or not np.array_equal(found["ids"], ids):
         return None
-    lists = found["lists"].astype(np.int64)
-    return None if lists.min() < 0 or lists.max() >= IVF_LISTS else (found["centres"], lists)
+    centres, lists = found["centres"], found["lists"]  # FAISS trusts their shapes
+    if centres.shape != (IVF_LISTS, width) or centres.dtype != np.float32 or not np.isfinite(centres).all():
+        return None
+    if lists.shape != ids.shape or lists.dtype != np.int32 or lists.min() < 0 or lists.max() >= IVF_LISTS:
+        return None
+    return centres, lists.astype(np.int64)
 
 
 def milvus_place(text: str) -> tuple[str, str] | None:
@@ -228,16 +236,17 @@ class MilvusVectors:
 
     Args:
         place: of `milvus_place`.
-        collection: its name; made where it is missing.
+        collection: its name.
         kind: what the vectors are.
         width: D or K.
+        make: makes the collection where it is missing; else asking for it fails.
 
     Raises:
         SearchError: the server cannot be reached, or the collection is another's.
         ConfigError: pymilvus is not installed.
     """
 
-    def __init__(self, place: str, collection: str, kind: Kind, width: int) -> None:
+    def __init__(self, place: str, collection: str, kind: Kind, width: int, make: bool = True) -> None:
         try:
             from pymilvus import DataType, MilvusClient
         except ImportError as error:
@@ -250,7 +259,10 @@ class MilvusVectors:
         metric = "HAMMING" if self.binary else "IP"
         try:
             self._client: Any = MilvusClient(place, timeout=10)
-            if not self._client.has_collection(collection):
+            there = self._client.has_collection(collection)
+            if not there and not make:
+                return
+            if not there:
                 schema = self._client.create_schema(auto_id=False, enable_dynamic_field=False)
                 schema.add_field("id", DataType.INT64, is_primary=True)
                 schema.add_field("vector", field, dim=dim)
@@ -337,7 +349,7 @@ def check_place(place: str | None) -> None:
         )
 
 
-def open_vectors(place: str | None, kind: Kind, width: int, count: int) -> VectorIndex:
+def open_vectors(place: str | None, kind: Kind, width: int, count: int, make: bool = True) -> VectorIndex:
     """An empty FAISS index, or the collection of Milvus as it is.
 
     Args:
@@ -345,6 +357,7 @@ def open_vectors(place: str | None, kind: Kind, width: int, count: int) -> Vecto
         kind: what the vectors are.
         width: D or K.
         count: how many vectors there will be; chooses FAISS's form.
+        make: see `MilvusVectors`.
 
     Raises:
         ConfigError: the place is none.
@@ -355,4 +368,4 @@ def open_vectors(place: str | None, kind: Kind, width: int, count: int) -> Vecto
     check_place(place)
     found = milvus_place(place)
     assert found is not None
-    return MilvusVectors(*found, kind, width)
+    return MilvusVectors(*found, kind, width, make)
