@@ -29,8 +29,10 @@ def main(words: Sequence[str]) -> int:
     options = parser.parse_args(words[1:])
     if (options.query is None) == (options.video is None):
         raise ConfigError('say what to look for: either a text, tvr search INDEX "a dog runs", or --video CLIP')
-    if options.query is not None and not options.query.strip():
-        raise ConfigError("the query is empty: describe what the video shows")
+    from tvr_lightning.search.hits import EMPTY, says_something
+
+    if options.query is not None and not says_something(options.query):
+        raise ConfigError(EMPTY)
     if options.k < 1:
         raise ConfigError(f"-k is {options.k}; at least 1")
     check_index_arguments(options)

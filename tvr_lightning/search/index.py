@@ -22,11 +22,12 @@ from tvr_lightning.evaluation import score_all
 from tvr_lightning.evaluation.encoding import inference
 from tvr_lightning.run.load import Experiment
 from tvr_lightning.search.folder import VECTOR, Shards
-from tvr_lightning.search.hits import Answer, Hit
+from tvr_lightning.search.hits import EMPTY, Answer, Hit, says_something
 from tvr_lightning.search.manifest import Manifest, read_manifest
 from tvr_lightning.search.source import black_features, check_source, load_source, source_of
 from tvr_lightning.search.vectors import VectorIndex, local_vectors, open_vectors
 from tvr_lightning.types import Record, TensorRows, TextInput, VideoInput
+from tvr_lightning.visible import whole
 
 CANDIDATES = 1000
 ATTEMPTS = 5  # to read an index that is being written
@@ -239,12 +240,12 @@ class Index:
 
     def _encode(self, queries: Sequence[str]) -> tuple[TensorRows, list[list[str]]]:
         for number, query in enumerate(queries):
-            if not query.strip():
+            if not says_something(query):
                 which = f"query {number + 1} of {len(queries)}" if len(queries) > 1 else "the query"
-                raise DataError(f"{which} is empty: describe what the video shows")
+                raise DataError(EMPTY.replace("the query", which))
         run = self.run
         tokenizer = run.data.tokenizer
-        text = tokenizer(queries)
+        text = tokenizer([whole(query) for query in queries])
         places = torch.arange(len(queries))
         batch = TextInput(text.tokens, text.mask, places, places, text.word)  # type: ignore[arg-type]
         with inference(run.model):
