@@ -170,6 +170,9 @@ def test_only_what_cannot_be_read_is_no_index(run: Experiment, tmp_path: Path) -
     (tmp_path / "videos" / "a.mp4").write_text("x")
     with pytest.raises(SearchError, match="none of 1 videos can be read"):
         made.build(run, tmp_path / "videos", tmp_path / "index")
+    assert not (tmp_path / "index").exists()
+    with writing(tmp_path / "index"):
+        Shards(tmp_path / "index").path("000000", "parquet").touch()
     with pytest.raises(SearchError, match="nothing was finished"):
         load_index(tmp_path / "index")
 

@@ -49,10 +49,13 @@ _TOP_HALF = re.compile(rf"\.({re.escape(MANIFEST)}|{re.escape(CONFIG)}|{re.escap
 def writing(folder: Path) -> Iterator[None]:
     """Holds an index for one writer; the system lets it go when the process ends in whatever way.
 
+    A folder that is made for it, and in which nothing is written, does not stay.
+
     Raises:
         SearchError: the folder is another program's, another process writes to it, or it cannot be used.
     """
     try:
+        new = not os.path.lexists(folder)
         _check_ours(folder)
         (folder / SHARDS).mkdir(parents=True, exist_ok=True)
         handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
@@ -67,7 +70,13 @@ def writing(folder: Path) -> Iterator[None]:
             raise SearchError(
                 f"another process is writing the index {folder}: wait for it, or end it; what it has done stays"
             ) from None
-        yield
+        try:
+            yield
+        finally:
+            if new and {p.name for p in folder.iterdir()} == {SHARDS, LOCK} and not any((folder / SHARDS).iterdir()):
+                (folder / SHARDS).rmdir()
+                (folder / LOCK).unlink()
+                folder.rmdir()
     finally:
         os.close(handle)
 

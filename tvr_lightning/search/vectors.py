@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -251,6 +252,8 @@ class MilvusVectors:
             from pymilvus import DataType, MilvusClient
         except ImportError as error:
             raise ConfigError(f"{place} needs pymilvus: pip install 'tvr-lightning[milvus]' ({error})") from None
+        for name in ("pymilvus", "milvus_lite"):  # they log each error with a traceback, and raise it too
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         self.place, self.collection, self.kind, self.width = place, collection, kind, width
         self.local = "://" not in place
         self.binary = kind == "code" and not self.local
