@@ -19,7 +19,7 @@ from tvr_lightning.search.manifest import MANIFEST, PART, Manifest, Source, read
 from tvr_lightning.search.progress import progress
 from tvr_lightning.search.source import black_features, check_source
 from tvr_lightning.search.table import Table
-from tvr_lightning.search.vectors import Kind, open_vectors
+from tvr_lightning.search.vectors import Kind, check_vectors
 from tvr_lightning.search.videos import Listed
 
 
@@ -71,7 +71,7 @@ def make_plan(run: Experiment, source: Source, listed: Listed, folder: Path, opt
     if options.vectors_at is not None:  # before anything is encoded
         vectors = run.model.vectors(black_features(run))
         kind: Kind = "code" if vectors.dtype == torch.int8 else "float"
-        open_vectors(options.vectors_at, kind, vectors.shape[1], 0, make=False)
+        check_vectors(options.vectors_at, kind, vectors.shape[1])
     manifest = adopt(folder, manifest)
     table, places = shards.windows(manifest)
     contents = _contents(run, listed)

@@ -257,6 +257,8 @@ class MilvusVectors:
         self.place, self.collection, self.kind, self.width = place, collection, kind, width
         self.local = "://" not in place
         self.binary = kind == "code" and not self.local
+        if self.local and not make and not Path(place).exists():  # the client would make it
+            raise SearchError(f"{place}, where the index keeps its vectors, is not there: look for it, or index again")
         field = DataType.BINARY_VECTOR if self.binary else DataType.FLOAT_VECTOR
         dim = 8 * -(-width // 8) if self.binary else width
         metric = "HAMMING" if self.binary else "IP"
@@ -350,6 +352,20 @@ def check_place(place: str | None) -> None:
         raise ConfigError(
             f"--index {place}: give milvus://HOST:19530/COLLECTION, or a local file for milvus-lite such as clips.db"
         )
+
+
+def check_vectors(place: str, kind: Kind, width: int) -> None:
+    """Sees that a place can take vectors, before there are any; what is not there yet is made later.
+
+    Raises:
+        ConfigError: the place is none.
+        SearchError: it cannot be used.
+    """
+    found = milvus_place(place)
+    if found is None or "://" in found[0] or Path(found[0]).exists():
+        open_vectors(place, kind, width, 0, make=False)
+    elif not Path(found[0]).absolute().parent.is_dir():
+        raise SearchError(f"cannot keep vectors in {found[0]}: there is no folder {Path(found[0]).absolute().parent}")
 
 
 def open_vectors(place: str | None, kind: Kind, width: int, count: int, make: bool = True) -> VectorIndex:
