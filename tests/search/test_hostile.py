@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.search import made
-from tvr_lightning.errors import DataError, SearchError
+from tvr_lightning.errors import DataError, SearchError, TVRError
 from tvr_lightning.run.load import Experiment
 from tvr_lightning.search.index import Index, load_index
 from tvr_lightning.search.manifest import LARGEST, MANIFEST
@@ -160,6 +160,13 @@ def test_only_regular_files_are_read(forged: Path, run: Experiment) -> None:
     for listed in (pipe, Path("/dev/zero")):
         with pytest.raises(DataError, match="a device, a pipe or a folder"):
             made.build(run, listed, forged.parent / "another")
+
+
+@pytest.mark.parametrize("place", ["x" * 5000, "/" + "x/" * 3000, "/nonexistent"])
+def test_a_run_that_cannot_be(place: str, forged: Path) -> None:
+    change_manifest(forged, lambda c: c["source"].update(path=place))
+    with pytest.raises(TVRError, match=r"not there any more|there is no run"):
+        load_index(forged).search("a circle")
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "safetensors"])

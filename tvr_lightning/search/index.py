@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tvr_lightning.data.dataset import VideoReader
+from tvr_lightning.data.stores.reading import is_there
 from tvr_lightning.errors import ConfigError, DataError, ScoreError, SearchError
 from tvr_lightning.evaluation import score_all
 from tvr_lightning.evaluation.encoding import inference
@@ -128,7 +129,7 @@ class Index:
             SearchError: the run has gone, or its weights are not those that the videos were encoded with.
         """
         path = self._run_path or self.manifest.source.path
-        if self._run_path is None and Path(path).is_absolute() and not Path(path).exists():
+        if self._run_path is None and Path(path).is_absolute() and not is_there(Path(path)):
             raise SearchError(
                 f"{self.folder} was made with the run {path}, which is not there any more: say where it lies now, "
                 "--run=FOLDER"

@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 
 from tvr_lightning.config.compose import find_file
+from tvr_lightning.data.stores.files import is_file
+from tvr_lightning.data.stores.reading import is_there
 from tvr_lightning.encoders.weights import Fingerprint
 from tvr_lightning.errors import ConfigError, SearchError
 from tvr_lightning.evaluation.encoding import inference
@@ -29,9 +31,9 @@ def load_source(path: str, device: str | torch.device | None = None, trust: bool
         TVRError: it cannot be loaded, or is an experiment whose weights have yet to be trained.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if Path(path).is_dir() or path.endswith(".ckpt"):
+    if is_there(Path(path), folder=True) or path.endswith(".ckpt"):
         return load_run(path, device, trust)
-    if not find_file(path).is_file():
+    if not is_file(find_file(path)):
         raise ConfigError(
             f"there is no run and no experiment {path}: give the folder of a run, such as runs/EXPERIMENT/NAME, one of "
             "its checkpoints, or an experiment that trains nothing, such as clip_zero_shot_msrvtt"
@@ -58,7 +60,7 @@ def black_features(run: Experiment) -> TensorRows:
 
 def source_of(run: Experiment, path: str) -> Source:
     """What an index says of the run that encoded it."""
-    place = str(Path(path).absolute()) if Path(path).exists() else path
+    place = str(Path(path).absolute()) if is_there(Path(path)) else path
     method = type(run.model)
     return Source(
         place,

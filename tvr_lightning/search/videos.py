@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from tvr_lightning.data.stores.reading import read_regular
+from tvr_lightning.data.stores.reading import is_there, read_regular
 from tvr_lightning.errors import ConfigError, DataError, DecodeError, few
 
 MORE_SUFFIXES = {".mkv", ".webm", ".ts", ".m2ts", ".mts", ".flv", ".f4v", ".wmv", ".asf", ".ogv", ".ogm", ".m4v",
@@ -62,11 +62,7 @@ def list_videos(source: Path) -> Listed:
     Raises:
         DataError: there is no such folder or list, or no video in it, or a part of it cannot be listed.
     """
-    try:
-        folder = source.is_dir()
-    except (OSError, ValueError):  # reading it as a list says why
-        folder = False
-    return _of_folder(source) if folder else _of_list(source)
+    return _of_folder(source) if is_there(source, folder=True) else _of_list(source)  # reading a list says why
 
 
 def _of_folder(source: Path) -> Listed:

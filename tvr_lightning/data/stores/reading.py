@@ -8,6 +8,22 @@ import stat
 from pathlib import Path
 
 
+def is_there(path: Path, folder: bool = False) -> bool:
+    """Whether there is a file or folder; one that the system cannot even look for is none.
+
+    Args:
+        path: of it.
+        folder: whether it must be a folder.
+
+    >>> is_there(Path("x" * 300)), is_there(Path(__file__)), is_there(Path(__file__), folder=True)
+    (False, True, False)
+    """
+    try:
+        return path.is_dir() if folder else path.exists()
+    except (OSError, ValueError):  # too long, links in a loop, a folder that may not be entered, letters of no name
+        return False
+
+
 def read_regular(path: Path, most: int) -> bytes:
     """All bytes of a regular file; a link to one counts as the file.
 
