@@ -57,6 +57,19 @@ def test_tables_show_it_escaped(capsys: pytest.CaptureFixture[str]) -> None:
     assert not {"\x1b", "\x9b", "\x07", "\u202e"} & set(out)
 
 
+def test_brackets_and_colons_are_text(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of file names, experiments and captions, in whatever part of a table."""
+    table = Table("head [red]", title="title [/x]", caption=":smile: [b]")
+    table.add_column("[link=x]")
+    table.add_row("a [abc] [/x].mp4", ":dog: [bold]b[/bold]")
+    console(200).print(table)
+    console(200).print("[/x] [abc] :dog:")
+    out = capsys.readouterr().out
+    for shown in ("head [red]", "title [/x]", ":smile: [b]", "[link=x]", "a [abc] [/x].mp4", ":dog: [bold]b[/bold]",
+                  "[/x] [abc] :dog:"):  # fmt: skip
+        assert shown in out
+
+
 def test_styles_stay_where_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")

@@ -6,6 +6,7 @@ page's template, and none of these lets through what is no letter.
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
@@ -50,6 +51,16 @@ def encodable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def json_text(content: object, indent: int | None = None) -> str:
+    r"""JSON in letters of all scripts that `visible` leaves as it is: escaped by JSON's rules, it can be read back.
+
+    >>> print(json_text(["\x9b\u202e"]))
+    ["\u009b\u202e"]
+    """
+    text = json.dumps(content, ensure_ascii=False, indent=indent)
+    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
 def whole(text: str) -> str:
     r"""Puts the mark of a lost letter for each lone surrogate: every letter keeps its place.
 
@@ -74,7 +85,7 @@ def say_once(text: str) -> None:
 
 
 def console(width: int | None = None, stderr: bool = False) -> Console:
-    """Rich's console on which all text is visible.
+    """Rich's console on which all text is visible, and text alone: brackets and colons in names are no styles or emoji.
 
     Args:
         width: columns; those of the terminal where it has more, and where none are given.
@@ -90,7 +101,7 @@ def console(width: int | None = None, stderr: bool = False) -> Console:
         def render_str(self, *arguments: Any, **settings: Any) -> Text:
             return _visible_text(super().render_str(*arguments, **settings))
 
-    made = Visible(stderr=stderr)
+    made = Visible(stderr=stderr, markup=False, emoji=False)
     if width is not None:
         made.width = max(made.width, width)
     return made

@@ -1,5 +1,6 @@
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
@@ -8,6 +9,7 @@ from tvr_lightning.metrics import (
     DirectionRanks,
     Ranks,
     bootstrap_intervals,
+    holm,
     metrics_of,
     paired_bootstrap,
     paired_means,
@@ -83,13 +85,13 @@ def test_weights_of_captions_not_of_videos():
 
 
 def test_identical_runs_do_not_differ():
-    for found in paired_bootstrap(ranks_of(2.0), ranks_of(2.0)).values():
+    for found in paired_bootstrap([ranks_of(2.0)], [ranks_of(2.0)]).values():
         assert (found.difference, found.low, found.high, found.significant) == (0.0, 0.0, 0.0, False)
 
 
 def test_a_clear_difference_is_significant_and_antisymmetric():
     good, bad = ranks_of(3.0), ranks_of(1.5)
-    there, back = paired_bootstrap(good, bad), paired_bootstrap(bad, good)
+    there, back = paired_bootstrap([good], [bad]), paired_bootstrap([bad], [good])
     for name in BOOTSTRAPPED:
         expected = metrics_of(good)[name] - metrics_of(bad)[name]
         assert there[name].difference == pytest.approx(expected)
@@ -100,7 +102,9 @@ def test_a_clear_difference_is_significant_and_antisymmetric():
 
 
 def test_noise_alone_is_rarely_significant():
-    found = [paired_bootstrap(ranks_of(2.0, seed=2 * s), ranks_of(2.0, seed=2 * s + 1), ["SumR"]) for s in range(20)]
+    found = [
+        paired_bootstrap([ranks_of(2.0, seed=2 * s)], [ranks_of(2.0, seed=2 * s + 1)], ["SumR"]) for s in range(20)
+    ]
     assert sum(f["SumR"].significant for f in found) <= 3
 
 
@@ -108,7 +112,7 @@ def test_pairing_is_sharper_than_two_intervals():
     base = ranks_of(2.0)
     # the first of each three captions gets one rank worse: a small, regular loss
     worse = Ranks(dataclasses.replace(base.t2v, greater=base.t2v.greater + (base.t2v.query % 3 == 0)), base.v2t)
-    found = paired_bootstrap(base, worse, ["t2v/R@1"])["t2v/R@1"]
+    found = paired_bootstrap([base], [worse], ["t2v/R@1"])["t2v/R@1"]
     low, high = bootstrap_intervals(base)["t2v/R@1"]
     assert found.significant
     assert found.high - found.low < high - low
@@ -117,14 +121,14 @@ def test_pairing_is_sharper_than_two_intervals():
 def test_runs_that_cannot_be_compared():
     ranks = ranks_of(2.0)
     with pytest.raises(ValueError, match="t2v queries"):
-        paired_bootstrap(ranks, ranks_of(2.0, per_video=2))
+        paired_bootstrap([ranks], [ranks_of(2.0, per_video=2)])
     other_grouping = Ranks(dataclasses.replace(ranks.t2v, video=ranks.t2v.video.flip(0)), ranks.v2t)
     with pytest.raises(ValueError, match="t2v queries"):
-        paired_bootstrap(ranks, other_grouping)
+        paired_bootstrap([ranks], [other_grouping])
     with pytest.raises(ValueError, match="v2t queries"):
-        paired_bootstrap(ranks, Ranks(ranks.t2v, ranks.v2t[:40]))
+        paired_bootstrap([ranks], [Ranks(ranks.t2v, ranks.v2t[:40])])
     with pytest.raises(ValueError, match="R@2"):
-        paired_bootstrap(ranks, ranks, ["t2v/R@2"])
+        paired_bootstrap([ranks], [ranks], ["t2v/R@2"])
     with pytest.raises(ValueError, match="at least 1"):
         bootstrap_intervals(ranks, resamples=0)
     with pytest.raises(ValueError, match="different videos"):
@@ -133,21 +137,61 @@ def test_runs_that_cannot_be_compared():
 
 def test_paired_means_are_those_of_ranks_where_both_can_be_taken():
     a, b = ranks_of(2.0, seed=1), ranks_of(1.0, seed=1)
-    by_ranks = paired_bootstrap(a, b, ["t2v/R@1"])["t2v/R@1"]
-    by_values = paired_means(100 * a.t2v.hit(1), 100 * b.t2v.hit(1), a.t2v.video, resamples=4000)
+    by_ranks = paired_bootstrap([a], [b], ["t2v/R@1"])["t2v/R@1"]
+    by_values = paired_means(100 * a.t2v.hit(1)[None], 100 * b.t2v.hit(1)[None], a.t2v.video)
     assert by_values.difference == pytest.approx(by_ranks.difference)
-    assert (by_values.low, by_values.high) == pytest.approx((by_ranks.low, by_ranks.high), abs=1.5)
+    assert (by_values.low, by_values.high) == pytest.approx((by_ranks.low, by_ranks.high), abs=0.3)
     assert by_values.significant == by_ranks.significant is True
-    same = paired_means(a.t2v.hit(1), a.t2v.hit(1), a.t2v.video)
+    same = paired_means(a.t2v.hit(1)[None], a.t2v.hit(1)[None], a.t2v.video)
     assert (same.difference, same.low, same.high, same.significant) == (0, 0, 0, False)
 
 
 def test_paired_means_leave_out_what_both_leave_out():
-    a, b = torch.rand(2, 50, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    a, b = torch.rand(2, 1, 50, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     holes = torch.arange(50) % 7 == 0
     known, video = ~holes, torch.arange(50) // 2
     whole = paired_means(a.masked_fill(holes, torch.nan), b.masked_fill(holes, torch.nan), video)
-    assert whole.difference == pytest.approx(float((a - b)[known].mean()))
-    assert whole == paired_means(a[known], b[known], video[known])
+    assert whole.difference == pytest.approx(float((a - b)[:, known].mean()))
+    assert whole == paired_means(a[:, known], b[:, known], video[known])
     with pytest.raises(ValueError, match="different queries"):
         paired_means(a.masked_fill(holes, torch.nan), b, video)
+    with pytest.raises(ValueError, match="no query has a value"):
+        paired_means(a * torch.nan, b * torch.nan, video)
+
+
+def test_intervals_are_those_of_an_obvious_loop():
+    generator = torch.Generator().manual_seed(1)
+    a, b = torch.randn(3, 30, generator=generator), torch.randn(2, 30, generator=generator)
+    video = torch.arange(30) // 3
+    found = paired_means(a, b, video, resamples=20_000)
+    rng, drawn = np.random.default_rng(0), []
+    for _ in range(4000):
+        rows = np.concatenate([np.flatnonzero(video.numpy() == v) for v in rng.integers(0, 10, 10)])
+        runs = [x[rng.integers(0, len(x), len(x))].numpy() for x in (a, b)]
+        drawn.append(runs[0][:, rows].mean() - runs[1][:, rows].mean())
+    assert (found.low, found.high) == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.05)
+    assert found.p == pytest.approx(2 * min(np.mean(np.array(drawn) <= 0), np.mean(np.array(drawn) >= 0)), abs=0.05)
+
+
+def test_seeds_that_differ_widen_the_interval():
+    queries = torch.full((1, 100), 50.0)
+    alike = paired_means(queries + torch.zeros(4, 1), queries.expand(4, -1) - 1, torch.arange(100))
+    apart = paired_means(
+        queries + torch.tensor([[-6.0], [-2.0], [2.0], [6.0]]), queries.expand(4, -1) - 1, torch.arange(100)
+    )
+    assert (alike.difference, apart.difference) == pytest.approx((1.0, 1.0))
+    assert alike.significant
+    assert not apart.significant
+    assert apart.high - apart.low > 5
+
+
+def test_holm_leaves_noise_alone_and_keeps_what_is_clear():
+    noise = [{f"m{k}": paired_means(*torch.randn(2, 1, 60, generator=torch.Generator().manual_seed(20 * s + k)),
+              torch.arange(60), resamples=1000) for k in range(10)} for s in range(40)]  # fmt: skip
+    plain = sum(any(d.significant for d in row.values()) for row in noise)
+    corrected = sum(any(d.significant for d in holm(row).values()) for row in noise)
+    assert plain > 8  # of 40 rows without any difference
+    assert corrected <= 5
+    clear = paired_means(torch.ones(1, 60) + torch.randn(1, 60) / 10, torch.zeros(1, 60), torch.arange(60))
+    assert holm(noise[0] | {"clear": clear})["clear"].significant
+    assert list(holm(noise[0])) == list(noise[0])

@@ -9,7 +9,7 @@ from tvr_lightning.evaluation.encoding import EncodedSplit, encode_split
 from tvr_lightning.run.load import Experiment, load_experiment
 from tvr_lightning.run.smoke import smoke_arguments
 from tvr_lightning.search.builder import Built, build_index
-from tvr_lightning.search.folder import Source
+from tvr_lightning.search.manifest import Source
 from tvr_lightning.search.plan import IndexOptions
 from tvr_lightning.search.source import source_of
 

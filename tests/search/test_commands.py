@@ -17,7 +17,7 @@ from PIL import Image
 
 from tests.small_runs import run_arguments
 from tvr_lightning.commands.main import main
-from tvr_lightning.search.folder import read_manifest
+from tvr_lightning.search.manifest import read_manifest
 
 Tell = Callable[..., tuple[int, str, str]]
 
@@ -114,7 +114,26 @@ def test_a_run_that_moved(trained: Path, index: Path, tmp_path: Path, tell: Tell
         (["index", "{run}", "{videos}", "i", "--stride", "0"], 2, "--stride is 0"),
         (["index", "{run}", "{videos}", "i", "--stride", "20"], 2, "would never be found"),
         (["index", "{run}", "{videos}", "i", "--index", "pinecone"], 2, "give milvus://HOST"),
+        (["index", "{run}", "{videos}", "i", "--window", "1e-300"], 2, "0.1 seconds or more"),
+        (["index", "{run}", "{videos}", "i", "--stride", "1e-9"], 2, "0.1 seconds or more"),
         (["index", "{run}", "{videos}", "i", "--batch_size", "0"], 2, "the batch size is 0"),
+        (["index", "{run}", "{videos}", "i", "--batch_size", "9" * 40], 2, "at most 1,048,576"),
+        (["index", "{run}", "{videos}", "i", "--workers", "1000000"], 2, "at most 1,024"),
+        (["index", "{run}", "{videos}", "i", "--workers", "-1"], 2, "at least 0"),
+        (["index", "{run}", "{videos}", "{videos}"], 1, "is no index and holds other files"),
+        (["index", "{run}", "a\0b", "i"], 2, "holds a zero byte"),
+        (["search", "{index}", "a\0b"], 2, "holds a zero byte"),
+        (["search", "{index}", "\x01\x02"], 2, "the query is empty"),
+        (["search", "{index}", "\u200b"], 2, "the query is empty"),
+        (["search", "{index}", "a", "--candidates", "9" * 5000], 2, "a number of at least 1, or all"),
+        (["search", "{index}", "a", "--candidates", "٣"], 2, "a number of at least 1, or all"),
+        (["index", "x" * 5000, "{videos}", "i"], 2, "there is no run and no experiment"),
+        (["index", "{run}", "x" * 5000, "i"], 1, "File name too long"),
+        (["index", "{run}", "{videos}", "x" * 5000], 1, "File name too long"),
+        (["search", "x" * 5000, "a"], 1, "File name too long"),
+        (["search", "{index}", "--video", "x" * 5000], 1, "File name too long"),
+        (["search", "{index}", "a", "--sheet", "x" * 5000], 1, "File name too long"),
+        (["search", "{index}", "a", "--run", "/nonexistent"], 2, "there is no run and no experiment /nonexistent"),
         (["index", "clip4clip_shapes", "{videos}", "i"], 2, "yet to be trained"),
         (["index", "{run}", "{videos}", "{index}", "--window", "3"], 1, "was made with --window 10.0, not 3.0"),
         (["index", "{run}", "{videos}", "{run}/config.yaml"], 1, "cannot write an index to"),
@@ -130,6 +149,63 @@ def test_wrong_calls(
     assert err.startswith("tvr: ")
     assert "Traceback" not in err
     assert not (tmp_path / "i").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["search", "i", "a", "--run", ""], ["search", "i", "a", "--sheet", ""], ["search", "", "a"],
+     ["index", "", "v", "i"], ["index", "r", "", "i"], ["index", "r", "v", " "],
+     ["index", "r", "v", "i", "--index", ""], ["serve", ""], ["scores", "r", "--out", ""], ["dashboard", "--out", ""],
+     ["compare", "--runs_dir", ""], ["data", "shapes", "--root", ""], ["data", "check", "--config", ""]],
+)  # fmt: skip
+def test_empty_values_are_refused(words: Sequence[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """An empty path is the working directory to Python; a script's empty variable means nothing of the kind."""
+    with pytest.raises(SystemExit) as left:
+        main(words)
+    assert left.value.code == 2
+    assert "it is empty: give a value" in capsys.readouterr().err
+
+
+def test_any_word_is_a_query(index: Path, tell: Tell) -> None:
+    for query in ("caf\udce9", "\x1b[2J a", "[/x] [b]", "a" * 100_000, "$x$"):
+        code, out, err = tell("search", index, query, "-k", 10**30, "--json")
+        assert code == 0, err
+        assert len(json.loads(out)) == 6
+
+
+def test_names_are_text(trained: Path, videos: Path, tmp_path: Path, tell: Tell) -> None:
+    """In tables, JSON and pictures; the names that bytes make too."""
+    names = [
+        b"a [abc] [b].mp4",
+        b"[!x].mp4",
+        b"caf\xe9.mp4",
+        b"esc \x1b[31m \xc2\x9b.mp4",
+        b":dog:.mp4",
+    ]
+    (tmp_path / "odd").mkdir()
+    for name, path in zip(names, sorted(videos.glob("*.mp4")), strict=False):
+        shutil.copy(path, os.fsencode(tmp_path / "odd") + b"/" + name)
+    assert tell("index", trained, tmp_path / "odd", tmp_path / "i", "--workers", 0)[0] == 0
+    code, out, _ = tell("search", tmp_path / "i", "a circle", "--sheet", tmp_path / "a.png")
+    assert code == 0
+    for shown in ("a [abc] [b].mp4", "[!x].mp4", r"caf\udce9.mp4", r"esc \x1b[31m \x9b.mp4", ":dog:.mp4"):
+        assert shown in out
+    hits = json.loads(tell("search", tmp_path / "i", "a circle", "--json")[1])
+    assert {os.fsencode(hit["file"]) for hit in hits} == set(names)
+
+
+def test_another_place_of_vectors_is_seen_before_anything_is_encoded(
+    trained: Path, videos: Path, tmp_path: Path, tell: Tell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pymilvus")
+    from tvr_lightning.search import builder
+
+    monkeypatch.setattr(builder._Builder, "encode", lambda *_: pytest.fail("it was encoded"))
+    for place in ("milvus://127.0.0.1:9/clips", tmp_path / "nowhere" / "a.db"):
+        code, _, err = tell("index", trained, videos, tmp_path / "i", "--index", place)
+        assert code == 1
+        assert err.splitlines()[-1].startswith(("tvr: Milvus at", "tvr: cannot keep vectors in"))
+        assert not (tmp_path / "i").exists()
 
 
 def test_a_list_of_files(trained: Path, videos: Path, tmp_path: Path, tell: Tell) -> None:

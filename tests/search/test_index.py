@@ -17,8 +17,9 @@ from tvr_lightning.errors import ConfigError, DataError, DecodeError, SearchErro
 from tvr_lightning.evaluation import score_all
 from tvr_lightning.run.load import Experiment
 from tvr_lightning.search import vectors as vectors_module
-from tvr_lightning.search.folder import MANIFEST, MERGED, Shards, read_manifest, writing
+from tvr_lightning.search.folder import MERGED, Shards, writing
 from tvr_lightning.search.index import Index, load_index
+from tvr_lightning.search.manifest import MANIFEST, read_manifest
 
 Load = Callable[..., Index]
 
@@ -107,7 +108,7 @@ def test_what_was_encoded_before_a_kill_stays(
             made.build(run, videos, folder)
     assert read_manifest(folder).size == 3
     (folder / "shards" / "000001.parquet").write_bytes(b"torn")  # what it was writing
-    (folder / "shards" / ".000001.safetensors.xyz").write_bytes(b"torn")
+    (folder / "shards" / ".000001.safetensors.0123456789abcdef").write_bytes(b"torn")
     built = made.build(run, videos, folder)
     assert (built.added, built.windows) == (built.videos - 3, built.videos)
     named = {f"{s.name}.{suffix}" for s in read_manifest(folder).shards for suffix in ("parquet", "safetensors")}
@@ -169,6 +170,9 @@ def test_only_what_cannot_be_read_is_no_index(run: Experiment, tmp_path: Path) -
     (tmp_path / "videos" / "a.mp4").write_text("x")
     with pytest.raises(SearchError, match="none of 1 videos can be read"):
         made.build(run, tmp_path / "videos", tmp_path / "index")
+    assert not (tmp_path / "index").exists()
+    with writing(tmp_path / "index"):
+        Shards(tmp_path / "index").path("000000", "parquet").touch()
     with pytest.raises(SearchError, match="nothing was finished"):
         load_index(tmp_path / "index")
 

@@ -91,6 +91,25 @@ def test_an_index_with_its_vectors_in_milvus(
         load(tmp_path / "index", run)
 
 
+def test_a_place_that_is_not_there(
+    run: Experiment, videos: Path, tmp_path: Path, load: Callable[..., Index], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("milvus_lite")
+    place = tmp_path / "windows.db"
+    MilvusVectors(str(place), "windows", "float", 3)
+    with pytest.raises(SearchError, match="holds other vectors than"):
+        made.build(run, videos, tmp_path / "index", vectors_at=str(place))
+    assert not (tmp_path / "index").exists()
+    made.build(run, videos, tmp_path / "index", vectors_at=f"{place}/mine")
+    with pytest.raises(SearchError, match="gave no answer for the collection other"):
+        len(open_vectors(f"{place}/other", "float", 3, 0, make=False))
+    place.rename(tmp_path / "away.db")
+    with pytest.raises(SearchError, match="is not there: look for it, or index again"):
+        load(tmp_path / "index", run)
+    assert not place.exists()  # nor made
+    assert "Traceback" not in capsys.readouterr().err
+
+
 def test_places() -> None:
     assert milvus_place("milvuss://a.b:1/c") == ("https://a.b:1", "c")
     assert milvus_place("x/y.db/clips") == ("x/y.db", "clips")

@@ -10,11 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tvr_lightning.commands.main import main
 from tvr_lightning.errors import SearchError
-from tvr_lightning.search.index import load_index
+from tvr_lightning.search.index import Index, load_index
 
 from .conftest import EVIL, NO_PLAYER, Served, form
 
@@ -111,6 +113,10 @@ def test_videos_in_ranges(served: Served) -> None:
     assert served.ask(path, Range=f"bytes={size - 3}-").body == content[-3:]
     beyond = served.ask(path, Range=f"bytes={size}-")
     assert (beyond.status, beyond.headers["content-range"]) == (416, f"bytes */{size}")
+    for wanted in (f"bytes={size}-", "bytes=x-y", "bytes=9-2", "pages=1-2"):
+        refused = served.ask(path, Range=wanted)
+        assert refused.status in (400, 416)
+        assert f"no range {wanted}" in refused.error
     assert served.ask(path, Range="bytes=x-y").status == 400
     head = served.ask(path, "HEAD")
     assert (head.status, head.body, head.headers["content-length"]) == (200, b"", str(size))
@@ -238,6 +244,44 @@ def test_an_index_that_breaks_is_answered_from_as_it_was(
     said = capsys.readouterr().err
     assert said.count("the index is answered from as it was: ") == 1
     assert "index.json is damaged" in said
+
+
+def test_what_nobody_foresaw_does_not_stop_the_looking(
+    serve: Serve, make_index: Callable[[], Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve(load_index(make_index()), refresh=0.05)
+    assert server.ask("/api/index").content["current"]
+
+    def fail(self: object) -> None:
+        raise RecursionError("odd")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Index, "reopened", fail)
+        time.sleep(0.5)
+        assert server.search("a circle").status == 200
+        assert not server.ask("/api/index").content["current"]
+    said = capsys.readouterr().err
+    assert said.count("the index is answered from as it was: Traceback") == 1
+    assert "RecursionError: odd" in said
+    end = time.monotonic() + 20
+    while not server.ask("/api/index").content["current"] and time.monotonic() < end:
+        time.sleep(0.05)
+    assert server.ask("/api/index").content["current"]  # it has gone on looking
+
+
+def test_a_thumbnail_is_a_picture_or_none(serve: Serve, make_index: Callable[[], Path]) -> None:
+    folder = make_index()
+    server = serve(load_index(folder), refresh=3600)
+    window = int(server.index.table.ids[0])
+    for file in (folder / "shards").glob("*.parquet"):
+        table = pq.ParquetFile(file).read()
+        at = table.schema.get_field_index("picture")
+        pages = pa.array([b"<script>alert(1)</script>"] * len(table), pa.binary())
+        pq.write_table(table.set_column(at, "picture", pages), file)
+    reply = server.ask(f"/thumbnail/{window}")
+    assert reply.status == 500
+    assert "a picture is no JPEG" in reply.error
+    assert "script" not in reply.error
 
 
 def test_reopened_is_another_index_beside_the_first(make_index: Callable[[], Path], run: Path) -> None:

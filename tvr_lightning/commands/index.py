@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tvr_lightning.commands.parser import Parser, add_trust
+from tvr_lightning.commands.parser import Parser, add_trust, filled
 from tvr_lightning.visible import say
 
 OVERVIEW = """\
@@ -22,7 +22,9 @@ def main(words: Sequence[str]) -> int:
         description="Encodes videos with a trained run, to be searched by `tvr search` and `tvr serve`. The same "
         "command again brings the index up to date: what has not changed is not encoded again.",
     )
-    parser.add_argument("run", help="a run's folder, one of its checkpoints, or an experiment that trains nothing")
+    parser.add_argument(
+        "run", type=filled, help="a run's folder, one of its checkpoints, or an experiment that trains nothing"
+    )
     parser.add_argument("videos", type=Path, help="a folder of videos, or a text file that names them, one a line")
     parser.add_argument("index", type=Path, help="the index's folder")
     parser.add_argument(
@@ -36,12 +38,18 @@ def main(words: Sequence[str]) -> int:
         "--dtype", choices=("float32", "float16"), default="float32", help="of features on disk; float16 halves them"
     )
     parser.add_argument(
-        "--index", dest="vectors", metavar="PLACE",
+        "--index", dest="vectors", type=filled, metavar="PLACE",
         help="keep vectors in Milvus: milvus://HOST:19530/COLLECTION, or a local file such as clips.db",
+    )  # fmt: skip
+    parser.add_argument(
+        "--forget", action="store_true",
+        help="let most videos of the index go, or follow another folder than before: without it both are refused",
     )  # fmt: skip
     parser.add_argument("--batch_size", type=int, help="windows encoded together (default: the run's eval_batch_size)")
     parser.add_argument("--workers", type=int, help="processes that decode (default: the run's)")
-    parser.add_argument("--device", help="where to encode, e.g. cpu or cuda:1 (default: a GPU where there is one)")
+    parser.add_argument(
+        "--device", type=filled, help="where to encode, e.g. cpu or cuda:1 (default: a GPU where there is one)"
+    )
     add_trust(parser)
     options = parser.parse_args(words[1:])
     from tvr_lightning.search.videos import check_windows
@@ -61,9 +69,8 @@ def main(words: Sequence[str]) -> int:
         run = load_source(options.run, options.device, options.trust)
         run.data.change_loading(options.batch_size, options.workers)
         source = source_of(run, options.run)
-        built = build_index(
-            run, source, options.videos, options.index, IndexOptions(window, stride, options.dtype, options.vectors)
-        )
+        how = IndexOptions(window, stride, options.dtype, options.vectors, options.forget)
+        built = build_index(run, source, options.videos, options.index, how)
     if rank:
         return 0
     if built.unreadable:
@@ -76,7 +83,8 @@ def main(words: Sequence[str]) -> int:
     facts = [f"{built.videos:,} videos, {built.windows:,} windows", f"{built.added:,} encoded now"]
     facts += [f"{count:,} {what}" for count, what in (
         (built.moved, "found under another name"), (built.removed, "gone"), (len(built.unreadable), "unreadable"),
-        (built.others, "files of the folder are no videos"),
+        (built.others, "files of the folder are no videos"), (built.repeats, "names lead to a file named before"),
+        (built.copies, "hold the same as another"),
     ) if count]  # fmt: skip
     say(f"{options.index}: {'; '.join(facts)}")
     return 0

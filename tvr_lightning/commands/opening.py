@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tvr_lightning.commands.parser import add_trust
+from tvr_lightning.commands.parser import add_trust, filled
 from tvr_lightning.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ def add_index_arguments(parser: argparse.ArgumentParser) -> None:
         "--candidates", default="1000",
         help="windows that are looked at closely: a number, or all, which is exact (default: 1000)",
     )  # fmt: skip
-    parser.add_argument("--run", help="where the run lies that made the index, if it was moved")
-    parser.add_argument("--device", help="where to encode queries (default: a GPU where there is one)")
+    parser.add_argument("--run", type=filled, help="where the run lies that made the index, if it was moved")
+    parser.add_argument("--device", type=filled, help="where to encode queries (default: a GPU where there is one)")
     add_trust(parser)
 
 
@@ -31,8 +32,8 @@ def check_index_arguments(options: argparse.Namespace) -> None:
     Raises:
         ConfigError: says which.
     """
-    if options.candidates != "all" and not (options.candidates.isdecimal() and int(options.candidates)):
-        raise ConfigError(f"--candidates is {options.candidates}; a number of at least 1, or all")
+    if options.candidates != "all" and not re.fullmatch("0*[1-9][0-9]{0,17}", options.candidates):
+        raise ConfigError(f"--candidates is {options.candidates[:40]}; a number of at least 1, or all")
 
 
 def open_index(options: argparse.Namespace) -> Index:

@@ -9,8 +9,25 @@ from typing import Any
 from tvr_lightning.config.arguments import TRUST
 
 
+def filled(text: str) -> str:
+    """The type of an option that may not be empty, as it is where a variable of a script has no value.
+
+    Raises:
+        ArgumentTypeError: it is.
+    """
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty: give a value, or leave the option out")
+    return text
+
+
+def _path(text: str) -> Path:
+    return Path(filled(text))  # Path("") is the working directory
+
+
 class Parser(argparse.ArgumentParser):
-    """argparse's without abbreviated options: `--cand` would mean another option once there are two that begin so.
+    """argparse's without abbreviated options and empty paths.
+
+    `--cand` would mean another option once there are two that begin so, and an empty path the working directory.
 
     >>> parser = Parser("tvr search")
     >>> _ = parser.add_argument("--candidates")
@@ -20,6 +37,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **{"allow_abbrev": False, **settings})
+        self.register("type", Path, _path)
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from tvr_lightning.commands.opening import add_index_arguments, check_index_arguments, open_index
 from tvr_lightning.commands.parser import Parser
 from tvr_lightning.errors import ConfigError
-from tvr_lightning.visible import console, say
+from tvr_lightning.visible import console, json_text, say
 
 OVERVIEW = """\
   search    find videos in an index               tvr search videos.index "a man plays guitar on a roof"
@@ -30,8 +29,10 @@ def main(words: Sequence[str]) -> int:
     options = parser.parse_args(words[1:])
     if (options.query is None) == (options.video is None):
         raise ConfigError('say what to look for: either a text, tvr search INDEX "a dog runs", or --video CLIP')
-    if options.query is not None and not options.query.strip():
-        raise ConfigError("the query is empty: describe what the video shows")
+    from tvr_lightning.search.hits import EMPTY, says_something
+
+    if options.query is not None and not says_something(options.query):
+        raise ConfigError(EMPTY)
     if options.k < 1:
         raise ConfigError(f"-k is {options.k}; at least 1")
     check_index_arguments(options)
@@ -54,7 +55,7 @@ def main(words: Sequence[str]) -> int:
             say(f"tvr: {note}", file=sys.stderr)
         say(f"{options.sheet}: {len(hits)} hits", file=sys.stderr)
     if options.json:
-        say(json.dumps([hit.facts() for hit in hits], indent=1, ensure_ascii=False))
+        say(json_text([hit.facts() for hit in hits], 1))
     else:
         _print(hits)
     return 0
@@ -65,7 +66,8 @@ def _print(hits: Sequence[Any]) -> None:
 
     from tvr_lightning.search.hits import clock
 
-    table = Table("rank", "score", "time", "file", box=None)
+    table = Table("rank", "score", "time", box=None)
+    table.add_column("file", overflow="fold")
     for hit in hits:
         table.add_row(str(hit.rank), f"{hit.score:.3f}", f"{clock(hit.start)}-{clock(hit.end)}", hit.file)
     console().print(table)

@@ -46,7 +46,7 @@ def main(words: Sequence[str]) -> int:
         raise ConfigError(f"tvr serve needs {', '.join(missing)}: pip install 'tvr-lightning[search]'")
     if not names and options.host in LOCAL:
         names = [*LOCAL]
-    from tvr_lightning.search.folder import read_manifest
+    from tvr_lightning.search.manifest import read_manifest
 
     read_manifest(options.index)  # before weights are loaded
     with listen(options.host, options.port) as door:

@@ -5,7 +5,6 @@ It also writes captions as files that Stanford CoreNLP can read.
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, get_args
 
 from tvr_lightning.commands.parser import Parser
 from tvr_lightning.errors import ConfigError, DataError
-from tvr_lightning.visible import say
+from tvr_lightning.visible import json_text, say
 
 if TYPE_CHECKING:
     from tvr_lightning.data.triples.base import Span, Triple
@@ -116,4 +115,4 @@ def _as_text(caption: str, triples: Sequence[Triple], nodes: Sequence[Span]) -> 
 
 def _as_json(caption: str, triples: Sequence[Triple], nodes: Sequence[Span]) -> str:
     found = [{name: phrase._asdict() for name, phrase in triple._asdict().items()} for triple in triples]
-    return json.dumps({"caption": caption, "triples": found, "nodes": nodes}, ensure_ascii=False)
+    return json_text({"caption": caption, "triples": found, "nodes": nodes})

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tvr_lightning.config.layers import lay
 from tvr_lightning.config.options import ROOT
+from tvr_lightning.data.stores.files import is_file
 from tvr_lightning.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
@@ -46,13 +47,13 @@ def find_file(name: str) -> Path:
         The path itself where there is no such file.
     """
     path = Path(name)
-    if path.is_file() or path.is_absolute():
+    if is_file(path) or path.is_absolute():
         return path
     inside = path.relative_to(FOLDER) if path.parts[:1] == (FOLDER,) else path
     if inside is path and path.suffix:
         return path  # a file that is not there, and no name
     files = (folder / inside.with_suffix(".yaml") for folder in _folders())
-    return next((file for file in files if file.is_file()), path)
+    return next((file for file in files if is_file(file)), path)
 
 
 def _folders() -> list[Path]:

@@ -40,7 +40,7 @@ from tvr_lightning.data.stores.frames import FrameCache
 from tvr_lightning.data.stores.store import Store
 from tvr_lightning.data.text import CLIPTokenizer, Tokenizer
 from tvr_lightning.data.video.sampling import FrameOptions, FrameSampling, Resize
-from tvr_lightning.data.workers import check_shared_memory, make_loader
+from tvr_lightning.data.workers import check_loading, check_shared_memory, make_loader
 from tvr_lightning.device import to_device
 from tvr_lightning.distributed import share
 from tvr_lightning.errors import ConfigError, DataError
@@ -200,10 +200,7 @@ class VideoTextDataModule(LightningDataModule):
         Raises:
             ConfigError: a number is out of range.
         """
-        if eval_batch_size is not None and eval_batch_size < 1:
-            raise ConfigError(f"the batch size is {eval_batch_size}; at least 1")
-        if num_workers is not None and num_workers < 0:
-            raise ConfigError(f"the number of workers is {num_workers}; 0 or more")
+        check_loading(eval_batch_size, num_workers)
         self.eval_batch_size = eval_batch_size or self.eval_batch_size
         self.num_workers = self.num_workers if num_workers is None else num_workers
 

@@ -13,8 +13,21 @@ from tvr_lightning.errors import ConfigError
 
 SHARED_MEMORY = Path("/dev/shm")  # where Linux keeps it; a container of Docker has 64 MB of it unless told otherwise
 BATCHES_AHEAD = 2  # that a worker prepares
+LARGEST_BATCH, MOST_WORKERS = 1 << 20, 1024
 WAIT_S = 1800
 """How long a batch may take: as long as ranks wait for each other."""
+
+
+def check_loading(batch_size: int | None, num_workers: int | None) -> None:
+    """Refuses numbers that no machine has room for; None is what was set before.
+
+    Raises:
+        ConfigError: says which.
+    """
+    if batch_size is not None and not 1 <= batch_size <= LARGEST_BATCH:
+        raise ConfigError(f"the batch size is {batch_size}; at least 1, at most {LARGEST_BATCH:,}")
+    if num_workers is not None and not 0 <= num_workers <= MOST_WORKERS:
+        raise ConfigError(f"the number of workers is {num_workers}; at least 0, at most {MOST_WORKERS:,}")
 
 
 def worker_settings(num_workers: int) -> dict[str, Any]:

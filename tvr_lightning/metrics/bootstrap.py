@@ -6,8 +6,8 @@ alone would give intervals that are too narrow. With one caption a video this is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,24 +16,44 @@ from tvr_lightning.metrics.matrix import CHUNK, chunks
 from tvr_lightning.metrics.ranking import SUMMED_CUTOFFS, DirectionRanks, Ranks
 
 BOOTSTRAPPED = ("t2v/R@1", "v2t/R@1", "SumR", "t2v/mAP", "v2t/mAP")
+LEVEL = 0.05  # chance of a mistake that a difference called significant may have
 TAILS = 0.025, 0.975  # what a 95 % interval leaves out at either end
 
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """How one metric of two runs differs, first minus second.
+    """How one metric of two runs, or of two groups of runs over seeds, differs: first minus second.
 
     Attributes:
         difference: in the metric's unit (percentage points; SumR: their sum).
         low: lower end of its 95 % interval.
         high: upper end.
-        significant: whether the interval excludes 0.
+        p: two-sided: the smallest level at which the bootstrap distribution leaves 0 out, at least 1 / (resamples + 1).
+        significant: whether `p` is below `LEVEL`; after `holm` whether it is below the level that is left to it.
     """
 
     difference: float
     low: float
     high: float
+    p: float
     significant: bool
+
+
+def holm(differences: Mapping[str, PairedDifference]) -> dict[str, PairedDifference]:
+    """Corrects the significance of several differences for their number (Holm 1979).
+
+    The smallest p is held against `LEVEL` over their number, the next against `LEVEL` over one less, until one fails:
+    the chance that any of them is called significant by mistake is then at most `LEVEL`.
+
+    >>> found = {name: PairedDifference(1.0, 0.1, 1.9, p, p < LEVEL) for name, p in (("a", 0.03), ("b", 0.01))}
+    >>> [d.significant for d in holm(found | {"c": PairedDifference(0.0, -1.0, 1.0, 0.9, False)}).values()]
+    [False, True, False]
+    """
+    corrected, held = {}, True
+    for place, (name, d) in enumerate(sorted(differences.items(), key=lambda item: item[1].p)):
+        held = held and d.p < LEVEL / (len(differences) - place)
+        corrected[name] = replace(d, significant=held)
+    return {name: corrected[name] for name in differences}
 
 
 def bootstrap_intervals(ranks: Ranks, seed: int = 0, resamples: int = 1000) -> dict[str, tuple[float, float]]:
@@ -56,46 +76,49 @@ def bootstrap_intervals(ranks: Ranks, seed: int = 0, resamples: int = 1000) -> d
 
 
 def paired_bootstrap(
-    ranks_a: Ranks,
-    ranks_b: Ranks,
+    runs_a: Sequence[Ranks],
+    runs_b: Sequence[Ranks],
     metrics: Sequence[str] = BOOTSTRAPPED,
     seed: int = 0,
-    resamples: int = 1000,
+    resamples: int = 10_000,
 ) -> dict[str, PairedDifference]:
-    """Compares two runs over the same queries, both measured on the same resamples.
+    """Compares two runs, or two groups of runs that differ in their seed, over the same queries.
+
+    Both are measured on the same resampled videos. Where a group has several runs, these are resampled too, so that the
+    interval holds what another choice of seeds would have changed; of very few seeds it holds too little of it.
 
     Args:
-        ranks_a: of the first run.
-        ranks_b: of the second run, the same queries in the same order.
+        runs_a: ranks of each run of the first group.
+        runs_b: of the second, the same queries in the same order.
         metrics: which of `BOOTSTRAPPED`.
         seed: of the resampling.
         resamples: how many.
 
     Returns:
-        The difference, first minus second, by metric.
+        The difference of the means over runs, first minus second, by metric.
 
     Raises:
         ValueError: the runs differ in their queries or in how these belong to videos, an unknown metric, fewer than
             one resample, or directions that do not cover the same videos.
     """
-    for name in ("t2v", "v2t"):
-        a, b = getattr(ranks_a, name), getattr(ranks_b, name)
-        if not (torch.equal(a.query, b.query) and torch.equal(a.video, b.video)):
-            raise ValueError(
-                f"the runs cannot be compared query by query: their {name} queries ({len(a)} and {len(b)}) or the "
-                "videos these belong to differ. Compare runs on the same test split, in the same order."
-            )
-    values = []
+    first = runs_a[0]
+    for ranks in (*runs_a, *runs_b):
+        for name in ("t2v", "v2t"):
+            a, b = getattr(first, name), getattr(ranks, name)
+            if not (torch.equal(a.query, b.query) and torch.equal(a.video, b.video)):
+                raise ValueError(
+                    f"the runs cannot be compared query by query: their {name} queries ({len(a)} and {len(b)}) or the "
+                    "videos these belong to differ. Compare runs on the same test split, in the same order."
+                )
+    units = _units(first)
+    found = {}
     for metric in metrics:
-        a, b = _per_query(ranks_a, metric), _per_query(ranks_b, metric)
-        values.append({direction: a[direction] - b[direction] for direction in a})
-    low, high = _interval(ranks_a, values, seed, resamples)
-    return {
-        metric: PairedDifference(
-            sum(float(v.mean()) for v in values[i].values()), low[i], high[i], low[i] > 0 or high[i] < 0
-        )
-        for i, metric in enumerate(metrics)
-    }
+        of_runs = [[_per_query(ranks, metric) for ranks in runs] for runs in (runs_a, runs_b)]
+        a, b = (
+            [(torch.stack([run[name] for run in runs]), units[name]) for name in runs[0]] for runs in of_runs
+        )  # fmt: skip
+        found[metric] = _paired(a, b, seed, resamples)
+    return found
 
 
 def mean_interval(values: Tensor, video: Tensor, seed: int = 0, resamples: int = 1000) -> tuple[float, float]:
@@ -125,12 +148,12 @@ def mean_interval(values: Tensor, video: Tensor, seed: int = 0, resamples: int =
     return low, high
 
 
-def paired_means(a: Tensor, b: Tensor, video: Tensor, seed: int = 0, resamples: int = 1000) -> PairedDifference:
-    """Compares two means over the same queries, both measured on the same resamples of videos.
+def paired_means(a: Tensor, b: Tensor, video: Tensor, seed: int = 0, resamples: int = 10_000) -> PairedDifference:
+    """Compares two means over the same queries, of runs or of groups of runs; see `paired_bootstrap`.
 
     Args:
-        a: (Q,) what each query adds to the first mean, NaN for queries that are left out of both.
-        b: (Q,) the same for the second.
+        a: (S, Q) what each query adds to the mean of each of the first runs, NaN for queries that are left out of all.
+        b: (S', Q) the same for the second.
         video: (Q,) int64, the video that each query is or describes.
         seed: of the resampling.
         resamples: how many.
@@ -139,16 +162,51 @@ def paired_means(a: Tensor, b: Tensor, video: Tensor, seed: int = 0, resamples: 
         The difference, first minus second.
 
     Raises:
-        ValueError: one leaves out queries that the other has, fewer than one resample, or no value.
+        ValueError: one leaves out queries that another has, fewer than one resample, or no value.
 
-    >>> paired_means(torch.ones(40), torch.zeros(40), torch.arange(40))
-    PairedDifference(difference=1.0, low=1.0, high=1.0, significant=True)
+    >>> paired_means(torch.ones(1, 40), torch.zeros(1, 40), torch.arange(40)).difference
+    1.0
     """
-    if not torch.equal(a.isnan(), b.isnan()):
+    unknown = a[0].isnan()
+    if any(not torch.equal(unknown, row.isnan()) for row in (*a, *b)):
         raise ValueError("the two leave out different queries: they cannot be compared query by query")
-    values = a.double() - b.double()
-    low, high = mean_interval(values, video, seed, resamples)
-    return PairedDifference(float(values.nanmean()), low, high, low > 0 or high < 0)
+    if bool(unknown.all()):
+        raise ValueError("no query has a value: there is nothing to compare")
+    unit = video[~unknown].unique(return_inverse=True)[1]
+    return _paired([(a[:, ~unknown], unit)], [(b[:, ~unknown], unit)], seed, resamples)
+
+
+_Part = tuple[Tensor, Tensor]  # (S, Q) values of S runs, and (Q,) which of the resampled videos each belongs to
+
+
+def _paired(a: Sequence[_Part], b: Sequence[_Part], seed: int, resamples: int) -> PairedDifference:
+    """Compares two metrics, each the sum over parts of means over queries; parts share their videos."""
+    if resamples < 1:
+        raise ValueError(f"resamples must be at least 1, got {resamples}")
+    videos = 1 + max(int(unit.max()) for _, unit in a)
+    generator = torch.Generator().manual_seed(seed)
+    drawn = []
+    for part in chunks(resamples, videos, CHUNK):
+        counts = _draw(part.stop - part.start, videos, generator)
+        drawn.append(_resampled(a, counts, generator) - _resampled(b, counts, generator))
+    samples = torch.cat(drawn)
+    low, high = samples.quantile(torch.tensor(TAILS, dtype=torch.float64)).tolist()
+    difference = sum(float(x.double().mean()) for x, _ in a) - sum(float(x.double().mean()) for x, _ in b)
+    beyond = min(int((samples <= 0).sum()), int((samples >= 0).sum()))
+    p = min(1.0, (1 + 2 * beyond) / (resamples + 1))
+    return PairedDifference(difference, low, high, p, p < LEVEL)
+
+
+def _resampled(parts: Sequence[_Part], counts: Tensor, generator: torch.Generator) -> Tensor:
+    """(B,) the metric on resamples (B, V) of videos, and on as many runs as there are, drawn anew each time."""
+    runs = len(parts[0][0])
+    weights = _draw(len(counts), runs, generator) / runs
+    total = torch.zeros(len(counts), dtype=torch.float64)
+    for values, unit in parts:
+        sums = torch.zeros(counts.shape[1], runs, dtype=torch.float64).index_add_(0, unit, values.T.double())
+        sizes = torch.bincount(unit, minlength=counts.shape[1]).double()
+        total += ((counts @ sums) / (counts @ sizes)[:, None] * weights).sum(1)
+    return total
 
 
 def _per_query(ranks: Ranks, metric: str) -> dict[str, Tensor]:
@@ -168,25 +226,32 @@ def _interval(
     """Percentiles of each of M metrics, given as per-query values by direction."""
     if resamples < 1:
         raise ValueError(f"resamples must be at least 1, got {resamples}")
-    units = {name: getattr(ranks, name).video.unique(return_inverse=True) for name in ("t2v", "v2t")}
-    videos = units["t2v"][0]
-    if not torch.equal(videos, units["v2t"][0]):
-        raise ValueError(f"t2v and v2t cover different videos ({len(videos)} and {len(units['v2t'][0])} of them)")
+    units = _units(ranks)
+    count = 1 + int(units["t2v"].max())
 
     def per_video(name: str, value: Tensor) -> Tensor:
-        return torch.zeros(len(videos), dtype=torch.float64).index_add_(0, units[name][1], value.double())
+        return torch.zeros(count, dtype=torch.float64).index_add_(0, units[name], value.double())
 
-    queries = {name: per_video(name, torch.ones(len(units[name][1]))) for name in units}
+    queries = {name: per_video(name, torch.ones(len(units[name]))) for name in units}
     sums = [{name: per_video(name, value) for name, value in metric.items()} for metric in values]
     generator = torch.Generator().manual_seed(seed)
     samples = []
-    for part in chunks(resamples, len(videos), CHUNK):
-        counts = _draw(part.stop - part.start, len(videos), generator)
+    for part in chunks(resamples, count, CHUNK):
+        counts = _draw(part.stop - part.start, count, generator)
         drawn = {name: counts @ number for name, number in queries.items()}
         means = [torch.stack([counts @ s / drawn[name] for name, s in metric.items()]) for metric in sums]
         samples.append(torch.stack([mean.sum(0) for mean in means], dim=1))
     low, high = torch.cat(samples).quantile(torch.tensor(TAILS, dtype=torch.float64), dim=0).tolist()
     return low, high
+
+
+def _units(ranks: Ranks) -> dict[str, Tensor]:
+    """For each direction (Q,) int64, the number of each query's video among those that both directions cover."""
+    found = {name: getattr(ranks, name).video.unique(return_inverse=True) for name in ("t2v", "v2t")}
+    if not torch.equal(found["t2v"][0], found["v2t"][0]):
+        covered = [len(videos) for videos, _ in found.values()]
+        raise ValueError(f"t2v and v2t cover different videos ({covered[0]} and {covered[1]} of them)")
+    return {name: unit for name, (_, unit) in found.items()}
 
 
 def _draw(resamples: int, videos: int, generator: torch.Generator) -> Tensor:

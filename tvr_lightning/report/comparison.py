@@ -30,7 +30,8 @@ class Row:
     Attributes:
         group: its runs.
         notes: what to read with it, first why it stands apart.
-        differences: from the baseline, by metric; empty without one, or where it cannot be told.
+        differences: from the baseline, by metric; empty without one, or where it cannot be told. Those of the columns
+            are corrected for their number (Holm).
         reported: what papers report for the same.
     """
 
@@ -131,7 +132,7 @@ def compare(
     columns = choose_columns(runs, metrics, full)
     ranked: dict[str, list[Row]] = {}
     apart: dict[str, list[Row]] = {}
-    for row in sorted((_row(group, base, reported) for group in groups), key=lambda row: bool(row.marks)):
+    for row in sorted((_row(group, base, columns, reported) for group in groups), key=lambda row: bool(row.marks)):
         title = row.group.first.test_set
         if not row.marks:
             ranked.setdefault(title, []).append(row)
@@ -184,7 +185,7 @@ def _plain_baseline(group: Group, wanted: str) -> Group:
     return group
 
 
-def _row(group: Group, base: Group | None, reported: Sequence[Reported]) -> Row:
+def _row(group: Group, base: Group | None, columns: Sequence[Column], reported: Sequence[Reported]) -> Row:
     content, marks = group.first.content, group.first.marks
     notes = list(marks)
     if group.first.untrained:
@@ -202,10 +203,16 @@ def _row(group: Group, base: Group | None, reported: Sequence[Reported]) -> Row:
         notes.append("baseline")
     elif base is not None and not marks:
         try:
-            differences = difference(group, base)
+            differences = _corrected(difference(group, base), columns)
         except RunError as error:
             notes.append(f"not compared: {error}")
     return Row(group, tuple(notes), differences, tuple(reported_for(group.runs, reported)))
+
+
+def _corrected(found: Mapping[str, PairedDifference], columns: Sequence[Column]) -> Mapping[str, PairedDifference]:
+    from tvr_lightning.metrics.bootstrap import holm
+
+    return {**found, **holm({c.key: found[c.key] for c in columns if c.key in found})}
 
 
 def _split(row: Row) -> tuple[str, str]:

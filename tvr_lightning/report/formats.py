@@ -32,7 +32,6 @@ TOOK = (
 def to_table(comparison: Comparison) -> Table:
     """A table of one table a block; a line's notes stand below its name."""
     from rich import box
-    from rich.markup import escape
     from rich.table import Table
     from rich.text import Text
 
@@ -44,7 +43,7 @@ def to_table(comparison: Comparison) -> Table:
         table.add_column("run", overflow="fold", min_width=22, max_width=NAME_WIDTH)
         table.add_column("seed", overflow="fold", max_width=6)
         for column in comparison.columns:
-            table.add_column(escape(f"{column.over}\n{column.title}"), justify="right", no_wrap=True)
+            table.add_column(Text(f"{column.over}\n{column.title}"), justify="right", no_wrap=True)
 
         def add(line: Line, table: Table = table) -> None:
             notes = "".join(f"\n  {part}" for note in line.notes for part in wrap(note, NAME_WIDTH - 2))
@@ -184,7 +183,7 @@ def _csv_rows(row: Row) -> Iterator[dict[str, Any]]:
             if name in c["intervals"]:
                 found[f"{key} low"], found[f"{key} high"] = c["intervals"][name]
         for key, d in row.differences.items():
-            found |= {f"difference {key}": d.difference, f"significant {key}": d.significant}
+            found |= {f"difference {key}": d.difference, f"significant {key}": d.significant, f"p {key}": d.p}
             found |= {f"difference {key} low": d.low, f"difference {key} high": d.high}
         yield found
 

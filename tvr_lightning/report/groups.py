@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tvr_lightning.errors import RunError
 from tvr_lightning.report.columns import figure
-from tvr_lightning.run.query_values import StoredValues, read_values
+from tvr_lightning.run.query_values import read_values
 from tvr_lightning.run.results import Run, StoredRanks, leaky_prefix, read_ranks
 
 if TYPE_CHECKING:
@@ -19,6 +18,9 @@ if TYPE_CHECKING:
 
     from tvr_lightning.metrics.bootstrap import PairedDifference
     from tvr_lightning.metrics.ranking import Ranks
+
+
+Queries = tuple[tuple[str, str], ...]  # with the video of each
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Group:
         from tvr_lightning.metrics.bootstrap import bootstrap_intervals
 
         try:
-            return bootstrap_intervals(stack(self.stored, len(self.runs)))
+            return bootstrap_intervals(stack(self.stored))
         except RunError:
             return {}
 
@@ -87,8 +89,8 @@ class Group:
         return ranks
 
     @cached_property
-    def query_values(self) -> Mapping[str, StoredValues]:
-        """Metrics that every run kept query by query, as means over the runs.
+    def query_values(self) -> Mapping[str, tuple[Queries, Tensor]]:
+        """Metrics that every run kept query by query: the queries, and (S, Q) values of the runs.
 
         Raises:
             RunError: a run's are damaged, or its queries are not the first one's.
@@ -96,14 +98,14 @@ class Group:
         import torch
 
         found = [read_values(run.path) for run in self.runs]
-        means = {}
+        kept = {}
         for name in found[0]:
-            kept = [values[name] for values in found if name in values]
-            if any(k.queries != kept[0].queries for k in kept):
+            of_runs = [values[name] for values in found if name in values]
+            if any(values.queries != of_runs[0].queries for values in of_runs):
                 raise RunError(f"the runs of {self.name} have different queries")
-            if len(kept) == len(self.runs):
-                means[name] = StoredValues(kept[0].queries, torch.stack([k.value for k in kept]).mean(0))
-        return means
+            if len(of_runs) == len(self.runs):
+                kept[name] = of_runs[0].queries, torch.stack([values.value for values in of_runs])
+        return kept
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
@@ -123,19 +125,19 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
     return [Group(tuple(members)) for _, members in groups]
 
 
-def stack(stored: Sequence[StoredRanks], count: int) -> Ranks:
-    """`count` runs' ranks below each other, in turn from `stored`: metrics of these are means over the runs.
+def stack(stored: Sequence[StoredRanks]) -> Ranks:
+    """Runs' ranks below each other: metrics of these are means over the runs.
 
     All rows of a video belong together when videos are resampled.
     """
     from tvr_lightning.metrics.ranking import DirectionRanks, Ranks
 
-    chosen = [stored[i % len(stored)].ranks for i in range(count)]
+    chosen = [one.ranks for one in stored]
     return Ranks(DirectionRanks.cat([r.t2v for r in chosen]), DirectionRanks.cat([r.v2t for r in chosen]))
 
 
 def difference(group: Group, baseline: Group) -> dict[str, PairedDifference]:
-    """Paired bootstrap of the groups' means over the same queries, `group` minus `baseline`.
+    """Paired bootstrap of the groups' means over the same queries and over their seeds, `group` minus `baseline`.
 
     Hashing metrics are left out where the two look up in different databases, and what one of the two did not keep.
 
@@ -148,8 +150,8 @@ def difference(group: Group, baseline: Group) -> dict[str, PairedDifference]:
         raise RunError("another test set than the baseline's")
     if group.stored[0].queries != baseline.stored[0].queries:
         raise RunError("other queries than the baseline's")
-    count = math.lcm(len(group.runs), len(baseline.runs))
-    return paired_bootstrap(stack(group.stored, count), stack(baseline.stored, count)) | _of_values(group, baseline)
+    own, others = ([stored.ranks for stored in side.stored] for side in (group, baseline))
+    return paired_bootstrap(own, others) | _of_values(group, baseline)
 
 
 def _of_values(group: Group, baseline: Group) -> dict[str, PairedDifference]:
@@ -157,11 +159,11 @@ def _of_values(group: Group, baseline: Group) -> dict[str, PairedDifference]:
 
     same_database = database_of(group.first) == database_of(baseline.first)
     found = {}
-    for name, own in group.query_values.items():
-        other = baseline.query_values.get(name)
-        if other is None or own.queries != other.queries or not (same_database or not name.startswith("hash/")):
+    for name, (queries, values) in group.query_values.items():
+        other_queries, others = baseline.query_values.get(name, ((), None))
+        if others is None or queries != other_queries or not (same_database or not name.startswith("hash/")):
             continue
-        found[name] = paired_means(own.value, other.value, _units([video for _, video in own.queries]))
+        found[name] = paired_means(values, others, _units([video for _, video in queries]))
     return found
 
 

@@ -56,7 +56,7 @@ def lines_of(row: Row, block: Block, comparison: Comparison) -> Iterator[Line]:
     if comparison.full:
         for key in (c.key for c in comparison.columns if c.key in row.differences):
             d = row.differences[key]
-            notes.append(f"Δ {key} {d.difference:+.1f} [{d.low:+.1f}, {d.high:+.1f}]")
+            notes.append(f"Δ {key} {d.difference:+.1f} [{d.low:+.1f}, {d.high:+.1f}], p {d.p:.2g}")
     cells = [_cell(row, column, block.is_best(row, column)) for column in comparison.columns]
     yield Line(row.group.name, seeds, tuple(cells), tuple(notes), "run")
     for reported in row.reported:
@@ -85,8 +85,10 @@ def legend(comparison: Comparison) -> list[str]:
         lines.append("±: standard deviation over seeds; their intervals are of the mean over seeds")
     if baseline is not None:
         tested = [c.key for c in comparison.columns if any(c.key in row.differences for row in rows)]
-        lines.append(f"{UP} {DOWN}: better, worse than {baseline}; paired bootstrap, the 95 % interval excludes 0")
-        lines.append(f"tested: {', '.join(tested) or 'nothing'}; chance in the choice of seeds is not part of the test")
+        lines.append(
+            f"{UP} {DOWN}: better, worse than {baseline}: paired bootstrap over videos and seeds, 5 % a row (Holm)"
+        )
+        lines.append(f"tested: {', '.join(tested) or 'nothing'}; of one seed a row its chance is no part of the test")
         if comparison.full:
             lines.append(f"Δ: difference from {baseline}, with its 95 % interval")
     if any(row.reported for row in rows):

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -29,18 +28,11 @@ from tvr_lightning.evaluation.encoding import encode_batch, inference
 from tvr_lightning.names import CONFIG
 from tvr_lightning.run.build import dump_config
 from tvr_lightning.run.load import Experiment
-from tvr_lightning.search.folder import (
-    VECTOR,
-    Manifest,
-    Shard,
-    Shards,
-    Source,
-    Table,
-    Unreadable,
-    writing,
-)
-from tvr_lightning.search.plan import PARTS, IndexOptions, Job, adopt, make_plan
+from tvr_lightning.search.folder import VECTOR, Shards, writing
+from tvr_lightning.search.manifest import Manifest, Shard, Source, Unreadable
+from tvr_lightning.search.plan import IndexOptions, Job, adopt, make_plan
 from tvr_lightning.search.progress import progress
+from tvr_lightning.search.table import Table
 from tvr_lightning.search.vectors import Kind, MilvusVectors, keep_lists, open_vectors
 from tvr_lightning.search.videos import list_videos, windows
 from tvr_lightning.types import Record, VideoInput
@@ -58,6 +50,8 @@ class Built:
         removed: videos that have gone.
         unreadable: what could not be indexed.
         others: files of the folder that are no videos by their name.
+        repeats: names of a list that lead to a file which another name has led to; such a file is indexed once.
+        copies: files that hold the same as another; each is indexed.
     """
 
     videos: int
@@ -67,6 +61,8 @@ class Built:
     removed: int
     unreadable: tuple[Unreadable, ...]
     others: int
+    repeats: int
+    copies: int
 
 
 def build_index(run: Experiment, source: Source, videos: Path, folder: Path, options: IndexOptions) -> Built:
@@ -107,7 +103,17 @@ def build_index(run: Experiment, source: Source, videos: Path, folder: Path, opt
         unreadable = gather_objects(manifest)[0].unreadable
         count = len({file for shard in manifest.shards for file in _files(folder, shard)}) if not rank else 0
         done = len(job.todo) - len({u.file for u in unreadable} & {file for file, _ in job.todo})
-        return Built(count, manifest.size, done, job.moved, job.removed, unreadable, len(job.listed.others))
+        return Built(
+            count,
+            manifest.size,
+            done,
+            job.moved,
+            job.removed,
+            unreadable,
+            len(job.listed.others),
+            job.listed.repeats,
+            job.copies,
+        )
 
 
 def _files(folder: Path, shard: Shard) -> set[str]:
@@ -125,7 +131,7 @@ def _finish(folder: Path, manifest: Manifest, config: Mapping[str, Any]) -> Mani
     write_text(folder / CONFIG, dump_config(config))
     shards.save(manifest)
     shards.clean(manifest)
-    ids, vectors = all_vectors(shards, manifest)
+    ids, vectors = shards.windows(manifest)[0].ids, shards.vectors(manifest)
     if manifest.vectors_at is None:
         keep_lists(folder, manifest.kind, ids, vectors)
         return manifest
@@ -136,16 +142,6 @@ def _finish(folder: Path, manifest: Manifest, config: Mapping[str, Any]) -> Mani
     lacking = ~np.isin(ids, there)
     held.add(ids[lacking], vectors[lacking])
     return manifest
-
-
-def all_vectors(shards: Shards, manifest: Manifest) -> tuple[NDArray[np.int64], NDArray[Any]]:
-    """The numbers of all windows that count and their vectors, (N,) and (N, width)."""
-    ids, vectors = [], []
-    for shard in manifest.shards:
-        if shard.size:
-            ids.append(shards.table(shard).ids[shard.kept])
-            vectors.append(shards.tensors(shard)[VECTOR].numpy()[shard.kept])
-    return np.concatenate(ids), np.concatenate(vectors)
 
 
 class _Windows(Dataset[VideoInput | tuple[int, str]]):
@@ -237,7 +233,11 @@ class _Builder:
                 if reason:
                     self.unreadable.append(Unreadable(file, contents[file], reason))
                 durations[file] = seconds
-                cuts = [] if reason else windows(seconds, self.manifest.window, self.manifest.stride)
+                try:
+                    cuts = [] if reason else windows(seconds, self.manifest.window, self.manifest.stride)
+                except DecodeError as error:
+                    cuts = []
+                    self.unreadable.append(Unreadable(file, contents[file], f"{paths[index]}: {error}"))
                 records += [Record(file, paths[index], (), start=start, end=end) for start, end in cuts]
                 advance(1)
         return records, durations
@@ -278,7 +278,7 @@ class _Builder:
             self.manifest = manifest
             part = {"shards": [asdict(s) for s in self.own], "unreadable": [asdict(u) for u in self.unreadable]}
             facts = {name: getattr(manifest, name) for name in ("kind", "width", "next_id", "next_shard")}
-            write_json(self.folder / PARTS.format(self.rank), {**part, **facts})
+            write_json(self.folder / f"rank-{self.rank}.json", {**part, **facts})
             return
         self.manifest = replace(
             manifest,

@@ -13,238 +13,56 @@ kill left behind: the next writer removes them.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import re
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tvr_lightning.data.stores.files import atomic_write, save_tensors, write_json
-from tvr_lightning.errors import SearchError
-from tvr_lightning.search.vectors import Kind
+from tvr_lightning.errors import SearchError, few, one_line
+from tvr_lightning.names import CONFIG
+from tvr_lightning.search.manifest import MANIFEST, PART, SHARD, SHARDS, Manifest, Shard, read_manifest, unreachable
+from tvr_lightning.search.table import Table, check_table
+from tvr_lightning.search.vectors import LISTS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT = 1
-MANIFEST, SHARDS, LOCK = "index.json", "shards", "lock"
+LOCK = "lock"
 MERGED = 16
 VECTOR = "vector"  # among the tensors of a shard; the others are the fields of the method's features
-
-
-@dataclass(frozen=True)
-class Source:
-    """What encoded the videos.
-
-    Attributes:
-        path: the run's folder, its checkpoint or the experiment, absolute where it is a path.
-        experiment: its name.
-        method: the method's class.
-        weights: a hash of all weights.
-        frames: how frames are taken, in words.
-    """
-
-    path: str
-    experiment: str
-    method: str
-    weights: str
-    frames: str
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Some windows.
-
-    Attributes:
-        name: of its two files.
-        rows: how many windows they hold.
-        deleted: rows that count no more.
-    """
-
-    name: str
-    rows: int
-    deleted: tuple[int, ...] = ()
-
-    @property
-    def kept(self) -> NDArray[np.int64]:
-        """Rows that count."""
-        return np.setdiff1d(np.arange(self.rows), np.array(self.deleted, dtype=np.int64))
-
-    @property
-    def size(self) -> int:
-        """How many rows count."""
-        return self.rows - len(self.deleted)
-
-
-@dataclass(frozen=True)
-class Unreadable:
-    """A file, or a part of one, that gave no frames.
-
-    Attributes:
-        file: as `Window.file`.
-        content: hash of what the file holds, hexadecimal.
-        reason: the decoder's.
-    """
-
-    file: str
-    content: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """What `index.json` says.
-
-    Attributes:
-        source: what encoded the videos.
-        root: the folder that files are named from.
-        window: seconds of a window, None for videos as a whole.
-        stride: seconds from one window's beginning to the next one's.
-        dtype: of features in the shards, `float32` or `float16`.
-        kind: of vectors.
-        width: of vectors.
-        vectors_at: a place of Milvus; None for FAISS.
-        next_id: the number of the next window.
-        next_shard: likewise.
-        shards: in the order in which they were written.
-        unreadable: what could not be indexed.
-        suite: version that wrote the index last.
-        format: of this file.
-    """
-
-    source: Source
-    root: str
-    window: float | None
-    stride: float
-    dtype: str
-    kind: Kind
-    width: int
-    vectors_at: str | None = None
-    next_id: int = 0
-    next_shard: int = 0
-    shards: tuple[Shard, ...] = ()
-    unreadable: tuple[Unreadable, ...] = ()
-    suite: str = ""
-    format: int = FORMAT
-
-    @property
-    def size(self) -> int:
-        """How many windows count."""
-        return sum(shard.size for shard in self.shards)
-
-
-@dataclass(frozen=True)
-class Table:
-    """Windows, column by column.
-
-    Attributes:
-        ids: (N,) int64, increasing within a shard.
-        files: names from the index's root, or absolute.
-        starts: (N,) float64 seconds, NaN for the video's beginning.
-        ends: (N,) float64 seconds, NaN for its end.
-        durations: (N,) float64 seconds of the whole video.
-        contents: hashes of the files.
-        pictures: JPEG files; empty where they were not read.
-    """
-
-    ids: NDArray[np.int64]
-    files: Sequence[str]
-    starts: NDArray[np.float64]
-    ends: NDArray[np.float64]
-    durations: NDArray[np.float64]
-    contents: Sequence[bytes]
-    pictures: Sequence[bytes] = field(default=(), repr=False)
-
-    def __len__(self) -> int:
-        """Number of windows."""
-        return len(self.ids)
-
-    def take(self, rows: NDArray[np.int64]) -> Table:
-        """Some of the rows."""
-        found = rows.tolist()
-        return Table(
-            self.ids[rows], [self.files[r] for r in found], self.starts[rows], self.ends[rows], self.durations[rows],
-            [self.contents[r] for r in found], [self.pictures[r] for r in found] if self.pictures else (),
-        )  # fmt: skip
-
-    @classmethod
-    def cat(cls, parts: Sequence[Table]) -> Table:
-        """Joins tables."""
-
-        def column(name: str) -> Any:
-            return np.concatenate([getattr(part, name) for part in parts])
-
-        files = [file for part in parts for file in part.files]
-        contents = [content for part in parts for content in part.contents]
-        pictures = [picture for part in parts for picture in part.pictures]
-        return cls(column("ids"), files, column("starts"), column("ends"), column("durations"), contents, pictures)
-
-    @classmethod
-    def empty(cls) -> Table:
-        """No window."""
-        none = np.empty(0, dtype=np.float64)
-        return cls(np.empty(0, dtype=np.int64), [], none, none, none, [])
-
-
-def read_manifest(folder: Path) -> Manifest:
-    """Reads what an index is.
-
-    Raises:
-        SearchError: there is none, it is damaged, or a later version of the suite wrote it.
-    """
-    file = folder / MANIFEST
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        if (folder / SHARDS).is_dir():
-            raise SearchError(
-                f"{folder} is an index of which nothing was finished (no {MANIFEST}): make it: "
-                f"tvr index RUN VIDEOS {folder}"
-            ) from None
-        raise SearchError(f"no index in {folder} (no {MANIFEST}); make one: tvr index RUN VIDEOS {folder}") from None
-    except (OSError, ValueError) as error:
-        raise SearchError(f"{file} is damaged ({error}): remove {folder} and make the index again") from None
-    version = content.get("format") if isinstance(content, dict) else None
-    if isinstance(version, int) and version > FORMAT:
-        raise SearchError(
-            f"{folder} was written by a later version of the suite ({content.get('suite')}; format {version}, this one "
-            f"reads {FORMAT}): update tvr-lightning, or make the index again in another folder"
-        )
-    try:
-        known = {f.name for f in fields(Manifest)}
-        found = {name: value for name, value in content.items() if name in known}
-        found["source"] = Source(**content["source"])
-        found["shards"] = tuple(
-            Shard(s["name"], int(s["rows"]), tuple(map(int, s["deleted"]))) for s in found["shards"]
-        )
-        found["unreadable"] = tuple(Unreadable(**u) for u in found["unreadable"])
-        manifest = Manifest(**found)
-        if any(Path(shard.name).name != shard.name or shard.name.startswith(".") for shard in manifest.shards):
-            raise ValueError("a shard lies elsewhere")
-        if manifest.kind not in get_args(Kind):
-            raise ValueError(f"vectors of kind {manifest.kind!r}")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise SearchError(f"{file} is damaged ({error}): remove {folder} and make the index again") from None
-    return manifest
+LARGEST_PICTURE = 8 << 20
+_HALF = r"\.[0-9a-f]{16}"  # ends the name of a file that a kill left half-written
+_OWN = re.compile(rf"{SHARD.pattern}\.(parquet|safetensors)")
+_OWN_HALF = re.compile(rf"\.{_OWN.pattern}{_HALF}")
+_TOP_HALF = re.compile(rf"\.({re.escape(MANIFEST)}|{re.escape(CONFIG)}|{re.escape(LISTS)}|{PART.pattern}){_HALF}")
 
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
     """Holds an index for one writer; the system lets it go when the process ends in whatever way.
 
+    A folder that is made for it, and in which nothing is written, does not stay.
+
     Raises:
-        SearchError: another process writes to it, or the folder cannot be used.
+        SearchError: the folder is another program's, another process writes to it, or it cannot be used.
     """
     try:
+        new = not os.path.lexists(folder)
+        _check_ours(folder)
         (folder / SHARDS).mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     except OSError as error:
         raise SearchError(f"cannot write an index to {folder}: {error.strerror}") from None
+    except ValueError:
+        raise SearchError(f"cannot write an index to {folder}: the name holds a zero byte") from None
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -252,9 +70,39 @@ def writing(folder: Path) -> Iterator[None]:
             raise SearchError(
                 f"another process is writing the index {folder}: wait for it, or end it; what it has done stays"
             ) from None
-        yield
+        try:
+            yield
+        finally:
+            if new and {p.name for p in folder.iterdir()} == {SHARDS, LOCK} and not any((folder / SHARDS).iterdir()):
+                (folder / SHARDS).rmdir()
+                (folder / LOCK).unlink()
+                folder.rmdir()
     finally:
         os.close(handle)
+
+
+def _check_ours(folder: Path) -> None:
+    """Refuses a folder that holds what no index has: the writer would replace and remove files of others."""
+    if (folder / SHARDS).is_symlink():
+        raise SearchError(
+            f"{folder / SHARDS} is a link: an index writes and removes files there, and follows none. Put the folder "
+            "itself in its place"
+        )
+    if os.path.lexists(folder / MANIFEST):
+        read_manifest(folder)
+        return
+    if not folder.exists():
+        return
+    others = [p.name for p in folder.iterdir() if p.name not in (SHARDS, LOCK)]
+    others = sorted(name for name in others if not PART.fullmatch(name) and not _TOP_HALF.fullmatch(name))
+    if (folder / SHARDS).is_dir():
+        inside = sorted(p.name for p in (folder / SHARDS).iterdir())
+        others += [f"{SHARDS}/{name}" for name in inside if not _OWN.fullmatch(name) and not _OWN_HALF.fullmatch(name)]
+    if others:
+        raise SearchError(
+            f"{folder} is no index and holds other files ({few(others)}), which an index would mix with its own: "
+            "name a folder that is empty or not there yet"
+        )
 
 
 class Shards:
@@ -302,13 +150,26 @@ class Shards:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        names = ["id", "file", "start", "end", "duration", "content", *(["picture"] if pictures else [])]
+        text, number, seconds = pa.binary(), pa.int64(), pa.float64()
+        types = {"id": number, "file": text, "start": seconds, "end": seconds, "duration": seconds, "content": text}
+        if pictures:
+            types["picture"] = text
+        path = self.path(shard.name, "parquet")
         try:
-            columns = pq.read_table(self.path(shard.name, "parquet"), columns=names)
-            if len(columns) != shard.rows:
-                raise ValueError(f"{len(columns)} rows instead of {shard.rows}")
-            found = {name: columns[name] for name in names}
-            return Table(
+            if shard.rows > _size(self.path(shard.name, "safetensors")):
+                raise ValueError(f"{MANIFEST} says {shard.rows} rows, more than its tensors have bytes")
+            _size(path)
+            with pq.ParquetFile(path) as file:
+                if file.metadata.num_rows != shard.rows:
+                    raise ValueError(f"{file.metadata.num_rows} rows instead of {shard.rows}")
+                columns = file.read(columns=list(types))
+            for name, kind in types.items():
+                if columns[name].type != kind or columns[name].null_count:
+                    raise ValueError(
+                        f"{name} is {columns[name].type} with {columns[name].null_count} nulls, not {kind}"
+                    )
+            found = {name: columns[name] for name in types}
+            table = Table(
                 found["id"].to_numpy(),
                 [os.fsdecode(name) for name in found["file"].to_pylist()],
                 found["start"].to_numpy(),
@@ -317,30 +178,118 @@ class Shards:
                 found["content"].to_pylist(),
                 found["picture"].to_pylist() if pictures else (),
             )
+            check_table(table)
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
-            raise self._damaged(shard, "parquet", error) from error
+            raise self._damaged(path, error) from error
+        return table
 
-    def tensors(self, shard: Shard) -> dict[str, Tensor]:
+    def tensors(self, shard: Shard, manifest: Manifest) -> dict[str, Tensor]:
         """Maps a shard's tensors; what is not looked at is not read.
 
         Raises:
-            SearchError: its file is damaged or has gone.
+            SearchError: its file is damaged or has gone, or holds other vectors than the manifest says.
         """
+        import torch
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
+        path = self.path(shard.name, "safetensors")
         try:
-            tensors = load_file(self.path(shard.name, "safetensors"))
-            if any(len(x) != shard.rows for x in tensors.values()) or VECTOR not in tensors:
-                raise ValueError("it holds other rows than index.json says")
-            return tensors
-        except (OSError, ValueError, SafetensorError) as error:
-            raise self._damaged(shard, "safetensors", error) from error
+            _size(path)
+            tensors = load_file(path)
+            vector = tensors.get(VECTOR)
+            if vector is None or any(x.ndim < 1 or len(x) != shard.rows for x in tensors.values()):
+                raise ValueError(f"it holds other rows than {MANIFEST} says")
+            types = {"code": (torch.int8,), "float": (torch.float32, torch.float16)}[manifest.kind]
+            if vector.shape != (shard.rows, manifest.width) or vector.dtype not in types:
+                raise ValueError(
+                    f"its vectors are {vector.dtype} {tuple(vector.shape)}, not {shard.rows} {manifest.kind} of "
+                    f"{manifest.width}"
+                )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+            raise self._damaged(path, error) from error
+        return tensors
 
-    def _damaged(self, shard: Shard, suffix: str, error: Exception) -> SearchError:
+    def all_tensors(self, shards: Sequence[Shard], manifest: Manifest) -> list[dict[str, Tensor]]:
+        """Tensors of several shards, which can be joined.
+
+        Raises:
+            SearchError: as `tensors`, or one shard's have other names, shapes or types than another's.
+        """
+        found = [self.tensors(shard, manifest) for shard in shards]
+        for shard, tensors in zip(shards, found, strict=True):
+            if (mine := _form(tensors)) != (first := _form(found[0])):
+                path = self.path(shard.name, "safetensors")
+                raise self._damaged(path, ValueError(f"it holds {mine}, {shards[0].name} {first}"))
+        return found
+
+    def windows(self, manifest: Manifest) -> tuple[Table, NDArray[np.int64]]:
+        """All windows that count, and (N, 2) in which shard and row they lie.
+
+        Raises:
+            SearchError: as `table`, or two windows have one number.
+        """
+        parts = [(number, s, self.table(s)) for number, s in enumerate(manifest.shards) if s.size]
+        if not parts:
+            return Table.empty(), np.empty((0, 2), dtype=np.int64)
+        table = Table.cat([held.take(s.kept) for _, s, held in parts])
+        places = [np.stack([np.full(s.size, number), s.kept], axis=1) for number, s, _ in parts]
+        if len(np.unique(table.ids)) < len(table):
+            raise self._damaged(self.folder, ValueError("two of its windows have one number"))
+        if table.ids.max() >= manifest.next_id:
+            raise self._damaged(
+                self.folder / MANIFEST, ValueError(f"next_id is {manifest.next_id}, which a window has already")
+            )
+        return table, np.concatenate(places).astype(np.int64)
+
+    def vectors(self, manifest: Manifest) -> NDArray[Any]:
+        """The vectors of all windows that count, (N, width), in the order of `windows`.
+
+        Raises:
+            SearchError: as `tensors`, or a number is none.
+        """
+        parts = []
+        for shard in manifest.shards:
+            if shard.size:
+                held = self.tensors(shard, manifest)[VECTOR].numpy()[shard.kept]
+                if not (np.abs(held) == 1).all() if manifest.kind == "code" else not np.isfinite(held).all():
+                    what = "codes besides -1 and +1" if manifest.kind == "code" else "vectors that are not finite"
+                    raise self._damaged(self.path(shard.name, "safetensors"), ValueError(f"it holds {what}"))
+                parts.append(held)
+        return np.concatenate(parts)
+
+    def picture(self, shard: Shard, row: int) -> bytes:
+        """The picture of a window, as JPEG.
+
+        Raises:
+            SearchError: the shard's file is damaged or has gone.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path = self.path(shard.name, "parquet")
+        try:
+            _size(path)
+            with pq.ParquetFile(path) as file:
+                for group in range(file.num_row_groups):
+                    rows = file.metadata.row_group(group).num_rows
+                    if row < rows:
+                        found = file.read_row_group(group, columns=["picture"])["picture"][row].as_py()
+                        if not isinstance(found, bytes) or not found.startswith(b"\xff\xd8\xff"):
+                            raise ValueError("a picture is no JPEG")
+                        if len(found) > LARGEST_PICTURE:
+                            raise ValueError(f"a picture has {len(found)} bytes")
+                        return found
+                    row -= rows
+            raise ValueError(f"it has fewer rows than {MANIFEST} says")
+        except (OSError, ValueError, KeyError, IndexError, TypeError, pa.ArrowException) as error:
+            raise self._damaged(path, error) from None
+
+    def _damaged(self, path: Path, error: Exception) -> SearchError:
+        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, FileNotFoundError):
+            return unreachable(path, error)
         return SearchError(
-            f"{self.path(shard.name, suffix)} is damaged or has gone ({' '.join(str(error).split())[:200]}): remove "
-            f"{self.folder} and make the index again"
+            f"{path} is damaged or has gone ({one_line(error)[:200]}): remove {self.folder} and make the index again"
         )
 
     def merged(self, manifest: Manifest) -> Manifest:
@@ -351,7 +300,7 @@ class Shards:
         while (found := _to_merge(manifest.shards)) is not None:
             parts = [s for s in manifest.shards[found] if s.size]
             tables = [self.table(s, pictures=True).take(s.kept) for s in parts]
-            tensors = [(self.tensors(s), s.kept) for s in parts]
+            tensors = [(x, s.kept) for x, s in zip(self.all_tensors(parts, manifest), parts, strict=True)]
             joined = {
                 key: _cat([held[key][kept.tolist()] for held, kept in tensors])
                 for key in (tensors[0][0] if parts else ())
@@ -376,11 +325,35 @@ class Shards:
                     self.path(shard.name, suffix).unlink(missing_ok=True)
 
     def clean(self, manifest: Manifest) -> None:
-        """Removes files that no state needs any more."""
+        """Removes files that no state needs any more; of names that a writer gives, and no others."""
         named = {shard.name for shard in manifest.shards}
-        for file in (self.folder / SHARDS).iterdir():
-            if file.name.startswith(".") or file.stem not in named:
-                file.unlink(missing_ok=True)
+        self._remove(self.folder, lambda name: bool(_TOP_HALF.fullmatch(name)))
+        self._remove(
+            self.folder / SHARDS,
+            lambda name: bool(_OWN_HALF.fullmatch(name) or (_OWN.fullmatch(name) and Path(name).stem not in named)),
+        )
+
+    def _remove(self, folder: Path, needless: Callable[[str], bool]) -> None:
+        with os.scandir(folder) as entries:
+            for name in [e.name for e in entries if e.is_file(follow_symlinks=False) and needless(e.name)]:
+                (folder / name).unlink(missing_ok=True)
+
+
+def _size(path: Path) -> int:
+    """Bytes of a regular file.
+
+    Raises:
+        OSError: it has gone.
+        ValueError: it is something else, also a link.
+    """
+    status = path.lstat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("it is no regular file")
+    return status.st_size
+
+
+def _form(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    return {name: f"{str(x.dtype).removeprefix('torch.')} {[*x.shape[1:]]}" for name, x in sorted(tensors.items())}
 
 
 def _cat(parts: Sequence[Tensor]) -> Tensor:

@@ -7,6 +7,18 @@ from pathlib import Path
 from typing import Any
 
 
+def says_something(query: str) -> bool:
+    r"""Whether a query has a letter, a digit or a sign: white space and control characters describe nothing.
+
+    >>> says_something("a dog"), says_something(" \x00\u200b\n")
+    (True, False)
+    """
+    return any(c.isprintable() and not c.isspace() for c in query)
+
+
+EMPTY = "the query is empty: describe what the video shows"
+
+
 @dataclass(frozen=True)
 class Hit:
     """A window that was found.

@@ -17,16 +17,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tvr_lightning.data.dataset import VideoReader
-from tvr_lightning.errors import ConfigError, DataError, SearchError
+from tvr_lightning.data.stores.reading import is_there
+from tvr_lightning.errors import ConfigError, DataError, ScoreError, SearchError
 from tvr_lightning.evaluation import score_all
 from tvr_lightning.evaluation.encoding import inference
 from tvr_lightning.run.load import Experiment
-from tvr_lightning.search.builder import all_vectors
-from tvr_lightning.search.folder import VECTOR, Manifest, Shards, Table, read_manifest
-from tvr_lightning.search.hits import Answer, Hit
-from tvr_lightning.search.source import check_source, load_source, source_of
+from tvr_lightning.search.folder import VECTOR, Shards
+from tvr_lightning.search.hits import EMPTY, Answer, Hit, says_something
+from tvr_lightning.search.manifest import Manifest, read_manifest
+from tvr_lightning.search.source import black_features, check_source, load_source, source_of
 from tvr_lightning.search.vectors import VectorIndex, local_vectors, open_vectors
 from tvr_lightning.types import Record, TensorRows, TextInput, VideoInput
+from tvr_lightning.visible import whole
 
 CANDIDATES = 1000
 ATTEMPTS = 5  # to read an index that is being written
@@ -72,22 +74,18 @@ class Index:
 
     def _read(self) -> None:
         shards, manifest = Shards(self.folder), self.manifest
-        kept = [s for s in manifest.shards if s.size]
-        if not kept:
+        self.table, self._places = shards.windows(manifest)
+        if not len(self.table):
             raise SearchError(f"{self.folder} is empty: tvr index RUN VIDEOS {self.folder}")
-        tables = [shards.table(s) for s in kept]
-        self._tensors = [shards.tensors(s) for s in kept]
-        self._shards = kept
-        self.table = Table.cat([t.take(s.kept) for t, s in zip(tables, kept, strict=True)])
-        self._places = np.concatenate(
-            [np.stack([np.full(s.size, number), s.kept], axis=1) for number, s in enumerate(kept)]
-        )
+        numbers = [number for number, s in enumerate(manifest.shards) if s.size]
+        tensors = shards.all_tensors([manifest.shards[number] for number in numbers], manifest)
+        self._tensors = dict(zip(numbers, tensors, strict=True))
         self._row_of = {number: row for row, number in enumerate(self.table.ids.tolist())}
         self.vectors: VectorIndex
         if manifest.vectors_at is None:
-            self.vectors = local_vectors(self.folder, manifest.kind, *all_vectors(shards, manifest))
+            self.vectors = local_vectors(self.folder, manifest.kind, self.table.ids, shards.vectors(manifest))
             return
-        self.vectors = open_vectors(manifest.vectors_at, manifest.kind, manifest.width, len(self.table))
+        self.vectors = open_vectors(manifest.vectors_at, manifest.kind, manifest.width, len(self.table), make=False)
         if len(self.vectors) != len(self.table):
             raise SearchError(
                 f"{manifest.vectors_at} holds {len(self.vectors)} vectors, the index {len(self.table)} windows: bring "
@@ -101,7 +99,7 @@ class Index:
         if new is self:
             return False
         with self._lock:
-            for name in ("run", "_feature_type"):  # what was loaded stays only where the new state has it too
+            for name in ("run", "_black"):  # what was loaded stays only where the new state has it too
                 self.__dict__.pop(name, None)
             self.__dict__.update(new.__dict__)
         return True
@@ -119,7 +117,7 @@ class Index:
         new = copy.copy(self)  # its lock too: it guards the method that both use
         new._load()
         if new.manifest.source != self.manifest.source:
-            for name in ("run", "_feature_type"):
+            for name in ("run", "_black"):
                 new.__dict__.pop(name, None)
         return new
 
@@ -131,7 +129,7 @@ class Index:
             SearchError: the run has gone, or its weights are not those that the videos were encoded with.
         """
         path = self._run_path or self.manifest.source.path
-        if self._run_path is None and Path(path).is_absolute() and not Path(path).exists():
+        if self._run_path is None and Path(path).is_absolute() and not is_there(Path(path)):
             raise SearchError(
                 f"{self.folder} was made with the run {path}, which is not there any more: say where it lies now, "
                 "--run=FOLDER"
@@ -225,7 +223,7 @@ class Index:
             SearchError: the index has no such window.
         """
         number, place = self._places[self.row(window)].tolist()
-        return _picture(Shards(self.folder), self._shards[number].name, place)
+        return Shards(self.folder).picture(self.manifest.shards[number], place)
 
     def hit(self, window: int, rank: int = 0, score: float = float("nan")) -> Hit:
         """A window by its number.
@@ -243,12 +241,12 @@ class Index:
 
     def _encode(self, queries: Sequence[str]) -> tuple[TensorRows, list[list[str]]]:
         for number, query in enumerate(queries):
-            if not query.strip():
+            if not says_something(query):
                 which = f"query {number + 1} of {len(queries)}" if len(queries) > 1 else "the query"
-                raise DataError(f"{which} is empty: describe what the video shows")
+                raise DataError(EMPTY.replace("the query", which))
         run = self.run
         tokenizer = run.data.tokenizer
-        text = tokenizer(queries)
+        text = tokenizer([whole(query) for query in queries])
         places = torch.arange(len(queries))
         batch = TextInput(text.tokens, text.mask, places, places, text.word)  # type: ignore[arg-type]
         with inference(run.model):
@@ -305,7 +303,12 @@ class Index:
         return hits
 
     def _scores(self, texts: TensorRows, rows: NDArray[np.int64]) -> Tensor:
-        return score_all(self.run.model, texts, self.features(rows))
+        try:
+            return score_all(self.run.model, texts, self.features(rows))
+        except ScoreError as error:
+            raise SearchError(
+                f"{self.folder} holds features that give no scores: make the index again ({error})"
+            ) from None
 
     def features(self, rows: NDArray[np.int64]) -> Any:
         """The method's features of windows, by their rows in `table`, in float32."""
@@ -318,40 +321,22 @@ class Index:
                     parts.setdefault(name, []).append(held[inside])
         order = torch.from_numpy(np.argsort(np.argsort(places[:, 0], kind="stable")))
         joined = {name: torch.cat(held)[order] for name, held in parts.items()}
-        kind = self._feature_type
-        if set(joined) != set(kind.__dataclass_fields__):
-            raise SearchError(f"{self.folder} holds features of another method ({', '.join(joined)}): make it again")
+        kind = type(self._black)
+        forms = [{k: (x.shape[1:], x.is_floating_point() or x.dtype) for k, x in t.items()}
+                 for t in (joined, self._black.tensors())]  # fmt: skip
+        if forms[0] != forms[1]:
+            said = ", ".join(f"{name} {[*x.shape[1:]]}" for name, x in joined.items())
+            raise SearchError(f"{self.folder} holds features of another method ({said}): make the index again")
         return kind(**{name: x.float() if x.is_floating_point() else x for name, x in joined.items()})
 
     @cached_property
-    def _feature_type(self) -> Any:
-        """The class of the method's features, by those of a black video."""
-        model, frames = self.run.model, self.run.data.frames
-        black = torch.zeros(1, frames.num_frames, 3, frames.size, frames.size, dtype=torch.uint8)
-        video = VideoInput(black, torch.ones(black.shape[:2], dtype=torch.bool), torch.zeros(1, dtype=torch.int64))
-        with inference(model):
-            return type(model.encode_video(video.to(model.device)))
+    def _black(self) -> TensorRows:
+        return black_features(self.run)
 
 
 def _check_k(k: int) -> None:
     if k < 1:
         raise ConfigError(f"-k is {k}; at least 1")
-
-
-def _picture(shards: Shards, name: str, row: int) -> bytes:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        file = pq.ParquetFile(shards.path(name, "parquet"))
-        for group in range(file.num_row_groups):
-            rows = file.metadata.row_group(group).num_rows
-            if row < rows:
-                return bytes(file.read_row_group(group, columns=["picture"])["picture"][row].as_py())
-            row -= rows
-    except (OSError, pa.ArrowException) as error:
-        raise SearchError(f"{shards.path(name, 'parquet')} is damaged or has gone ({error})") from None
-    raise SearchError(f"{shards.path(name, 'parquet')} has fewer rows than the index says")
 
 
 def load_index(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -15,21 +14,13 @@ from numpy.typing import NDArray
 
 from tvr_lightning.errors import SearchError, few
 from tvr_lightning.run.load import Experiment
-from tvr_lightning.search.folder import (
-    MANIFEST,
-    Manifest,
-    Shard,
-    Shards,
-    Source,
-    Table,
-    Unreadable,
-    read_manifest,
-)
+from tvr_lightning.search.folder import Shards
+from tvr_lightning.search.manifest import MANIFEST, PART, Manifest, Source, read_manifest, read_part
 from tvr_lightning.search.progress import progress
-from tvr_lightning.search.source import check_source
+from tvr_lightning.search.source import black_features, check_source
+from tvr_lightning.search.table import Table
+from tvr_lightning.search.vectors import Kind, check_vectors
 from tvr_lightning.search.videos import Listed
-
-PARTS = "rank-{}.json"  # what a rank above 0 has written, until rank 0 takes it over
 
 
 @dataclass(frozen=True)
@@ -41,12 +32,14 @@ class IndexOptions:
         stride: seconds.
         dtype: of features, `float32` or `float16`.
         vectors_at: a place of Milvus; None for FAISS.
+        forget: lets most videos of an index go, or any when it follows another folder.
     """
 
     window: float | None = 10.0
     stride: float = 5.0
     dtype: str = "float32"
     vectors_at: str | None = None
+    forget: bool = False
 
 
 class Job(NamedTuple):
@@ -57,10 +50,15 @@ class Job(NamedTuple):
     moved: int
     removed: int
     listed: Listed
+    copies: int  # files that hold the same as another
 
 
 def make_plan(run: Experiment, source: Source, listed: Listed, folder: Path, options: IndexOptions) -> Job:
-    """Compares the index with the videos; takes out what has gone, renames what has moved."""
+    """Compares the index with the videos; takes out what has gone, renames what has moved.
+
+    Raises:
+        SearchError: the index is damaged, or of something else; or its vectors cannot be kept where they should.
+    """
     shards = Shards(folder)
     manifest = Manifest(
         source, str(listed.root), options.window, options.stride, options.dtype, "float", 0, options.vectors_at
@@ -69,15 +67,17 @@ def make_plan(run: Experiment, source: Source, listed: Listed, folder: Path, opt
         found = read_manifest(folder)
         check_source(found, source, str(folder))
         _check_options(found, options, folder)
-        manifest = replace(found, source=source, root=str(listed.root))
+        manifest = replace(found, source=source)
+    if options.vectors_at is not None:  # before anything is encoded
+        vectors = run.model.vectors(black_features(run))
+        kind: Kind = "code" if vectors.dtype == torch.int8 else "float"
+        check_vectors(options.vectors_at, kind, vectors.shape[1])
     manifest = adopt(folder, manifest)
+    table, places = shards.windows(manifest)
     contents = _contents(run, listed)
-    table, places = _rows(shards, manifest)
-    if len(table) and not set(table.files) & set(listed.files):
-        raise SearchError(
-            f"{folder} indexes the videos of {read_manifest(folder).root}; {listed.root} has none of them. An index "
-            "follows one folder: index the other one in a folder of its own"
-        )
+    if not options.forget:
+        _check_loss(table, contents, folder, manifest.root, listed)
+    manifest = replace(manifest, root=str(listed.root))
     rows_of: dict[tuple[str, str], list[int]] = defaultdict(list)
     for row, (name, held) in enumerate(zip(table.files, table.contents, strict=True)):
         rows_of[name, held.hex()].append(row)
@@ -100,7 +100,34 @@ def make_plan(run: Experiment, source: Source, listed: Listed, folder: Path, opt
         shards.save(manifest)
     shards.clean(manifest)
     removed = len({file for file, _ in gone} - set(listed.files)) - len(moved)
-    return Job(manifest, todo, len(moved), max(0, removed), listed)
+    readable = [content for content in contents.values() if content]
+    return Job(manifest, todo, len(moved), max(0, removed), listed, len(readable) - len(set(readable)))
+
+
+def _check_loss(table: Table, contents: Mapping[str, str], folder: Path, root: str, listed: Listed) -> None:
+    """Refuses a call that would empty an index: of another folder, or of one that is not all there.
+
+    Of its own folder, files that hold something else now are no loss, unless they cannot be read.
+    """
+    there, other = set(contents.values()) - {""}, str(listed.root) != root
+    kept = [
+        held.hex() in there or (not other and bool(contents.get(name)))
+        for name, held in zip(table.files, table.contents, strict=True)
+    ]
+    lost = sorted({name for name, stays in zip(table.files, kept, strict=True) if not stays})
+    if not lost or (not other and 2 * sum(kept) >= len(kept)):
+        return
+    count = f"{len(kept) - sum(kept):,} of its {len(kept):,} windows would go ({few(lost)})"
+    if other:
+        raise SearchError(
+            f"{folder} indexes the videos of {root}; with those of {listed.root} {count}. An index follows one folder: "
+            "index the other one in a folder of its own, or let them go with --forget"
+        )
+    unread = sum(name in contents for name in lost)
+    raise SearchError(
+        f"{count}: {unread} of {len(lost)} files cannot be read, the others are not in {root} any more. Is the disk "
+        "mounted, and the list whole? If they are to leave the index, add --forget"
+    )
 
 
 def _check_options(found: Manifest, options: IndexOptions, folder: Path) -> None:
@@ -124,23 +151,14 @@ def _contents(run: Experiment, listed: Listed) -> dict[str, str]:
     return found
 
 
-def _rows(shards: Shards, manifest: Manifest) -> tuple[Table, NDArray[np.int64]]:
-    """All windows that count, and (N, 2) in which shard and row they lie."""
-    parts = [(number, s, shards.table(s)) for number, s in enumerate(manifest.shards) if s.size]
-    if not parts:
-        return Table.empty(), np.empty((0, 2), dtype=np.int64)
-    table = Table.cat([held.take(s.kept) for _, s, held in parts])
-    places = [np.stack([np.full(s.size, number), s.kept], axis=1) for number, s, _ in parts]
-    return table, np.concatenate(places).astype(np.int64)
-
-
 def _renamed(
     shards: Shards, manifest: Manifest, table: Table, places: NDArray[np.int64], moved: Sequence[tuple[str, list[int]]]
 ) -> Manifest:
     """Writes windows of known content once more, under the names that their files have now."""
     rows = np.array([row for _, rows in moved for row in rows], dtype=np.int64)
     names = [file for file, rows in moved for _ in rows]
-    held = {number: shards.tensors(manifest.shards[number]) for number in np.unique(places[rows, 0]).tolist()}
+    numbers = np.unique(places[rows, 0]).tolist()
+    held = dict(zip(numbers, shards.all_tensors([manifest.shards[n] for n in numbers], manifest), strict=True))
     pictures = {number: shards.table(manifest.shards[number], pictures=True).pictures for number in held}
     where = [(int(number), int(row)) for number, row in places[rows]]
     tensors = {
@@ -168,22 +186,31 @@ def _without(manifest: Manifest, places: NDArray[np.int64]) -> Manifest:
 
 
 def adopt(folder: Path, manifest: Manifest) -> Manifest:
-    """Takes over what ranks above 0 have written, also those of a run that was killed."""
-    for file in sorted(folder.glob(PARTS.format("*"))):
-        part = json.loads(file.read_text(encoding="utf-8"))
+    """Takes over what ranks above 0 have written, also those of a run that was killed.
+
+    Raises:
+        SearchError: what one wrote is damaged.
+    """
+    files = sorted(file for file in folder.iterdir() if PART.fullmatch(file.name))
+    shards = Shards(folder)
+    for file in files:
+        part = read_part(file)
         known = {shard.name for shard in manifest.shards}
-        new = tuple(Shard(s["name"], s["rows"]) for s in part["shards"] if s["name"] not in known)
+        new = tuple(shard for shard in part.shards if shard.name not in known)
         manifest = replace(
             manifest,
-            kind=part["kind"],
-            width=part["width"] or manifest.width,
             shards=(*manifest.shards, *new),
-            unreadable=(*manifest.unreadable, *(Unreadable(**u) for u in part["unreadable"])),
-            next_id=max(manifest.next_id, part["next_id"]),
-            next_shard=max(manifest.next_shard, part["next_shard"]),
+            unreadable=(*manifest.unreadable, *part.unreadable),
+            next_id=max(manifest.next_id, part.next_id),
+            next_shard=max(manifest.next_shard, part.next_shard),
+            kind=part.kind if part.shards else manifest.kind,
+            width=part.width if part.shards else manifest.width,
         )
+        for shard in new:  # whole, before the index names them
+            shards.table(shard)
+            shards.tensors(shard, manifest)
     if manifest.shards:
-        Shards(folder).save(manifest)
-    for file in folder.glob(PARTS.format("*")):
+        shards.save(manifest)
+    for file in files:
         file.unlink()
     return manifest

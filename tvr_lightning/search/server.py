@@ -7,6 +7,7 @@ import mimetypes
 import os
 import re
 import sys
+import traceback
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -17,17 +18,18 @@ from typing import Any
 import uvicorn
 from anyio.to_thread import run_sync
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tvr_lightning.errors import DataError, DecodeError, SearchError, TVRError, nearest
 from tvr_lightning.search.batching import Batcher, BusyError
 from tvr_lightning.search.decoder import SECONDS, Decoder
 from tvr_lightning.search.guard import Guard
-from tvr_lightning.search.hits import Answer, Hit, clock
+from tvr_lightning.search.hits import EMPTY, Answer, Hit, clock, says_something
 from tvr_lightning.search.index import Index
 from tvr_lightning.search.upload import uploaded
 from tvr_lightning.visible import say
@@ -89,6 +91,7 @@ class Service:
         self.batcher = Batcher(lambda queries, k: self.index.answers(queries, k))
         self.decoder = Decoder(limits.seconds)
         self.uploads = asyncio.Semaphore(UPLOADS)
+        self.stale = ""  # why the index on disk is not the one that answers
 
     async def refresh(self) -> None:
         """Takes the index as it is on disk now.
@@ -100,22 +103,29 @@ class Service:
 
     async def keep_fresh(self) -> None:
         """Looks again and again; what cannot be read is said once, and the state before goes on answering."""
-        said = ""
         while True:
             await asyncio.sleep(self.limits.refresh)
+            said = ""
             try:
                 await self.refresh()
-                said = ""
             except TVRError as error:
-                if str(error) != said:
-                    said = str(error)
-                    say(f"tvr: the index is answered from as it was: {said}", file=sys.stderr, flush=True)
+                said = str(error)
+            except Exception as error:  # whatever it is, the next state may be whole
+                said = "".join(traceback.format_exception(error))
+            if said and said != self.stale:
+                say(f"tvr: the index is answered from as it was: {said}", file=sys.stderr, flush=True)
+            self.stale = said
 
     async def about(self, request: Request) -> Response:
-        """What the page says of the index."""
+        """What the page says of the index, and whether it is the one on disk."""
         index = self.index
         return JSONResponse(
-            {"windows": len(index), "videos": len(set(index.table.files)), "max_upload": self.limits.upload}
+            {
+                "windows": len(index),
+                "videos": len(set(index.table.files)),
+                "max_upload": self.limits.upload,
+                "current": not self.stale,
+            }
         )
 
     async def search(self, request: Request) -> Response:
@@ -127,8 +137,8 @@ class Service:
             raise HTTPException(400, "say what to look for: /api/search?q=a dog runs")
         if len(query) > LONGEST:
             raise HTTPException(400, f"the query has {len(query):,} letters; at most {LONGEST:,}")
-        if not any(c.isprintable() and not c.isspace() for c in query):
-            raise HTTPException(400, "the query is empty: describe what the video shows")
+        if not says_something(query):
+            raise HTTPException(400, EMPTY)
         answer = await self.batcher.ask(query, _number_of_hits(asked.get("k")))
         return self._answer({"query": query}, answer)
 
@@ -195,7 +205,7 @@ class Service:
                 410, f"the file {shown_name(hit.file)} has gone or changed since it was indexed: run tvr index again"
             )
         kept = "attachment" if "download" in request.query_params else "inline"
-        return FileResponse(
+        return _File(
             hit.path, media_type=media_type(hit.file), filename=Path(shown_name(hit.file)).name, stat_result=state,
             content_disposition_type=kept, headers={"Cache-Control": "private, no-cache"},
         )  # fmt: skip
@@ -212,6 +222,29 @@ class Service:
                 self.index.row(int(text))
                 return int(text)
         raise HTTPException(404, "the index has no such window")
+
+
+class _File(FileResponse):
+    """A file, whose refusals of ranges are JSON as all others."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refusal: Response | None = None
+
+        async def told(message: Message) -> None:
+            nonlocal refusal
+            if message["type"] == "http.response.start" and message["status"] in (400, 416):
+                wanted = Headers(scope=scope).get("range", "")[:100]
+                size = Headers(raw=message["headers"]).get("content-range")
+                refusal = JSONResponse(
+                    {"error": f"the video has no range {wanted}; give bytes=FIRST-LAST within its size"},
+                    message["status"], {"content-range": size} if size else None,
+                )  # fmt: skip
+            elif refusal is None:
+                await send(message)
+            elif not message.get("more_body"):
+                await refusal(scope, receive, send)
+
+        await super().__call__(scope, receive, told)
 
 
 def _check_names(given: Mapping[str, str], known: Sequence[str]) -> None:

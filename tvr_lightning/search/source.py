@@ -8,12 +8,16 @@ from pathlib import Path
 import torch
 
 from tvr_lightning.config.compose import find_file
+from tvr_lightning.data.stores.files import is_file
+from tvr_lightning.data.stores.reading import is_there
 from tvr_lightning.device import open_device
 from tvr_lightning.encoders.weights import Fingerprint
 from tvr_lightning.errors import ConfigError, SearchError
+from tvr_lightning.evaluation.encoding import inference
 from tvr_lightning.run.load import Experiment, load_experiment, load_run
 from tvr_lightning.run.starting import trains
-from tvr_lightning.search.folder import Manifest, Source
+from tvr_lightning.search.manifest import Manifest, Source
+from tvr_lightning.types import TensorRows, VideoInput
 
 
 def load_source(path: str, device: str | torch.device | None = None, trust: bool = False) -> Experiment:
@@ -30,9 +34,9 @@ def load_source(path: str, device: str | torch.device | None = None, trust: bool
     device = open_device(device)
     if device.type == "meta":
         raise ConfigError("device meta: it computes nothing. Give cpu, cuda or cuda:N")
-    if Path(path).is_dir() or path.endswith(".ckpt"):
+    if is_there(Path(path), folder=True) or path.endswith(".ckpt"):
         return load_run(path, device, trust)
-    if not find_file(path).is_file():
+    if not is_file(find_file(path)):
         raise ConfigError(
             f"there is no run and no experiment {path}: give the folder of a run, such as runs/EXPERIMENT/NAME, one of "
             "its checkpoints, or an experiment that trains nothing, such as clip_zero_shot_msrvtt"
@@ -47,9 +51,19 @@ def load_source(path: str, device: str | torch.device | None = None, trust: bool
     return run
 
 
+def black_features(run: Experiment) -> TensorRows:
+    """The method's features of a black video: their class, names and shapes are those of every video's."""
+    frames = run.data.frames
+    black = torch.zeros(1, frames.num_frames, 3, frames.size, frames.size, dtype=torch.uint8)
+    video = VideoInput(black, torch.ones(black.shape[:2], dtype=torch.bool), torch.zeros(1, dtype=torch.int64))
+    with inference(run.model):
+        found: TensorRows = run.model.encode_video(video.to(run.model.device))
+    return found
+
+
 def source_of(run: Experiment, path: str) -> Source:
     """What an index says of the run that encoded it."""
-    place = str(Path(path).absolute()) if Path(path).exists() else path
+    place = str(Path(path).absolute()) if is_there(Path(path)) else path
     method = type(run.model)
     return Source(
         place,

@@ -68,6 +68,10 @@ async def uploaded(request: Request, most: int) -> AsyncIterator[Upload]:
             form = await parser.parse()
     except MultiPartException as error:
         raise HTTPException(400, f"the form cannot be read: {error.message}", {"Connection": "close"}) from None
+    except (UnicodeError, LookupError):
+        raise HTTPException(
+            400, "the form's texts are not in the charset that it names: send it in UTF-8", {"Connection": "close"}
+        ) from None
     except TimeoutError:
         raise HTTPException(
             408, f"the clip did not arrive within {LONGEST / 60:g} minutes", {"Connection": "close"}

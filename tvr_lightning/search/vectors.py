@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -167,7 +168,11 @@ def keep_lists(folder: Path, kind: Kind, ids: NDArray[np.int64], vectors: NDArra
 def local_vectors(folder: Path, kind: Kind, ids: NDArray[np.int64], vectors: NDArray[Any]) -> FaissVectors:
     """FAISS over all vectors of an index; by its inverted lists where they are kept and of these very vectors."""
     index = FaissVectors(kind, vectors.shape[1], exact=True)
-    if kind == "float" and len(ids) > EXACT_UP_TO and (kept := _read_lists(folder / LISTS, ids)) is not None:
+    if (
+        kind == "float"
+        and len(ids) > EXACT_UP_TO
+        and (kept := _read_lists(folder / LISTS, ids, vectors.shape[1])) is not None
+    ):
         index = FaissVectors(kind, vectors.shape[1], exact=False)
         index.fill(*kept, ids, vectors)
         return index
@@ -175,18 +180,22 @@ def local_vectors(folder: Path, kind: Kind, ids: NDArray[np.int64], vectors: NDA
     return index
 
 
-def _read_lists(path: Path, ids: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.int64]] | None:
+def _read_lists(path: Path, ids: NDArray[np.int64], width: int) -> tuple[NDArray[np.float32], NDArray[np.int64]] | None:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     try:
-        found = load_file(path)
-    except (OSError, SafetensorError):
+        found = load_file(path) if path.is_file() and not path.is_symlink() else {}
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
         return None
     if set(found) != {"centres", "ids", "lists"} or not np.array_equal(found["ids"], ids):
         return None
-    lists = found["lists"].astype(np.int64)
-    return None if lists.min() < 0 or lists.max() >= IVF_LISTS else (found["centres"], lists)
+    centres, lists = found["centres"], found["lists"]  # FAISS trusts their shapes
+    if centres.shape != (IVF_LISTS, width) or centres.dtype != np.float32 or not np.isfinite(centres).all():
+        return None
+    if lists.shape != ids.shape or lists.dtype != np.int32 or lists.min() < 0 or lists.max() >= IVF_LISTS:
+        return None
+    return centres, lists.astype(np.int64)
 
 
 def milvus_place(text: str) -> tuple[str, str] | None:
@@ -227,29 +236,37 @@ class MilvusVectors:
 
     Args:
         place: of `milvus_place`.
-        collection: its name; made where it is missing.
+        collection: its name.
         kind: what the vectors are.
         width: D or K.
+        make: makes the collection where it is missing; else asking for it fails.
 
     Raises:
         SearchError: the server cannot be reached, or the collection is another's.
         ConfigError: pymilvus is not installed.
     """
 
-    def __init__(self, place: str, collection: str, kind: Kind, width: int) -> None:
+    def __init__(self, place: str, collection: str, kind: Kind, width: int, make: bool = True) -> None:
         try:
             from pymilvus import DataType, MilvusClient
         except ImportError as error:
             raise ConfigError(f"{place} needs pymilvus: pip install 'tvr-lightning[milvus]' ({error})") from None
+        for name in ("pymilvus", "milvus_lite"):  # they log each error with a traceback, and raise it too
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         self.place, self.collection, self.kind, self.width = place, collection, kind, width
         self.local = "://" not in place
         self.binary = kind == "code" and not self.local
+        if self.local and not make and not Path(place).exists():  # the client would make it
+            raise SearchError(f"{place}, where the index keeps its vectors, is not there: look for it, or index again")
         field = DataType.BINARY_VECTOR if self.binary else DataType.FLOAT_VECTOR
         dim = 8 * -(-width // 8) if self.binary else width
         metric = "HAMMING" if self.binary else "IP"
         try:
             self._client: Any = MilvusClient(place, timeout=10)
-            if not self._client.has_collection(collection):
+            there = self._client.has_collection(collection)
+            if not there and not make:
+                return
+            if not there:
                 schema = self._client.create_schema(auto_id=False, enable_dynamic_field=False)
                 schema.add_field("id", DataType.INT64, is_primary=True)
                 schema.add_field("vector", field, dim=dim)
@@ -336,7 +353,21 @@ def check_place(place: str | None) -> None:
         )
 
 
-def open_vectors(place: str | None, kind: Kind, width: int, count: int) -> VectorIndex:
+def check_vectors(place: str, kind: Kind, width: int) -> None:
+    """Sees that a place can take vectors, before there are any; what is not there yet is made later.
+
+    Raises:
+        ConfigError: the place is none.
+        SearchError: it cannot be used.
+    """
+    found = milvus_place(place)
+    if found is None or "://" in found[0] or Path(found[0]).exists():
+        open_vectors(place, kind, width, 0, make=False)
+    elif not Path(found[0]).absolute().parent.is_dir():
+        raise SearchError(f"cannot keep vectors in {found[0]}: there is no folder {Path(found[0]).absolute().parent}")
+
+
+def open_vectors(place: str | None, kind: Kind, width: int, count: int, make: bool = True) -> VectorIndex:
     """An empty FAISS index, or the collection of Milvus as it is.
 
     Args:
@@ -344,6 +375,7 @@ def open_vectors(place: str | None, kind: Kind, width: int, count: int) -> Vecto
         kind: what the vectors are.
         width: D or K.
         count: how many vectors there will be; chooses FAISS's form.
+        make: see `MilvusVectors`.
 
     Raises:
         ConfigError: the place is none.
@@ -354,4 +386,4 @@ def open_vectors(place: str | None, kind: Kind, width: int, count: int) -> Vecto
     check_place(place)
     found = milvus_place(place)
     assert found is not None
-    return MilvusVectors(*found, kind, width)
+    return MilvusVectors(*found, kind, width, make)
