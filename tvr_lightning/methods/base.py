@@ -32,6 +32,7 @@ from tvr_lightning.evaluation.encoding import encode_batch, feature_type, join_b
 from tvr_lightning.methods.chunks import dummy_row, in_chunks
 from tvr_lightning.methods.precision import full_precision, is_full_precision
 from tvr_lightning.methods.provenance import Provenance
+from tvr_lightning.methods.released import ReleasedNames
 from tvr_lightning.methods.vectors import pooled
 from tvr_lightning.methods.views import View
 from tvr_lightning.names import LEAKY
@@ -180,6 +181,10 @@ class RetrievalModule(Provenance, ABC, Generic[TextT, VideoT]):
     def explain(self, text: TextInput, video: VideoInput) -> Sequence[View]:
         """What the method shows of one caption and one video, for pictures; nothing unless it says so."""
         return ()
+
+    def released_names(self) -> ReleasedNames | None:
+        """What its tensors are called in checkpoints of its released code, which `--weights` then takes."""
+        return None
 
     def frozen_video(self) -> Frozen[VideoInput] | None:
         """What of `encode_video` nothing trains: its outputs then come as `VideoInput.features`, computed once.

@@ -31,6 +31,7 @@ from tvr_lightning.evaluation import Evaluation
 from tvr_lightning.losses.contrastive import symmetric_cross_entropy
 from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.methods.blocks import in_blocks, without_common_padding
+from tvr_lightning.methods.released import CLIP_NAMES, ReleasedNames, selection_names, temporal_names
 from tvr_lightning.methods.views import Parts, View, over_frames
 from tvr_lightning.nn.masked import masked_mean
 from tvr_lightning.nn.patches.selection import TokenSelection
@@ -155,6 +156,30 @@ class UCoFiA(RetrievalModule[TextFeatures, TokenFeatures]):
             self.over_both(matrix, there),
         )
         return torch.stack(parts, dim=-1)
+
+    def released_names(self) -> ReleasedNames:
+        """Of its checkpoints, which keep what its earlier versions computed."""
+        own = {
+            **{"sentence_map": "global_mat_weight", "video_map": "global_mat_weight_1", "word_map": "local_mat_weight"},
+            "over_frames.interact": "frame_logit_weight",
+            **{
+                "over_both.over_words.interact": "word_mat_weight",
+                "over_both.then_frames.interact": "pixel_mat_weight2",
+            },
+            **{
+                "over_both.over_frames.interact": "pixel_mat_weight",
+                "over_both.then_words.interact": "word_mat_weight2",
+            },
+        }
+        unused = ("word_logit_weight", "frame_mat_weight", "frame_mat_weight2", "word_mat_weight_for_pixel")
+        return ReleasedNames(
+            {**CLIP_NAMES, **temporal_names(self.temporal), **selection_names()},
+            {f"{part}.weight": there for part, there in own.items()},
+            {
+                **dict.fromkeys(unused, "the released code makes no score of it"),
+                "local_mat_weight1": "the released test code leaves it out",
+            },
+        )
 
     def frozen_video(self) -> Frozen[VideoInput] | None:
         """Frames and patches of a frozen image tower; of none where pictures that do not exist take part."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tvr_lightning.config.options import WHERE_AND_HOW_OFTEN
 from tvr_lightning.data.stores.files import atomic_write
 from tvr_lightning.errors import RunError, nearest
-from tvr_lightning.names import CONFIG, HASH_BASELINES, LEAKY, METRICS, RANKS, UNTRAINED
+from tvr_lightning.names import CONFIG, HASH_BASELINES, LEAKY, METRICS, RANKS, RELEASED, UNTRAINED
 from tvr_lightning.visible import encodable
 
 if TYPE_CHECKING:
@@ -246,8 +246,29 @@ class Run:
 def _begun_from(trained: Mapping[str, Any]) -> list[str]:
     """On what other runs' weights were trained that this one began with, in words."""
     taken = [trained.get("weights"), *(trained.get("encoders_from") or {}).values()]
-    begun = [f"{w.get('dataset')} {w.get('protocol')}" for w in taken if isinstance(w, Mapping)]
-    return [f"starts from weights of {what}" for what in dict.fromkeys(begun)]
+    begun = [w for w in taken if isinstance(w, Mapping)]
+    as_they_are = trained.get("selection") == RELEASED
+    said = [
+        of_released_code(w, as_they_are) or f"starts from weights of {w.get('dataset')} {w.get('protocol')}"
+        for w in begun
+    ]
+    return list(dict.fromkeys(said))
+
+
+def of_released_code(said: Mapping[str, Any], as_they_are: bool = True) -> str:
+    """Weights of a method's released code in words, by file and hash; empty for others.
+
+    Args:
+        said: what a result keeps of them.
+        as_they_are: whether nothing was trained since.
+
+    >>> of_released_code({"released": "pytorch_model.bin.2", "sha256": "0123456789abcdef"})
+    'weights of the released code: pytorch_model.bin.2 (0123456789ab)'
+    """
+    if not said.get("released"):
+        return ""
+    line = f"weights of the released code: {said['released']} ({str(said.get('sha256'))[:12]})"
+    return line if as_they_are else f"starts from {line}"
 
 
 def _added(data: Mapping[str, Any]) -> list[str]:
