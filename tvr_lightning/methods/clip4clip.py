@@ -103,7 +103,7 @@ class CLIP4Clip(RetrievalModule[SentenceFeatures, VideoFeatures]):
         return {"contrastive": symmetric_cross_entropy(self.score(texts, videos), video_index)}
 
     def released_names(self) -> ReleasedNames:
-        """Of `pytorch_model.bin.N`; each calculator has files of its own."""
+        """Of the files that its training saved; each calculator has files of its own."""
         if self.similarity == "tightTransf":
             own = {
                 "cross.positions": "cross.embeddings.position_embeddings",

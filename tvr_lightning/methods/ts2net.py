@@ -126,7 +126,7 @@ class TS2Net(RetrievalModule[SentenceFeatures, VideoFeatures]):
         return {"contrastive": symmetric_cross_entropy(self.score(texts, videos), video_index)}
 
     def released_names(self) -> ReleasedNames:
-        """Of `pytorch_model.bin.N`; there the attention of blocks that shift lies inside of the shift."""
+        """Of the files that its training saved; there the attention of blocks that shift lies inside of the shift."""
         blocks = "visual.transformer.resblocks."
         tower = [n.removeprefix(f"encoder.clip.{blocks}") for n, _ in self.named_parameters() if f".clip.{blocks}" in n]
         count = 1 + max(int(name.partition(".")[0]) for name in tower)

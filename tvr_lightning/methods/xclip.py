@@ -156,7 +156,7 @@ class XCLIP(RetrievalModule[TextFeatures, FramesAndVideo]):
         return torch.stack(scores, dim=-1).transpose(0, 1)
 
     def released_names(self) -> ReleasedNames:
-        """Of `pytorch_model.bin.N`."""
+        """Of the files that its training saved."""
         own = {
             **{"sentence_map": "global_mat_weight", "word_map": "local_mat_weight"},
             **{"over_words.interact": "word_logit_weight", "over_frames.interact": "frame_logit_weight"},
