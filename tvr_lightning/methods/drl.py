@@ -148,7 +148,7 @@ class DRL(RetrievalModule[TextFeatures, VideoFeatures]):
         return (by_word + by_frame) / 2
 
     def released_names(self) -> ReleasedNames:
-        """Of the files that its training saved; there a network of one layer has no number, and the last layer a bias."""
+        """Of the files that its training saved; a network of one layer has no number there, the last layer a bias."""
         names, unused = {**CLIP_NAMES, **temporal_names(self.temporal)}, {}
         for own, there in (("of_words", "text_weight_fc"), ("of_frames", "video_weight_fc")):
             network = getattr(self.interact, own)
