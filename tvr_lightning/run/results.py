@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tvr_lightning.metrics.ranking import Ranks
 
 DIRECTIONS = {"t2v": "text → video", "v2t": "video → text"}
+POST_PROCESSED = ("dsl/", "qb/", "sk/", "sk1/")  # what begins names of figures that see more than their pair
 LOWER_IS_BETTER = ("MdR", "MnR")  # of all metrics these
 ATTENDED = "attended"  # what a method whose padding takes part says of itself
 NOT_SETTINGS = ("seed_everything", *WHERE_AND_HOW_OFTEN)  # in which two seeds of one setting may differ
@@ -363,11 +364,13 @@ def result_table(content: Mapping[str, Any]) -> Table:
         low, high = intervals.get(name, (None, None))
         return f"{metrics[name]:.1f}" + ("" if low is None else f"  [{low:.1f}, {high:.1f}]")
 
-    for mark in ("", "dsl/", "qb/"):
+    for mark in ("", *POST_PROCESSED):
         for name in ("R@1", "R@5", "R@10", "R@50", "MdR", "MnR", "mAP", "RSum"):
             row = [figure(f"{prefix}{mark}{direction}/{name}") for direction in ("t2v", "v2t")]
             if any(row):
                 table.add_row(f"{leaky}{mark}{name}", *row)
+        if mark and f"{prefix}{mark}SumR" in metrics:
+            table.add_row(f"{leaky}{mark}SumR", figure(f"{prefix}{mark}SumR"), "")
         if any(m.startswith(prefix + mark) for m in metrics):
             table.add_section()
     table.add_row(f"{leaky}SumR", figure(f"{prefix}SumR"), "")
