@@ -81,9 +81,7 @@ class XPool(RetrievalModule[SentenceFeatures, VideoFeatures]):
     def score(self, texts: SentenceFeatures, videos: VideoFeatures) -> Tensor:
         """(T, V) scaled cosines of sentence and pooled video; without gradients in blocks of texts."""
         if self.training and self.pool.dropout.p > 0:
-            sentences = texts.sentence[:, None]  # (T, 1, D)
-            cosines = self.pool.literal_cosines(sentences, videos.frames, videos.frame_mask, sentences)
-            return self.logit_scale(cosines.flatten(1).T)
+            return self.literal_score(texts, videos)
         basis = self.pool.basis(videos.frames, videos.frame_mask)
 
         def scored(part: SentenceFeatures) -> Tensor:
@@ -93,6 +91,12 @@ class XPool(RetrievalModule[SentenceFeatures, VideoFeatures]):
         if torch.is_grad_enabled():
             return scored(texts)
         return in_blocks(scored, texts, basis.vectors.shape[:2].numel())
+
+    def literal_score(self, texts: SentenceFeatures, videos: VideoFeatures) -> Tensor:
+        """The same with a vector of width D for each pair, as the paper writes it."""
+        sentences = texts.sentence[:, None]  # (T, 1, D)
+        cosines = self.pool.literal_cosines(sentences, videos.frames, videos.frame_mask, sentences)
+        return self.logit_scale(cosines.flatten(1).T)
 
     def compute_losses(
         self, texts: SentenceFeatures, videos: VideoFeatures, video_index: Tensor
