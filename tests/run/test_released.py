@@ -146,6 +146,58 @@ def test_every_tensor_of_a_released_file_is_loaded_or_named_as_unused(
     assert bool(torch.isfinite(model.score(model.encode_text(text), model.encode_video(video))).all())
 
 
+SCORES = "visual_token_selector.score_predictor"
+# what shapes do not tell apart
+PAIRS = {
+    "xclip": {
+        "sentence_map": "global_mat_weight.T", "word_map": "local_mat_weight.T",
+        "over_both.over_words.interact": "word_mat_weight.T", "over_both.then_words.interact": "word_mat_weight2.T",
+    },
+    "ucofia": {
+        "sentence_map": "global_mat_weight.T", "video_map": "global_mat_weight_1.T", "word_map": "local_mat_weight.T",
+        "over_frames.interact": "frame_logit_weight.T", "over_both.over_words.interact": "word_mat_weight.T",
+        "over_both.then_words.interact": "word_mat_weight2.T", "over_both.over_frames.interact": "pixel_mat_weight.T",
+        "over_both.then_frames.interact": "pixel_mat_weight2.T", "select.scores.reduce": f"{SCORES}.in_conv.1.weight",
+        "select.scores.mix": f"{SCORES}.out_conv.0.weight",
+    },
+    "ts2net": {
+        "select.scores.reduce": f"{SCORES}.in_conv.1.weight", "select.scores.rate": f"{SCORES}.out_conv.2.weight",
+        "encoder.clip.visual.transformer.resblocks.0.attn.out_proj":
+            "clip.visual.transformer.resblocks.0.attn.net.out_proj.weight",
+        "encoder.clip.transformer.resblocks.0.attn.out_proj": "clip.transformer.resblocks.0.attn.out_proj.weight",
+        "temporal.layers.1.linear1": "transformerClip.resblocks.1.mlp.c_fc.weight",
+    },
+    "xpool": {
+        "pool.query": "pool_frames.cross_attn.q_proj.weight", "pool.key": "pool_frames.cross_attn.k_proj.weight",
+        "pool.value": "pool_frames.cross_attn.v_proj.weight", "pool.output": "pool_frames.cross_attn.out_proj.weight",
+        "pool.fc": "pool_frames.linear_proj.weight", "pool.norm_inputs": "pool_frames.layer_norm1.weight",
+        "pool.norm_attended": "pool_frames.layer_norm2.weight", "pool.norm_output": "pool_frames.layer_norm3.weight",
+    },
+    "drl1": {"interact.of_words.0": "text_weight_fc.weight", "interact.of_frames.0": "video_weight_fc.weight"},
+    "drl3": {
+        "interact.of_words.0": "text_weight_fc.0.weight", "interact.of_words.2": "text_weight_fc.2.weight",
+        "interact.of_frames.4": "video_weight_fc.4.weight",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_tensors_of_one_shape_are_not_mistaken_for_each_other(small_encoder: Small, tmp_path: Path, name: str) -> None:
+    model, shapes = built(small_encoder, name)
+    state = cases.weights(shapes)
+    load_released(model, cases.save(tmp_path / "a.bin", state))
+    own = model.state_dict()
+    for part, there in PAIRS[name].items():
+        x = state[there.removesuffix(".T")].float()
+        assert torch.equal(own[f"{part}.weight"], x.T if there.endswith(".T") else x), part
+
+
+def test_a_block_that_shifts_there_and_not_here_is_named(small_encoder: Small, tmp_path: Path) -> None:
+    model = TS2Net(following(small_encoder), selected_patches=2, shifted_blocks=0, num_layers=cases.LAYERS)
+    with pytest.raises(CheckpointError, match=r"attn\.in_proj_weight: missing.*and \d+ more"):
+        load_released(model, cases.save(tmp_path / "a.bin", cases.weights(cases.ts2net())))
+
+
 @torch.no_grad()
 def test_names_of_x_clip_lead_to_what_the_formulas_use(small_encoder: Small, tmp_path: Path) -> None:
     """The score of every pair from the file alone: rows times matrices, padding takes part."""
