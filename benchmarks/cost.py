@@ -24,7 +24,7 @@ from cases import Case
 from measure import add_device, write_results
 from rich.console import Console
 from rich.table import Table
-from score import SCORERS
+from score import OWN
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -132,7 +132,7 @@ def rows_of(name: str, device: str) -> list[dict[str, Any]]:
     model.to(device)
     found = cost(model.score, texts.to(device), videos.to(device), device)
     rows = [{**shared, "form": "ours", "gflops": count, **found}]
-    scorer = SCORERS.get(experiment.removesuffix("_msrvtt"))
+    scorer = OWN.get(experiment.removesuffix("_msrvtt"))
     if scorer is not None:
         case = Case("", TEXTS // 10, DIFFERENT, words, frames, WIDTH)  # a tenth of the captions: memory
         module, forms = scorer.forms(case, "cpu")

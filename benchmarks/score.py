@@ -2,8 +2,9 @@
 
     python benchmarks/score.py [--device cpu] [--only tc_mgc] [--json] [--large]
 
-TC-MGC's and X-Pool's other form is the paper's equations written out, LEAN's and GHAN's a batch of T x V graphs in
-torch_geometric, X-CLIP's and DRL's all pairs at once.
+Every method of `experiments/method` has rows. TC-MGC's other form is the paper's equations written out, LEAN's and
+GHAN's a batch of T x V graphs in torch_geometric, any other's what it declares as `literal_score`, else all pairs at
+once, where the suite takes a block of texts at a time; what does neither has one row.
 Both forms run in this process with the same weights and inputs and take turns; every time is the best of the
 repetitions. Peak memory is what a call adds to the process (the allocator's peak on a GPU). `--large` also scores
 a whole test set through `evaluation.score_all`: 1,000 x 1,000 pairs, LEAN 300 x 300.
@@ -17,7 +18,7 @@ import time
 from contextlib import nullcontext
 from typing import Any
 
-import score_clip
+import score_any
 import score_ghan
 import score_lean
 import score_tc_mgc
@@ -41,9 +42,6 @@ CPU_CASES = (
     Case("lean", 32, 32, 12, 10, 512, "forward+backward"),
     Case("ghan", 64, 64, 6, 6, 512),
     Case("ghan", 32, 32, 6, 6, 512, "forward+backward"),
-    Case("xclip", 96, 96, 32, 12, 512),
-    Case("xpool", 96, 96, 32, 12, 512),
-    Case("drl", 96, 96, 32, 12, 512),
 )
 GPU_CASES = (
     Case("tc_mgc", 256, 256, 32, 12, 512),
@@ -54,29 +52,38 @@ GPU_CASES = (
     Case("lean", 32, 32, 12, 10, 512, "forward+backward"),
     Case("ghan", 128, 128, 6, 6, 512),
     Case("ghan", 32, 32, 6, 6, 512, "forward+backward"),
-    Case("xclip", 256, 256, 32, 12, 512),
-    Case("xclip", 128, 128, 32, 12, 512, "forward+backward"),
-    Case("xpool", 256, 256, 32, 12, 512),
-    Case("drl", 256, 256, 32, 12, 512),
 )
 LARGE = {
     "tc_mgc": Case("tc_mgc", 1000, 1000, 32, 12, 512),
     "lean": Case("lean", 300, 300, 12, 10, 512),  # a pair has a hypergraph of its own: 1,000 x 1,000 take half an hour
     "ghan": Case("ghan", 1000, 1000, 6, 6, 512),
-    **{name: Case(name, 1000, 1000, 32, 12, 512) for name in ("xclip", "xpool", "drl")},
 }
+# with forms and sizes of their own
+OWN: dict[str, Any] = {"ghan": score_ghan, "lean": score_lean, "tc_mgc": score_tc_mgc}
+METHODS = score_any.known_methods()
 
 
-SCORERS = {
-    **{"ghan": score_ghan, "lean": score_lean, "tc_mgc": score_tc_mgc},
-    **dict.fromkeys(("xclip", "xpool", "drl"), score_clip),
-}
+def scorer(method: str) -> Any:
+    """What gives a method's forms and features."""
+    return OWN.get(method, score_any)
+
+
+def cases_of(method: str, device: str) -> list[Case]:
+    """What is measured of a method: the sizes that stand above, else the same as for all."""
+    own = [case for case in (CPU_CASES if device == "cpu" else GPU_CASES) if case.method == method]
+    items = 96 if device == "cpu" else 256
+    return own or [Case(method, items, items, 32, 12, 512)]
+
+
+def large_case(method: str) -> Case:
+    """A whole test set."""
+    return LARGE.get(method, Case(method, 1000, 1000, 32, 12, 512))
 
 
 def run_case(case: Case, device: str) -> list[dict[str, Any]]:
     """One row per form; differences are to the first form."""
-    module, forms = SCORERS[case.method].forms(case, device)
-    texts, videos = SCORERS[case.method].features(case, device)
+    texts, videos = scorer(case.method).features(case, device)
+    module, forms = scorer(case.method).forms(case, device)
     backward = case.direction == "forward+backward"
 
     def call(form: Form) -> Tensor:
@@ -116,8 +123,8 @@ def run_case(case: Case, device: str) -> list[dict[str, Any]]:
 
 def run_large(case: Case, device: str) -> list[dict[str, Any]]:
     """A whole test set through the evaluator, in chunks; on a GPU, where features lie, beside one call of `score`."""
-    model, _ = SCORERS[case.method].forms(case, device)
-    texts, videos = SCORERS[case.method].features(case, device)
+    texts, videos = scorer(case.method).features(case, device)
+    model, _ = scorer(case.method).forms(case, device)
     forms: dict[str, Form] = {"evaluator": lambda t, v: score_all(model, t, v)}
     if device == "cuda":
         forms = {"one call": model.score, **forms}
@@ -145,25 +152,25 @@ def run_large(case: Case, device: str) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=sorted(SCORERS), help="one method")
+    parser.add_argument("--only", choices=METHODS, help="one method")
     parser.add_argument("--json", action="store_true", help="one object per row")
     parser.add_argument("--large", action="store_true", help="also a whole test set")
     add_device(parser)
     options = parser.parse_args()
     rows = []
-    for case in CPU_CASES if options.device == "cpu" else GPU_CASES:
-        if options.only in (None, case.method):
-            rows += run_case(case, options.device)
-    for method in sorted(SCORERS) if options.large else ():
-        if options.only in (None, method):
-            rows += run_large(LARGE[method], options.device)
+    chosen = [method for method in METHODS if options.only in (None, method)]
+    for case in (case for method in chosen for case in cases_of(method, options.device)):
+        rows += run_case(case, options.device)
+    for method in chosen if options.large else ():
+        rows += run_large(large_case(method), options.device)
     if options.json:
         for row in rows:
             print(json.dumps(row))
     else:
         print_table(rows)
     command = "python benchmarks/score.py" + (" --large" if options.large else "")
-    write_results("score", command, rows, options.device)
+    if options.only is None:
+        write_results("score", command, rows, options.device)
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:

@@ -2,13 +2,22 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from tvr_lightning.config.compose import compose
 from tvr_lightning.nn.similarity import LogitScale
-from tvr_lightning.optim import Optimizer, build_schedule, learning_rate_factor, parameter_groups
+from tvr_lightning.optim import (
+    Optimizer,
+    UncorrectedAdamW,
+    build_optimizer,
+    build_schedule,
+    learning_rate_factor,
+    parameter_groups,
+)
 
 
 class Model(nn.Module):
@@ -42,6 +51,94 @@ def test_groups_hold_each_trainable_parameter_once_with_its_rate_and_decay() -> 
 def test_one_rate_for_all_without_encoder_lr() -> None:
     model = Model()
     assert {g["lr"] for g in parameter_groups(model, [model.encoder], Optimizer(lr=5e-4))} == {5e-4}
+
+
+def test_the_logit_scale_may_have_a_rate_of_its_own_and_norms_may_decay() -> None:
+    model = Model()
+    options = Optimizer(lr=1e-4, encoder_lr=1e-6, logit_scale_lr=1e-7, weight_decay=0.2, decay="all_but_biases")
+    groups = {g["name"]: g for g in parameter_groups(model, [model.encoder], options)}
+    names = {id(p): n for n, p in model.named_parameters()}
+    assert {name: {names[id(p)] for p in g["params"]} for name, g in groups.items()} == {
+        "encoder": {"encoder.0.weight", "encoder.1.weight", "encoder.positional_embedding"},
+        "encoder_no_decay": {"encoder.0.bias", "encoder.1.bias"},
+        "head": {"head.weight", "table.weight"},
+        "head_no_decay": {"head.bias"},
+        "logit_scale": {"logit_scale.log"},
+    }
+    assert {n: (g["lr"], g["weight_decay"]) for n, g in groups.items()} == {
+        "encoder": (1e-6, 0.2), "encoder_no_decay": (1e-6, 0.0), "head": (1e-4, 0.2), "head_no_decay": (1e-4, 0.0),
+        "logit_scale": (1e-7, 0.2),
+    }  # fmt: skip
+
+
+def bert_adam(
+    values: list[float], gradients: list[list[float]], options: Optimizer, rate: float, decay: float
+) -> list[float]:
+    """BertAdam number by number: averages from zero, no correction, the schedule's rate from a progress of 0 on."""
+    (b1, b2), total = options.betas, len(gradients)
+    first, second = [0.0] * len(values), [0.0] * len(values)
+    for step, row in enumerate(gradients):
+        x = step / total
+        if x < options.warmup:
+            factor = x / options.warmup
+        elif options.schedule == "bertadam_cosine":
+            factor = 0.5 * (1 + math.cos(math.pi * x))
+        else:
+            factor = max((x - 1) / (options.warmup - 1), 0)
+        for i, g in enumerate(row):
+            first[i] = b1 * first[i] + (1 - b1) * g
+            second[i] = b2 * second[i] + (1 - b2) * g * g
+            update = first[i] / (math.sqrt(second[i]) + options.eps) + decay * values[i]
+            values[i] -= rate * factor * update
+    return values
+
+
+@pytest.mark.parametrize("schedule", ["bertadam_cosine", "bertadam_linear"])
+def test_without_bias_correction_it_is_bert_adam(schedule: Any) -> None:
+    options = Optimizer(lr=1e-2, weight_decay=0.2, betas=(0.9, 0.98), eps=1e-6, bias_correction=False, warmup=0.1,
+                        schedule=schedule)  # fmt: skip
+    torch.manual_seed(0)
+    layer = nn.Linear(4, 3).double()
+    gradients = torch.randn(50, 15, dtype=torch.float64)
+    weight, bias = layer.weight.flatten().tolist(), layer.bias.tolist()
+    optimizer = build_optimizer(layer, [], options, fused=True)
+    rates = build_schedule(optimizer, 50, options)
+    for row in gradients:
+        layer.weight.grad, layer.bias.grad = row[:12].view(3, 4).clone(), row[12:].clone()
+        optimizer.step()
+        rates.step()
+    expected = bert_adam(weight, gradients[:, :12].tolist(), options, 1e-2, 0.2)
+    expected += bert_adam(bias, gradients[:, 12:].tolist(), options, 1e-2, 0.0)
+    found = torch.cat([layer.weight.detach().flatten(), layer.bias.detach()])
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-12, atol=1e-12)
+
+
+def test_its_state_goes_on_where_it_was_saved() -> None:
+    def step(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, value: float) -> None:
+        parameter.grad = torch.full_like(parameter, value)
+        optimizer.step()
+
+    whole, halves = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+    one, two = UncorrectedAdamW([whole], lr=0.1), UncorrectedAdamW([halves], lr=0.1)
+    for value in (1.0, -0.5):
+        step(one, whole, value)
+    step(two, halves, 1.0)
+    again = UncorrectedAdamW([halves], lr=0.1)
+    again.load_state_dict(two.state_dict())
+    step(again, halves, -0.5)
+    assert torch.equal(whole, halves)
+
+
+def test_the_released_recipe_and_why_its_fp16_weights_are_not_reproduced() -> None:
+    options = compose("optimizer/clip4clip_released")["model"]["init_args"]["optimizer"]
+    factors = [learning_rate_factor(s, 100, Optimizer(**{**options, "betas": (0.9, 0.98)})) for s in range(101)]
+    assert (factors[0], factors[9], factors[100]) == (0.0, pytest.approx(0.9), pytest.approx(0.0))
+    assert factors[10] == pytest.approx(0.5 * (1 + math.cos(0.1 * math.pi)))  # 0.976: it drops
+    step = options["encoder_lr"]  # of a coordinate, as Adam makes them
+    weights = torch.tensor([0.02, 0.001, 2.5e-4, 2e-4, 1e-5], dtype=torch.float16)
+    moved = (weights.float() - step).half() != weights
+    assert moved.tolist() == [False, False, False, True, True]
+    assert torch.all(weights.float() - step != weights.float())
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "constant"])

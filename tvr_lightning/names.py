@@ -13,6 +13,7 @@ HASH_BASELINES = PCA, RANDOM, CHANCE = "pca", "random", "chance"  # codes that n
 CONFIG, METRICS, CHECKPOINTS = "config.yaml", "metrics.json", "checkpoints"
 BEST, LAST = "best.ckpt", "last.ckpt"
 UNTRAINED = "none"  # what selected the weights of a result for which nothing was trained
+RELEASED = "released"  # the same where the weights are those of a method's released code as they are
 RANKS, PREDICTIONS, VALUES = "ranks.parquet", "predictions.parquet", "values.parquet"
 
 

@@ -110,7 +110,7 @@ def test_resolved_configuration_builds_the_same_again(tmp_path: Path) -> None:
     assert again.config == first.config
     assert again.name == "clip4clip_shapes"
     assert again.data.batch_size == 7
-    assert not hasattr(again.model, "temporal")
+    assert again.model.temporal is None
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 SAID = re.compile(r"^# in the paper \(.*\): (.*)$", re.MULTILINE)
 # of a run, not of its result
 RUNNING = {"log_every_n_steps", "check_val_every_n_epoch", "callbacks", "loss_chunk", "compile_encoders"}
+# whose defaults are Adam's own, or another setting's value
+WHERE_GIVEN = {"encoder_lr", "logit_scale_lr", "decay", "bias_correction"}
 DATA = ("batch_size", "num_frames", "fps", "max_words", "caption_sampling", "selection")
 
 
@@ -37,7 +39,7 @@ def recipe(config: dict[str, Any]) -> list[str]:
     """Names of the settings that a paper's recipe would have to say, in a fixed order."""
     names = sorted(key for key, value in config["trainer"].items() if value is not None)
     optimizer = config["model"]["init_args"]["optimizer"]
-    names += [f.name for f in fields(Optimizer) if f.name != "encoder_lr" or optimizer.get("encoder_lr")]
+    names += [f.name for f in fields(Optimizer) if f.name not in WHERE_GIVEN or optimizer.get(f.name) is not None]
     names += [name for name in DATA if name != "caption_sampling" or not config["data"].get("join_captions")]
     return [name for name in names if name not in RUNNING]
 

@@ -13,6 +13,7 @@ import torch
 
 from tvr_lightning.data.augment import FrameAugmentation
 from tvr_lightning.data.augment_text import TextAugmentation
+from tvr_lightning.data.banks import caption_bank, video_bank
 from tvr_lightning.data.dataset import Augmentation, SeededSampler
 from tvr_lightning.data.word_pieces import WordPieces
 from tvr_lightning.errors import ConfigError, DataError, DecodeError
@@ -275,10 +276,23 @@ def test_empty_caption_names_its_video(copy: Path, make_data: Make) -> None:
 
 def test_query_bank_is_seeded_and_reads_no_video(make_data: Make, copy: Path) -> None:
     shutil.rmtree(copy / "videos")
-    banks = [torch.cat([b.tokens for b in make_data(root=copy, seed=seed).query_bank(15)]) for seed in (0, 0, 1)]
+    banks = [torch.cat([b.tokens for b in caption_bank(make_data(root=copy, seed=seed), 15)]) for seed in (0, 0, 1)]
     assert banks[0].shape == (15, 32)
     assert torch.equal(banks[0], banks[1])
     assert not torch.equal(banks[0], banks[2])
+
+
+def test_a_bank_of_videos_is_a_seeded_choice_of_the_training_split(make_data: Make, copy: Path) -> None:
+    def chosen(seed: int, size: int) -> list[int]:
+        data = make_data(root=copy, seed=seed)
+        data.setup("test")
+        return [i for batch in video_bank(data, size) if batch is not None for i in batch.index.tolist()]
+
+    first = chosen(0, 5)
+    assert len(set(first)) == 5
+    assert first == chosen(0, 5) != chosen(1, 5)
+    data = make_data(root=copy)
+    assert sorted(chosen(0, 1000)) == list(range(len(data.database_split().records)))
 
 
 @pytest.mark.parametrize("join", [False, True])

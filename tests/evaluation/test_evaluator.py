@@ -8,6 +8,7 @@ from torch import Tensor
 
 from tvr_lightning.errors import ConfigError, DataError, ScoreError
 from tvr_lightning.evaluation import (
+    Bank,
     EncodedSplit,
     Evaluation,
     TrainingItems,
@@ -17,7 +18,7 @@ from tvr_lightning.evaluation import (
     score_all,
 )
 from tvr_lightning.evaluation.encoding import inference
-from tvr_lightning.metrics import ranking_metrics
+from tvr_lightning.metrics import ranking_metrics, sinkhorn_biases
 from tvr_lightning.types import TensorRows, TextInput, VideoInput
 
 
@@ -155,12 +156,65 @@ def test_post_processing_stands_beside_the_plain_figures() -> None:
     encoded = EncodedSplit(texts, videos, owner)
     plain = evaluate(Dot(), encoded, Evaluation())
     options = Evaluation(dual_softmax=1.0, qb_norm=2.0)
-    both = evaluate(Dot(), encoded, options, TrainingItems(bank=vectors(20, 3)))
+    both = evaluate(Dot(), encoded, options, TrainingItems(Bank(texts=vectors(20, 3))))
     assert {k: v for k, v in both.metrics.items() if not k.startswith(("dsl/", "qb/"))} == plain.metrics
     assert {k.partition("/")[0] for k in both.metrics} == {"t2v", "v2t", "SumR", "dsl", "qb"}
     assert "qb/t2v/R@1" in both.metrics
     assert "qb/v2t/R@1" not in both.metrics
+    assert "qb/SumR" not in both.metrics
     assert both.metrics["dsl/SumR"] == pytest.approx(both.metrics["dsl/t2v/RSum"] + both.metrics["dsl/v2t/RSum"])
+
+
+def test_a_bank_of_videos_is_for_video_to_text() -> None:
+    texts, videos, owner = vectors(12, 0), vectors(12, 1), torch.arange(12)
+    bank = Bank(vectors(20, 3), vectors(9, 4))
+    options = Evaluation(qb_norm=2.0, sinkhorn=0.5, resamples=0)
+    found = evaluate(Dot(), EncodedSplit(texts, videos, owner), options, TrainingItems(bank)).metrics
+    assert {k.partition("/")[0] for k in found} == {"t2v", "v2t", "SumR", "qb", "sk", "sk1"}
+    for name in ("qb", "sk", "sk1"):
+        assert found[f"{name}/SumR"] == pytest.approx(found[f"{name}/t2v/RSum"] + found[f"{name}/v2t/RSum"])
+    # the other direction is the same with texts and videos exchanged
+    turned = evaluate(
+        Dot(), EncodedSplit(videos, texts, owner), options, TrainingItems(Bank(bank.videos, bank.texts))
+    ).metrics
+    for name in ("qb", "sk", "sk1"):
+        for metric in ("R@1", "R@5", "MdR", "MnR"):
+            assert found[f"{name}/t2v/{metric}"] == pytest.approx(turned[f"{name}/v2t/{metric}"])
+            assert found[f"{name}/v2t/{metric}"] == pytest.approx(turned[f"{name}/t2v/{metric}"])
+
+
+class Parts(Dot):
+    """A score that is the mean of two."""
+
+    parts = ("first half", "second half")
+
+    def part_scores(self, texts: Vectors, videos: Vectors) -> torch.Tensor:
+        half = texts.vector.shape[1] // 2
+        first = texts.vector[:, :half] @ videos.vector[:, :half].T
+        return 2 * torch.stack([first, texts.vector @ videos.vector.T - first], dim=-1)
+
+
+def test_each_part_of_a_score_has_biases_of_its_own() -> None:
+    texts, videos, bank = vectors(12, 0), vectors(12, 1), vectors(20, 3)
+    encoded, options = EncodedSplit(texts, videos, torch.arange(12)), Evaluation(sinkhorn=0.5, resamples=0)
+    whole, parts = (evaluate(m, encoded, options, TrainingItems(Bank(bank))).metrics for m in (Dot(), Parts()))
+    biases = torch.stack([sinkhorn_biases(s, 0.5) for s in Parts().part_scores(bank, videos).unbind(-1)]).mean(0)
+    expected = ranking_metrics(texts.vector @ videos.vector.T + biases, torch.arange(12))
+    for metric in ("R@1", "R@5", "MnR"):
+        assert parts[f"sk/t2v/{metric}"] == pytest.approx(expected[f"t2v/{metric}"])
+    assert parts["sk/t2v/MnR"] != whole["sk/t2v/MnR"]
+    assert {k: v for k, v in parts.items() if not k.startswith("sk/")} == pytest.approx(
+        {k: v for k, v in whole.items() if not k.startswith("sk/")}
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("sinkhorn", 0.0), ("qb_norm", -1.0), ("dual_softmax", 0.0), ("sinkhorn_rounds", 0),
+                        ("qb_bank", 0), ("qb_videos", -1)],
+)  # fmt: skip
+def test_settings_of_post_processing_that_mean_nothing(name: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=rf"model\.evaluation\.{name} is {value}"):
+        Evaluation(**{name: value})  # type: ignore[arg-type]
 
 
 def test_probes_follow_the_split_s_rows() -> None:

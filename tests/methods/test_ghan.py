@@ -378,6 +378,7 @@ def test_matched_retrieves_noise_and_all_pairs_do_not(small_encoder):
         ({"pairing": "matched", "layers": "baseline"}, "needs graphs"),
         ({"pairing": "matched", "layers": "no_inter"}, "needs graphs"),
         ({"pairing": "matched", "evaluation": Evaluation(qb_norm=0.2)}, "qb_norm=null"),
+        ({"pairing": "matched", "evaluation": Evaluation(sinkhorn=1.0)}, "sinkhorn=null"),
     ],
 )
 def test_settings_that_do_not_fit(settings, message, small_encoder):

@@ -96,7 +96,9 @@ class TestWeights:
         assert json.loads((run.parent / "t" / "metrics.json").read_text())["trained"]["weights"] == said
         words = ["test", "--config", str(run / "config.yaml"), "--weights=x", f"--ckpt_path={run}"]
         assert main(words) == 2
-        assert "--weights starts a new training" in capsys.readouterr().err
+        assert "leave one out" in capsys.readouterr().err
+        assert main([*words[:3], f"--weights={run}"]) == 2
+        assert "starts a new training" in capsys.readouterr().err
 
     @pytest.mark.parametrize(
         ("change", "code", "message"),

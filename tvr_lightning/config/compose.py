@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 FOLDER = "experiments"
 PACKAGED = Path(__file__).parents[1] / FOLDER  # in a checkout a link to the folder beside the package
-PARTS = ("trainer", "data", "method")
+PARTS = ("trainer", "data", "method", "optimizer")
 GRIDS = "ablations"
 FIGURES = "reported"
 

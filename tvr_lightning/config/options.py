@@ -21,7 +21,7 @@ class RunOptions:
         run_id: the folder's name; the time when null.
         tracker: where curves go.
         ckpt_path: run to test, or to train on from with its optimiser.
-        weights: run or checkpoint whose weights alone begin a new run.
+        weights: run or checkpoint whose weights alone begin a new run; or a file of a method's released code.
         resume: unfinished run: `last`, folder, last.ckpt.
         checkpoint_every: steps between two savings of last.ckpt.
     """

@@ -18,7 +18,6 @@ from tvr_lightning.data.dataset import (
     OnDecodeError,
     PairDataset,
     SeededSampler,
-    TokenizedCaptions,
     VideoDataset,
     collate_captions,
     collate_nothing,
@@ -245,14 +244,21 @@ class VideoTextDataModule(LightningDataModule):
         if name not in self.splits:
             self.splits[name] = make_split(self, name, records)
 
-    def database_split(self) -> Split:
-        """The training items, among which codes of the test are looked up; the same after `fit` and in `test`."""
+    def database_split(
+        self, use: str = "codes are looked up among; set --model.evaluation.codes.database=test"
+    ) -> Split:
+        """The training items, among which a test looks; the same after `fit` and in `test`.
+
+        Args:
+            use: what for, and how to do without, where the dataset has none.
+        """
         if TRAIN not in self.splits:
-            train = self._training("codes are looked up among; set --model.evaluation.codes.database=test")
+            train = self.training_records(use)
             self._add(TRAIN, hold_out(train, self.seed)[0] if self.selection == "holdout" else train)
         return self.splits[TRAIN]
 
-    def _training(self, use: str) -> list[Record]:
+    def training_records(self, use: str) -> list[Record]:
+        """Training videos as the annotation files have them; `use` says what for, where there are none."""
         if TRAIN not in self.annotations.splits:
             raise DataError(f"{self.dataset} ({self.annotations.protocol}) has no training videos, which {use}")
         return self.annotations.load(TRAIN)
@@ -304,7 +310,7 @@ class VideoTextDataModule(LightningDataModule):
                 + ": not one batch can be filled. Set a smaller --data.batch_size"
                 + (" or a larger --data.subset." if self.subset else ".")
             )
-        return self._loader(dataset, self.batch_size, collate_pairs, sampler=sampler, drop_last=True)
+        return self.loader(dataset, self.batch_size, collate_pairs, sampler=sampler, drop_last=True)
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Gives a rank none of whose videos could be decoded a training batch without rows: ranks step together."""
@@ -326,14 +332,14 @@ class VideoTextDataModule(LightningDataModule):
             ConfigError: shared memory has no room for what workers read ahead.
         """
         self._check_room(split, "eval_batch_size")
-        captions, collate_texts = self._share(CaptionDataset(split.captions), collate_captions)
-        videos, collate_clips = self._share(VideoDataset(split.reader), collate_videos)
+        captions, collate_texts = self.share_of(CaptionDataset(split.captions), collate_captions)
+        videos, collate_clips = self.share_of(VideoDataset(split.reader), collate_videos)
         # tokens are ready in memory: a worker for them would only copy
         # Lightning rebuilds loaders from keyword arguments only
         texts = DataLoader(captions, batch_size=self.eval_batch_size, collate_fn=collate_texts)
-        return texts, self._loader(videos, self.eval_batch_size, collate_clips)
+        return texts, self.loader(videos, self.eval_batch_size, collate_clips)
 
-    def _share(self, dataset: Any, collate: Any) -> tuple[Any, Any]:
+    def share_of(self, dataset: Any, collate: Any) -> tuple[Any, Any]:
         """This rank's part of a dataset, and how its items are joined."""
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         if world == 1:
@@ -373,14 +379,6 @@ class VideoTextDataModule(LightningDataModule):
             if text is not None:
                 precompute_text_features(split.captions, text, f"{what} captions", store, options)
 
-    def query_bank(self, size: int) -> DataLoader[TextInput]:
-        """A seeded choice of training captions, for QB-Norm; no video is read."""
-        training = self._training("give QB-Norm its queries; set --model.evaluation.qb_norm=null")
-        captions = TokenizedCaptions(training, self.tokenizer)
-        chosen = torch.randperm(len(captions), generator=torch.Generator().manual_seed(self.seed))[:size]
-        bank = Subset(CaptionDataset(captions), chosen.tolist())
-        return DataLoader(bank, batch_size=self.eval_batch_size, collate_fn=collate_captions)
-
     def check_shared_memory(self) -> None:
         """Looks whether what workers read ahead has room, in training and with every split that it is followed by.
 
@@ -408,5 +406,6 @@ class VideoTextDataModule(LightningDataModule):
 
     predict_dataloader = test_dataloader
 
-    def _loader(self, dataset: Any, batch_size: int, collate: Any, **kwargs: Any) -> DataLoader[Any]:
+    def loader(self, dataset: Any, batch_size: int, collate: Any, **kwargs: Any) -> DataLoader[Any]:
+        """Batches of a dataset, read by the data module's workers."""
         return make_loader(dataset, batch_size, self.num_workers, self.seed, collate_fn=collate, **kwargs)

@@ -47,7 +47,7 @@ from tvr_lightning.encoders.clip_weights import (
     resolve_weights,
     trained_with_quick_gelu,
 )
-from tvr_lightning.encoders.kept import building, finish, kept_computation
+from tvr_lightning.encoders.kept import are_of_released_code, building, finish, kept_computation
 from tvr_lightning.encoders.weights import Fingerprint, differences, fetch_weights, weight_mismatch
 from tvr_lightning.errors import ConfigError
 from tvr_lightning.nn.patches.hooks import UNCHANGED, TokenHook
@@ -188,7 +188,13 @@ class CLIPEncoder(DualEncoder):
         config = sized_config(size) if size else cast(Any, named).config
         tags = {} if named is None else pretrained_tags(model)
         source = None if named is None else named.source
-        if source is None:
+        weights: CLIPWeights | None
+        if are_of_released_code():
+            if quick_gelu is False:
+                raise ConfigError("quick_gelu is false, but the methods' released code has OpenAI's CLIP: leave it out")
+            weights, tag, quick_gelu = None, tags.get("openai"), True
+            self.from_pretrained = self.from_pretrained or (model if source else None)
+        elif source is None:
             name = "CLIPSize" if size and size != PRESETS.get(model) else model
             weights, tag = resolve_weights(name, self.from_pretrained, tags)
         elif self.from_pretrained is not None:

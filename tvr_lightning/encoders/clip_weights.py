@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,7 +73,7 @@ def read_clip_weights(path: Path) -> CLIPWeights:
     """
     file = find_weight_file(path)
     state = read_state_dict(file)
-    if any(name.startswith(("vision_model.", "text_model.")) for name in state):
+    if is_hugging_face(state):
         return _from_hugging_face(file, state)
     state = {name.removeprefix("text."): value for name, value in state.items()}
     rows = state.pop("token_embedding.rows", None)  # of stand-ins, in which most tokens share one row
@@ -161,6 +161,37 @@ _HF_NAMES = {
 _HF_LAYER = re.compile(r"(text|vision)_model\.encoder\.layers\.(\d+)\.(.+)\.(weight|bias)")
 
 
+def openai_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A CLIPModel of Hugging Face's transformers under OpenAI's names; names that it does not know stay as they are."""
+    renamed: dict[str, Tensor] = {}
+    for name, value in state.items():
+        if name.endswith("position_ids"):
+            continue
+        match = _HF_LAYER.fullmatch(name)
+        if match is None:
+            matrix = name.endswith("_projection.weight") and value.ndim == 2
+            renamed[_HF_NAMES.get(name, name)] = value.T if matrix else value
+            continue
+        tower, layer, part, kind = match.groups()
+        block = f"{'visual.' if tower == 'vision' else ''}transformer.resblocks.{layer}."
+        if part == "self_attn.q_proj":
+            parts = [state.get(name.replace("q_proj", f"{p}_proj")) for p in "qkv"]
+            there = [p for p in parts if p is not None and p.ndim and p.shape == value.shape]
+            renamed[f"{block}attn.in_proj_{kind}"] = torch.cat(there) if len(there) == 3 else value
+        elif part not in ("self_attn.k_proj", "self_attn.v_proj"):
+            renamed[f"{block}{_HF_BLOCK.get(part, part)}.{kind}"] = value
+    return renamed
+
+
+def is_hugging_face(names: Iterable[str]) -> bool:
+    """Whether these are names of transformers' CLIPModel.
+
+    >>> is_hugging_face(["logit_scale", "vision_model.post_layernorm.bias"]), is_hugging_face(["ln_final.bias"])
+    (True, False)
+    """
+    return any(name.startswith(("vision_model.", "text_model.")) for name in names)
+
+
 def _from_hugging_face(file: Path, state: dict[str, Tensor]) -> CLIPWeights:
     raw = read_json(file.parent / "config.json")
     if not raw:
@@ -182,21 +213,7 @@ def _from_hugging_face(file: Path, state: dict[str, Tensor]) -> CLIPWeights:
         raise CheckpointError(f"{file}: unsupported activation {sorted(activations)}; supported: gelu or quick_gelu.")
     if {text.layer_norm_eps, vision.layer_norm_eps} != {1e-5}:
         raise CheckpointError(f"{file}: layer_norm_eps differs from CLIP's 1e-5, which is the only one supported.")
-    renamed: dict[str, Tensor] = {}
-    for name, value in state.items():
-        if name.endswith("position_ids"):
-            continue
-        match = _HF_LAYER.fullmatch(name)
-        if match is None:
-            renamed[_HF_NAMES.get(name, name)] = value.T if name.endswith("_projection.weight") else value
-            continue
-        tower, layer, part, kind = match.groups()
-        block = f"{'visual.' if tower == 'vision' else ''}transformer.resblocks.{layer}."
-        if part == "self_attn.q_proj":
-            parts = [state.get(name.replace("q_proj", f"{p}_proj")) for p in "qkv"]
-            renamed[f"{block}attn.in_proj_{kind}"] = torch.cat([p for p in parts if p is not None])
-        elif part not in ("self_attn.k_proj", "self_attn.v_proj"):
-            renamed[f"{block}{_HF_BLOCK.get(part, part)}.{kind}"] = value
+    renamed = openai_names(state)
     prepared = read_json(file.parent / "preprocessor_config.json")
     statistics = {"mean": prepared.get("image_mean"), "std": prepared.get("image_std")}
     return CLIPWeights(

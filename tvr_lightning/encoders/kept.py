@@ -18,6 +18,7 @@ from tvr_lightning.errors import CheckpointError, ConfigError, TVRError, few
 
 OWN_EXPERIMENT = "It goes with the settings of the run that trained it: its run folder's config.yaml."
 _PENDING = "_kept"  # on an encoder under construction: its name, and weights to load
+_follow: ContextVar[bool] = ContextVar("_follow", default=False)
 _rebuilt: ContextVar[list[Mapping[str, Any]] | None] = ContextVar("_rebuilt", default=None)
 
 
@@ -93,6 +94,28 @@ def rebuilding(kept: Mapping[str, Mapping[str, Any]] | None) -> Iterator[None]:
 
 
 @contextmanager
+def weights_of_released_code() -> Iterator[None]:
+    """Lets encoders that are built inside the block read no weights: a checkpoint of released code brings them."""
+    token = _follow.set(True)
+    try:
+        yield
+    finally:
+        _follow.reset(token)
+
+
+def are_of_released_code() -> bool:
+    """Whether an encoder under construction gets the weights of a checkpoint of released code: of OpenAI's CLIP.
+
+    >>> are_of_released_code()
+    False
+    >>> with weights_of_released_code():
+    ...     are_of_released_code()
+    True
+    """
+    return _follow.get()
+
+
+@contextmanager
 def checkpoint_errors(path: Path) -> Iterator[None]:
     """Says of whatever fails inside the block that encoders cannot be built as a checkpoint describes them.
 
@@ -130,6 +153,8 @@ def kept_computation(encoder: Encoder, asked: Mapping[str, Any]) -> dict[str, An
     rebuilt = _rebuilt.get()
     wanted = Wanted.of(encoder, asked)
     if rebuilt is None:
+        if are_of_released_code():
+            return None
         taken = take(encoder.from_pretrained, wanted)
         if taken is None:
             return None

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Generic
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,15 +13,14 @@ from torch import Tensor
 from tvr_lightning.evaluation.codes import HashingResult, evaluate_codes, has_codes
 from tvr_lightning.evaluation.encoding import EncodedSplit, Retriever, TextT, VideoT, inference
 from tvr_lightning.evaluation.options import Evaluation
+from tvr_lightning.evaluation.postprocessing import Bank, post_processed
 from tvr_lightning.evaluation.query_values import QueryValues
 from tvr_lightning.evaluation.scoring import score_all
 from tvr_lightning.metrics import (
     Ranks,
     bootstrap_intervals,
-    dual_softmax,
     metrics_of,
     probe_wins,
-    qb_norm,
     query_ranks,
 )
 from tvr_lightning.names import LEAKY
@@ -30,15 +29,15 @@ TOP = 10  # how many retrieved items a run keeps of each query
 
 
 @dataclass(frozen=True)
-class TrainingItems(Generic[TextT]):
+class TrainingItems:
     """What of the training set a test looks at.
 
     Attributes:
-        bank: features of captions, QB-Norm's query bank; None for no QB-Norm.
+        bank: what post-processing compares with.
         database: the items whose codes those of the test are looked up among; among themselves when None.
     """
 
-    bank: TextT | None = None
+    bank: Bank = field(default_factory=Bank)
     database: EncodedSplit[Any, Any] | None = None
 
 
@@ -73,7 +72,7 @@ def evaluate(
     model: Retriever[TextT, VideoT],
     split: EncodedSplit[TextT, VideoT],
     options: Evaluation,
-    training_items: TrainingItems[TextT] | None = None,
+    training_items: TrainingItems | None = None,
     *,
     seed: int = 0,
     final: bool = True,
@@ -100,17 +99,13 @@ def evaluate(
     split, training = scored_items(model, split), training_items or TrainingItems()
     caption_row = split.caption_row
     leaky = bool(getattr(model, "reads_ground_truth", False))
-    score = partial(score_all, model, videos=split.videos, chunk_size=options.chunk_size,
-                    matrix_limit_mib=options.matrix_limit_mib, shared=shared)  # fmt: skip
-    scores = score(split.texts)
+    score = partial(score_all, chunk_size=options.chunk_size, matrix_limit_mib=options.matrix_limit_mib, shared=shared)
+    scores = score(model, split.texts, split.videos)
     ranked = partial(query_ranks, caption_video=caption_row, v2t=options.v2t, also=split.right_pairs)
     ranks = ranked(scores)
     values = _probes(scores, split)
-    probes = {name: float(found.value.mean()) for name, found in values.items()}
-    metrics = metrics_of(ranks) | probes | _dual_softmax(scores, options.dual_softmax, ranked)
-    if options.qb_norm is not None and training.bank is not None:
-        adjusted = qb_norm(scores, score(training.bank), options.qb_norm)
-        metrics |= _adjusted("qb", "t2v", adjusted, ranked)
+    metrics = metrics_of(ranks) | {name: float(found.value.mean()) for name, found in values.items()}
+    metrics |= post_processed(model, scores, (split.texts, split.videos), training.bank, options, score, ranked)
     intervals: dict[str, tuple[float, float]] = {}
     if final and options.resamples:
         intervals |= bootstrap_intervals(ranks, seed=seed, resamples=options.resamples)
@@ -161,21 +156,6 @@ def _probes(scores: Tensor, split: EncodedSplit[Any, Any]) -> dict[str, QueryVal
     known = [(kind, row_of[a], row_of[b]) for kind, a, b in split.probes if {row_of[a], row_of[b]} <= described]
     found = probe_wins(scores, split.caption_row, known) if known else {}
     return {name: QueryValues(100.0 * wins, pair[:, 0], pair[:, 1]) for name, (pair, wins) in found.items()}
-
-
-def _dual_softmax(scores: Tensor, temperature: float | None, ranked: Callable[[Tensor], Ranks]) -> dict[str, float]:
-    if temperature is None:
-        return {}
-    metrics: dict[str, float] = {}
-    for direction in ("t2v", "v2t"):
-        metrics |= _adjusted("dsl", direction, dual_softmax(scores, temperature, direction), ranked)
-    return {**metrics, "dsl/SumR": metrics["dsl/t2v/RSum"] + metrics["dsl/v2t/RSum"]}
-
-
-def _adjusted(prefix: str, direction: str, scores: Tensor, ranked: Callable[[Tensor], Ranks]) -> dict[str, float]:
-    """One direction's ranking metrics of scores after post-processing."""
-    metrics = metrics_of(ranked(scores))
-    return {f"{prefix}/{name}": value for name, value in metrics.items() if name.startswith(f"{direction}/")}
 
 
 def _top(scores: Tensor, ids: Tensor, rows: int = 1024) -> tuple[Tensor, Tensor]:

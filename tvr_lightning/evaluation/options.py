@@ -33,8 +33,14 @@ class Evaluation:
         chunk_size: texts and videos scored at a time; null for what suits the device, 256 on a CPU.
         resamples: bootstrap resamples for the 95 % intervals of test results, 0 for none.
         dual_softmax: temperature of dual softmax (CAMoE), reported besides as `dsl/...`; null for none.
-        qb_norm: beta of QB-Norm, reported besides as `qb/t2v/...`; null for none.
-        qb_bank: how many training captions make QB-Norm's query bank.
+        qb_norm: beta of QB-Norm, reported besides as `qb/...`; null for none.
+        sinkhorn: temperature of Sinkhorn's rounds, 1 for cosines times a logit scale of 100, 0.01 for plain ones;
+            reported besides as `sk/...`, biases of a bank alone (UCoFiA), and as `sk1/...`, each query in the bank for
+            itself (Yakovlev 2023); null for none.
+        sinkhorn_rounds: of both scalings.
+        qb_bank: how many training captions make the bank of QB-Norm and Sinkhorn, text to video.
+        qb_videos: how many training videos make it, video to text: they are read and encoded; 0 for none, and no such
+            figures.
         matrix_limit_mib: a score matrix above this size lives in a temporary file instead of memory.
         codes: what concerns methods whose features are binary codes.
 
@@ -47,12 +53,27 @@ class Evaluation:
     resamples: int = 1000
     dual_softmax: float | None = None
     qb_norm: float | None = None
+    sinkhorn: float | None = None
+    sinkhorn_rounds: int = 4
     qb_bank: int = 5000
+    qb_videos: int = 1000
     matrix_limit_mib: int = 4096
     codes: CodeOptions = field(default_factory=CodeOptions)
 
     def __post_init__(self) -> None:
         check_chunk_size(self.chunk_size)
+        for name in ("dual_softmax", "qb_norm", "sinkhorn"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigError(f"model.evaluation.{name} is {value}; above 0, or null for none")
+        for name, least in {"sinkhorn_rounds": 1, "qb_bank": 1, "qb_videos": 0}.items():
+            if getattr(self, name) < least:
+                raise ConfigError(f"model.evaluation.{name} is {getattr(self, name)}; at least {least}")
+
+    @property
+    def wants_bank(self) -> bool:
+        """Whether a test looks at a bank of training items."""
+        return self.qb_norm is not None or self.sinkhorn is not None
 
 
 def check_chunk_size(chunk_size: int | None) -> None:

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
+from tvr_lightning.data.banks import caption_bank, video_bank
 from tvr_lightning.distributed import all_reduce_any, gather, gather_counts, ranks
 from tvr_lightning.encoders.base import FrameEncoder, TextEncoder, frozen_frames
 from tvr_lightning.encoders.compiling import compile_towers, uncompiled
 from tvr_lightning.errors import ConfigError, DataError, few
 from tvr_lightning.evaluation import (
+    Bank,
     EncodedSplit,
     Evaluation,
     EvaluationResult,
@@ -28,10 +30,11 @@ from tvr_lightning.evaluation import (
     evaluate,
 )
 from tvr_lightning.evaluation.codes import has_codes
-from tvr_lightning.evaluation.encoding import encode_batch, feature_type, join_batches
+from tvr_lightning.evaluation.encoding import encode_batch, encode_items, feature_type, join_batches
 from tvr_lightning.methods.chunks import dummy_row, in_chunks
 from tvr_lightning.methods.precision import full_precision, is_full_precision
 from tvr_lightning.methods.provenance import Provenance
+from tvr_lightning.methods.released import ReleasedNames
 from tvr_lightning.methods.vectors import pooled
 from tvr_lightning.methods.views import View
 from tvr_lightning.names import LEAKY
@@ -65,6 +68,8 @@ class RetrievalModule(Provenance, ABC, Generic[TextT, VideoT]):
         shared_space: whether vectors of a text and of its video lie near each other, so that an index may propose by
             them; else it asks `score` about every video.
         in_float32: methods that run without autocast and take features in float32 at least: scores and losses.
+        parts: names of the scores whose mean `score` is, for a method that has `part_scores`, (T, V, parts): Sinkhorn
+            gives each of them its own biases.
         result: what the last evaluation found; None before the first.
         padding: whether scores leave out what does not exist; set by methods that can be told otherwise.
     """
@@ -73,6 +78,7 @@ class RetrievalModule(Provenance, ABC, Generic[TextT, VideoT]):
     tested_besides: ClassVar[Mapping[str, Mapping[str, object]]] = {}
 
     shared_space: ClassVar[bool] = True
+    parts: ClassVar[Sequence[str]] = ()
     in_float32: ClassVar[tuple[str, ...]] = ("score", "compute_losses")
     padding: Padding = "masked"
 
@@ -180,6 +186,10 @@ class RetrievalModule(Provenance, ABC, Generic[TextT, VideoT]):
     def explain(self, text: TextInput, video: VideoInput) -> Sequence[View]:
         """What the method shows of one caption and one video, for pictures; nothing unless it says so."""
         return ()
+
+    def released_names(self) -> ReleasedNames | None:
+        """What its tensors are called in checkpoints of its released code, which `--weights` then takes."""
+        return None
 
     def frozen_video(self) -> Frozen[VideoInput] | None:
         """What of `encode_video` nothing trains: its outputs then come as `VideoInput.features`, computed once.
@@ -356,11 +366,15 @@ class RetrievalModule(Provenance, ABC, Generic[TextT, VideoT]):
         if prefix is not None:
             self.log_dict({f"{prefix}/{k}": float(v) for k, v in self.result.metrics.items()}, rank_zero_only=False)
 
-    def _training_items(self, encoded: EncodedSplit[TextT, VideoT]) -> TrainingItems[TextT]:
-        bank = database = None
-        if self.evaluation.qb_norm is not None:
-            bank = encode_texts(self, self.datamodule.query_bank(self.evaluation.qb_bank))
-        if has_codes(encoded) and self.evaluation.codes.database == "train":
+    def _training_items(self, encoded: EncodedSplit[TextT, VideoT]) -> TrainingItems:
+        bank, database, options = Bank(), None, self.evaluation
+        if options.wants_bank:
+            texts, videos = encode_texts(self, caption_bank(self.datamodule, options.qb_bank)), None
+            if options.qb_videos:
+                loader = video_bank(self.datamodule, options.qb_videos)
+                videos = encode_items(self, self.encode_video, loader, "videos of the bank", shared=True)[0]
+            bank = Bank(texts, videos)
+        if has_codes(encoded) and options.codes.database == "train":
             split = self.datamodule.database_split()
             database = encode_split(self, split, self.datamodule.evaluation_loaders(split), shared=True)
             all_reduce_any(split.reader.failed)

@@ -26,6 +26,7 @@ from tvr_lightning.errors import ConfigError
 from tvr_lightning.evaluation import Evaluation
 from tvr_lightning.losses.contrastive import symmetric_cross_entropy
 from tvr_lightning.methods.base import RetrievalModule
+from tvr_lightning.methods.released import CLIP_NAMES, ReleasedNames, temporal_names
 from tvr_lightning.methods.views import View, over_frames
 from tvr_lightning.nn.patches.clustering import Algorithm
 from tvr_lightning.nn.patches.hooks import SegmentCentres
@@ -104,6 +105,10 @@ class CenterCLIP(RetrievalModule[SentenceFeatures, VideoFeatures]):
     ) -> Mapping[str, Tensor]:
         """Symmetric cross-entropy."""
         return {"contrastive": symmetric_cross_entropy(self.score(texts, videos), video_index)}
+
+    def released_names(self) -> ReleasedNames:
+        """CLIP4Clip's, on whose code its own stands; clustering has no weights. Nobody has published a checkpoint."""
+        return ReleasedNames({**CLIP_NAMES, **({} if self.temporal is None else temporal_names(self.temporal))})
 
     def frozen_video(self) -> Frozen[VideoInput] | None:
         """Segments of a frozen image tower, each with a last number that says whether it exists."""

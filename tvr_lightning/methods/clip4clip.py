@@ -20,6 +20,7 @@ from tvr_lightning.encoders.base import DualEncoder, frame_features
 from tvr_lightning.evaluation import Evaluation
 from tvr_lightning.losses.contrastive import symmetric_cross_entropy
 from tvr_lightning.methods.base import RetrievalModule
+from tvr_lightning.methods.released import CLIP_NAMES, ReleasedNames, block_names, temporal_names
 from tvr_lightning.methods.views import View, over_frames
 from tvr_lightning.nn.similarity import LogitScale, cosine_matrix, mean_frame_cosines
 from tvr_lightning.nn.temporal import (
@@ -64,6 +65,7 @@ class CLIP4Clip(RetrievalModule[SentenceFeatures, VideoFeatures]):
         super().__init__(optimizer, evaluation)
         self.encoder = encoder
         self.similarity = similarity
+        self.temporal: nn.Module | None = None
         width = encoder.embed_dim
         if similarity == "tightTransf":
             self.cross = CrossTransformer(width, max(1, width // 64), num_layers, max_frames)
@@ -72,14 +74,14 @@ class CLIP4Clip(RetrievalModule[SentenceFeatures, VideoFeatures]):
         else:
             self.logit_scale = LogitScale(encoder.logit_scale_init if logit_scale is None else logit_scale)
         if similarity == "seqLSTM":
-            self.temporal: nn.Module = TemporalLSTM(width)
+            self.temporal = TemporalLSTM(width)
         elif similarity == "seqTransf":
             self.temporal = TemporalTransformer.beside(encoder, num_layers, max_frames)
 
     def encode_video(self, video: VideoInput) -> VideoFeatures:
         """Frame features, after the temporal layers where there are any."""
         frames = frame_features(self.encoder, video)
-        if self.similarity in ("seqLSTM", "seqTransf"):
+        if self.temporal is not None:
             frames = self.temporal(frames, video.frame_mask)
         return VideoFeatures(frames, video.frame_mask)
 
@@ -99,6 +101,30 @@ class CLIP4Clip(RetrievalModule[SentenceFeatures, VideoFeatures]):
     ) -> Mapping[str, Tensor]:
         """Symmetric cross-entropy."""
         return {"contrastive": symmetric_cross_entropy(self.score(texts, videos), video_index)}
+
+    def released_names(self) -> ReleasedNames:
+        """Of the files that its training saved; each calculator has files of its own."""
+        if self.similarity == "tightTransf":
+            own = {
+                "cross.positions": "cross.embeddings.position_embeddings",
+                **{"cross.norm": "cross.pooler.ln_pool", "cross.pool": "cross.pooler.dense"},
+                "cross.to_score": "similarity_dense",
+                **block_names("cross.layers", "cross.transformer.resblocks", len(self.cross.layers)),
+            }
+            return ReleasedNames(
+                {"encoder.clip": "clip", **own},
+                unused={
+                    "clip.logit_scale": "the tight type's scores are not scaled",
+                    "similarity_dense.bias": "one number for all pairs: no ranking sees it",
+                },
+                absent={"cross.types.weight": "the released code does not tell a sentence's place from a frame's"},
+            )
+        if isinstance(self.temporal, TemporalTransformer):
+            return ReleasedNames({**CLIP_NAMES, **temporal_names(self.temporal)})
+        if self.similarity == "seqLSTM":
+            unused = {"frame_position_embeddings": "an LSTM looks at no positions"}
+            return ReleasedNames({**CLIP_NAMES, "temporal.lstm": "lstm_visual"}, unused=unused)
+        return ReleasedNames(CLIP_NAMES)
 
     def explain(self, text: TextInput, video: VideoInput) -> Sequence[View]:
         """The caption's cosine with each frame; the tight type has no such number."""

@@ -29,6 +29,7 @@ from tvr_lightning.losses.contrastive import symmetric_cross_entropy
 from tvr_lightning.losses.decorrelation import channel_correlation, channel_decorrelation
 from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.methods.blocks import in_blocks, without_common_padding
+from tvr_lightning.methods.released import CLIP_NAMES, ReleasedNames, temporal_names
 from tvr_lightning.methods.views import Label, Maps, View, Weights, frames_of, over_frames, words_of
 from tvr_lightning.nn.masked import masked_mean
 from tvr_lightning.nn.similarity import LogitScale, cosine_matrix, mean_frame_cosines
@@ -145,6 +146,17 @@ class DRL(RetrievalModule[TextFeatures, VideoFeatures]):
         # released: its own side first here too, so that off the diagonal the mean is of C and a transpose
         by_frame = channel_correlation(frames, best_words, videos.frame_mask, of_frames)
         return (by_word + by_frame) / 2
+
+    def released_names(self) -> ReleasedNames:
+        """Of the files that its training saved; a network of one layer has no number there, the last layer a bias."""
+        names, unused = {**CLIP_NAMES, **temporal_names(self.temporal)}, {}
+        for own, there in (("of_words", "text_weight_fc"), ("of_frames", "video_weight_fc")):
+            network = getattr(self.interact, own)
+            if network is not None:
+                last = len(network) - 1
+                names[f"interact.{own}" if last else f"interact.{own}.0"] = there
+                unused[f"{there}.{last}.bias" if last else f"{there}.bias"] = "a softmax does not see it"
+        return ReleasedNames(names, unused=unused)
 
     def explain(self, text: TextInput, video: VideoInput) -> Sequence[View]:
         """The caption's tokens against the frames, and what each of them counts; of dp the sentence alone."""

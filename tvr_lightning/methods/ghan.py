@@ -284,10 +284,10 @@ def _without_parts(whole: Tensor) -> Hierarchy:
 def _check_matched(layers: Layers, evaluation: Evaluation) -> None:
     if layers not in WITH_GRAPHS:
         raise ConfigError(f"model.pairing=matched needs graphs, and model.layers={layers} has none")
-    if evaluation.qb_norm is not None:
+    if evaluation.wants_bank:
         raise ConfigError(
-            "model.pairing=matched reads each caption's ground truth, which captions of QB-Norm's bank do not have in "
-            "the gallery: set model.evaluation.qb_norm=null"
+            "model.pairing=matched reads each caption's ground truth, which items of a bank do not have in the "
+            "gallery: set model.evaluation.qb_norm=null and model.evaluation.sinkhorn=null"
         )
     warnings.warn(
         "GHAN with pairing 'matched': each text is encoded with its ground-truth video and each video with its "

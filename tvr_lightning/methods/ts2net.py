@@ -27,6 +27,7 @@ from tvr_lightning.evaluation import Evaluation
 from tvr_lightning.losses.contrastive import symmetric_cross_entropy
 from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.methods.blocks import in_blocks
+from tvr_lightning.methods.released import CLIP_NAMES, ReleasedNames, selection_names, temporal_names
 from tvr_lightning.methods.views import View, over_frames
 from tvr_lightning.nn.masked import masked_softmax
 from tvr_lightning.nn.patches.hooks import TokenShift
@@ -123,6 +124,21 @@ class TS2Net(RetrievalModule[SentenceFeatures, VideoFeatures]):
     ) -> Mapping[str, Tensor]:
         """Symmetric cross-entropy."""
         return {"contrastive": symmetric_cross_entropy(self.score(texts, videos), video_index)}
+
+    def released_names(self) -> ReleasedNames:
+        """Of the files that its training saved; there the attention of blocks that shift lies inside of the shift."""
+        blocks = "visual.transformer.resblocks."
+        tower = [n.removeprefix(f"encoder.clip.{blocks}") for n, _ in self.named_parameters() if f".clip.{blocks}" in n]
+        count = 1 + max(int(name.partition(".")[0]) for name in tower)
+        shifted = [f"{blocks}{i}.attn" for i in range(max(0, count - self.shift.blocks), count)]
+        unused = ("text_token_selector", "visual_prompt_encoder")
+        return ReleasedNames(
+            {
+                **{**CLIP_NAMES, **temporal_names(self.temporal), **selection_names()},
+                **{f"encoder.clip.{part}": f"clip.{part}.net" for part in shifted},
+            },
+            unused=dict.fromkeys(unused, "the released forward pass does not call it"),
+        )
 
     def frozen_video(self) -> Frozen[VideoInput] | None:
         """Frames and patches of a frozen image tower; of none where pictures that do not exist take part."""

@@ -8,7 +8,7 @@ patch-word       words through a matrix with the selected tokens, to one score -
 score            the mean of the three; the learned scale multiplies the first two -> UCoFiA.score
 Both aggregations are those of nn.tc_mgc.similarity_reorganisation; matrices start as the identity.
 The paper's unification (a bias for each video, from Sinkhorn's rounds over training texts and the gallery) sees more
-than a pair: it is post-processing of `part_scores`, which `score` averages.
+than a pair: it is post-processing of `part_scores`, which `score` averages (`model.evaluation.sinkhorn`, `sk/...`).
 Departures: words, frames and patches that do not exist are left out; `padding: attended` lets them take part in the
 last two scores, as released. The released code chooses patches with noise in tests too, here neither mode does; its
 training code has a second matrix D x D on the side of the patches, which its test code leaves out, and so does this.
@@ -31,6 +31,7 @@ from tvr_lightning.evaluation import Evaluation
 from tvr_lightning.losses.contrastive import symmetric_cross_entropy
 from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.methods.blocks import in_blocks, without_common_padding
+from tvr_lightning.methods.released import CLIP_NAMES, ReleasedNames, selection_names, temporal_names
 from tvr_lightning.methods.views import Parts, View, over_frames
 from tvr_lightning.nn.masked import masked_mean
 from tvr_lightning.nn.patches.selection import TokenSelection
@@ -83,6 +84,8 @@ class UCoFiA(RetrievalModule[TextFeatures, TokenFeatures]):
     """
 
     tested_with: ClassVar = {"num_layers": 2}
+    parts: ClassVar = PARTS
+    in_float32: ClassVar = ("part_scores",)
 
     def __init__(
         self,
@@ -130,18 +133,24 @@ class UCoFiA(RetrievalModule[TextFeatures, TokenFeatures]):
         return TextFeatures(sentence, words, text.token_mask.new_ones(words.shape[:2]))
 
     def score(self, texts: TextFeatures, videos: TokenFeatures) -> Tensor:
-        """(T, V) means of `part_scores`; without gradients in blocks of texts, so that memory stays small."""
-        if torch.is_grad_enabled():
-            return self.part_scores(texts, videos).mean(-1)
-        numbers = videos.tokens.shape[:2].numel() * texts.words.shape[1]
-        return in_blocks(lambda part: self.part_scores(part, videos).mean(-1), texts, numbers)
+        """(T, V) means of `part_scores`."""
+        return self.part_scores(texts, videos).mean(-1)
 
     def compute_losses(self, texts: TextFeatures, videos: TokenFeatures, video_index: Tensor) -> Mapping[str, Tensor]:
         """Symmetric cross-entropy."""
         return {"contrastive": symmetric_cross_entropy(self.score(texts, videos), video_index)}
 
     def part_scores(self, texts: TextFeatures, videos: TokenFeatures) -> Tensor:
-        """The three scores of all pairs, in the order of `PARTS`, (T, V, 3); the first two are scaled."""
+        """The three scores of all pairs, in the order of `PARTS`, (T, V, 3); the first two are scaled.
+
+        Without gradients in blocks of texts, so that memory stays small.
+        """
+        if torch.is_grad_enabled():
+            return self._part_scores(texts, videos)
+        numbers = videos.tokens.shape[:2].numel() * texts.words.shape[1]
+        return in_blocks(lambda part: self._part_scores(part, videos), texts, numbers)
+
+    def _part_scores(self, texts: TextFeatures, videos: TokenFeatures) -> Tensor:
         texts = without_common_padding(texts)
         sentence, words = F.normalize(texts.sentence, dim=-1), F.normalize(texts.words, dim=-1)
         video = F.normalize(masked_mean(F.normalize(videos.frames, dim=-1), videos.frame_mask), dim=-1)
@@ -155,6 +164,30 @@ class UCoFiA(RetrievalModule[TextFeatures, TokenFeatures]):
             self.over_both(matrix, there),
         )
         return torch.stack(parts, dim=-1)
+
+    def released_names(self) -> ReleasedNames:
+        """Of its checkpoints, which keep what its earlier versions computed."""
+        own = {
+            **{"sentence_map": "global_mat_weight", "video_map": "global_mat_weight_1", "word_map": "local_mat_weight"},
+            "over_frames.interact": "frame_logit_weight",
+            **{
+                "over_both.over_words.interact": "word_mat_weight",
+                "over_both.then_frames.interact": "pixel_mat_weight2",
+            },
+            **{
+                "over_both.over_frames.interact": "pixel_mat_weight",
+                "over_both.then_words.interact": "word_mat_weight2",
+            },
+        }
+        unused = ("word_logit_weight", "frame_mat_weight", "frame_mat_weight2", "word_mat_weight_for_pixel")
+        return ReleasedNames(
+            {**CLIP_NAMES, **temporal_names(self.temporal), **selection_names()},
+            {f"{part}.weight": there for part, there in own.items()},
+            {
+                **dict.fromkeys(unused, "the released code makes no score of it"),
+                "local_mat_weight1": "the released test code leaves it out",
+            },
+        )
 
     def frozen_video(self) -> Frozen[VideoInput] | None:
         """Frames and patches of a frozen image tower; of none where pictures that do not exist take part."""

@@ -27,6 +27,7 @@ from tvr_lightning.evaluation import Evaluation
 from tvr_lightning.losses.contrastive import symmetric_cross_entropy
 from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.methods.blocks import in_blocks, without_common_padding
+from tvr_lightning.methods.released import CLIP_NAMES, ReleasedNames, temporal_names
 from tvr_lightning.methods.views import Maps, Parts, View, Weights, frames_of, words_of
 from tvr_lightning.nn.masked import masked_mean
 from tvr_lightning.nn.similarity import LogitScale
@@ -153,6 +154,23 @@ class XCLIP(RetrievalModule[TextFeatures, FramesAndVideo]):
             self.over_both(matrix, exists[..., None] & spoken[None, :, None, :]),
         )
         return torch.stack(scores, dim=-1).transpose(0, 1)
+
+    def released_names(self) -> ReleasedNames:
+        """Of the files that its training saved."""
+        own = {
+            **{"sentence_map": "global_mat_weight", "word_map": "local_mat_weight"},
+            **{"over_words.interact": "word_logit_weight", "over_frames.interact": "frame_logit_weight"},
+            **{
+                "over_both.over_words.interact": "word_mat_weight",
+                "over_both.then_frames.interact": "frame_mat_weight2",
+            },
+            **{
+                "over_both.over_frames.interact": "frame_mat_weight",
+                "over_both.then_words.interact": "word_mat_weight2",
+            },
+        }
+        names = {**CLIP_NAMES, **temporal_names(self.temporal)}
+        return ReleasedNames(names, {f"{part}.weight": there for part, there in own.items()})
 
     def explain(self, text: TextInput, video: VideoInput) -> Sequence[View]:
         """The caption's words against the frames, and the contrasts' scores."""

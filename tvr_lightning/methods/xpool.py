@@ -22,6 +22,7 @@ from tvr_lightning.evaluation import Evaluation
 from tvr_lightning.losses.contrastive import symmetric_cross_entropy
 from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.methods.blocks import in_blocks
+from tvr_lightning.methods.released import CLIP_NAMES, ReleasedNames
 from tvr_lightning.methods.views import Maps, View, Weights, frames_of
 from tvr_lightning.nn.similarity import LogitScale
 from tvr_lightning.nn.tc_mgc.language_video_attention import LanguageVideoAttention
@@ -80,9 +81,7 @@ class XPool(RetrievalModule[SentenceFeatures, VideoFeatures]):
     def score(self, texts: SentenceFeatures, videos: VideoFeatures) -> Tensor:
         """(T, V) scaled cosines of sentence and pooled video; without gradients in blocks of texts."""
         if self.training and self.pool.dropout.p > 0:
-            sentences = texts.sentence[:, None]  # (T, 1, D)
-            cosines = self.pool.literal_cosines(sentences, videos.frames, videos.frame_mask, sentences)
-            return self.logit_scale(cosines.flatten(1).T)
+            return self.literal_score(texts, videos)
         basis = self.pool.basis(videos.frames, videos.frame_mask)
 
         def scored(part: SentenceFeatures) -> Tensor:
@@ -93,11 +92,26 @@ class XPool(RetrievalModule[SentenceFeatures, VideoFeatures]):
             return scored(texts)
         return in_blocks(scored, texts, basis.vectors.shape[:2].numel())
 
+    def literal_score(self, texts: SentenceFeatures, videos: VideoFeatures) -> Tensor:
+        """The same with a vector of width D for each pair, as the paper writes it."""
+        sentences = texts.sentence[:, None]  # (T, 1, D)
+        cosines = self.pool.literal_cosines(sentences, videos.frames, videos.frame_mask, sentences)
+        return self.logit_scale(cosines.flatten(1).T)
+
     def compute_losses(
         self, texts: SentenceFeatures, videos: VideoFeatures, video_index: Tensor
     ) -> Mapping[str, Tensor]:
         """Symmetric cross-entropy."""
         return {"contrastive": symmetric_cross_entropy(self.score(texts, videos), video_index)}
+
+    def released_names(self) -> ReleasedNames:
+        """Of its checkpoints, whose CLIP has the names of Hugging Face's."""
+        parts = {
+            **{"query": "cross_attn.q_proj", "key": "cross_attn.k_proj", "value": "cross_attn.v_proj"},
+            **{"output": "cross_attn.out_proj", "fc": "linear_proj", "norm_inputs": "layer_norm1"},
+            **{"norm_attended": "layer_norm2", "norm_output": "layer_norm3"},
+        }
+        return ReleasedNames({**CLIP_NAMES, **{f"pool.{own}": f"pool_frames.{there}" for own, there in parts.items()}})
 
     def explain(self, text: TextInput, video: VideoInput) -> Sequence[View]:
         """What the sentence looks at; repeated frames count for the one that they repeat."""

@@ -23,6 +23,7 @@ from tvr_lightning.metrics.hashing import (
 from tvr_lightning.metrics.postprocess import dual_softmax, qb_norm
 from tvr_lightning.metrics.probes import probe_metrics, probe_wins
 from tvr_lightning.metrics.ranking import DirectionRanks, Ranks, metrics_of, query_ranks, ranking_metrics
+from tvr_lightning.metrics.sinkhorn import sinkhorn_biases, sinkhorn_single_query
 
 __all__ = [
     "BOOTSTRAPPED",
@@ -50,4 +51,6 @@ __all__ = [
     "query_precisions",
     "query_ranks",
     "ranking_metrics",
+    "sinkhorn_biases",
+    "sinkhorn_single_query",
 ]

@@ -2,7 +2,7 @@
 
 Both functions look at more than the pair: dual softmax at the whole set of test queries, QB-Norm at a bank of other
 queries. A deployed search engine has the second at best. Their results are not comparable with plain scores and are
-reported under names of their own (`dsl/...`, `qb/...`).
+reported under names of their own (`dsl/...`, `qb/...`). Sinkhorn's are in `sinkhorn_biases` and beside it.
 """
 
 from __future__ import annotations
@@ -56,15 +56,16 @@ def dual_softmax(scores: ArrayLike, temperature: float, direction: str, chunk: i
 
 
 def qb_norm(scores: ArrayLike, bank_scores: ArrayLike, beta: float, chunk: int = CHUNK) -> Tensor:
-    """Querybank normalisation with dynamic inverted softmax, text -> video (QB-Norm, Bogolin et al. 2022).
+    """Querybank normalisation with dynamic inverted softmax (QB-Norm, Bogolin et al. 2022).
 
+    Written for texts that look for videos; for videos that look for texts give both matrices turned over.
     A video is activated when it is the top-1 of at least one bank query. A query whose top-1 video is activated is
     normalised over its whole row, every other row stays as it is:
 
         exp(beta s_tv) / sum_b exp(beta s_bv),   returned as   s_tv - (1/beta) log sum_b exp(beta s_bv)
 
     The returned form is the logarithm of the ratio over beta, which ranks a row alike and neither overflows nor
-    underflows into ties. Normalised and plain rows have different offsets: rank within rows (text -> video) only.
+    underflows into ties. Normalised and plain rows have different offsets: rank within rows only.
     Videos that share the top score all count as top-1. The result sees a bank of other queries and is not
     comparable with plain scores.
 

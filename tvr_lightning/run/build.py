@@ -18,12 +18,12 @@ from tvr_lightning.config.objects import class_of, readable_errors
 from tvr_lightning.config.options import RunOptions
 from tvr_lightning.data.datamodule import VideoTextDataModule
 from tvr_lightning.encoders.base import TextEncoder
-from tvr_lightning.encoders.kept import check_finished, checkpoint_errors, rebuilding
+from tvr_lightning.encoders.kept import check_finished, checkpoint_errors
 from tvr_lightning.errors import ConfigError
 from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.nn.temporal import check_frames
 from tvr_lightning.run.accelerators import ExperimentTrainer
-from tvr_lightning.run.checkpoints import kept_in
+from tvr_lightning.run.checkpoints import encoders_of
 
 
 class ExperimentCLI(LightningCLI):
@@ -85,7 +85,7 @@ class ExperimentCLI(LightningCLI):
             super().instantiate_classes()
             take_along(self.model, self.datamodule)
         else:
-            with rebuilding(kept_in(path)), checkpoint_errors(path):
+            with encoders_of(path), checkpoint_errors(path):
                 super().instantiate_classes()
         check_frames(self.model, self.datamodule.frames.num_frames)
 

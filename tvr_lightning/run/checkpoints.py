@@ -7,7 +7,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,14 @@ from pytorch_lightning.utilities import rank_zero_warn
 from torch import nn
 
 from tvr_lightning.config.options import WHERE_AND_HOW_OFTEN
+from tvr_lightning.encoders.kept import rebuilding, weights_of_released_code
 from tvr_lightning.encoders.of_runs import UNSAID, read_checkpoint, result_weights, says_encoders
 from tvr_lightning.encoders.weights import load_checkpoint
 from tvr_lightning.errors import CheckpointError, ConfigError, RunError, few
 from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.names import BEST, CHECKPOINTS, CONFIG, LAST, METRICS
 from tvr_lightning.run.callbacks.guard import not_finite
+from tvr_lightning.run.released import is_released
 from tvr_lightning.visible import say_once
 
 # what may differ in a run that goes on: where things lie and how often they are kept, nothing that a result depends on
@@ -84,6 +86,25 @@ def has_weights(home: Path) -> bool:
     False
     """
     return any(home.glob(f"*/{CHECKPOINTS}/{LAST}"))
+
+
+def find_weights(home: Path, wanted: str) -> Path:
+    """The checkpoint that `--weights` means: of a run, as `find_checkpoint` has it, or of a method's released code.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    path = Path(wanted)
+    return path if path.is_file() and is_released(path) else find_checkpoint(home, wanted)
+
+
+def encoders_of(path: Path) -> AbstractContextManager[None]:
+    """Lets encoders that are built inside the block read no weights but compute what a checkpoint's do.
+
+    Raises:
+        CheckpointError: an earlier version saved it, which did not say what they compute.
+    """
+    return weights_of_released_code() if is_released(path) else rebuilding(kept_in(path))
 
 
 def kept_in(path: Path) -> dict[str, dict[str, Any]]:

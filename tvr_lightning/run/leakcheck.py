@@ -191,9 +191,17 @@ def check_leak(words: Sequence[str], probe: LeakProbe) -> LeakReport:
         if not replace_encoders(model, probe.seed):
             raise ConfigError(f"{experiment.name}: {type(model).__name__} has no encoder that noise could replace")
         model.optimizer_options = replace(
-            model.optimizer_options, lr=probe.lr, encoder_lr=None, warmup=0.05, schedule="constant", loss_chunk=None
+            model.optimizer_options,
+            lr=probe.lr,
+            encoder_lr=None,
+            logit_scale_lr=None,
+            warmup=0.05,
+            schedule="constant",
+            loss_chunk=None,
         )
-        model.evaluation = replace(model.evaluation, v2t="sets", resamples=0, dual_softmax=None, qb_norm=None)
+        model.evaluation = replace(
+            model.evaluation, v2t="sets", resamples=0, dual_softmax=None, qb_norm=None, sinkhorn=None
+        )
         data = NoiseData(probe, experiment.data.augment)
         epochs = math.ceil(probe.steps / (probe.pairs // probe.batch_size))
         trainer = Trainer(

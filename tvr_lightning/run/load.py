@@ -17,8 +17,9 @@ from tvr_lightning.errors import ConfigError
 from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.names import CONFIG
 from tvr_lightning.run.build import build_cli, resolved_config
-from tvr_lightning.run.checkpoints import find_checkpoint, restore, run_of
-from tvr_lightning.run.starting import trains
+from tvr_lightning.run.checkpoints import find_weights, restore, run_of
+from tvr_lightning.run.released import released_of
+from tvr_lightning.run.starting import start_from, trains
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,9 @@ def load_experiment(path: str | os.PathLike[str], overrides: Sequence[str] = ())
 def load_run(path: str | os.PathLike[str], device: str | torch.device | None = None, trust: bool = False) -> Experiment:
     """Builds a run's method and data module as its folder describes them, and loads the weights that it trained.
 
-    No pretrained weights are read or fetched: the checkpoint holds all weights, and says what its encoders compute. A
-    run that trained nothing has no checkpoint: its encoders are built as its configuration says.
+    No pretrained weights are read or fetched: the checkpoint holds all weights, and says what its encoders compute.
+    A run that trained nothing has no checkpoint: its encoders are built as its configuration says. One that tested
+    weights of released code has them where they lay.
     The data module refuses in `setup` captions that give another vocabulary than these weights were trained with.
 
     Args:
@@ -101,10 +103,14 @@ def load_run(path: str | os.PathLike[str], device: str | torch.device | None = N
         experiment = build(config)
         experiment.model.to(place).eval()
         return experiment
-    checkpoint = find_checkpoint(folder.parent, str(Path(path).absolute()))
+    released = released_of(folder)
+    checkpoint = find_weights(folder.parent, str(released or Path(path).absolute()))
     experiment = build(config, checkpoint)
     model = experiment.model
-    restore(model, checkpoint)
+    if released is None:
+        restore(model, checkpoint)
+    else:
+        start_from(model, released)
     model.to(place).eval()
     experiment.data.tokenizer.restore(model.vocabulary)
     experiment.data.trained_tokenizer = (model.trained or {}).get("tokenizer")

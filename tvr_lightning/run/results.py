@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tvr_lightning.config.options import WHERE_AND_HOW_OFTEN
 from tvr_lightning.data.stores.files import atomic_write
 from tvr_lightning.errors import RunError, nearest
-from tvr_lightning.names import CONFIG, HASH_BASELINES, LEAKY, METRICS, RANKS, UNTRAINED
+from tvr_lightning.names import CONFIG, HASH_BASELINES, LEAKY, METRICS, RANKS, RELEASED, UNTRAINED
 from tvr_lightning.visible import encodable
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tvr_lightning.metrics.ranking import Ranks
 
 DIRECTIONS = {"t2v": "text → video", "v2t": "video → text"}
+POST_PROCESSED = ("dsl/", "qb/", "sk/", "sk1/")  # what begins names of figures that see more than their pair
 LOWER_IS_BETTER = ("MdR", "MnR")  # of all metrics these
 ATTENDED = "attended"  # what a method whose padding takes part says of itself
 NOT_SETTINGS = ("seed_everything", *WHERE_AND_HOW_OFTEN)  # in which two seeds of one setting may differ
@@ -252,8 +253,29 @@ def without_synonyms(content: Mapping[str, Any]) -> list[str]:
 def _begun_from(trained: Mapping[str, Any]) -> list[str]:
     """On what other runs' weights were trained that this one began with, in words."""
     taken = [trained.get("weights"), *(trained.get("encoders_from") or {}).values()]
-    begun = [f"{w.get('dataset')} {w.get('protocol')}" for w in taken if isinstance(w, Mapping)]
-    return [f"starts from weights of {what}" for what in dict.fromkeys(begun)]
+    begun = [w for w in taken if isinstance(w, Mapping)]
+    as_they_are = trained.get("selection") == RELEASED
+    said = [
+        of_released_code(w, as_they_are) or f"starts from weights of {w.get('dataset')} {w.get('protocol')}"
+        for w in begun
+    ]
+    return list(dict.fromkeys(said))
+
+
+def of_released_code(said: Mapping[str, Any], as_they_are: bool = True) -> str:
+    """Weights of a method's released code in words, by file and hash; empty for others.
+
+    Args:
+        said: what a result keeps of them.
+        as_they_are: whether nothing was trained since.
+
+    >>> of_released_code({"released": "pytorch_model.bin.2", "sha256": "0123456789abcdef"})
+    'weights of the released code: pytorch_model.bin.2 (0123456789ab)'
+    """
+    if not said.get("released"):
+        return ""
+    line = f"weights of the released code: {said['released']} ({str(said.get('sha256'))[:12]})"
+    return line if as_they_are else f"starts from {line}"
 
 
 def _added(data: Mapping[str, Any]) -> list[str]:
@@ -349,11 +371,13 @@ def result_table(content: Mapping[str, Any]) -> Table:
         low, high = intervals.get(name, (None, None))
         return f"{metrics[name]:.1f}" + ("" if low is None else f"  [{low:.1f}, {high:.1f}]")
 
-    for mark in ("", "dsl/", "qb/"):
+    for mark in ("", *POST_PROCESSED):
         for name in ("R@1", "R@5", "R@10", "R@50", "MdR", "MnR", "mAP", "RSum"):
             row = [figure(f"{prefix}{mark}{direction}/{name}") for direction in ("t2v", "v2t")]
             if any(row):
                 table.add_row(f"{leaky}{mark}{name}", *row)
+        if mark and f"{prefix}{mark}SumR" in metrics:
+            table.add_row(f"{leaky}{mark}SumR", figure(f"{prefix}{mark}SumR"), "")
         if any(m.startswith(prefix + mark) for m in metrics):
             table.add_section()
     table.add_row(f"{leaky}SumR", figure(f"{prefix}SumR"), "")

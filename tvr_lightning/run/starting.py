@@ -24,6 +24,8 @@ from tvr_lightning.names import CONFIG
 from tvr_lightning.nn.similarity import LogitScale
 from tvr_lightning.run.checkpoints import check_finite, flat
 from tvr_lightning.run.lightning_private import position
+from tvr_lightning.run.released import is_released, load_released, said_of_released, say_released
+from tvr_lightning.run.trackers import is_first_rank
 from tvr_lightning.visible import say
 
 NO_LIMIT = (None, -1)  # of Lightning's max_epochs and max_steps
@@ -120,19 +122,25 @@ def check_goes_on(path: Path, max_epochs: int | None, max_steps: int | None) -> 
 
 
 def start_from(model: RetrievalModule[Any, Any], path: Path, settings: Mapping[str, Any] | None = None) -> None:
-    """Loads another run's weights, and nothing else of it, into a model that was built for them.
+    """Loads another run's weights, or those of a method's released code, into a model that was built for them.
 
     Every tensor must be there, of this name and shape, and none may be left over; the encoders must compute the same.
     What the weights were trained on goes into the model's `started_from`, its checkpoints and its results.
 
     Args:
         model: its encoders built as the checkpoint says.
-        path: a checkpoint of this suite.
+        path: a checkpoint of this suite, or of released code (`run.released`).
         settings: of the model, as a run folder keeps them; a message says in which the checkpoint's run differs.
 
     Raises:
         CheckpointError: it is none, or does not fit; names in one line what is missing, left over or of another shape.
     """
+    if is_released(path):
+        unused = load_released(model, path)
+        model.started_from = said_of_released(path)
+        if is_first_rank():
+            say_released(model, path, unused)
+        return
     content = load_checkpoint(path)
     weights, trained = content["state_dict"], content.get("trained")
     tensors = isinstance(weights, dict) and all(isinstance(x, Tensor) for x in weights.values())

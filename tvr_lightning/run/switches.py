@@ -33,7 +33,7 @@ SHARDS = ("fsdp", "deepspeed", "modelparallel")
 COPIES = ("spawn", "fork", "notebook")
 METRICS = ("R@1", "R@5", "R@10", "R@50", "MdR", "MnR", "RSum", "mAP")
 OF_VALIDATION = re.compile(
-    rf"val/({re.escape(LEAKY)})?(SumR|((dsl|qb)/)?(SumR|({'|'.join(DIRECTIONS)})/({'|'.join(METRICS)}))|(hash|probe)/.+)$"
+    rf"val/({re.escape(LEAKY)})?(SumR|((dsl|qb|sk1?)/)?(SumR|({'|'.join(DIRECTIONS)})/({'|'.join(METRICS)}))|(hash|probe)/.+)$"
 )
 NAMED_BY_HAND = ("MASTER_ADDR", "NODE_RANK", "GROUP_RANK")  # what says where a node's partners are
 

@@ -33,7 +33,14 @@ from tvr_lightning.run.callbacks.pictures import Pictures
 from tvr_lightning.run.callbacks.progress import DataWaits, ProgressBar, StartSummary, Throughput
 from tvr_lightning.run.callbacks.resume import KeepLast
 from tvr_lightning.run.callbacks.run_folder import RunFolder
-from tvr_lightning.run.checkpoints import AtomicCheckpointIO, find_checkpoint, has_weights, restore, run_folder_lock
+from tvr_lightning.run.checkpoints import (
+    AtomicCheckpointIO,
+    find_checkpoint,
+    find_weights,
+    has_weights,
+    restore,
+    run_folder_lock,
+)
 from tvr_lightning.run.folders import (
     check_names,
     going_on_in,
@@ -43,6 +50,7 @@ from tvr_lightning.run.folders import (
     run_home,
 )
 from tvr_lightning.run.readable import readable_error
+from tvr_lightning.run.released import is_released
 from tvr_lightning.run.starting import check_goes_on, check_trained, command_of, say_untrained, start_from, steps_of
 from tvr_lightning.run.switches import check_switches, check_with_data
 from tvr_lightning.run.trackers import build_tracker, is_first_rank
@@ -124,7 +132,7 @@ def build_for(
         check_annotations(arguments)
     if cli.config.ckpt_path is not None:
         restore(cli.model, Path(cli.config.ckpt_path))
-    elif command == "fit" and cli.config.weights is not None:
+    elif cli.config.weights is not None:
         start_from(cli.model, Path(cli.config.weights), resolved_config(cli)["model"])
         cli.datamodule.trained_tokenizer = (cli.model.started_from or {}).get("tokenizer")
     cli.datamodule.tokenizer.restore(cli.model.vocabulary)
@@ -145,6 +153,14 @@ def wanted_weights(config: Any, command: str) -> Path | None:
         return None
     if config.resume is not None:
         return find_checkpoint(run_home(config), str(going_on_in(config, command)), resume=True)
+    if command != "fit" and config.ckpt_path is None and config.weights is not None:
+        weights = find_weights(run_home(config), config.weights)
+        if not is_released(weights):
+            raise ConfigError(
+                f"--weights={config.weights} starts a new training, it is for `tvr fit`; to evaluate a run's weights: "
+                f"--ckpt_path={config.weights}. Weights of a method's released code `tvr {command}` takes"
+            )
+        return weights
     if command != "fit" and config.ckpt_path is None:
         if not has_weights(run_home(config)):
             raise ConfigError(
@@ -158,7 +174,7 @@ def wanted_weights(config: Any, command: str) -> Path | None:
                 f"--weights={config.weights} starts a new run with weights alone, --ckpt_path={config.ckpt_path} goes "
                 "on with optimiser and schedule too: leave one out"
             )
-        return find_checkpoint(run_home(config), config.weights)
+        return find_weights(run_home(config), config.weights)
     return config.ckpt_path and find_checkpoint(run_home(config), config.ckpt_path, command == "fit")
 
 
@@ -205,8 +221,8 @@ def choose_weights(cli: ExperimentCLI, command: str) -> Path | None:
         config.ckpt_path = str(find_checkpoint(run_home(config), wanted, command == "fit"))
         if command == "fit" and resumed is None:
             check_goes_on(Path(config.ckpt_path), config.trainer.max_epochs, config.trainer.max_steps)
-    elif command == "fit" and config.weights is not None:
-        config.weights = str(find_checkpoint(run_home(config), config.weights))
+    elif config.weights is not None:
+        config.weights = str(find_weights(run_home(config), config.weights))
     return resumed
 
 

@@ -21,7 +21,7 @@ from tvr_lightning.encoders.kept import keep_encoders
 from tvr_lightning.errors import RunError
 from tvr_lightning.evaluation import EvaluationResult
 from tvr_lightning.methods.base import RetrievalModule
-from tvr_lightning.names import METRICS, PREDICTIONS, RANKS, UNTRAINED
+from tvr_lightning.names import METRICS, PREDICTIONS, RANKS, RELEASED, UNTRAINED
 from tvr_lightning.run.callbacks.progress import count_parameters
 from tvr_lightning.run.query_values import write_values
 from tvr_lightning.run.results import LOWER_IS_BETTER, is_part, result_table, write_ranks
@@ -96,6 +96,8 @@ class RunFolder(Callback):
         if not self.trains:
             trained["selection"] = UNTRAINED
         # the last weights of a run are nobody's choice, whatever might have chosen others
+        elif not said and (method.started_from or {}).get("released"):
+            trained["selection"] = RELEASED
         elif Path(trainer.ckpt_path or "last").stem == "last":
             trained["selection"] = "last"
         on_gpu = trainer.strategy.root_device.type == "cuda"
@@ -127,7 +129,9 @@ class RunFolder(Callback):
             },
             "trained": trained,
             "selected_on_test": trained["selection"] == "test",
-            "selected_by": None if trained["selection"] in ("last", UNTRAINED) else method.monitor.removeprefix("val/"),
+            "selected_by": None
+            if trained["selection"] in ("last", UNTRAINED, RELEASED)
+            else method.monitor.removeprefix("val/"),
             "partial": is_part(trainer.limit_test_batches),
             "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
             "parameters": parameters,

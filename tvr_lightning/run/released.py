@@ -1,0 +1,180 @@
+"""Checkpoints of methods' released code: telling them from a run's, and loading their weights.
+
+They are what `torch.save` writes of a state dict, `module.` in front or not, also below `state_dict`, with CLIP under
+`clip.` in OpenAI's or Hugging Face's names. What a method's own tensors are called there it declares:
+`RetrievalModule.released_names`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tvr_lightning.encoders.clip_weights import is_hugging_face, openai_names
+from tvr_lightning.encoders.weights import differences, load_checkpoint, read_state_dict
+from tvr_lightning.errors import CheckpointError, few
+from tvr_lightning.methods.base import RetrievalModule
+from tvr_lightning.methods.released import ReleasedNames
+from tvr_lightning.names import METRICS, RELEASED
+from tvr_lightning.nn.temporal import FramePositions
+from tvr_lightning.run.callbacks.guard import not_finite
+from tvr_lightning.visible import say
+
+CLIP = "clip."  # what the names of its CLIP begin with
+OWN_MARKS = ("encoders", "pytorch-lightning_version")  # of a run's checkpoint
+
+
+def is_released(path: Path) -> bool:
+    """Whether a file is a checkpoint of released code: named tensors, some of them of a part `clip`."""
+    try:
+        content = load_checkpoint(path)
+    except Exception:  # another format, or damaged: whoever reads it says so
+        try:
+            content = read_state_dict(path)
+        except CheckpointError:
+            return False
+    if not isinstance(content, Mapping) or any(mark in content for mark in OWN_MARKS):
+        return False
+    state = content.get("state_dict", content)
+    return isinstance(state, Mapping) and any(_plain(str(name)).startswith(CLIP) for name in state)
+
+
+def load_released(model: RetrievalModule[Any, Any], path: Path) -> dict[str, str]:
+    """Loads a checkpoint of released code into a method that declares its names.
+
+    Every tensor of the method must be there, of its shape, and nothing may be left over but what the method says is
+    not used; positions behind those that the method has are cut off, since it takes no more frames.
+
+    Args:
+        model: built for the checkpoint, see `encoders.kept.weights_of_released_code`.
+        path: the file.
+
+    Returns:
+        What was left out, and why.
+
+    Raises:
+        CheckpointError: names in one line what is missing, left over, of another shape or not finite.
+    """
+    declared, what = model.released_names(), type(model).__name__
+    if declared is None:
+        raise CheckpointError(
+            f"--weights={path} holds weights of released code, and {what} does not say what its own are called there. "
+            "Give the experiment of the method that they are of, or declare them: docs/add_a_method.md, released_names"
+        )
+    there = read_state_dict(path)
+    if forged := [name for name, x in there.items() if not _is_whole(x)]:
+        raise CheckpointError(f"--weights={path}: {few(forged)} hold no plain numbers, or fewer than they say")
+    there = _of_openai({_plain(name): x for name, x in there.items()})
+    fitted, wrong = _fitted(model, declared, there)
+    if wrong:
+        raise CheckpointError(
+            f"--weights={path} does not fit {what} as the experiment builds it: {few(wrong, 4, '; ')}. Set the model, "
+            "its encoder and its sizes (model.num_layers, model.max_frames, data.num_frames, data.max_words) to those "
+            "of the weights"
+        )
+    if broken := not_finite(fitted.items()):
+        raise CheckpointError(f"{path} holds values that are not finite: {few(broken)}")
+    model.load_state_dict(fitted)
+    return {name: why for name in there if (why := declared.why_unused(name))}
+
+
+def said_of_released(path: Path) -> dict[str, str]:
+    """What results keep of a checkpoint of released code: where it lay, its name, and the hash of its content."""
+    with path.open("rb") as file:
+        return {
+            "checkpoint": str(path),
+            "released": path.name,
+            "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
+        }
+
+
+def released_of(folder: Path) -> Path | None:
+    """The checkpoint of released code that a run only tested; None for a run of other weights.
+
+    >>> released_of(Path("runs/none")) is None
+    True
+    """
+    try:
+        trained = json.loads((folder / METRICS).read_text(encoding="utf-8"))["trained"]
+        return Path(trained["weights"]["checkpoint"]) if trained["selection"] == RELEASED else None
+    except (OSError, ValueError, KeyError, TypeError):  # no result, or one of another kind
+        return None
+
+
+def say_released(model: RetrievalModule[Any, Any], path: Path, unused: Mapping[str, str]) -> None:
+    """Says on stderr what of a checkpoint was left out, and whether padding is treated otherwise than there.
+
+    Args:
+        model: with its weights.
+        path: the checkpoint.
+        unused: of `load_released`.
+    """
+    for why in dict.fromkeys(unused.values()):
+        say(f"tvr: {path.name}: {few(n for n, w in unused.items() if w == why)} left out: {why}", file=sys.stderr)
+    if model.padding == "masked" and "padding" in inspect.signature(type(model)).parameters:
+        say(
+            f"tvr: {path.name}: the released code lets padding take part, and its weights were trained so; here it is "
+            "left out (model.padding=masked). For the released code's similarities: --model.padding=attended",
+            file=sys.stderr,
+        )
+
+
+def _plain(name: str) -> str:
+    return name.removeprefix("module.")
+
+
+def _is_whole(x: Tensor) -> bool:
+    """Whether a tensor's numbers are all in its storage: a stride of 0 would make a terabyte of one number."""
+    return x.layout == torch.strided and not x.is_meta and x.nbytes <= x.untyped_storage().nbytes()
+
+
+def _of_openai(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same with CLIP's tensors under OpenAI's names."""
+    clip = {name.removeprefix(CLIP): x for name, x in state.items() if name.startswith(CLIP)}
+    if not is_hugging_face(clip):
+        return dict(state)
+    rest = {name: x for name, x in state.items() if not name.startswith(CLIP)}
+    return {**{f"{CLIP}{name}": x for name, x in openai_names(clip).items()}, **rest}
+
+
+def _fitted(
+    model: RetrievalModule[Any, Any], declared: ReleasedNames, there: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], list[str]]:
+    """The method's tensors by their own names, and by the released ones what does not fit."""
+    own, tables = model.state_dict(), _tables_of_positions(model)
+    rest = {name: x for name, x in there.items() if declared.why_unused(name) is None}
+    expected: dict[str, Tensor] = {}
+    fitted: dict[str, Tensor] = {}
+    wrong: list[str] = []
+    for name, tensor in own.items():
+        if name in declared.absent:
+            fitted[name] = torch.zeros_like(tensor)
+            continue
+        place = declared.of(name)
+        if place is None:
+            wrong.append(f"{name}: nothing in the released code is called so")
+            continue
+        expected[place.name] = tensor.T if place.transposed else tensor
+        x = rest.get(place.name)
+        if x is None:
+            continue
+        if name in tables and x.ndim == 2:
+            x = rest[place.name] = x[: len(tensor)]
+            if len(x) < len(tensor):
+                most = (len(x) - tables[name].before) // tables[name].tokens
+                wrong.append(f"{place.name} has positions for {most} frames: set --model.max_frames={most}")
+        fitted[name] = x.T if place.transposed and x.ndim == 2 else x
+    return fitted, [*wrong, *differences(expected, rest)]
+
+
+def _tables_of_positions(model: RetrievalModule[Any, Any]) -> dict[str, FramePositions]:
+    """The method's frame positions by the names of their tensors."""
+    return {f"{name}.weight": part for name, part in model.named_modules() if isinstance(part, FramePositions)}
