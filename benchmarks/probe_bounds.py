@@ -17,6 +17,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -76,7 +77,7 @@ class Reader(nn.Module):
         super().__init__()
         widths = (3, 24, 48, 64)
         layers: list[nn.Module] = []
-        for i, o in zip(widths, widths[1:], strict=False):
+        for i, o in pairwise(widths):
             layers += [nn.Conv2d(i, o, 3, 2, 1), nn.BatchNorm2d(o), nn.ReLU(inplace=True)]
         self.frame = nn.Sequential(*layers, nn.Flatten(), nn.Linear(64 * (SIDE // 8) ** 2, 128), nn.ReLU(inplace=True))
         self.video = nn.Sequential(nn.Linear(128 * FRAMES, 384), nn.ReLU(inplace=True), nn.Dropout(0.2))

@@ -17,6 +17,7 @@ from tvr_lightning.data.banks import caption_bank, video_bank
 from tvr_lightning.data.dataset import Augmentation, SeededSampler
 from tvr_lightning.data.word_pieces import WordPieces
 from tvr_lightning.errors import ConfigError, DataError, DecodeError
+from tvr_lightning.synthetic.scenes import PROBE_KINDS
 from tvr_lightning.types import VideoTextBatch
 
 Make = Callable[..., Any]
@@ -135,7 +136,7 @@ def test_probes_refer_to_rows(make_data: Make) -> None:
     data = make_data()
     data.setup("test")
     split = data.splits["test"]
-    assert {kind for kind, _, _ in split.probes} == {"order", "binding", "motion", "count"}
+    assert {kind for kind, _, _ in split.probes} == set(PROBE_KINDS)
     named = {p.videos for p in data.annotations.probes("test")}
     assert {(split.records[a].video_id, split.records[b].video_id) for _, a, b in split.probes} == named
 

@@ -144,7 +144,6 @@ def test_probes_are_test_videos_that_differ_in_one_respect(plan):
             assert replace(b, events=(replace(b.events[0], kind="grow"),)) == a
 
 
-
 def test_captions_of_a_pair_differ_as_the_videos_do(plan):
     by_number = {video.number: video for video in plan.videos}
     for kind, (first, second) in plan.probes:

@@ -1,6 +1,6 @@
 """What `shapes`, the embedded dataset, shows and says: scenes drawn at random, captioned by a grammar, in three splits.
 
-The test split holds minimal pairs that show whether a method understands order, and which object has what and does what.
+The test split holds minimal pairs that show whether a method understands order, what belongs to which object, and change.
 """
 
 from __future__ import annotations
@@ -99,7 +99,9 @@ def split_sizes(num_videos: int) -> dict[str, int]:
     few = sum(_SMALL.values())
     share = max(0.0, (num_videos - few) / (NUM_VIDEOS - few))
     test = min(_SMALL["test"], num_videos // 3) + round(share * (_WHOLE["test"] - _SMALL["test"]))
-    validation = min(_SMALL["validation"], num_videos // 6) + round(share * (_WHOLE["validation"] - _SMALL["validation"]))
+    validation = min(_SMALL["validation"], num_videos // 6) + round(
+        share * (_WHOLE["validation"] - _SMALL["validation"])
+    )
     return dict(zip(SPLITS, (num_videos - validation - test, validation, test), strict=True))
 
 

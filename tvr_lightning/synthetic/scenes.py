@@ -166,8 +166,8 @@ def _draw_events(rng: random.Random, shapes: Sequence[str], spare: str, count: i
 def draw_family(rng: random.Random) -> list[Scene]:
     """Draws a scene and its counterparts, as clips that were cut from one longer video resemble each other.
 
-    Counterparts are a first move or change of size the other way, the objects with exchanged colours, and all of these with the events in
-    the other order. Met in one batch, they leave nothing but that to tell them apart.
+    Counterparts are a first move or change of size the other way, the objects with exchanged colours, and all of these
+    with the events in the other order. Met in one batch, they leave nothing but that to tell them apart.
     """
     scene = draw_scene(rng)
     family = [scene]
