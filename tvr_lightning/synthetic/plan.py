@@ -1,6 +1,6 @@
 """What `shapes`, the embedded dataset, shows and says: scenes drawn at random, captioned by a grammar, in three splits.
 
-The test split holds minimal pairs that show whether a method understands order, what belongs to which object, and change.
+The test split holds minimal pairs that show whether a method understands order, change, and what belongs to an object.
 """
 
 from __future__ import annotations

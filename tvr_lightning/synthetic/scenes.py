@@ -217,8 +217,8 @@ def draw_pair(rng: random.Random, kind: str) -> tuple[Scene, Scene]:
         return replace(scene, things=(first, second)), replace(scene, things=swapped)
     if kind == "size":
         scene = draw_scene(rng, num_things=2)
-        first, second = (tuple(map(_sized, scene.things, sizes)) for sizes in (SIZES, SIZES[::-1]))
-        return replace(scene, things=first), replace(scene, things=second)
+        one, other = (tuple(map(_sized, scene.things, sizes)) for sizes in (SIZES, SIZES[::-1]))
+        return replace(scene, things=one), replace(scene, things=other)
     if kind == "growth":
         scene = draw_scene(rng, num_events=1)
         grows, shrinks = (replace(scene.events[0], kind=way, colour=None) for way in ("grow", "shrink"))
