@@ -18,7 +18,7 @@ READY := .venv/.ready$(addprefix -,$(BUILD))
 EXPERIMENTS := $(filter-out reported,$(patsubst experiments/%.yaml,%,$(wildcard experiments/*.yaml)))
 GRIDS := $(patsubst experiments/%.yaml,%,$(wildcard experiments/ablations/*/*.yaml))
 
-.PHONY: help setup wordnet data data-check experiments train eval smoke ablate leakcheck compare dashboard test test-all test-gpu torture check format bench lock clean need-exp
+.PHONY: help setup wordnet data data-check experiments train eval smoke rehearse ablate leakcheck compare dashboard test test-all test-gpu torture check format bench lock clean need-exp
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -97,6 +97,9 @@ eval: need-exp $(READY) ## test weights: EXP=clip4clip_shapes CKPT=best (or last
 
 smoke: $(READY) ## run every experiment for two batches on tiny generated data, or one: EXP=clip4clip_msrvtt
 	@$(BIN)/tvr smoke $(EXP)
+
+rehearse: need-exp $(READY) ## hours, memory and disk that a full run will need: EXP=tc_mgc_msrvtt ARGS='--data.batch_size=16'
+	@$(BIN)/tvr rehearse --config experiments/$(EXP).yaml $(ARGS)
 
 ablate: $(READY) ## run a grid, then compare: EXP=ablations/tc_mgc/heads BASE=tc_mgc_msrvtt
 	@[ -n "$(EXP)" ] || { echo "which grid? EXP=NAME, one of: $(GRIDS)" >&2; exit 2; }

@@ -24,6 +24,7 @@ TARGETS = [
         "train",
         "eval",
         "smoke",
+        "rehearse",
         "ablate",
         "leakcheck",
         "compare",

@@ -53,6 +53,29 @@ def smallest_parts(config: Mapping[str, Any], where: str = "") -> Iterator[str]:
             yield from smallest_parts(value, f"{where}{key}.")
 
 
+def without_weights(config: Mapping[str, Any]) -> Iterator[str]:
+    """Settings that leave an experiment's encoders as large as they are and fetch nothing for them.
+
+    Encoders begin from random weights; what makes tokens is the smallest one, since its words cost the same.
+
+    Args:
+        config: a composed experiment.
+    """
+    for key, value in config.items():
+        if key == "data" and isinstance(value, Mapping):
+            yield from smallest_parts(value, "data.")
+        elif isinstance(value, Mapping):
+            yield from _from_random(value, f"{key}.")
+
+
+def _from_random(config: Mapping[str, Any], where: str) -> Iterator[str]:
+    for key, value in config.items():
+        if key == "from_pretrained" and value is not None:
+            yield f"--{where}{key}=null"
+        elif isinstance(value, Mapping):
+            yield from _from_random(value, f"{where}{key}.")
+
+
 @contextmanager
 def readable_errors() -> Iterator[None]:
     """Turns what the parser raises into our errors, and narrows what it may import.

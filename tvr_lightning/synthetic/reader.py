@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
+from tvr_lightning.data.annotations.base import Extent
 from tvr_lightning.data.annotations.msrvtt import MSRVTT, Protocol
 from tvr_lightning.data.annotations.readers import check_fields, read_json
-from tvr_lightning.synthetic.plan import VERSION
+from tvr_lightning.synthetic.plan import CAPTIONS_PER_VIDEO, NUM_VIDEOS, VERSION, split_sizes
 from tvr_lightning.synthetic.shapes import MANIFEST, make_shapes
 from tvr_lightning.visible import say
 
@@ -21,6 +23,12 @@ class Shapes(MSRVTT):
 
     def __init__(self, root: str | Path = "data/shapes", protocol: Protocol = "9k") -> None:
         super().__init__(root, protocol, name="shapes")
+
+    def extent(self) -> Mapping[str, Extent]:
+        """What the generator makes by default."""
+        return {
+            split: Extent(count, CAPTIONS_PER_VIDEO * count, 4.0) for split, count in split_sizes(NUM_VIDEOS).items()
+        }
 
     def prepare(self) -> None:
         """Makes the dataset in a folder that is missing or empty, and one of an older version again, of its size.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
@@ -16,6 +17,21 @@ TRAIN, VALIDATION, TEST = "train", "validation", "test"
 EXTENSIONS = ("mp4", "avi", "webm", "mkv", "mov")
 
 _Parsed = TypeVar("_Parsed")
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How large a split is.
+
+    Attributes:
+        videos: records.
+        captions: of all of them.
+        seconds: length of a typical record.
+    """
+
+    videos: int
+    captions: int
+    seconds: float
 
 
 class Annotations(ABC):
@@ -46,6 +62,10 @@ class Annotations(ABC):
         Raises:
             DataError: a file is missing or broken, or the split does not exist.
         """
+
+    def extent(self) -> Mapping[str, Extent]:
+        """How large the splits are by what its authors say, without reading a file; empty where nobody can tell."""
+        return {}
 
     def prepare(self) -> None:
         """Makes what is missing, where a program can make it: nothing, but for generated datasets."""

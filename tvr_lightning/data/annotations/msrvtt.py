@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
 
-from tvr_lightning.data.annotations.base import TEST, TRAIN, VALIDATION, Annotations, VideoFolder
+from tvr_lightning.data.annotations.base import TEST, TRAIN, VALIDATION, Annotations, Extent, VideoFolder
 from tvr_lightning.data.annotations.layouts import SyntheticDataset, write_json, write_lines
 from tvr_lightning.data.annotations.readers import (
     check_fields,
@@ -35,6 +36,8 @@ TEST_LIST, PROBES = "MSRVTT_JSFUSION_test.csv", "probes.json"
 TRAIN_LISTS: dict[str, str] = {  # of `full` its labels tell
     "9k": "MSRVTT_train.9k.csv", "7k": "MSRVTT_train.7k.csv", "7k3k": "MSRVTT_train.7k.csv",
 }  # fmt: skip
+TRAINING_VIDEOS: Mapping[str, int] = {"9k": 9000, "7k": 7010, "7k3k": 7010, "full": 6513}
+CAPTIONS, SECONDS = 20, 15.0  # of a video
 ONE_K_A = ("9k", "7k")  # protocols that test on TEST_LIST
 
 
@@ -83,6 +86,12 @@ class MSRVTT(Annotations):
     def splits(self) -> tuple[str, ...]:
         """The splits that exist; asking reads the files that tell whether `validation` does."""
         return (TRAIN, VALIDATION, TEST) if self._labelled(VALIDATION) else (TRAIN, TEST)
+
+    def extent(self) -> Mapping[str, Extent]:
+        """The published counts, and the length of a typical clip."""
+        train, test = TRAINING_VIDEOS[self.protocol], 1000 if self.protocol in ONE_K_A else 2990
+        each = 1 if self.protocol in ONE_K_A else CAPTIONS
+        return {TRAIN: Extent(train, train * CAPTIONS, SECONDS), TEST: Extent(test, test * each, SECONDS)}
 
     def check_split(self, split: str) -> None:
         """Raises DataError unless `split` exists; train and test always do, so for them no file is read."""

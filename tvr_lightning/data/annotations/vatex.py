@@ -9,10 +9,11 @@ ref_captions.json                 {id: [caption, ...]}, HGR's, English; read whe
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
-from tvr_lightning.data.annotations.base import TEST, TRAIN, VALIDATION, SplitAnnotations
+from tvr_lightning.data.annotations.base import TEST, TRAIN, VALIDATION, Extent, SplitAnnotations
 from tvr_lightning.data.annotations.layouts import SyntheticDataset, SyntheticVideo, write_json, write_lines
 from tvr_lightning.data.annotations.readers import (
     caption_table,
@@ -58,6 +59,11 @@ class VATEX(SplitAnnotations):
             raise ConfigError(f"VATEX: no captions in '{language}': {nearest(str(language), get_args(Language))}")
         super().__init__(name, root, videos, protocol=f"HGR, {language}")
         self.language = language
+
+    def extent(self) -> Mapping[str, Extent]:
+        """The published counts, and the length of a typical clip."""
+        counts = {TRAIN: 25_991, VALIDATION: 1500, TEST: 1500}
+        return {split: Extent(count, 10 * count, 10.0) for split, count in counts.items()}
 
     def load(self, split: str) -> list[Record]:
         """Reads one split.
