@@ -13,6 +13,7 @@ from tvr_lightning.names import HASH_BASELINES
 from tvr_lightning.report.columns import figure
 from tvr_lightning.report.comparison import Comparison
 from tvr_lightning.report.groups import database_of
+from tvr_lightning.report.pr_curves import short
 from tvr_lightning.run.results import DIRECTIONS, Run
 
 if TYPE_CHECKING:
@@ -42,11 +43,16 @@ def bits_lines(runs: Sequence[Run], direction: str) -> list[BitsLine]:
         direction: `t2v` or `v2t`.
     """
     lines: dict[tuple[bool, str], tuple[str, dict[int, list[float]]]] = {}
+    several = len({run.test_set for run in runs if run.content.get("hashing")}) > 1
 
     for run in (r for r in runs if r.content.get("hashing")):
         bits, database = run.content["hashing"]["bits"], database_of(run)
-        where = f", database {database[0]}" + (f" ({'; '.join(run.marks)})" if run.marks else "")
-        name = str(run.content["experiment"]).removesuffix(f"_{bits}")
+        where = (
+            f", {run.test_set}" * several
+            + f", database {database[0]}"
+            + (f" ({'; '.join(run.marks)})" if run.marks else "")
+        )
+        name = short(str(run.content["experiment"]).removesuffix(f"_{bits}"))
         found = [(True, run.settings("experiment", "code_length"), name, f"hash/{direction}/mAP")]
         for kind in HASH_BASELINES:
             found.append((False, f"{kind} {run.marks}", f"{kind}, {run.test_set}", f"hash/{kind}/{direction}/mAP"))
@@ -69,7 +75,7 @@ def draw_bits(comparison: Comparison) -> Figure:
     runs = comparison.runs
     if not any(run.content.get("hashing") for run in runs):
         raise NothingToDraw("no run has hashing metrics: the methods make no codes, or the dataset has no class labels")
-    figure = Figure(figsize=(10.0, 4.2), dpi=110, layout="constrained")
+    figure = Figure(figsize=(10.0, 4.8), dpi=110, layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     for axes, (direction, title) in zip(panels, DIRECTIONS.items(), strict=True):
         lengths: set[int] = set()
@@ -86,5 +92,5 @@ def draw_bits(comparison: Comparison) -> Figure:
         axes.set(xlabel="bits", title=title, ylim=(0, None))
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("mAP, %")
-    panels[1].legend(fontsize=7)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=7)
     return figure

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tvr_lightning.data.stores.files import write_csv
 from tvr_lightning.report.comparison import Comparison, Row
 from tvr_lightning.report.text import DOWN, UP, Cell, Line, legend, lines_of_blocks
+from tvr_lightning.visible import visible
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -105,7 +106,11 @@ def markdown_row(cells: Iterable[str]) -> str:
 
 
 def _markdown(text: str) -> str:
-    return re.sub(r"([\\|*_`<>\[\]])", r"\\\1", text)
+    return re.sub(r"([\\|*_`<>\[\]])", r"\\\1", _in_a_line(text))
+
+
+def _in_a_line(text: str) -> str:
+    return " ".join(visible(text).split())
 
 
 LATEX = {
@@ -117,7 +122,7 @@ LATEX = {
 
 def latex(text: str) -> str:
     """Escapes what LaTeX reads as its own."""
-    return "".join(LATEX.get(c, c) for c in text)
+    return "".join(LATEX.get(c, c) for c in _in_a_line(text))
 
 
 def to_latex(comparison: Comparison) -> str:
