@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from tvr_lightning.nn.similarity import LogitScale
-from tvr_lightning.optim import Optimizer, build_schedule, learning_rate_factor, parameter_groups
+from tvr_lightning.optim import Optimizer, build_optimizer, build_schedule, learning_rate_factor, parameter_groups
 
 
 class Model(nn.Module):
@@ -79,3 +79,28 @@ def test_logit_scale_stays_at_most_100_and_can_come_down() -> None:
     assert float(scale.log) == pytest.approx(math.log(100.0))
     scale(torch.ones(())).backward()
     assert float(scale.log.grad) > 0
+
+
+def test_a_part_may_have_its_own_rate() -> None:
+    model = Model()
+    groups = parameter_groups(model, [model.encoder], Optimizer(lr=1e-3, weight_decay=0.2), {"head": 0.5, "none": 1.0})
+    assert {g["name"]: g["lr"] for g in groups} == {
+        "encoder": 1e-3, "encoder_no_decay": 1e-3, "head": 0.5, "head_no_decay": 0.5,
+    }  # fmt: skip
+    names = {id(p): n for n, p in model.named_parameters()}
+    own = {names[id(p)] for g in groups if g["lr"] == 0.5 for p in g["params"]}
+    assert {"head.weight", "head.bias"} <= own
+
+
+def test_sgd_is_momentum_with_the_decay_in_the_gradient() -> None:
+    model = nn.Linear(2, 2, bias=False)
+    options = Optimizer(lr=0.1, weight_decay=0.5, algorithm="sgd", momentum=0.8)
+    optimizer = build_optimizer(model, (), options)
+    weight, speed = model.weight.detach().clone(), torch.zeros(2, 2)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model.weight.square().sum().backward()
+        optimizer.step()
+        speed = 0.8 * speed + 2 * weight + 0.5 * weight
+        weight = weight - 0.1 * speed
+    torch.testing.assert_close(model.weight.detach(), weight)

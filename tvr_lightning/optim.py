@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,12 +18,14 @@ NO_DECAY_MODULES = (nn.LayerNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm, 
 
 @dataclass(frozen=True)
 class Optimizer:
-    """AdamW with two learning rates; with `weight_decay: 0` it is Adam.
+    """AdamW with two learning rates; with `weight_decay: 0` it is Adam. Or stochastic gradient descent with momentum.
 
     Attributes:
         lr: learning rate of everything but the encoders.
         encoder_lr: learning rate of the encoders; the same as `lr` when null.
         weight_decay: decoupled; never on biases, norms, embeddings, the logit scale.
+        algorithm: `adamw`, or `sgd`, whose decay is a part of the gradient.
+        momentum: of `sgd`.
         betas: Adam's.
         eps: Adam's.
         warmup: share of all steps over which the rate rises linearly.
@@ -37,6 +39,8 @@ class Optimizer:
     lr: float = 1e-4
     encoder_lr: float | None = None
     weight_decay: float = 0.0
+    algorithm: Literal["adamw", "sgd"] = "adamw"
+    momentum: float = 0.9
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     warmup: float = 0.0
@@ -45,11 +49,19 @@ class Optimizer:
     compile_encoders: bool = False
 
 
-def parameter_groups(module: nn.Module, encoders: Iterable[nn.Module], options: Optimizer) -> list[dict[str, Any]]:
-    """Trainable parameters in up to four named groups: encoder or head, with decay or without.
+def parameter_groups(
+    module: nn.Module, encoders: Iterable[nn.Module], options: Optimizer, rates: Mapping[str, float] | None = None
+) -> list[dict[str, Any]]:
+    """Trainable parameters in named groups: encoder, head or a part with its own rate, each with decay or without.
 
     One-dimensional parameters, embeddings (tables and learned positions are not weights of a product) and scalars
     take no decay.
+
+    Args:
+        module: whose parameters.
+        encoders: those that train at `encoder_lr`.
+        options: the rates.
+        rates: by the names of other parts, their own rates.
     """
     in_encoder = {id(p) for encoder in encoders for p in encoder.parameters()}
     undecayed = {
@@ -62,7 +74,8 @@ def parameter_groups(module: nn.Module, encoders: Iterable[nn.Module], options: 
         encoder = id(parameter) in in_encoder
         plain = parameter.ndim <= 1 or id(parameter) in undecayed or "embedding" in name.rpartition(".")[2]
         rate = options.encoder_lr if encoder and options.encoder_lr is not None else options.lr
-        key = f"{'encoder' if encoder else 'head'}{'_no_decay' if plain else ''}"
+        part = next((part for part in rates or () if name.startswith(f"{part}.")), "encoder" if encoder else "head")
+        key, rate = f"{part}{'_no_decay' if plain else ''}", (rates or {}).get(part, rate)
         decay = 0.0 if plain else options.weight_decay
         groups.setdefault(key, {"name": key, "lr": rate, "weight_decay": decay, "params": []})["params"].append(
             parameter
@@ -71,10 +84,16 @@ def parameter_groups(module: nn.Module, encoders: Iterable[nn.Module], options: 
 
 
 def build_optimizer(
-    module: nn.Module, encoders: Iterable[nn.Module], options: Optimizer, fused: bool = False
-) -> torch.optim.AdamW:
-    """Builds AdamW over `parameter_groups`; `fused` is faster, and wants gradients without a scale: `scales_losses`."""
-    groups = parameter_groups(module, encoders, options)
+    module: nn.Module,
+    encoders: Iterable[nn.Module],
+    options: Optimizer,
+    fused: bool = False,
+    rates: Mapping[str, float] | None = None,
+) -> torch.optim.Optimizer:
+    """Builds it over `parameter_groups`; `fused` is faster, and wants gradients without a scale: `scales_losses`."""
+    groups = parameter_groups(module, encoders, options, rates)
+    if options.algorithm == "sgd":
+        return torch.optim.SGD(groups, lr=options.lr, momentum=options.momentum)
     optimizer = torch.optim.AdamW(groups, betas=options.betas, eps=options.eps, fused=fused)
     if fused:  # it could take a scale off by itself, so Lightning would not let it be clipped, in bf16 neither
         optimizer._step_supports_amp_scaling = False

@@ -64,6 +64,8 @@ class RetrievalModule(Provenance, ABC, Generic[TextT, VideoT]):
         tested_besides: by `argument=value`, what a variant of the property tests takes besides.
         shared_space: whether vectors of a text and of its video lie near each other, so that an index may propose by
             them; else it asks `score` about every video.
+        runs_apart_by: the setting by which runs of one experiment lie apart, under the experiment's name and the
+            value: `sptch_msrvtt_32`; None for one name.
         in_float32: methods that run without autocast and take features in float32 at least: scores and losses.
         result: what the last evaluation found; None before the first.
         padding: whether scores leave out what does not exist; set by methods that can be told otherwise.
@@ -72,6 +74,7 @@ class RetrievalModule(Provenance, ABC, Generic[TextT, VideoT]):
     tested_with: ClassVar[Mapping[str, object]] = {}
     tested_besides: ClassVar[Mapping[str, Mapping[str, object]]] = {}
 
+    runs_apart_by: ClassVar[str | None] = None
     shared_space: ClassVar[bool] = True
     in_float32: ClassVar[tuple[str, ...]] = ("score", "compute_losses")
     padding: Padding = "masked"
@@ -269,6 +272,11 @@ class RetrievalModule(Provenance, ABC, Generic[TextT, VideoT]):
         self.log_dict(terms, batch_size=size)
         self.log(f"train/{name}", total.detach(), prog_bar=True, batch_size=size)
 
+    @property
+    def rates(self) -> Mapping[str, float]:
+        """Learning rates of parts that have their own, by the parts' names; the others train at the optimiser's."""
+        return {}
+
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Keeps logit scales at their limit at most."""
         for module in self.modules():
@@ -285,7 +293,9 @@ class RetrievalModule(Provenance, ABC, Generic[TextT, VideoT]):
         Raises:
             ConfigError: training has no end.
         """
-        optimizer = build_optimizer(network, self.encoders, options, fused=not scales_losses(self.trainer))
+        optimizer = build_optimizer(
+            network, self.encoders, options, not scales_losses(self.trainer), self.rates if network is self else None
+        )
         steps = self.trainer.estimated_stepping_batches
         if math.isinf(steps):
             raise ConfigError(

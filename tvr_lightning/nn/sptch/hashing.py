@@ -200,6 +200,15 @@ class GraphNetwork(nn.Module):
         relaxed = self.to_code(torch.cat(parts, 1)).tanh()
         return GraphCodes(of_video, of_text, relaxed, self.decode_video(of_video), self.decode_text(of_text))
 
+    @torch.no_grad()
+    def settled_codes(self, video_features: Tensor, text_features: Tensor, similarity: Tensor) -> Tensor:
+        """B (B, K) of the network as it stands, in evaluation mode; nothing in it changes."""
+        training = self.training
+        self.eval()
+        codes: Tensor = self(video_features, text_features, similarity).codes
+        self.train(training)
+        return codes
+
     def _convolve_both(self, video: Tensor, text: Tensor, similarity: Tensor) -> Tensor:
         """V^j (B, D): the joint graph's convolution of videos and texts, an item's two rows added."""
         count = len(similarity)
