@@ -19,14 +19,14 @@ from tvr_lightning.distributed import gather, gather_counts, ranks
 from tvr_lightning.errors import ConfigError
 from tvr_lightning.evaluation import Evaluation
 from tvr_lightning.methods.base import RetrievalModule
-from tvr_lightning.methods.hashing import CodesT, HashingModule
+from tvr_lightning.methods.hashing import CodesT, TrainingSetHashing
 from tvr_lightning.optim import Optimizer
 from tvr_lightning.types import ItemIndex, VideoTextBatch
 
 GraphT = TypeVar("GraphT")
 
 
-class AlternatingPasses(HashingModule[CodesT], Generic[CodesT, GraphT]):
+class AlternatingPasses(TrainingSetHashing[CodesT], Generic[CodesT, GraphT]):
     """A hashing method whose G and F train in turn.
 
     An epoch of such a paper is two of the trainer: a pass over the training set that updates G, then one that updates

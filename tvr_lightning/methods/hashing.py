@@ -7,6 +7,7 @@ come from frozen encoders, so they are computed once.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -33,9 +34,9 @@ class _Mean(TensorRows):
 
 
 class HashingModule(RetrievalModule[CodesT, CodesT]):
-    """A hashing method that sees the frozen features of the training set before it trains.
+    """A hashing method.
 
-    Codes are compared by their inner products; where a validation split is asked to choose weights, mean average
+    Codes are compared by their inner products. Where a validation split is asked to choose weights, mean average
     precision does, which counts labels. Runs with codes of another length have a name of their own.
 
     Attributes:
@@ -44,6 +45,25 @@ class HashingModule(RetrievalModule[CodesT, CodesT]):
 
     runs_apart_by: ClassVar[str | None] = "code_length"
     code_length: int
+
+    @property
+    def monitor(self) -> str:
+        """Mean average precision of the codes, both directions."""
+        return "val/hash/mAP"
+
+    def score(self, texts: CodesT, videos: CodesT) -> Tensor:
+        """Inner products of the codes, K - 2 x Hamming distance; (T, V)."""
+        return texts.codes.float() @ videos.codes.float().T
+
+
+class TrainingSetHashing(HashingModule[CodesT]):
+    """A hashing method that sees the frozen features of the whole training set before it trains.
+
+    Attributes:
+        seed: of what it draws from then on; the run's.
+    """
+
+    seed: int = 0
 
     @abstractmethod
     def video_source(self, video: VideoInput) -> Tensor:
@@ -58,19 +78,10 @@ class HashingModule(RetrievalModule[CodesT, CodesT]):
         """Takes what it needs of the training set's frozen features, before the first step.
 
         Args:
-            video_features: X^v (N, F).
+            video_features: X^v (N, F), on the CPU.
             text_features: X^t (N, F'), of videos with several captions their mean.
             row: (V,) int64, which of the N items each training video is, -1 for none; null when V = N.
         """
-
-    @property
-    def monitor(self) -> str:
-        """Mean average precision of the codes, both directions."""
-        return "val/hash/mAP"
-
-    def score(self, texts: CodesT, videos: CodesT) -> Tensor:
-        """Inner products of the codes, K - 2 x Hamming distance; (T, V)."""
-        return texts.codes.float() @ videos.codes.float().T
 
     def on_fit_start(self) -> None:
         """Shows the method the training set: the same in a run that goes on, because the encoders are frozen.
@@ -78,6 +89,7 @@ class HashingModule(RetrievalModule[CodesT, CodesT]):
         Raises:
             DataError: no video or no caption of the training set can be encoded.
         """
+        self.seed = self.datamodule.seed
         split = self.datamodule.splits[TRAIN]
         captions, clips = self.datamodule.evaluation_loaders(split)
         video, video_ids = encode_items(
@@ -131,6 +143,25 @@ class MeanFeatures:
     def text_source(self, text: TextInput) -> Tensor:
         """X^t, a text's mean token feature."""
         return (text.features if text.has_features else self._mean_token(text))[:, 0]
+
+
+class MeanFeatureCodes(MeanFeatures):
+    """A hashing method whose hash functions see the mean features alone."""
+
+    hash_video: Callable[[Tensor], Tensor]
+    """X^v (V, F) to relaxed codes (V, K)."""
+    hash_text: Callable[[Tensor], Tensor]
+    """X^t (T, F') to relaxed codes (T, K)."""
+
+    def encode_video(self, video: VideoInput) -> CodeFeatures:
+        """Codes of videos, and X^v."""
+        source = self.video_source(video)
+        return CodeFeatures(self.hash_video(source), source)
+
+    def encode_text(self, text: TextInput) -> CodeFeatures:
+        """Codes of texts, and X^t."""
+        source = self.text_source(text)
+        return CodeFeatures(self.hash_text(source), source)
 
 
 def check_freeze(name: str, encoder: Any, wanted: bool) -> None:
