@@ -61,6 +61,6 @@ def mixed_with_neighbours(features: Tensor, similarity: Tensor, shares: tuple[fl
     if len(features) < 3:
         return features
     others = similarity.clone().fill_diagonal_(-torch.inf)
-    nearest = others.topk(2, dim=1).indices  # (B, 2)
+    nearest = others.sort(dim=1, descending=True, stable=True).indices  # (B, B), of equal ones the left one first
     first, second = features[nearest[:, 0]], features[nearest[:, 1]]
     return shares[0] * features + shares[1] * first + shares[2] * second
