@@ -64,6 +64,8 @@ class RetrievalModule(Provenance, ABC, Generic[TextT, VideoT]):
         tested_besides: by `argument=value`, what a variant of the property tests takes besides.
         shared_space: whether vectors of a text and of its video lie near each other, so that an index may propose by
             them; else it asks `score` about every video.
+        keeps_neighbours: whether it learns what is alike in frozen features and nothing else, so that items whose
+            features are alike cannot be told apart; its tests then give it features that differ.
         runs_apart_by: the setting by which runs of one experiment lie apart, under the experiment's name and the
             value: `sptch_msrvtt_32`; None for one name.
         in_float32: methods that run without autocast and take features in float32 at least: scores and losses.
@@ -74,6 +76,7 @@ class RetrievalModule(Provenance, ABC, Generic[TextT, VideoT]):
     tested_with: ClassVar[Mapping[str, object]] = {}
     tested_besides: ClassVar[Mapping[str, Mapping[str, object]]] = {}
 
+    keeps_neighbours: ClassVar[bool] = False
     runs_apart_by: ClassVar[str | None] = None
     shared_space: ClassVar[bool] = True
     in_float32: ClassVar[tuple[str, ...]] = ("score", "compute_losses")

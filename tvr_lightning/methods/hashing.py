@@ -148,6 +148,7 @@ class MeanFeatures:
 class MeanFeatureCodes(MeanFeatures):
     """A hashing method whose hash functions see the mean features alone."""
 
+    keeps_neighbours: ClassVar[bool] = True
     hash_video: Callable[[Tensor], Tensor]
     """X^v (V, F) to relaxed codes (V, K)."""
     hash_text: Callable[[Tensor], Tensor]

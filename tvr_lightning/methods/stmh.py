@@ -48,7 +48,7 @@ class STMH(ClosedForm):
         ConfigError: a number outside of its range, or an encoder that trains.
     """
 
-    tested_with: ClassVar = {"code_length": 32}
+    tested_with: ClassVar = {"code_length": 64}
 
     def __init__(
         self,
@@ -80,11 +80,12 @@ class STMH(ClosedForm):
 
     def hash_video(self, x: Tensor) -> Tensor:
         """Concepts times R, less its middle value, (V, F) -> (V, K)."""
+        x = x.to(self.concepts.dtype)
         return above_middle(concepts_of(x, self.concepts, self.weights) @ self.transform)
 
     def hash_text(self, x: Tensor) -> Tensor:
         """Nearness of the topics' centres less the middle one, (T, F') -> (T, K)."""
-        return above_middle(-distances(x, self.topics))
+        return above_middle(-distances(x.to(self.topics.dtype), self.topics))
 
     def solution(self, video_features: Tensor, text_features: Tensor) -> Mapping[str, Tensor]:
         """Concepts, topics and what leads from one to the other."""
