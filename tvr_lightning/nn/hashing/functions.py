@@ -22,6 +22,7 @@ class FeatureHash(nn.Module):
         dropout: of what the hidden layer gives.
         unit: whether features are brought to unit length first.
 
+    >>> import torch
     >>> FeatureHash(features=12, code_length=16, hidden_width=8)(torch.randn(3, 12)).shape
     torch.Size([3, 16])
     """
