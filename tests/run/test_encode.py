@@ -81,8 +81,7 @@ def test_codes_of_a_split(
     chosen = data.splits[split]
     told = capsys.readouterr().out
     assert told == (
-        f"{run / file}: {len(chosen.captions)} text codes of 12 bits, {len(chosen.records)} video codes of "
-        "12 bits\n"
+        f"{run / file}: {len(chosen.captions)} text codes of 12 bits, {len(chosen.records)} video codes of 12 bits\n"
     )
     codes = load_codes(run / file)
     assert codes["video"].ids.tolist() == [r.video_id for r in chosen.records]

@@ -17,7 +17,7 @@ from tvr_lightning.visible import say
 OVERVIEW = """\
   compare   one table over runs and seeds         tvr compare runs/clip4clip_shapes --baseline RUN --format markdown
             a page of results            tvr compare runs --format markdown --out docs/results.md
-            mAP by code length as a picture       tvr compare runs/sptch_shapes_16 runs/sptch_shapes_64 --plot bits
+            mAP by code length as a picture       tvr compare runs/sptch_shapes runs/sptch_shapes_16 --plot bits
 """
 
 

@@ -8,7 +8,7 @@ from tvr_lightning.commands.parser import Parser, add_split_of_run
 from tvr_lightning.visible import say
 
 OVERVIEW = """\
-  encode    write the codes of a split            tvr encode runs/sptch_shapes_64/RUN --split train
+  encode    write the codes of a split            tvr encode runs/sptch_shapes/RUN --split train
 """
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+from tvr_lightning.config.apart import name_apart, value_of
 from tvr_lightning.config.class_paths import module_of_working_directory, reach
 from tvr_lightning.config.compose import compose, find_file, is_text
 from tvr_lightning.config.layers import lay, lay_value
@@ -28,7 +29,8 @@ def read_arguments(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]
 
     Settings go into the configuration here and not through the parser's own command line, which turns a `null` inside
     a nested class into the text `None` (pinned in tests/config/test_arguments.py). Modules that the configuration names
-    are found in the working directory too; those of a run's own `config.yaml` only with `--trust`.
+    are found in the working directory too; those of a run's own `config.yaml` only with `--trust`. A setting by which
+    runs lie apart changes the experiment's name too.
 
     Args:
         arguments: what follows the command, e.g. `--config experiments/x.yaml --data.batch_size=8`.
@@ -70,9 +72,12 @@ def read_arguments(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]
             config = lay(config, content, ROOT)
         else:
             settings.append((_whole(option), value))
+    before = value_of(config)
     for option, value in settings:
         reach(_yaml(value))
         _set(config, option, value)
+    if "experiment" in config and before is not None and "experiment" not in dict(settings):
+        config["experiment"] = name_apart(str(config["experiment"]), before, value_of(config))
     check_config(config, "command line")
     return config, flags
 

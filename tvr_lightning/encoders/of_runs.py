@@ -1,7 +1,7 @@
 """What a run's checkpoint holds of its encoders, and taking one of them for another method.
 
 `from_pretrained` of an encoder may name a run's folder or one of its checkpoints; `RUN#PLACE` chooses among several
-encoders of one kind by their place in the run's method: `runs/sptch_shapes_64/a#text_hash_encoder`.
+encoders of one kind by their place in the run's method: `runs/sptch_shapes/a#text_hash_encoder`.
 """
 
 from __future__ import annotations
