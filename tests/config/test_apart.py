@@ -76,7 +76,7 @@ def test_a_grid_has_one_home() -> None:
     assert [point.name for point in points] == ["code_length-32", "code_length-64", "code_length-128"]
     for point in points:
         assert read_arguments(point.words)[0]["experiment"] == "sptch_msrvtt"
-    fixed = read_grid(ROOT / "experiments/ablations/sptch/code_weight.yaml", "sptch_shapes_32")
+    fixed = read_grid(ROOT / "experiments/ablations/sptch/hash_weights.yaml", "sptch_shapes_32")
     assert {point.home.name for point in fixed} == {"sptch_shapes_32"}
 
 

@@ -64,6 +64,27 @@ def bits_lines(runs: Sequence[Run], direction: str) -> list[BitsLine]:
     return [BitsLine(name, dict(sorted(points.items())), learned) for (learned, _), (name, points) in ordered]
 
 
+def bits_table(runs: Sequence[Run]) -> list[tuple[str, ...]]:
+    """The mAP of methods in rows, of code lengths in columns, each direction after the other; a head before the rows.
+
+    Returns:
+        Nothing where no method has two code lengths. A figure over several seeds is their mean and deviation.
+    """
+    lines = {direction: bits_lines(runs, direction) for direction in DIRECTIONS}
+    if all(len(line.points) < 2 for found in lines.values() for line in found if line.learned):
+        return []
+    lengths = sorted({bits for found in lines.values() for line in found for bits in line.points})
+    heads = [f"{direction} {bits}" for direction in DIRECTIONS for bits in lengths]
+    rows: dict[str, list[str]] = {}
+    for direction, found in lines.items():
+        for line in found:
+            own = rows.setdefault(line.name, ["-"] * len(heads))
+            for bits, values in line.points.items():
+                spread = f" ±{stdev(values):.1f}" if len(values) > 1 else ""
+                own[heads.index(f"{direction} {bits}")] = f"{fmean(values):.1f}{spread}"
+    return [("hash/mAP by bits", *heads), *((name, *cells) for name, cells in rows.items())]
+
+
 def draw_bits(comparison: Comparison) -> Figure:
     """The mAP of each direction by code length, mean and standard deviation over seeds; baselines dashed.
 

@@ -9,6 +9,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from tvr_lightning.data.stores.files import write_csv
+from tvr_lightning.report.bits import bits_table
 from tvr_lightning.report.comparison import Comparison, Row
 from tvr_lightning.report.text import DOWN, UP, Cell, Line, legend, lines_of_blocks
 from tvr_lightning.visible import visible
@@ -63,6 +64,13 @@ def to_table(comparison: Comparison) -> Table:
             for line in apart:
                 add(line)
         whole.add_row(table)
+    if by_bits := bits_table(comparison.runs):
+        table = Table(*map(Text, by_bits[0]), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+        for column in table.columns[1:]:
+            column.justify, column.no_wrap = "right", True
+        for row in by_bits[1:]:
+            table.add_row(*map(Text, row))
+        whole.add_row(table)
     whole.add_row(Text("\n".join(legend(comparison)), style="italic"))
     return whole
 
@@ -93,6 +101,13 @@ def to_markdown(comparison: Comparison) -> str:
                 shown = [c if 2 <= i < len(cells) - 1 else _markdown(c) for i, c in enumerate(cells)]
                 out.append("| " + " | ".join(shown) + " |")
         out.append("")
+    if by_bits := bits_table(comparison.runs):
+        out += [
+            markdown_row(by_bits[0]),
+            "|---|" + "---:|" * (len(by_bits[0]) - 1),
+            *map(markdown_row, by_bits[1:]),
+            "",
+        ]
     return "\n".join([*out, *(f"{_markdown(line)}  " for line in legend(comparison))]) + "\n"
 
 
@@ -146,6 +161,10 @@ def to_latex(comparison: Comparison) -> str:
             for line in apart:
                 marks = f" ({'; '.join(line.notes)})" if line.kind == "run" else ""
                 out += _latex_line(line, text, marks)
+        out += [r"\bottomrule", r"\end{tabular}", ""]
+    if by_bits := bits_table(comparison.runs):
+        head, *rows = (" & ".join(map(latex, row)) + r" \\" for row in by_bits)
+        out += [rf"\begin{{tabular}}{{l{'r' * (len(by_bits[0]) - 1)}}}", r"\toprule", head, r"\midrule", *rows]
         out += [r"\bottomrule", r"\end{tabular}", ""]
     return "\n".join(out)
 
