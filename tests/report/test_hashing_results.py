@@ -237,7 +237,7 @@ def test_a_test_without_hashing_metrics_leaves_no_curve(tmp_path: Path) -> None:
 def test_code_lengths_are_columns(tmp_path: Path) -> None:
     for bits, seed, m_ap in ((64, 0, 33.0), (16, 0, 22.0), (16, 1, 24.0)):
         make_run(tmp_path, f"sptch_shapes_{bits}/s{seed}", bits, m_ap, seed=seed)
-    make_run(tmp_path, "djsrh_shapes/s0", 64, 20.0)
+    make_run(tmp_path, "djsrh_shapes/s0", 64, 20.0, method="DJSRH")
     head, *rows = bits_table(find_runs([], tmp_path))
     assert head == ("hash/mAP by bits", "t2v 16", "t2v 64", "v2t 16", "v2t 64")
     cells = {name: found for name, *found in rows}

@@ -65,9 +65,10 @@ def to_table(comparison: Comparison) -> Table:
                 add(line)
         whole.add_row(table)
     if by_bits := bits_table(comparison.runs):
-        table = Table(*map(Text, by_bits[0]), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-        for column in table.columns[1:]:
-            column.justify, column.no_wrap = "right", True
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+        table.add_column(Text(by_bits[0][0]), overflow="fold", max_width=NAME_WIDTH)
+        for head in by_bits[0][1:]:
+            table.add_column(Text(head), justify="right", no_wrap=True)
         for row in by_bits[1:]:
             table.add_row(*map(Text, row))
         whole.add_row(table)
@@ -102,12 +103,8 @@ def to_markdown(comparison: Comparison) -> str:
                 out.append("| " + " | ".join(shown) + " |")
         out.append("")
     if by_bits := bits_table(comparison.runs):
-        out += [
-            markdown_row(by_bits[0]),
-            "|---|" + "---:|" * (len(by_bits[0]) - 1),
-            *map(markdown_row, by_bits[1:]),
-            "",
-        ]
+        head, *rows = map(markdown_row, by_bits)
+        out += [head, "|---|" + "---:|" * (len(by_bits[0]) - 1), *rows, ""]
     return "\n".join([*out, *(f"{_markdown(line)}  " for line in legend(comparison))]) + "\n"
 
 
