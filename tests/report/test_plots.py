@@ -195,3 +195,16 @@ def test_a_long_name_leaves_room_for_the_picture(tmp_path: Path) -> None:
     figure = draw_pr_curves(shown(tmp_path))
     figure.canvas.draw()
     assert all(axes.get_window_extent().width > 300 for axes in figure.axes)
+
+
+def test_no_point_of_either_direction_is_cut_off(tmp_path: Path) -> None:
+    folder = with_codes(make_run(tmp_path, "m/a"))
+    content = json.loads((folder / "metrics.json").read_text())
+    content["metrics"]["test/hash/v2t/mAP"] = 90.0
+    write_json(folder / "metrics.json", content)
+    curves = json.loads((folder / "pr_curve.json").read_text())
+    curves["t2v"] |= {"precision": [0.2, 0.1]}
+    write_json(folder / "pr_curve.json", curves)
+    for name, highest in (("bits", 90.0), ("pr", 0.9)):
+        for axes in PLOTS[name].draw(shown(tmp_path)).axes:
+            assert axes.get_ylim()[1] > highest * 1.01

@@ -110,8 +110,9 @@ def draw_bits(comparison: Comparison) -> Figure:
             lengths |= set(line.points)
         axes.set_xscale("log", base=2)
         axes.set_xticks(sorted(lengths), [str(n) for n in sorted(lengths)])
-        axes.set(xlabel="bits", title=title, ylim=(0, None))
+        axes.set(xlabel="bits", title=title)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("mAP, %")
+    panels[0].set_ylim(0, None)  # of both, once both are drawn
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=7)
     return figure

@@ -88,9 +88,10 @@ def draw_pr_curves(comparison: Comparison) -> Figure:
             recall, precision = zip(*curves[direction], strict=True)
             style = ("-", "--", ":", "-.")[number // 10 % 4]  # there are ten colours
             axes.plot(recall, precision, style, marker="o", markersize=2.5, label=name)
-        axes.set(xlabel="recall", title=title, xlim=(0, 1.02), ylim=(0, None))
+        axes.set(xlabel="recall", title=title, xlim=(0, 1.02))
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("precision")
+    panels[0].set_ylim(0, None)  # of both, once both are drawn
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=7)
     if shared:
         first = kept[0][0]
