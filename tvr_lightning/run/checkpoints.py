@@ -68,8 +68,9 @@ def _elsewhere(path: Path, home: Path) -> str:
     folder = path.parent.parent
     if path.parent.name == CHECKPOINTS and (folder / CONFIG).is_file() and not path.parent.is_dir():
         config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
-        if isinstance(config, Mapping) and config.get("ckpt_path"):
-            return f"{folder} only evaluated the weights {config['ckpt_path']}: give those"
+        evaluated = isinstance(config, Mapping) and (config.get("ckpt_path") or config.get("weights"))
+        if evaluated:
+            return f"{folder} only evaluated the weights {evaluated}: give those"
     if len(path.parts) == 1 and not path.suffix and (meant := difflib.get_close_matches(path.name, ("best", "last"))):
         return f"did you mean {meant[0]}?"
     # a folder of runs that the path names goes before the experiment's own

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,12 +19,13 @@ from torch import Tensor
 
 from tvr_lightning.encoders.clip_weights import is_hugging_face, openai_names
 from tvr_lightning.encoders.weights import differences, load_checkpoint, read_state_dict
-from tvr_lightning.errors import CheckpointError, few
+from tvr_lightning.errors import CheckpointError, RunError, few
 from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.methods.released import ReleasedNames
-from tvr_lightning.names import METRICS, RELEASED
+from tvr_lightning.names import CHECKPOINTS, CONFIG, LAST, METRICS, PREDICTIONS, RELEASED
 from tvr_lightning.nn.temporal import FramePositions
 from tvr_lightning.run.callbacks.guard import not_finite
+from tvr_lightning.run.reading import read_json
 from tvr_lightning.visible import say
 
 CLIP = "clip."  # what the names of its CLIP begin with
@@ -88,25 +88,49 @@ def load_released(model: RetrievalModule[Any, Any], path: Path) -> dict[str, str
 
 def said_of_released(path: Path) -> dict[str, str]:
     """What results keep of a checkpoint of released code: where it lay, its name, and the hash of its content."""
+    return {"checkpoint": str(path), "released": path.name, "sha256": _sha256(path)}
+
+
+def _sha256(path: Path) -> str:
     with path.open("rb") as file:
-        return {
-            "checkpoint": str(path),
-            "released": path.name,
-            "sha256": hashlib.file_digest(file, "sha256").hexdigest(),
-        }
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def released_of(folder: Path) -> Path | None:
     """The checkpoint of released code that a run only tested; None for a run of other weights.
 
+    Raises:
+        CheckpointError: another file lies there today than the one that the run tested.
+
     >>> released_of(Path("runs/none")) is None
     True
     """
     try:
-        trained = json.loads((folder / METRICS).read_text(encoding="utf-8"))["trained"]
-        return Path(trained["weights"]["checkpoint"]) if trained["selection"] == RELEASED else None
-    except (OSError, ValueError, KeyError, TypeError):  # no result, or one of another kind
+        trained = read_json(folder / METRICS)["trained"]
+        if trained["selection"] != RELEASED:
+            return None
+        path, kept = Path(trained["weights"]["checkpoint"]), str(trained["weights"].get("sha256"))
+    except (RunError, LookupError, TypeError, AttributeError):  # no result, or one of another kind
         return None
+    if path.is_file() and (found := _sha256(path)) != kept:
+        raise CheckpointError(
+            f"{path} is not the file that {folder} tested: its sha256 is {found}, that of the run {kept}. Put the file "
+            f"of then back, or test this one by itself: tvr test --config {folder / CONFIG} --weights={path}"
+        )
+    return path
+
+
+def only_evaluates(folder: Path) -> bool:
+    """Whether a run evaluated the weights that its configuration names, and has none of its own.
+
+    Raises:
+        CheckpointError: see `released_of`.
+
+    >>> only_evaluates(Path("runs/none"))
+    False
+    """
+    predicts = (folder / PREDICTIONS).is_file() and not (folder / METRICS).exists()
+    return released_of(folder) is not None or (predicts and not (folder / CHECKPOINTS / LAST).is_file())
 
 
 def say_released(model: RetrievalModule[Any, Any], path: Path, unused: Mapping[str, str]) -> None:
