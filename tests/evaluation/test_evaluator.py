@@ -220,7 +220,7 @@ def test_settings_of_post_processing_that_mean_nothing(name: str, value: float) 
         Evaluation(**{name: value})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("name", "value", "factor"), [("sinkhorn", 1e-4, 100), ("dual_softmax", 1e-4, 1e36),
+@pytest.mark.parametrize(("name", "value", "factor"), [("sinkhorn", 1e-4, 100.0), ("dual_softmax", 1e-4, 1e36),
                                                        ("qb_norm", 1.0, 3e38)])  # fmt: skip
 def test_a_temperature_that_does_not_fit_the_scores_is_named(name: str, value: float, factor: float) -> None:
     """Scores themselves are finite, so it is neither the weights nor the features."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from tvr_lightning.methods.ts2net import TS2Net
 from tvr_lightning.methods.ucofia import UCoFiA
 from tvr_lightning.methods.xclip import XCLIP
 from tvr_lightning.methods.xpool import XPool
+from tvr_lightning.run.checkpoints import find_weights
 from tvr_lightning.run.released import is_released, load_released, said_of_released, say_released
 from tvr_lightning.run.results import read_run
 
@@ -258,6 +261,21 @@ def test_hugging_face_clip_is_openais(small_encoder: Small, tmp_path: Path) -> N
         (lambda s: s.update({"clip.ln_final.bias": torch.zeros(1).expand(32)}), "fewer than they say"),
         (lambda s: s.update({"clip.ln_final.bias": torch.zeros(1).expand(1 << 40)}), "fewer than they say"),
         (lambda s: s.update({"frame_position_embeddings.weight": torch.zeros(9, 32)}), "set --model.max_frames=9"),
+        (lambda s: s.update({"frame_position_embeddings.weight": torch.zeros(0, 32)}), "has 0 rows: positions for no"),
+        (lambda s: s.update({"module.clip.visual.proj": torch.zeros(32, 32)}), "two tensors for one place, clip"),
+        (lambda s: s.update({"module.module.clip.visual.proj": torch.zeros(2)}), r"module\.clip\.visual\.proj: not"),
+        (lambda s: s.update({"clip.text_model.final_layer_norm.bias": torch.zeros(32)}),
+         r"two tensors for one place, ln_final\.bias: ln_final\.bias and text_model\.final_layer_norm\.bias"),
+        (lambda s: s.update({"clip.text_model.encoder.layers.0.self_attn.k_proj.bias": torch.zeros(32)}),
+         r"k_proj\.bias: not part of the model"),
+        *((lambda s, x=x: s.update({"clip.ln_final.bias": torch.zeros(32).to(x)}), f"found {x}; weights are read in 16")
+          for x in (torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e8m0fnu)),
+        (lambda s: s.update({"x" * 100_000: torch.zeros(2)}), r"xxx…xxx+: not part of the model\. Set"),
+        (lambda s: s.update({"clip." + "x" * 100_000: torch.zeros(1).expand(2)}), r"^.{0,400}$"),
+        *((lambda s, x=x: s.update({"clip.logit_scale": torch.tensor(x)}), "the logit scale is exp")
+          for x in (200.0, 4.7, -200.0)),
+        (lambda s: s.pop("transformerClip.resblocks.1.ln_1.bias"),
+         r"chooses or counts its parts \(model\.similarity=seqTransf, model\.num_layers, model\.max_frames\)"),
         (lambda s: s.pop("transformerClip.resblocks.1.ln_1.bias"), r"resblocks\.1\.ln_1\.bias: missing"),
     ],
 )  # fmt: skip
@@ -280,12 +298,72 @@ def test_a_method_that_declares_no_names(small_encoder: Small, tmp_path: Path) -
         load_released(MeanPool(encoder, encoder), path)
 
 
-def test_files_that_are_none(tmp_path: Path) -> None:
-    (tmp_path / "text.bin").write_text("hello")
-    torch.save({"encoder.clip.x": torch.zeros(1)}, tmp_path / "own.bin")
-    torch.save({"clip.x": torch.zeros(1), "code": Path}, tmp_path / "code.bin")
-    torch.save({"state_dict": {"clip.x": torch.zeros(1)}, "encoders": {}}, tmp_path / "run.ckpt")
-    assert not any(is_released(path) for path in sorted(tmp_path.iterdir()))
+def test_settings_that_change_tensors_are_those_of_the_method(small_encoder: Small, tmp_path: Path) -> None:
+    path = cases.save(tmp_path / "a.bin", cases.weights(cases.clip()))
+    with pytest.raises(CheckpointError, match=r"model\.interaction.*model\.weight_layers") as refused:
+        load_released(DRL(following(small_encoder)), path)
+    assert "cdcr_diagonal" not in str(refused.value)
+    assert "optimizer" not in str(refused.value)
+
+
+def test_a_logit_scale_of_half_precision_is_a_hundred(small_encoder: Small, tmp_path: Path) -> None:
+    """log 100 in 16 bits is a little more."""
+    scale = torch.tensor(100.0).log().half()
+    assert scale.float().exp() > 100
+    state = cases.weights(cases.clip4clip("meanP")) | {"clip.logit_scale": scale}
+    model = CLIP4Clip(following(small_encoder), similarity="meanP")
+    load_released(model, cases.save(tmp_path / "a.bin", state))
+    assert float(model.logit_scale.log.detach().exp()) == pytest.approx(100, rel=0.01)  # type: ignore[union-attr]
+
+
+CLIP_TENSOR = {"clip.x": torch.zeros(1)}
+UNFIT = {
+    "text": (b"hello, world and more", "it begins with 'hello, world and', which no file of torch.save does"),
+    "empty": (b"", "it is empty"),
+    "picture": (b"\x89PNG\r\n\x1a\n" + bytes(20), "which no file of torch.save does"),
+    "code": ({**CLIP_TENSOR, "code": Path("x")}, r"it names pathlib\..*, which is neither a tensor nor a plain value"),
+    "old code": ({**CLIP_TENSOR, "code": print}, "it names print, which"),
+    "a list": ([torch.zeros(1)], r"holds no named tensors \(found: a list\)"),
+    "numbers": ({"a": 1, "b" * 10_000: 2}, r"no named tensors \(found: keys 'a', 'bbb.{80}"),
+    "nested": ({"state_dict": {"state_dict": CLIP_TENSOR}}, r"lie below \['state_dict'\]\['state_dict'\]; save them"),
+    "model": ({"model": CLIP_TENSOR, "epoch": 3}, r"below \['model'\]; save them alone: torch.save\(content\['model"),
+    "wrapped": ({"module.module.clip.x": torch.zeros(1)}, "have 'module.module.' in front of 'clip.'"),
+    "encoder": ({"visual.proj": torch.zeros(1)}, "none of its 1 tensors is of a part 'clip': visual.proj"),
+    "deep": ({"a": {"b": {"c": {"d": CLIP_TENSOR}}}}, r"\['a'\]\['b'\]\['c'\]\['d'\]"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_files_that_are_none(tmp_path: Path, name: str) -> None:
+    """What was found is said, and what `--weights` takes; never torch's advice to load without care."""
+    content, message = UNFIT[name]
+    path = tmp_path / "weights.bin"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=not name.startswith("old"))
+    assert not is_released(path)
+    with pytest.raises(CheckpointError, match=message) as refused:
+        find_weights(tmp_path, str(path))
+    assert "--weights takes a run" in str(refused.value)
+    assert not [word for word in ("weights_only", "mmap", "train first") if word in str(refused.value)]
+    assert len(str(refused.value)) < 1000
+
+
+def test_places_that_are_no_weights(tmp_path: Path) -> None:
+    torch.save({"clip.x": torch.zeros(300)}, tmp_path / "whole.bin")
+    (tmp_path / "cut.bin").write_bytes((tmp_path / "whole.bin").read_bytes()[:700])
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name, message in {
+        "cut.bin": "it is cut off: an archive without its end", "pipe": "is a pipe or a device, no file",
+        "folder": "is a folder, but no run's", "none": "there is no such file or run",
+    }.items():  # fmt: skip
+        with pytest.raises(CheckpointError, match=rf"{message}.*--weights takes a run"):
+            find_weights(tmp_path, str(tmp_path / name))
+    assert find_weights(tmp_path, str(tmp_path / "whole.bin")) == tmp_path / "whole.bin"
+    torch.save({"state_dict": CLIP_TENSOR, "encoders": {}}, tmp_path / "run.ckpt")
+    assert not is_released(tmp_path / "run.ckpt")
     torch.save({"module.clip.x": torch.zeros(1)}, tmp_path / "old.bin", _use_new_zipfile_serialization=False)
     assert is_released(tmp_path / "old.bin")
 
@@ -345,9 +423,47 @@ class TestCommands:
         again = json.loads((folder.with_name("again") / "metrics.json").read_text())
         assert again["metrics"] == content["metrics"]
         assert main(["test", str(folder), named, "--run_id=both"]) == 2
+        self.check_settings_over_a_run(folder)
+        self.check_the_file_counts(folder, content, capsys)
         path.unlink()
         assert main(["test", str(folder), "--run_id=gone"]) == 1
-        assert "no checkpoint" in capsys.readouterr().err
+        assert "there is no such file or run" in capsys.readouterr().err
+
+    def check_settings_over_a_run(self, folder: Path) -> None:
+        """Settings of any part go over the configuration of a run that is named."""
+        more = ("--model.evaluation.dual_softmax=1", "--model.evaluation.resamples=0", "--model.max_frames=12")
+        assert main(["test", str(folder), "--run_id=over", *more]) == 0
+        found = json.loads((folder.with_name("over") / "metrics.json").read_text())
+        assert found["metrics"]["test/dsl/t2v/R@1"] >= 0
+        assert not found["intervals"]
+
+    def check_the_file_counts(self, folder: Path, content: Any, capsys: pytest.CaptureFixture[str]) -> None:
+        """Beside a run of the experiment that has weights of its own; and the file has to be the one of then."""
+        config = folder / "config.yaml"
+        other = folder.with_name("trained") / "checkpoints"
+        other.mkdir(parents=True)
+        (other / "last.ckpt").write_bytes(b"never read")
+        assert main(["test", "--config", str(config), "--run_id=counts"]) == 0
+        found = json.loads((folder.with_name("counts") / "metrics.json").read_text())
+        assert (found["metrics"], found["trained"]) == (content["metrics"], content["trained"])
+        assert main(["predict", "--config", str(config), "--run_id=predicts"]) == 0
+        predicts = folder.with_name("predicts")
+        assert main(["test", "--config", str(predicts / "config.yaml"), "--run_id=counts_too"]) == 0
+        path = Path(content["trained"]["weights"]["checkpoint"])
+        kept = path.read_bytes()
+        cases.save(path, cases.weights(cases.clip4clip("seqTransf"), seed=1), wrapped=True)
+        now = said_of_released(path)["sha256"]
+        capsys.readouterr()
+        for words in (["test", str(folder)], ["test", "--config", str(config)], ["predict", str(folder)]):
+            assert main([*words, "--run_id=changed"]) == 1
+            error = capsys.readouterr().err
+            assert now in error
+            assert content["trained"]["weights"]["sha256"] in error
+            assert not folder.with_name("changed").exists()
+        with pytest.raises(CheckpointError, match=f"its sha256 is {now}"):
+            load_run(folder)
+        path.write_bytes(kept)
+        shutil.rmtree(other.parent)
 
     def test_a_training_that_starts_from_it(self, shapes_root: Path, tmp_path: Path, path: Path) -> None:
         rates = ("--model.optimizer.lr=0", "--model.optimizer.encoder_lr=0", "--trainer.max_epochs=1")
