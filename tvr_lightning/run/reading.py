@@ -211,4 +211,4 @@ def _is_figure(value: Any) -> bool:
     """Whether a value is a number that a float holds; NaN is one, where there was nothing to count."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    return abs(value) <= sys.float_info.max or math.isnan(value)
+    return value != value or abs(value) <= sys.float_info.max  # an integer may be larger than any float

@@ -136,8 +136,8 @@ def load_released(model: RetrievalModule[Any, Any], path: Path) -> dict[str, str
     if wrong:
         raise CheckpointError(
             f"--weights={path} does not fit {what} as the experiment builds it: {few(wrong, 4, '; ')}. Set the "
-            "model to that of the weights: its encoder, data.num_frames, data.max_words, and what chooses or counts its "
-            f"parts ({few(_settings(model), 30)})"
+            "model to that of the weights: its encoder, data.num_frames, data.max_words, and what chooses or counts "
+            f"its parts ({few(_settings(model), 30)})"
         )
     if broken := not_finite(fitted.items()):
         raise CheckpointError(f"{path} holds values that are not finite: {few(broken)}")
