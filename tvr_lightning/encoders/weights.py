@@ -118,14 +118,14 @@ def distinct(named: Iterable[tuple[str, str, Tensor]], source: Path | str) -> di
 
 
 def why_unreadable(path: Path, error: BaseException) -> str:
-    """Why a weight file cannot be read, in our words: torch's advise to load it unsafely, or speak of its own options.
+    """Why a weight file cannot be read, in our words: torch's advise loading it unsafely, or speak of its own options.
 
     Args:
         path: the file.
         error: what reading it raised.
 
-    >>> why_unreadable(Path(__file__), RuntimeError("mmap can only be used with files saved with ..."))
-    "it begins with '\"\"\"Weight files: ', which no file of torch.save does"
+    >>> why_unreadable(Path("/dev/null"), RuntimeError("mmap can only be used with files saved with ..."))
+    'it is empty'
     """
     if isinstance(error, OSError):
         return one_line(error)
