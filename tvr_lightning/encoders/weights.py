@@ -118,7 +118,7 @@ def distinct(named: Iterable[tuple[str, str, Tensor]], source: Path | str) -> di
 
 
 def why_unreadable(path: Path, error: BaseException) -> str:
-    """Why a weight file cannot be read, in our words: torch's advise loading it unsafely, or speak of its own options.
+    """Why a weight file cannot be read, in our words: torch's own advise loading it unsafely, or name its options.
 
     Args:
         path: the file.
