@@ -24,7 +24,8 @@ from tvr_lightning.report.plots import PLOTS, draw_plot
 from tvr_lightning.report.pr_curves import names_of_codes, read_pr_curve
 from tvr_lightning.run.curves import CURVES, read_curves
 from tvr_lightning.run.gallery import FRAMES, GALLERY, Gallery, num_frames, rank_histogram, read_gallery
-from tvr_lightning.run.results import DIRECTIONS, Run, read_columns
+from tvr_lightning.run.reading import read_columns
+from tvr_lightning.run.results import DIRECTIONS, Run
 from tvr_lightning.visible import visible
 
 MAX_RUNS = 24  # with curves, ranks and queries; the tables hold all

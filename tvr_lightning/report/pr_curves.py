@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tvr_lightning.errors import NothingToDraw, RunError
+from tvr_lightning.errors import NothingToDraw
 from tvr_lightning.report.comparison import Comparison
 from tvr_lightning.report.groups import database_of
 from tvr_lightning.run.hashing_curves import PR_CURVE
+from tvr_lightning.run.reading import damaged, read_json
 from tvr_lightning.run.results import DIRECTIONS, Run
 from tvr_lightning.visible import visible
 
@@ -29,12 +29,12 @@ def read_pr_curve(run: Run) -> Mapping[str, Curve]:
     path = run.path / PR_CURVE
     if not path.is_file():
         return {}
+    content = read_json(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
         found = {d: (_shares(content[d], "recall"), _shares(content[d], "precision")) for d in DIRECTIONS}
         return {d: [*zip(*both, strict=True)] for d, both in found.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunError(f"{path} is damaged ({error}); remove it, or test the run again") from None
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
+        raise damaged(path, error) from None
 
 
 def _shares(curve: Mapping[str, Any], name: str) -> list[float]:
