@@ -88,7 +88,8 @@ else
 	  --runs_dir=*) home="$${words[i]#*=}";; --runs_dir) home="$${words[i + 1]}";; esac; done; \
 	for seed in $(subst $(COMMA), ,$(SEEDS)); do \
 	  $(BIN)/tvr fit --config experiments/$(EXP).yaml "$${words[@]}" --seed_everything=$$seed --run_id=$$began-s$$seed || exit $$?; \
-	  folders+=("$$home/$(notdir $(EXP))/$$began-s$$seed"); done; \
+	  found=("$$home"/*/"$$began-s$$seed"); [ -d "$${found[0]}" ] || found=("$$home/$(notdir $(EXP))/$$began-s$$seed"); \
+	  folders+=("$${found[@]}"); done; \
 	$(BIN)/tvr compare "$${folders[@]}"
 endif
 

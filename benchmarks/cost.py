@@ -50,7 +50,7 @@ CASES: dict[str, tuple[str, Mapping[str, Any], float | None]] = {
     "TC-MGC": ("tc_mgc_msrvtt", {}, 673.1),
     "GHAN": ("ghan_msrvtt", {}, None),
     "LEAN": ("lean_msrvtt", {}, None),
-    "SPTCH 64 bits": ("sptch_msrvtt_64", {}, None),
+    "SPTCH 64 bits": ("sptch_msrvtt", {}, None),
 }
 LONG_ENOUGH_S = 1.0  # of one call
 

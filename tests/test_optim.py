@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from tvr_lightning.config.compose import compose
+from tvr_lightning.errors import ConfigError
 from tvr_lightning.nn.similarity import LogitScale
 from tvr_lightning.optim import (
     Optimizer,
@@ -176,3 +177,46 @@ def test_logit_scale_stays_at_most_100_and_can_come_down() -> None:
     assert float(scale.log) == pytest.approx(math.log(100.0))
     scale(torch.ones(())).backward()
     assert float(scale.log.grad) > 0
+
+
+def test_a_part_may_have_its_own_rate() -> None:
+    model = Model()
+    groups = parameter_groups(model, [model.encoder], Optimizer(lr=1e-3, weight_decay=0.2), {"head": 0.5, "none": 1.0})
+    assert {g["name"]: g["lr"] for g in groups} == {
+        "encoder": 1e-3, "encoder_no_decay": 1e-3, "head": 0.5, "head_no_decay": 0.5,
+    }  # fmt: skip
+    names = {id(p): n for n, p in model.named_parameters()}
+    own = {names[id(p)] for g in groups if g["lr"] == 0.5 for p in g["params"]}
+    assert {"head.weight", "head.bias"} <= own
+
+
+def test_sgd_is_momentum_with_the_decay_in_the_gradient() -> None:
+    model = nn.Linear(2, 2, bias=False)
+    options = Optimizer(lr=0.1, weight_decay=0.5, algorithm="sgd", momentum=0.8)
+    optimizer = build_optimizer(model, (), options)
+    weight, speed = model.weight.detach().clone(), torch.zeros(2, 2)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model.weight.square().sum().backward()
+        optimizer.step()
+        speed = 0.8 * speed + 2 * weight + 0.5 * weight
+        weight = weight - 0.1 * speed
+    torch.testing.assert_close(model.weight.detach(), weight)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"lr": -1e-4}, {"lr": float("nan")}, {"lr": float("inf")}, {"encoder_lr": -1.0}, {"logit_scale_lr": -1.0},
+        {"weight_decay": -1.0}, {"eps": -1.0}, {"eps": float("nan")}, {"eps": 0.0, "bias_correction": False},
+        {"warmup": 2.0}, {"warmup": -1.0}, {"warmup": float("nan")}, {"betas": (1.5, 0.9)}, {"betas": (0.9, 1.0)},
+        {"betas": (-1.0, 0.9)}, {"momentum": 1.0}, {"algorithm": "sgd", "bias_correction": False},
+    ],
+)  # fmt: skip
+def test_numbers_that_no_training_means_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=rf"model\.optimizer\.({'|'.join(settings)})"):
+        Optimizer(**settings)
+
+
+def test_a_rate_of_nothing_is_taken() -> None:
+    assert Optimizer(lr=0.0, encoder_lr=0.0, warmup=1.0).lr == 0

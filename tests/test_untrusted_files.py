@@ -30,7 +30,7 @@ from tvr_lightning.report.inspection import file_stem
 from tvr_lightning.run.checkpoints import find_checkpoint
 from tvr_lightning.run.folders import check_names
 from tvr_lightning.run.gallery import Gallery, Query, read_gallery, write_gallery
-from tvr_lightning.run.results import read_columns
+from tvr_lightning.run.reading import read_columns
 
 ZEROS = bytes(1 << 20)
 

@@ -6,7 +6,7 @@ group beside it, so that exchanging a few counts never makes the host wait for t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, TypeVar
@@ -111,6 +111,13 @@ def broadcast_shards(out: Tensor, shares: Sequence[range]) -> None:
     for rank, rows in enumerate(shares):
         if len(rows) and len(shares) > 1:
             dist.broadcast(out[rows.start : rows.stop], src=rank, group=_cpu_group())
+
+
+def take_from_first(tensors: Iterable[Tensor]) -> None:
+    """Gives every rank the first one's values, in place; tensors lie on the training device."""
+    if ranks()[1] > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor, src=0)
 
 
 def all_reduce_any(flags: Tensor) -> None:

@@ -73,6 +73,17 @@ def one_line(error: BaseException) -> str:
 LONGEST = 300  # of an item in a list
 
 
+def short(text: str, most: int = 80) -> str:
+    """A text that someone else chose, on one line and cut in its middle where it is long.
+
+    >>> short("encoder.weight"), short("a" * 40 + "b" * 40, 11)
+    ('encoder.weight', 'aaaaa…bbbbb')
+    """
+    text = " ".join(text.split()) if "\n" in text else text
+    half = most // 2
+    return text if len(text) <= most else f"{text[:half]}…{text[-half:]}"
+
+
 def few(items: Iterable[str], count: int = 5, separator: str = ", ") -> str:
     """Returns `a, b, c, d, e and 3 more`: a list short enough for a message, on one line whatever the items hold."""
     texts = [" ".join(text.split())[:LONGEST] if len(text) > LONGEST or "\n" in text else text for text in items]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -14,12 +14,14 @@ from pytorch_lightning.plugins import MixedPrecision
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from tvr_lightning.errors import ConfigError
+
 NO_DECAY_MODULES = (nn.LayerNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.GroupNorm, nn.Embedding)
 
 
 @dataclass(frozen=True)
 class Optimizer:
-    """AdamW with two learning rates; with `weight_decay: 0` it is Adam.
+    """AdamW with two learning rates; with `weight_decay: 0` it is Adam. Or stochastic gradient descent with momentum.
 
     Attributes:
         lr: learning rate of everything but the encoders.
@@ -28,6 +30,8 @@ class Optimizer:
         weight_decay: decoupled.
         decay: what decays: `matrices` other than embeddings; or `all_but_biases`, norms, embeddings and the logit
             scale too, as in the released code of the CLIP4Clip family.
+        algorithm: `adamw`, or `sgd`, whose decay is a part of the gradient.
+        momentum: of `sgd`.
         betas: Adam's.
         eps: Adam's.
         bias_correction: Adam's, of the averages in the first steps; the family's BertAdam has none.
@@ -46,6 +50,8 @@ class Optimizer:
     logit_scale_lr: float | None = None
     weight_decay: float = 0.0
     decay: Literal["matrices", "all_but_biases"] = "matrices"
+    algorithm: Literal["adamw", "sgd"] = "adamw"
+    momentum: float = 0.9
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     bias_correction: bool = True
@@ -54,12 +60,47 @@ class Optimizer:
     loss_chunk: int | None = None
     compile_encoders: bool = False
 
+    def __post_init__(self) -> None:
+        """Refuses numbers that no training means, before it begins.
 
-def parameter_groups(module: nn.Module, encoders: Iterable[nn.Module], options: Optimizer) -> list[dict[str, Any]]:
-    """Trainable parameters in named groups: encoder, head, logit scale with a rate of its own; with decay or without.
+        Raises:
+            ConfigError: names the setting and its range.
+        """
+        rates = {"lr": self.lr, "encoder_lr": self.encoder_lr, "logit_scale_lr": self.logit_scale_lr}
+        for name, value in rates.items():
+            if value is not None and not 0 <= value < math.inf:  # 0 trains nothing, which an ablation may want
+                raise _outside(name, value, "a learning rate is 0 or above")
+        for name, value in (("weight_decay", self.weight_decay), ("eps", self.eps)):
+            if not 0 <= value < math.inf:
+                raise _outside(name, value, "0 or above")
+        if self.eps == 0 and not self.bias_correction:
+            raise _outside("eps", 0, "above 0 without bias correction: a gradient of 0 would be divided by it")
+        if not 0 <= self.warmup <= 1:
+            raise _outside("warmup", self.warmup, "a share of all steps, from 0 to 1")
+        for name, values in (("betas", self.betas), ("momentum", (self.momentum,))):
+            if not all(0 <= value < 1 for value in values):
+                raise _outside(name, getattr(self, name), "from 0 to below 1")
+        if self.algorithm == "sgd" and not self.bias_correction:
+            raise ConfigError("model.optimizer.bias_correction is Adam's: leave it out with algorithm: sgd")
+
+
+def _outside(name: str, value: object, allowed: str) -> ConfigError:
+    return ConfigError(f"model.optimizer.{name} is {value}: {allowed}")
+
+
+def parameter_groups(
+    module: nn.Module, encoders: Iterable[nn.Module], options: Optimizer, rates: Mapping[str, float] | None = None
+) -> list[dict[str, Any]]:
+    """Trainable parameters in named groups: encoder, head, logit scale or a part with its own rate; with decay or not.
 
     Under `decay: matrices` one-dimensional parameters, embeddings (tables and learned positions are not weights of a
     product) and scalars take none.
+
+    Args:
+        module: whose parameters.
+        encoders: those that train at `encoder_lr`.
+        options: the rates.
+        rates: by the names of other parts, their own rates.
     """
     in_encoder = {id(p) for encoder in encoders for p in encoder.parameters()}
     undecayed = {
@@ -74,8 +115,11 @@ def parameter_groups(module: nn.Module, encoders: Iterable[nn.Module], options: 
         plain = parameter.ndim <= 1 or id(parameter) in undecayed or "embedding" in last
         if options.decay == "all_but_biases":
             plain = "bias" in last
+        own = next((part for part in rates or () if name.startswith(f"{part}.")), None)
         part, rate = "encoder" if encoder else "head", options.lr
-        if options.logit_scale_lr is not None and any(word.startswith("logit_scale") for word in name.split(".")):
+        if rates and own is not None:
+            part, rate = own, rates[own]
+        elif options.logit_scale_lr is not None and any(word.startswith("logit_scale") for word in name.split(".")):
             part, rate = "logit_scale", options.logit_scale_lr
         elif encoder and options.encoder_lr is not None:
             rate = options.encoder_lr
@@ -88,10 +132,16 @@ def parameter_groups(module: nn.Module, encoders: Iterable[nn.Module], options: 
 
 
 def build_optimizer(
-    module: nn.Module, encoders: Iterable[nn.Module], options: Optimizer, fused: bool = False
-) -> torch.optim.AdamW:
-    """Builds AdamW over `parameter_groups`; `fused` is faster, and wants gradients without a scale: `scales_losses`."""
-    groups = parameter_groups(module, encoders, options)
+    module: nn.Module,
+    encoders: Iterable[nn.Module],
+    options: Optimizer,
+    fused: bool = False,
+    rates: Mapping[str, float] | None = None,
+) -> torch.optim.Optimizer:
+    """Builds it over `parameter_groups`; `fused` is faster, and wants gradients without a scale: `scales_losses`."""
+    groups = parameter_groups(module, encoders, options, rates)
+    if options.algorithm == "sgd":
+        return torch.optim.SGD(groups, lr=options.lr, momentum=options.momentum)
     if not options.bias_correction:
         return UncorrectedAdamW(groups, betas=options.betas, eps=options.eps)
     optimizer = torch.optim.AdamW(groups, betas=options.betas, eps=options.eps, fused=fused)

@@ -321,6 +321,10 @@ def test_folder_that_does_not_fit(tmp_path):
     save_file(state, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"encoder\.layer\.1\.output\.dense\.bias: missing"):
         make(from_pretrained=str(tmp_path))
+    norm = "bert.embeddings.LayerNorm."
+    save_file({**state, f"{norm}gamma": state[f"{norm}weight"] + 1}, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"two tensors for one place, embeddings\.LayerNorm\.weight"):
+        make(from_pretrained=str(tmp_path))
     (tmp_path / "config.json").unlink()
     with pytest.raises(CheckpointError, match=r"no 'config\.json' beside it"):
         make(from_pretrained=str(tmp_path))

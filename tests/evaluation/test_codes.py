@@ -26,7 +26,7 @@ from tvr_lightning.metrics import hashing_metrics
 from tvr_lightning.types import CodeFeatures, TextInput, VideoInput
 
 BITS, CLASSES = 12, 4
-SPTCH = Path(__file__).parents[2] / "experiments" / "sptch_shapes_64.yaml"
+SPTCH = Path(__file__).parents[2] / "experiments" / "sptch_shapes.yaml"
 
 
 @dataclass(frozen=True)

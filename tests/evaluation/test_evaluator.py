@@ -210,11 +210,24 @@ def test_each_part_of_a_score_has_biases_of_its_own() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"), [("sinkhorn", 0.0), ("qb_norm", -1.0), ("dual_softmax", 0.0), ("sinkhorn_rounds", 0),
-                        ("qb_bank", 0), ("qb_videos", -1)],
+                        ("qb_bank", 0), ("qb_videos", -1), ("resamples", -1), ("resamples", 10**9),
+                        ("sinkhorn_rounds", 100_000), ("matrix_limit_mib", -1),
+                        *((n, x) for n in ("sinkhorn", "qb_norm", "dual_softmax")
+                          for x in (1e-300, 1e9, float("inf"), float("nan")))],
 )  # fmt: skip
 def test_settings_of_post_processing_that_mean_nothing(name: str, value: float) -> None:
     with pytest.raises(ConfigError, match=rf"model\.evaluation\.{name} is {value}"):
         Evaluation(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("name", "value", "factor"), [("sinkhorn", 1e-4, 100.0), ("dual_softmax", 1e-4, 1e36),
+                                                       ("qb_norm", 1.0, 3e38)])  # fmt: skip
+def test_a_temperature_that_does_not_fit_the_scores_is_named(name: str, value: float, factor: float) -> None:
+    """Scores themselves are finite, so it is neither the weights nor the features."""
+    texts, videos, bank = Vectors(factor * torch.eye(6)), Vectors(torch.eye(6)), Vectors(torch.full((2, 6), -factor))
+    encoded, options = EncodedSplit(texts, videos, torch.arange(6)), Evaluation(**{name: value})  # type: ignore[arg-type]
+    with pytest.raises(ScoreError, match=rf"^model\.evaluation\.{name}={value}: .*Set it to the unit"):
+        evaluate(Dot(), encoded, options, TrainingItems(Bank(bank)))
 
 
 def test_probes_follow_the_split_s_rows() -> None:

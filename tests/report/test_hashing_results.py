@@ -25,9 +25,9 @@ from tvr_lightning.evaluation import EncodedSplit, Evaluation, EvaluationResult,
 from tvr_lightning.evaluation.code_files import load_codes
 from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.optim import Optimizer
-from tvr_lightning.report.bits import bits_lines
+from tvr_lightning.report.bits import bits_lines, bits_table
 from tvr_lightning.report.comparison import compare
-from tvr_lightning.report.formats import to_markdown, to_table
+from tvr_lightning.report.formats import to_latex, to_markdown, to_table
 from tvr_lightning.run.callbacks.hashing_plots import HashingPlots
 from tvr_lightning.run.hashing_curves import draw_precision_recall
 from tvr_lightning.run.results import find_runs, hashing_line, read_run, result_table
@@ -232,3 +232,24 @@ def test_a_test_without_hashing_metrics_leaves_no_curve(tmp_path: Path) -> None:
     trainer.is_global_zero = True
     with pytest.raises(RunError, match="cannot write"):
         HashingPlots(tmp_path / "gone").on_test_end(trainer, method)
+
+
+def test_code_lengths_are_columns(tmp_path: Path) -> None:
+    for bits, seed, m_ap in ((64, 0, 33.0), (16, 0, 22.0), (16, 1, 24.0)):
+        make_run(tmp_path, f"sptch_shapes_{bits}/s{seed}", bits, m_ap, seed=seed)
+    make_run(tmp_path, "djsrh_shapes/s0", 64, 20.0, method="DJSRH")
+    head, *rows = bits_table(find_runs([], tmp_path))
+    assert head == ("hash/mAP by bits", "t2v 16", "t2v 64", "v2t 16", "v2t 64")
+    cells = {name: found for name, *found in rows}
+    assert cells["sptch_shapes, database train"] == ["23.0 ±1.4", "33.0", "24.0 ±1.4", "34.0"]
+    assert cells["djsrh_shapes, database train"] == ["-", "20.0", "-", "21.0"]
+    comparison = compare(find_runs([], tmp_path))
+    assert "| sptch\\_shapes, database train | 23.0 ±1.4 | 33.0 | 24.0 ±1.4 | 34.0 |" in to_markdown(comparison)
+    assert "sptch_shapes, database train" in text_of(to_table(comparison))
+    assert r"sptch\_shapes, database train & 23.0 $\pm$1.4 & 33.0" in to_latex(comparison)
+
+
+def test_one_code_length_needs_no_columns(tmp_path: Path) -> None:
+    make_run(tmp_path, "sptch_shapes_64/a", 64, 33.0)
+    assert bits_table(find_runs([], tmp_path)) == []
+    assert "by bits" not in to_markdown(compare(find_runs([], tmp_path)))

@@ -144,7 +144,7 @@ def test_words_and_frames_by_t_sne(run: Path) -> None:
     figure = distributions.draw_clouds("run", vectors)
     words, frames = figure.axes
     count = sum(map(len, vectors["words"]))
-    assert words.get_title() == f"words: {count} of 3 matching pairs"
+    assert words.get_title() == f"words: {count} vectors of 3 matching pairs"
     assert sum(len(c.get_offsets()) for c in words.collections) == count
     assert len(frames.collections) == 3
 

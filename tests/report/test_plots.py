@@ -158,3 +158,53 @@ def test_the_page_shows_them(tmp_path: Path) -> None:
     assert page.count("precision over recall, text → video") == 1
     for plot in (PLOTS["bits"], PLOTS["tsne"], PLOTS["grid"]):
         assert f"<figcaption>{plot.what}</figcaption>" in page
+
+
+def test_a_name_is_no_formula_and_two_runs_of_one_name_are_two(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn", reason="t-SNE needs scikit-learn")
+    for seed, place in enumerate(("one", "two")):
+        with_codes(make_run(tmp_path / place, r"$\frac{1}{$/$x_{$"), seed)
+    comparison = shown(tmp_path)
+    for name in ("bits", "pr", "tsne"):
+        assert write_plot(name, comparison, tmp_path / "new").stat().st_size > 5000
+    labels = [line.get_label() for line in draw_pr_curves(comparison).axes[0].lines]
+    assert len(set(labels)) == 2
+    assert len(PLOTS["tsne"].draw(comparison).axes) == 2
+
+
+def test_codes_that_are_all_the_same_are_no_picture(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn", reason="t-SNE needs scikit-learn")
+    folder = with_codes(make_run(tmp_path, "m/a"))
+    kept = load_codes(folder / "codes.npz")["video"]
+    save_codes(folder / "codes.npz", {"video": Codes(kept.packed[[0] * 30], 16, kept.ids, kept.labels)})
+    with pytest.raises(NothingToDraw, match="are the same"):
+        write_plot("tsne", shown(tmp_path), tmp_path)
+
+
+def test_codes_of_two_lengths_are_named(tmp_path: Path) -> None:
+    folder = with_codes(make_run(tmp_path, "m/a"))
+    kept = load_codes(folder / "codes.npz")["video"]
+    text = Codes(pack_codes(np.ones((30, 8))), 8, kept.ids, kept.labels)
+    save_codes(folder / "codes.npz", {"video": kept, "text": text})
+    with pytest.raises(RunError, match=r"codes\.npz holds codes of \[8, 16\] bits"):
+        codes_by_class(find_runs([tmp_path])[0])
+
+
+def test_a_long_name_leaves_room_for_the_picture(tmp_path: Path) -> None:
+    with_codes(make_run(tmp_path, f"m/{'x' * 200}"))
+    figure = draw_pr_curves(shown(tmp_path))
+    figure.canvas.draw()
+    assert all(axes.get_window_extent().width > 300 for axes in figure.axes)
+
+
+def test_no_point_of_either_direction_is_cut_off(tmp_path: Path) -> None:
+    folder = with_codes(make_run(tmp_path, "m/a"))
+    content = json.loads((folder / "metrics.json").read_text())
+    content["metrics"]["test/hash/v2t/mAP"] = 90.0
+    write_json(folder / "metrics.json", content)
+    curves = json.loads((folder / "pr_curve.json").read_text())
+    curves["t2v"] |= {"precision": [0.2, 0.1]}
+    write_json(folder / "pr_curve.json", curves)
+    for name, highest in (("bits", 90.0), ("pr", 0.9)):
+        for axes in PLOTS[name].draw(shown(tmp_path)).axes:
+            assert axes.get_ylim()[1] > highest * 1.01

@@ -220,10 +220,8 @@ PRINTED = {  # the rows that a grid's runs see, on the paper's own data; the oth
         for bits in (32, 64)
     },
     "sptch/code_length": {f"code_length-{bits}": f"SPTCH-{bits}" for bits in (32, 64)},
-    "sptch/neighbour_weight": {"neighbour_weight-0.2": "SPTCH-64"},
-    "sptch/quantisation_weight": {"quantisation_weight-0.2": "SPTCH-64"},
-    "sptch/code_weight": {"code_weight-1.0": "SPTCH-64"},
-    "sptch/similarity_weight": {"similarity_weight-1.0": "SPTCH-64"},
+    "sptch/graph_weights": {"neighbour_weight-0.2_quantisation_weight-0.2": "SPTCH-64"},
+    "sptch/hash_weights": {"code_weight-1.0_similarity_weight-1.0": "SPTCH-64"},
 }  # fmt: skip
 
 

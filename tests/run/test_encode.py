@@ -74,16 +74,16 @@ def run(tmp_path: Path, make_data: Callable[..., Any], monkeypatch: pytest.Monke
 def test_codes_of_a_split(
     run: Path, split: str, make_data: Callable[..., Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    file = "codes.npz" if split == "test" else f"codes_{split}.npz"
     assert main(["encode", str(run), "--split", split]) == 0
     data = make_data()
     data.setup("fit")
     chosen = data.splits[split]
     told = capsys.readouterr().out
     assert told == (
-        f"{run / 'codes.npz'}: {len(chosen.captions)} text codes of 12 bits, {len(chosen.records)} video codes of "
-        "12 bits\n"
+        f"{run / file}: {len(chosen.captions)} text codes of 12 bits, {len(chosen.records)} video codes of 12 bits\n"
     )
-    codes = load_codes(run / "codes.npz")
+    codes = load_codes(run / file)
     assert codes["video"].ids.tolist() == [r.video_id for r in chosen.records]
     assert codes["text"].ids[0] == f"{chosen.records[0].video_id}#0"
     model = TinyHash().eval()

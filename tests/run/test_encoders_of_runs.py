@@ -212,6 +212,7 @@ def test_damaged_checkpoints_are_refused_in_one_sentence(runs: Path, tmp_path: P
     refuse(r"does not fit tiny: .*expected \(", state_dict={**state, first: torch.zeros(1)})
     refuse("does not fit tiny: .*not part of the model", state_dict={**state, "encoder.more": torch.zeros(1)})
     refuse("encoder hold values that are not finite", state_dict={**state, first: state[first] * torch.nan})
+    refuse("found torch.float8_e5m2; weights", state_dict={**state, first: state[first].to(torch.float8_e5m2)})
     refuse("holds no weights where they belong", state_dict=list(state))
     config = entry["computation"]["config"]
     for part in ({"embed_dim": 32}, {**config, "text_cfg": {**config["text_cfg"], "heads": 7}}):

@@ -107,11 +107,24 @@ def test_a_run_is_tested_under_its_own_settings(run: Path, tmp_path: Path, words
     assert len(list(tmp_path.glob("*/*/predictions.parquet"))) == 1
 
 
+@pytest.mark.parametrize("command", ["test", "validate", "predict"])
+def test_settings_of_any_part_go_over_a_run_s_own(run: Path, shapes_root: Path, tmp_path: Path, command: str) -> None:
+    over = ("--model.evaluation.resamples=0", "--data.annotations.root", str(shapes_root), "--data.batch_size=5")
+    assert main([command, str(run), *over, f"--runs_dir={tmp_path}", "--run_id=t"]) == 0
+    if command == "test":
+        assert not json.loads((tmp_path / "clip4clip_shapes" / "t" / "metrics.json").read_text())["intervals"]
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
         (["test"], 2, "needs an experiment"),
         (["test", "best"], 2, "needs an experiment"),
+        (["test", "--model.num_layers=2"], 2, "needs an experiment"),
+        (["fit", "--data.annotations.root=x"], 2, "needs an experiment"),
+        (["test", "{run}", "--model.num_layer=2"], 2, "num_layers"),
+        (["test", "{run}", "--model.evaluation.resamples=-1"], 2, "model.evaluation.resamples is -1; from 0"),
+        (["test", "{run}", "--weights=x"], 2, "leave one out"),
         (["predict", "{tmp}"], 1, "is no run: no config.yaml"),
         (["test", "{run}", "--data.batch_sise=3"], 2, "did you mean batch_size"),
         (["fit", "{run}"], 2, "is no setting"),

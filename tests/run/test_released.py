@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tvr_lightning import load_run
-from tvr_lightning.commands.main import main
 from tvr_lightning.encoders.kept import weights_of_released_code
 from tvr_lightning.errors import CheckpointError, ConfigError
 from tvr_lightning.methods.base import RetrievalModule
@@ -24,12 +21,10 @@ from tvr_lightning.methods.ts2net import TS2Net
 from tvr_lightning.methods.ucofia import UCoFiA
 from tvr_lightning.methods.xclip import XCLIP
 from tvr_lightning.methods.xpool import XPool
-from tvr_lightning.run.released import is_released, load_released, said_of_released, say_released
-from tvr_lightning.run.results import read_run
+from tvr_lightning.run.released import is_released, load_released, say_released
 
 from ..methods import released_cases as cases
 from ..methods.padding_cases import FIXED, WORDS, text_and_video
-from ..small_runs import run_arguments
 
 CALCULATORS = ("meanP", "seqLSTM", "seqTransf", "tightTransf")
 Small = Callable[..., Any]
@@ -258,6 +253,21 @@ def test_hugging_face_clip_is_openais(small_encoder: Small, tmp_path: Path) -> N
         (lambda s: s.update({"clip.ln_final.bias": torch.zeros(1).expand(32)}), "fewer than they say"),
         (lambda s: s.update({"clip.ln_final.bias": torch.zeros(1).expand(1 << 40)}), "fewer than they say"),
         (lambda s: s.update({"frame_position_embeddings.weight": torch.zeros(9, 32)}), "set --model.max_frames=9"),
+        (lambda s: s.update({"frame_position_embeddings.weight": torch.zeros(0, 32)}), "has 0 rows: positions for no"),
+        (lambda s: s.update({"module.clip.visual.proj": torch.zeros(32, 32)}), "two tensors for one place, clip"),
+        (lambda s: s.update({"module.module.clip.visual.proj": torch.zeros(2)}), r"module\.clip\.visual\.proj: not"),
+        (lambda s: s.update({"clip.text_model.final_layer_norm.bias": torch.zeros(32)}),
+         r"two tensors for one place, ln_final\.bias: ln_final\.bias and text_model\.final_layer_norm\.bias"),
+        (lambda s: s.update({"clip.text_model.encoder.layers.0.self_attn.k_proj.bias": torch.zeros(32)}),
+         r"k_proj\.bias: not part of the model"),
+        *((lambda s, x=x: s.update({"clip.ln_final.bias": torch.zeros(32).to(x)}), f"found {x}; weights are read in 16")
+          for x in (torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e8m0fnu)),
+        (lambda s: s.update({"x" * 100_000: torch.zeros(2)}), r"xxx…xxx+: not part of the model\. Set"),
+        (lambda s: s.update({"clip." + "x" * 100_000: torch.zeros(1).expand(2)}), r"^.{0,400}$"),
+        *((lambda s, x=x: s.update({"clip.logit_scale": torch.tensor(x)}), "the logit scale is exp")
+          for x in (200.0, 4.7, -200.0)),
+        (lambda s: s.pop("transformerClip.resblocks.1.ln_1.bias"),
+         r"chooses or counts its parts \(model\.similarity=seqTransf, model\.num_layers, model\.max_frames\)"),
         (lambda s: s.pop("transformerClip.resblocks.1.ln_1.bias"), r"resblocks\.1\.ln_1\.bias: missing"),
     ],
 )  # fmt: skip
@@ -280,14 +290,22 @@ def test_a_method_that_declares_no_names(small_encoder: Small, tmp_path: Path) -
         load_released(MeanPool(encoder, encoder), path)
 
 
-def test_files_that_are_none(tmp_path: Path) -> None:
-    (tmp_path / "text.bin").write_text("hello")
-    torch.save({"encoder.clip.x": torch.zeros(1)}, tmp_path / "own.bin")
-    torch.save({"clip.x": torch.zeros(1), "code": Path}, tmp_path / "code.bin")
-    torch.save({"state_dict": {"clip.x": torch.zeros(1)}, "encoders": {}}, tmp_path / "run.ckpt")
-    assert not any(is_released(path) for path in sorted(tmp_path.iterdir()))
-    torch.save({"module.clip.x": torch.zeros(1)}, tmp_path / "old.bin", _use_new_zipfile_serialization=False)
-    assert is_released(tmp_path / "old.bin")
+def test_settings_that_change_tensors_are_those_of_the_method(small_encoder: Small, tmp_path: Path) -> None:
+    path = cases.save(tmp_path / "a.bin", cases.weights(cases.clip()))
+    with pytest.raises(CheckpointError, match=r"model\.interaction.*model\.weight_layers") as refused:
+        load_released(DRL(following(small_encoder)), path)
+    assert "cdcr_diagonal" not in str(refused.value)
+    assert "optimizer" not in str(refused.value)
+
+
+def test_a_logit_scale_of_half_precision_is_a_hundred(small_encoder: Small, tmp_path: Path) -> None:
+    """log 100 in 16 bits is a little more."""
+    scale = torch.tensor(100.0).log().half()
+    assert scale.float().exp() > 100
+    state = cases.weights(cases.clip4clip("meanP")) | {"clip.logit_scale": scale}
+    model = CLIP4Clip(following(small_encoder), similarity="meanP")
+    load_released(model, cases.save(tmp_path / "a.bin", state))
+    assert float(model.logit_scale.log.detach().exp()) == pytest.approx(100, rel=0.01)  # type: ignore[union-attr]
 
 
 def test_an_encoder_waits_for_openais_clip(small_encoder: Small) -> None:
@@ -310,68 +328,3 @@ def test_padding_that_is_left_out_is_said(
     assert not capsys.readouterr().err
     say_released(attended, tmp_path / "a.bin", {"x": "never called", "y": "never called"})
     assert capsys.readouterr().err == "tvr: a.bin: x, y left out: never called\n"
-
-
-class TestCommands:
-    """`--weights=FILE` of every command that takes it."""
-
-    @pytest.fixture
-    def path(self, tmp_path: Path) -> Path:
-        return cases.save(tmp_path / "pytorch_model.bin.2", cases.weights(cases.clip4clip("seqTransf")), wrapped=True)
-
-    def arguments(self, data: Path, tmp_path: Path, *more: str) -> list[str]:
-        layers = f"--model.num_layers={cases.LAYERS}"
-        return run_arguments(data, tmp_path, "--data.selection=last", layers, *more)
-
-    def test_a_test_of_it(
-        self, shapes_root: Path, tmp_path: Path, path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        named = f"--weights={path}"
-        # what from_pretrained names does not exist: nothing is fetched or read for it
-        lost = "--model.encoder.from_pretrained=/nowhere/clip.pt"
-        assert main(["test", *self.arguments(shapes_root, tmp_path, "--run_id=t", named, lost)]) == 0
-        said = said_of_released(path)
-        line = f"weights of the released code: pytorch_model.bin.2 ({said['sha256'][:12]})"
-        assert line in " ".join(capsys.readouterr().out.split())
-        folder = tmp_path / "clip4clip_shapes" / "t"
-        content = json.loads((folder / "metrics.json").read_text())
-        assert content["trained"]["weights"] == said
-        assert (content["trained"]["selection"], content["selected_by"]) == ("released", None)
-        assert read_run(folder).marks == [line]
-        run = load_run(folder)
-        state = torch.load(path, weights_only=True)
-        assert torch.equal(run.model.encoder.clip.visual.proj, state["module.clip.visual.proj"].float())  # type: ignore[union-attr]
-        assert main(["test", str(folder), "--run_id=again"]) == 0
-        again = json.loads((folder.with_name("again") / "metrics.json").read_text())
-        assert again["metrics"] == content["metrics"]
-        assert main(["test", str(folder), named, "--run_id=both"]) == 2
-        path.unlink()
-        assert main(["test", str(folder), "--run_id=gone"]) == 1
-        assert "no checkpoint" in capsys.readouterr().err
-
-    def test_a_training_that_starts_from_it(self, shapes_root: Path, tmp_path: Path, path: Path) -> None:
-        rates = ("--model.optimizer.lr=0", "--model.optimizer.encoder_lr=0", "--trainer.max_epochs=1")
-        assert main(["fit", *self.arguments(shapes_root, tmp_path, "--run_id=f", f"--weights={path}", *rates)]) == 0
-        folder = tmp_path / "clip4clip_shapes" / "f"
-        kept = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
-        state = torch.load(path, weights_only=True)
-        assert torch.equal(kept["state_dict"]["logit_scale.log"], state["module.clip.logit_scale"])
-        (mark,) = read_run(folder).marks
-        assert mark.startswith("starts from weights of the released code: pytorch_model.bin.2 (")
-        # its configuration still names the file: the weights that it trained are what is tested
-        config = str(folder / "config.yaml")
-        assert main(["test", "--config", config, f"--runs_dir={tmp_path}", "--run_id=t"]) == 0
-        tested = json.loads((folder.with_name("t") / "metrics.json").read_text())
-        assert tested["checkpoint"].endswith("f/checkpoints/last.ckpt")
-        assert tested["trained"]["weights"]["released"] == path.name
-        assert main(["test", "--config", config, f"--runs_dir={tmp_path}", f"--weights={folder}"]) == 2
-
-    def test_what_does_not_fit_leaves_no_folder(
-        self, shapes_root: Path, tmp_path: Path, path: Path, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        words = self.arguments(shapes_root, tmp_path, f"--weights={path}", "--model.similarity=meanP")
-        assert main(["test", *words]) == 1
-        error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("tvr: ")]
-        assert len(error) == 1
-        assert "transformerClip" in error[0]
-        assert not (tmp_path / "clip4clip_shapes").exists()

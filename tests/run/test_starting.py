@@ -104,12 +104,13 @@ class TestWeights:
         ("change", "code", "message"),
         [
             (["--weights={run}", "--ckpt_path={run}"], 2, "leave one out"),
-            (["--weights={tmp}/none"], 1, "no checkpoint"),
-            (["--weights={tmp}/text.ckpt"], 1, "cannot be read as a checkpoint"),
-            (["--weights={tmp}/foreign.ckpt"], 1, "does not say what its encoders compute"),
+            (["--weights={tmp}/none"], 1, "there is no such file or run"),
+            (["--weights={tmp}/text.ckpt"], 1, "it begins with 'hello', which no file of torch.save does"),
+            (["--weights={tmp}/foreign.ckpt"], 1, "tensors is of a part 'clip': "),
             (["--weights={tmp}/nobody.ckpt"], 1, "was not saved by a run of this suite"),
-            (["--weights={tmp}/code.ckpt"], 1, "cannot be read as a checkpoint"),
+            (["--weights={tmp}/code.ckpt"], 1, "it names pathlib."),
             (["--weights={tmp}/broken.ckpt"], 1, "holds values that are not finite: "),
+            (["--weights={tmp}/fp8.ckpt"], 1, "proj: found torch.float8_e4m3fn; weights are read in 16 bits"),
             (["--weights={tmp}/listed.ckpt"], 1, "was not saved by a run of this suite"),
             (["--weights={run}", "--model.similarity=tightTransf"], 1, "does not fit CLIP4Clip: cross"),
             (["--weights={run}", "--model.num_layers=1"], 1, "not part of the model"),
@@ -127,6 +128,8 @@ class TestWeights:
         torch.save({**content, "extra": Path}, tmp_path / "code.ckpt")
         weights = content["state_dict"]
         torch.save({**content, "state_dict": list(weights)}, tmp_path / "listed.ckpt")
+        small = {n: x.to(torch.float8_e4m3fn) if n == "encoder.clip.visual.proj" else x for n, x in weights.items()}
+        torch.save({**content, "state_dict": small}, tmp_path / "fp8.ckpt")
         broken = {name: x * torch.nan if name == "encoder.clip.visual.proj" else x for name, x in weights.items()}
         torch.save({**content, "state_dict": broken}, tmp_path / "broken.ckpt")
         assert fit(*(c.format(run=source, tmp=tmp_path) for c in change)) == code

@@ -49,7 +49,8 @@ def metrics(run: Path) -> dict[str, Any]:
 
 def test_a_run_leaves_what_the_specification_names(trained: Path, shapes_root: Path) -> None:
     assert {p.name for p in trained.iterdir()} == {
-        *("config.yaml", "metrics.json", "ranks.parquet", "checkpoints", "curves.csv", "gallery.json"),
+        *("config.yaml", "metrics.json", "ranks.parquet", "values.parquet", "checkpoints", "curves.csv"),
+        "gallery.json",
     }
     assert {p.name for p in (trained / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     content = metrics(trained)

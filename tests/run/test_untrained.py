@@ -64,7 +64,8 @@ def test_fit_and_test_are_the_same_and_train_nothing(
     assert "tvr: " not in capsys.readouterr().err
     fit, tested = (tmp_path / "clip_zero_shot_shapes" / name for name in "ft")
     assert content_of(fit)["metrics"] == content_of(tested)["metrics"]
-    assert {path.name for path in fit.iterdir()} == {"config.yaml", "metrics.json", "ranks.parquet", "gallery.json"}
+    left = {"config.yaml", "metrics.json", "ranks.parquet", "values.parquet", "gallery.json"}
+    assert {path.name for path in fit.iterdir()} == left
     content = content_of(fit)
     assert content["trained"] == {"weights": None, "encoders_from": {}, "selection": "none"}
     assert (content["selected_on_test"], content["selected_by"], content["checkpoint"]) == (False, None, None)

@@ -17,7 +17,7 @@ from tvr_lightning.visible import say
 OVERVIEW = """\
   compare   one table over runs and seeds         tvr compare runs/clip4clip_shapes --baseline RUN --format markdown
             a page of results            tvr compare runs --format markdown --out docs/results.md
-            mAP by code length as a picture       tvr compare runs/sptch_shapes_16 runs/sptch_shapes_64 --plot bits
+            mAP by code length as a picture       tvr compare runs/sptch_shapes runs/sptch_shapes_16 --plot bits
 """
 
 
@@ -35,6 +35,8 @@ def main(words: Sequence[str]) -> int:
     options = parser.parse_args(words[1:])
     if options.out and (options.plot or options.format == "table"):
         raise ConfigError("--out takes the text of --format markdown, latex or csv")
+    if options.plot and options.format != "table":
+        raise ConfigError("--plot draws a picture: leave --format out")
     comparison = compare_paths(options.runs, options.runs_dir, options.baseline, options.metrics, options.full)
     if options.plot:
         say(write_plot(options.plot, comparison, options.runs_dir))

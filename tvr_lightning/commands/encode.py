@@ -8,14 +8,14 @@ from tvr_lightning.commands.parser import Parser, add_split_of_run
 from tvr_lightning.visible import say
 
 OVERVIEW = """\
-  encode    write the codes of a split            tvr encode runs/sptch_shapes_64/RUN --split train
+  encode    write the codes of a split            tvr encode runs/sptch_shapes/RUN --split train
 """
 
 
 def main(words: Sequence[str]) -> int:
     """Writes the codes; returns the exit code."""
     parser = Parser("tvr encode", description="Packed codes of a split's captions and videos.")
-    add_split_of_run(parser, "the file (default: codes.npz in the run's folder)")
+    add_split_of_run(parser, "the file (default: codes.npz in the run's folder, codes_train.npz of another split)")
     options = parser.parse_args(words[1:])
     from tvr_lightning.run.encode import encode_run
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from tvr_lightning.errors import ConfigError
 
@@ -21,36 +22,61 @@ OVERVIEW = """\
 
 def main(words: Sequence[str]) -> int:
     """Runs the command that `words` begin with; returns the exit code."""
-    from tvr_lightning.config.arguments import TRUST, read_arguments
+    from tvr_lightning.config.arguments import TRUST, read_arguments, split_words
 
     command = words[0]
     settings = sorted(words[1:], key=TRUST.__eq__)  # a run's folder may follow it
     if command != "fit" and settings and not settings[0].startswith("-"):
         settings[0] = f"--ckpt_path={settings[0]}"
-    given = next((word for word in settings if len(word) > 3 and "--weights".startswith(word.partition("=")[0])), None)
-    config, flags = read_arguments(settings)
-    if command != "fit" and given and config.get("ckpt_path") is not None:
-        raise ConfigError(f"{given} and --ckpt_path={config['ckpt_path']} are both weights to evaluate: leave one out")
-    if command != "fit" and "model" not in config and config.get("ckpt_path") not in (None, "last", "best"):
-        from tvr_lightning.names import CONFIG
-        from tvr_lightning.run.checkpoints import run_of
-        from tvr_lightning.run.released import released_of
-
-        folder = run_of(config["ckpt_path"])
-        config = read_arguments(["--config", str(folder / CONFIG), *settings])[0]
-        # such a run has no checkpoint, it only names its configuration
-        if not config.get("trains", True) or released_of(folder) is not None:
-            config["ckpt_path"] = None
-    elif command != "fit" and not given and config.get("weights") is not None and config.get("ckpt_path") is None:
-        from tvr_lightning.names import folder_below
-        from tvr_lightning.run.checkpoints import has_weights
-
-        # a configuration that began with them has trained weights since
-        if has_weights(folder_below(config.get("runs_dir", "runs"), config["experiment"])):
-            config["weights"] = None
-    if "model" not in config and not flags:
+    given = split_words(settings)
+    # settings of parts can be read only with the classes that they are of, which a run's configuration may name
+    whole = [f"--{name}={value}" for name, value in given.settings if "." not in name or name == "model.class_path"]
+    files = [word for file in given.files for word in ("--config", file)]
+    outline, flags = read_arguments([*files, *whole, *given.flags, *([TRUST] if given.trusted else [])])
+    weights, run_path = dict(given.settings).get("weights"), outline.get("ckpt_path")
+    if command != "fit" and weights is not None and run_path is not None:
+        raise ConfigError(f"--weights={weights} and --ckpt_path={run_path} are both weights to evaluate: leave one out")
+    if command != "fit" and "model" not in outline and run_path not in (None, "last", "best"):
+        config = _of_run(run_path, settings)
+    elif "model" not in outline and not flags:
         run_too = "" if command == "fit" else f", or a run: tvr {command} runs/EXPERIMENT/RUN"
         raise ConfigError(f"`tvr {command}` needs an experiment: --config experiments/NAME.yaml{run_too}")
+    else:
+        config, _ = read_arguments(settings)
+        if command != "fit" and weights is None and run_path is None and config.get("weights") is not None:
+            _leave_out_weights(config, given.files)
     from tvr_lightning.run.training import run
 
     return run(command, config, flags)
+
+
+def _of_run(path: str, settings: Sequence[str]) -> dict[str, Any]:
+    """The configuration of a run that is evaluated again, and settings over it."""
+    from tvr_lightning.config.arguments import read_arguments
+    from tvr_lightning.names import CONFIG
+    from tvr_lightning.run.checkpoints import run_of
+    from tvr_lightning.run.released import released_of
+
+    folder = run_of(path)
+    config, _ = read_arguments(["--config", str(folder / CONFIG), *settings])
+    released = released_of(folder)
+    # such a run has no checkpoint, it only names its configuration
+    if released is not None:
+        config |= {"ckpt_path": None, "weights": str(released)}
+    elif not config.get("trains", True):
+        config["ckpt_path"] = None
+    return config
+
+
+def _leave_out_weights(config: dict[str, Any], files: Sequence[str]) -> None:
+    """Drops the weights that a training began with where it has weights of its own, which are what is evaluated."""
+    from tvr_lightning.config.compose import find_file, is_text
+    from tvr_lightning.names import CONFIG, folder_below
+    from tvr_lightning.run.checkpoints import has_weights
+    from tvr_lightning.run.released import only_evaluates
+
+    found = [find_file(file) for file in files if not is_text(file)]
+    if any(only_evaluates(file.parent) for file in found if file.name == CONFIG):
+        return
+    if has_weights(folder_below(config.get("runs_dir", "runs"), config["experiment"])):
+        config["weights"] = None

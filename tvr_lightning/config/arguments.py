@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
+from tvr_lightning.config.apart import name_apart, value_of
 from tvr_lightning.config.class_paths import module_of_working_directory, reach
 from tvr_lightning.config.compose import compose, find_file, is_text
 from tvr_lightning.config.layers import lay, lay_value
@@ -23,12 +24,29 @@ OBJECT_KEYS = ("class_path", "init_args", "dict_kwargs")
 TRUST = "--trust"
 
 
+class Words(NamedTuple):
+    """What follows a command.
+
+    Attributes:
+        files: of `--config`, in their order.
+        settings: names and values of the others, in their order; a name of which the beginning was given is whole.
+        flags: `--help` or `--print_config`.
+        trusted: whether `--trust` is among them.
+    """
+
+    files: tuple[str, ...]
+    settings: tuple[tuple[str, str], ...]
+    flags: tuple[str, ...]
+    trusted: bool
+
+
 def read_arguments(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """Composes `--config` files and lays `--a.b=value` settings over them, whatever the order of both.
 
     Settings go into the configuration here and not through the parser's own command line, which turns a `null` inside
     a nested class into the text `None` (pinned in tests/config/test_arguments.py). Modules that the configuration names
-    are found in the working directory too; those of a run's own `config.yaml` only with `--trust`.
+    are found in the working directory too; those of a run's own `config.yaml` only with `--trust`. A setting by which
+    runs lie apart changes the experiment's name too.
 
     Args:
         arguments: what follows the command, e.g. `--config experiments/x.yaml --data.batch_size=8`.
@@ -40,11 +58,39 @@ def read_arguments(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]
         ConfigError: a file cannot be composed, a key is unknown, a value does not fit, or a run's configuration names a
             module of the working directory.
     """
+    words = split_words(arguments)
     config: dict[str, Any] = {}
-    settings: list[tuple[str, str]] = []
-    flags: list[str] = []
+    for file in words.files:
+        content = ({} if is_text(file) else {"experiment": Path(file).stem}) | compose(file)
+        if not is_text(file):
+            content = _of_any_run(content, find_file(file))
+        if not words.trusted:
+            _check_origin(content, find_file(file))
+        reach(content)
+        check_config(content, file)
+        config = lay(config, content, ROOT)
+    before = value_of(config)
+    for option, value in words.settings:
+        reach(_yaml(value))
+        _set(config, option, value)
+    if "experiment" in config and before is not None and "experiment" not in dict(words.settings):
+        config["experiment"] = name_apart(str(config["experiment"]), before, value_of(config))
+    check_config(config, "command line")
+    return config, list(words.flags)
+
+
+def split_words(arguments: Sequence[str]) -> Words:
+    """Tells files, settings and other words of a command line apart; nothing is read.
+
+    Raises:
+        ConfigError: a word is no setting, or a setting has no value.
+
+    >>> split_words(["-c", "x.yaml", "--data.subset=8", "--help"])
+    Words(files=('x.yaml',), settings=(('data.subset', '8'),), flags=('--help',), trusted=False)
+    """
     words = [word for word in arguments if word != TRUST]
     trusted = len(words) < len(arguments)
+    files, settings, flags = [], [], []
     while words:
         word = words.pop(0)
         if word.startswith("-c") and len(word) > 2:
@@ -60,21 +106,10 @@ def read_arguments(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]
                 raise ConfigError(f"{word} has no value; write {word}=VALUE")
             value = words.pop(0)
         if option in ("config", "-c"):
-            content = ({} if is_text(value) else {"experiment": Path(value).stem}) | compose(value)
-            if not is_text(value):
-                content = _of_any_run(content, find_file(value))
-            if not trusted:
-                _check_origin(content, find_file(value))
-            reach(content)
-            check_config(content, value)
-            config = lay(config, content, ROOT)
+            files.append(value)
         else:
             settings.append((_whole(option), value))
-    for option, value in settings:
-        reach(_yaml(value))
-        _set(config, option, value)
-    check_config(config, "command line")
-    return config, flags
+    return Words(tuple(files), tuple(settings), tuple(flags), trusted)
 
 
 def check_config(config: Mapping[str, Any], source: str) -> None:

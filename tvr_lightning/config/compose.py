@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tvr_lightning.config.apart import split_name, with_value
 from tvr_lightning.config.layers import lay
 from tvr_lightning.config.options import ROOT
 from tvr_lightning.data.stores.files import is_file
@@ -65,6 +66,8 @@ def _folders() -> list[Path]:
 def compose(source: str | Path) -> dict[str, Any]:
     """Reads an experiment, merges its parents and resolves interpolation.
 
+    A name that no file has, `sptch_msrvtt_32`, may mean another experiment with one number changed; see `config.apart`.
+
     Args:
         source: a file, the name of an experiment, or its YAML text in braces.
 
@@ -78,6 +81,8 @@ def compose(source: str | Path) -> dict[str, Any]:
     from omegaconf.errors import OmegaConfBaseException
 
     path = Path("--config") if is_text(source) else find_file(str(source))
+    if not is_text(source) and not path.is_file() and (other := _of_other_value(path)) is not None:
+        return other
     own = _read(path, str(source) if is_text(source) else None)
     parents = own.pop("defaults", None) or []
     folders = [_home(path), PACKAGED]
@@ -89,6 +94,14 @@ def compose(source: str | Path) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         raise ConfigError(f"{path}: {str(error).splitlines()[0]}") from None
     return resolved  # type: ignore[return-value]
+
+
+def _of_other_value(path: Path) -> dict[str, Any] | None:
+    """What a name means that ends in a number and has no file; None where there is no such experiment."""
+    found = split_name(path)
+    if found is None or not find_file(str(found[0])).is_file():
+        return None
+    return with_value(compose(found[0]), found[1])
 
 
 def is_text(source: str | Path) -> bool:

@@ -119,6 +119,28 @@ def signature(class_path: str) -> Signature | None:
     return Signature({**inherited, **own}, complete)
 
 
+def declared(class_path: str, name: str) -> Any:
+    """The value of a class attribute, its own or inherited, where its source gives a literal; else None."""
+    found = _declaration(class_path, name)
+    try:
+        return None if found is None else ast.literal_eval(found)
+    except ValueError:
+        return None
+
+
+def _declaration(class_path: str, name: str) -> ast.expr | None:
+    found = _find_class(class_path)
+    if found is None:
+        return None
+    module, definition = found
+    for bound, by in _bindings(ast.Module(definition.body, [])):
+        if bound == name and isinstance(by, ast.expr):
+            return by
+    parents = [ast.unparse(b).partition("[")[0] for b in definition.bases]
+    inherited = (_declaration(f"{module}.{p}", name) for p in parents if p.rpartition(".")[2] not in NO_PARENT)
+    return next((value for value in inherited if value is not None), None)
+
+
 def why_missing(class_path: str, slot: Slot) -> str | None:
     """Says that a class path cannot be imported, and what is near; None where it may be right."""
     module, _, name = class_path.rpartition(".")

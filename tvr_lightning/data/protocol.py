@@ -41,12 +41,17 @@ def read_distractors(place: Path, listed: Iterable[Path]) -> list[Record]:
         folder = place
     elif place.is_file():
         folder = place.parent
-        lines = [line.strip() for line in place.read_text(encoding="utf-8-sig").splitlines()]
+        try:
+            lines = [line.strip() for line in place.read_text(encoding="utf-8-sig").splitlines()]
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"data.distractors: {place} is no text file; give a folder of videos, or a file that lists some"
+            ) from error
         tree = VideoTree(folder)
         names = [tree.inside(line, f"{place}: line {n}") for n, line in enumerate(lines, 1) if line]
     else:
         raise DataError(f"data.distractors: there is no {place}; give a folder of videos, or a file that lists some")
-    found = [Record(DISTRACTOR + nfc(name), folder / name, ()) for name in names]
+    found = [Record(DISTRACTOR + nfc(name), folder / name, ()) for name in dict.fromkeys(names)]
     kept = [r for r in found if r.video_path.resolve() not in own]
     if not kept:
         why = f"all {len(found)} are the dataset's own" if found else "it holds none"
@@ -97,7 +102,7 @@ def _named(place: Path) -> Iterable[tuple[str, str, str]]:
     names = [plain_name(name) for name in table.columns]
     # an object {query: [videos]} is read as rows of what own data call video and caption
     query, video = ("video", "caption") if names == ["video", "caption"] else ("query", "video")
-    if not {query, video} <= set(names):
+    if any(names.count(name) != 1 for name in (query, video)):
         raise DataError(f"{place}: expected the columns query and video, found {few(table.columns)}")
     for row, cells in enumerate(table.rows):
         where, cell = table.where(row), cells[names.index(video)]

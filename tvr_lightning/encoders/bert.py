@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,6 +17,7 @@ from tvr_lightning.encoders.weights import (
     SUFFIXES,
     Fingerprint,
     differences,
+    distinct,
     find_weight_file,
     read_state_dict,
     weight_mismatch,
@@ -201,7 +202,7 @@ class BERTEncoder(TextEncoder):
         return self._fingerprint.of(self, ("last layer", self.computation["size"], frozen))
 
     def _load(self, file: Path) -> None:
-        state = _bert_names(read_state_dict(file))
+        state = distinct(_bert_names(read_state_dict(file)), file)
         problems = differences(self.bert.state_dict(), state)
         if problems:
             raise weight_mismatch(file, self.name, problems)
@@ -279,10 +280,9 @@ def _find(source: str) -> tuple[Path, Mapping[str, Any]]:
     return file, raw
 
 
-def _bert_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Renames a checkpoint's tensors to those of `BertModel`, without heads and pooler."""
+def _bert_names(state: Mapping[str, Tensor]) -> Iterator[tuple[str, str, Tensor]]:
+    """A checkpoint's tensors, each with its name there and that of `BertModel`, without heads and pooler."""
     nested = any(name.startswith("bert.") for name in state)
-    renamed = {}
     for name, value in state.items():
         if nested and not name.startswith("bert."):
             continue  # a head of pretraining or of a task
@@ -290,6 +290,8 @@ def _bert_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if own.startswith("pooler.") or own == "embeddings.position_ids":
             continue
         # the names of checkpoints converted from TensorFlow
-        own = own.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
-        renamed[own] = value
-    return renamed
+        yield (
+            name,
+            own.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias"),
+            value,
+        )

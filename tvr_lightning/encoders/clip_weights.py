@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,9 +14,10 @@ from torch import Tensor
 
 from tvr_lightning.data.stores.hub import before_fetching, read_json
 from tvr_lightning.data.video.sampling import Resize
-from tvr_lightning.encoders.weights import SUFFIXES, find_weight_file, read_state_dict, shipped_weights
-from tvr_lightning.errors import CheckpointError, ConfigError
+from tvr_lightning.encoders.weights import SUFFIXES, distinct, find_weight_file, read_state_dict, shipped_weights
+from tvr_lightning.errors import CheckpointError, ConfigError, short
 
+FARTHEST_LOG = 20.0  # of a logit scale: methods bring it to log 100 at most
 RGB = tuple[float, float, float]
 Tags = dict[str, dict[str, Any]]
 
@@ -75,7 +76,7 @@ def read_clip_weights(path: Path) -> CLIPWeights:
     state = read_state_dict(file)
     if is_hugging_face(state):
         return _from_hugging_face(file, state)
-    state = {name.removeprefix("text."): value for name, value in state.items()}
+    state = distinct(((name, name.removeprefix("text."), value) for name, value in state.items()), file)
     rows = state.pop("token_embedding.rows", None)  # of stand-ins, in which most tokens share one row
     if rows is not None:
         table = state["token_embedding.weight"]
@@ -94,7 +95,7 @@ def read_clip_weights(path: Path) -> CLIPWeights:
     state = {name: value for name, value in state.items() if not name.startswith("text_decoder.")}  # CoCa's
     return CLIPWeights(
         source=file,
-        logit_scale=_pop_logit_scale(state),
+        logit_scale=_pop_logit_scale(state, file),
         logit_bias=0.0 if bias is None else float(bias.reshape(())),
         state=state,
         quick_gelu=quick_gelu,
@@ -115,9 +116,13 @@ def _openai_heads(state: Mapping[str, Tensor], name: str) -> int | None:
     return state[name].shape[0] // 64 if name in state else None
 
 
-def _pop_logit_scale(state: dict[str, Tensor]) -> float | None:
+def _pop_logit_scale(state: dict[str, Tensor], source: Path) -> float | None:
     scale = state.pop("logit_scale", None)
-    return None if scale is None else math.exp(float(scale.reshape(())))
+    if scale is None:
+        return None
+    if scale.numel() != 1 or not abs(log := float(scale.reshape(()))) <= FARTHEST_LOG:
+        raise CheckpointError(f"{source}: logit_scale is no logarithm of a factor on cosines: {short(str(scale))}")
+    return math.exp(log)
 
 
 def read_pictures(config: Mapping[str, Any], source: str) -> Pictures | None:
@@ -143,6 +148,7 @@ _HF_BLOCK = {
     "mlp.fc1": "mlp.c_fc",
     "mlp.fc2": "mlp.c_proj",
 }
+_HF_JOINED = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")  # one matrix there, in this order
 _HF_NAMES = {
     "text_model.embeddings.token_embedding.weight": "token_embedding.weight",
     "text_model.embeddings.position_embedding.weight": "positional_embedding",
@@ -161,26 +167,40 @@ _HF_NAMES = {
 _HF_LAYER = re.compile(r"(text|vision)_model\.encoder\.layers\.(\d+)\.(.+)\.(weight|bias)")
 
 
-def openai_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A CLIPModel of Hugging Face's transformers under OpenAI's names; names that it does not know stay as they are."""
-    renamed: dict[str, Tensor] = {}
+def openai_names(state: Mapping[str, Tensor], source: Path | str) -> dict[str, Tensor]:
+    """A CLIPModel of Hugging Face's transformers under OpenAI's names; names that it does not know stay as they are.
+
+    Args:
+        state: the tensors.
+        source: their file, for messages.
+
+    Raises:
+        CheckpointError: two tensors are of one place, under names of either kind.
+    """
+    return distinct(_openai(state), source)
+
+
+def _openai(state: Mapping[str, Tensor]) -> Iterator[tuple[str, str, Tensor]]:
+    """Each tensor's name, its name in OpenAI's models, and the tensor as it is there."""
     for name, value in state.items():
         if name.endswith("position_ids"):
             continue
         match = _HF_LAYER.fullmatch(name)
         if match is None:
             matrix = name.endswith("_projection.weight") and value.ndim == 2
-            renamed[_HF_NAMES.get(name, name)] = value.T if matrix else value
+            yield name, _HF_NAMES.get(name, name), value.T if matrix else value
             continue
         tower, layer, part, kind = match.groups()
         block = f"{'visual.' if tower == 'vision' else ''}transformer.resblocks.{layer}."
-        if part == "self_attn.q_proj":
-            parts = [state.get(name.replace("q_proj", f"{p}_proj")) for p in "qkv"]
+        if part in _HF_JOINED:
+            parts = [state.get(name.replace(part, joined)) for joined in _HF_JOINED]
             there = [p for p in parts if p is not None and p.ndim and p.shape == value.shape]
-            renamed[f"{block}attn.in_proj_{kind}"] = torch.cat(there) if len(there) == 3 else value
-        elif part not in ("self_attn.k_proj", "self_attn.v_proj"):
-            renamed[f"{block}{_HF_BLOCK.get(part, part)}.{kind}"] = value
-    return renamed
+            if len(there) < len(parts):
+                yield name, name, value  # not all three: it is none of the model's
+            elif part == _HF_JOINED[0]:
+                yield name, f"{block}attn.in_proj_{kind}", torch.cat(there)
+        else:
+            yield name, f"{block}{_HF_BLOCK.get(part, part)}.{kind}", value
 
 
 def is_hugging_face(names: Iterable[str]) -> bool:
@@ -213,12 +233,12 @@ def _from_hugging_face(file: Path, state: dict[str, Tensor]) -> CLIPWeights:
         raise CheckpointError(f"{file}: unsupported activation {sorted(activations)}; supported: gelu or quick_gelu.")
     if {text.layer_norm_eps, vision.layer_norm_eps} != {1e-5}:
         raise CheckpointError(f"{file}: layer_norm_eps differs from CLIP's 1e-5, which is the only one supported.")
-    renamed = openai_names(state)
+    renamed = openai_names(state, file)
     prepared = read_json(file.parent / "preprocessor_config.json")
     statistics = {"mean": prepared.get("image_mean"), "std": prepared.get("image_std")}
     return CLIPWeights(
         source=file,
-        logit_scale=_pop_logit_scale(renamed),
+        logit_scale=_pop_logit_scale(renamed, file),
         state=renamed,
         quick_gelu=activations == {"quick_gelu"},
         image_heads=vision.num_attention_heads,

@@ -1,7 +1,7 @@
 """What a run's checkpoint holds of its encoders, and taking one of them for another method.
 
 `from_pretrained` of an encoder may name a run's folder or one of its checkpoints; `RUN#PLACE` chooses among several
-encoders of one kind by their place in the run's method: `runs/sptch_shapes_64/a#text_hash_encoder`.
+encoders of one kind by their place in the run's method: `runs/sptch_shapes/a#text_hash_encoder`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tvr_lightning.data.sanity import marks_in
 from tvr_lightning.encoders.base import Origin
-from tvr_lightning.encoders.weights import load_checkpoint
+from tvr_lightning.encoders.weights import PLAIN_DTYPES, load_checkpoint, why_unreadable
 from tvr_lightning.errors import CheckpointError, few, nearest
 from tvr_lightning.names import BEST, CHECKPOINTS, CONFIG, LAST
 
@@ -111,7 +111,7 @@ def take(source: str | None, wanted: Wanted) -> Taken | None:
     if not isinstance(state, dict) or not all(isinstance(x, Tensor) for x in state.values()):
         raise CheckpointError(f"{file} holds no weights where they belong; is it a run's checkpoint?")
     own = {name.removeprefix(f"{place}."): x for name, x in state.items() if name.startswith(f"{place}.")}
-    if broken := [n for n, x in own.items() if x.is_floating_point() and not bool(torch.isfinite(x).all())]:
+    if broken := [n for n, x in own.items() if x.dtype in PLAIN_DTYPES and not bool(torch.isfinite(x).all())]:
         raise CheckpointError(f"{file}: the weights of {place} hold values that are not finite: {few(broken)}")
     run = file.absolute().parents[1] if file.parent.name == CHECKPOINTS else file.absolute()
     name = f"{entries[place]['name'].partition(' of ')[0]} of {run.parent.name}/{run.name}"
@@ -149,8 +149,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         content = load_checkpoint(path)
     except Exception as error:  # a damaged file fails in many ways; all mean the same to the user
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{path} cannot be read as a checkpoint ({reason}); is it complete?") from error
+        why = why_unreadable(path, error)
+        raise CheckpointError(f"{path} cannot be read as a checkpoint ({why}); is it complete?") from error
     if not isinstance(content, dict) or "state_dict" not in content:
         raise CheckpointError(f"{path} is no run's checkpoint; pretrained weights go to the encoder's from_pretrained")
     return content

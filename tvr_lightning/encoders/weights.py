@@ -12,9 +12,10 @@ import hashlib
 import io
 import json
 import pickle
+import re
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 
 from tvr_lightning.data.stores.archives import check_archive
 from tvr_lightning.data.stores.hub import fetch_from_hub, read_json
-from tvr_lightning.errors import CheckpointError, few
+from tvr_lightning.errors import CheckpointError, few, one_line, short
 
 _FOLDER_FILES = (
     "open_clip_model.safetensors",
@@ -36,6 +37,10 @@ _FOLDER_FILES = (
 _INDEX = ".index.json"
 TIMES_UNPACKED = 4  # of its size on disk: tensors are not compressed, what TorchScript compresses is its code
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+_ZIP = b"PK\x03\x04"
+_PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+_GLOBAL = re.compile(r"GLOBAL ([^\s`]+)")  # torch's words for what is no tensor
+PLAIN_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # of weights: others lose most digits
 _STORAGES = {
     "HalfStorage": torch.float16,
     "BFloat16Storage": torch.bfloat16,
@@ -66,9 +71,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     try:
         content = _read_content(path)
     except Exception as error:
-        # torch wraps the reason into advice to load the file unsafely
-        cause = error.__context__ if isinstance(error.__context__, pickle.UnpicklingError) else error
-        why = (str(cause) or type(cause).__name__).splitlines()[0][:160]
+        why = why_unreadable(path, error)
         if isinstance(error, pickle.UnpicklingError):
             raise CheckpointError(
                 f"{path} was refused: it holds objects other than tensors, or it is damaged ({why}). Loading it would "
@@ -81,9 +84,71 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not any(isinstance(value, Tensor) for value in content.values()):
         raise CheckpointError(
-            f"{path} holds no state dict (found: {_describe(content)}). Save one: torch.save(model.state_dict(), path)."
+            f"{path} holds no state dict (found: {describe(content)}). Save one: torch.save(model.state_dict(), path)."
         )
-    return {str(name).removeprefix("module."): value for name, value in content.items() if isinstance(value, Tensor)}
+    return distinct(
+        ((str(name), str(name).removeprefix("module."), x) for name, x in content.items() if isinstance(x, Tensor)),
+        path,
+    )
+
+
+def distinct(named: Iterable[tuple[str, str, Tensor]], source: Path | str) -> dict[str, Tensor]:
+    """Tensors under other names than a file has, of which no two may become one.
+
+    Args:
+        named: the name in the file, the name to be, and the tensor.
+        source: the file, for the message.
+
+    Raises:
+        CheckpointError: two tensors get one name; which of them is meant nobody can say.
+
+    >>> distinct([("module.a", "a", torch.zeros(1))], "x.bin").keys()
+    dict_keys(['a'])
+    """
+    found: dict[str, Tensor] = {}
+    names: dict[str, str] = {}
+    for before, name, x in named:
+        if name in found:
+            raise CheckpointError(
+                f"{source} holds two tensors for one place, {short(name)}: {short(names[name])} and {short(before)}. "
+                "Only one of them can be meant: remove the other from the file"
+            )
+        found[name], names[name] = x, before
+    return found
+
+
+def why_unreadable(path: Path, error: BaseException) -> str:
+    """Why a weight file cannot be read, in our words: torch's own advise loading it unsafely, or name its options.
+
+    Args:
+        path: the file.
+        error: what reading it raised.
+
+    >>> why_unreadable(Path("/dev/null"), RuntimeError("mmap can only be used with files saved with ..."))
+    'it is empty'
+    """
+    if isinstance(error, OSError):
+        return one_line(error)
+    with path.open("rb") as file:
+        start = file.read(16)
+    if not start:
+        return "it is empty"
+    if start.startswith(_ZIP) and not zipfile.is_zipfile(path):
+        return "it is cut off: an archive without its end"
+    chain: BaseException | None = error
+    told = ""
+    while chain is not None and not told:
+        named = _GLOBAL.search(str(chain))
+        told = f"it names {short(named[1])}, which is neither a tensor nor a plain value" if named else ""
+        chain = chain.__context__ or chain.__cause__
+    if told:
+        return told
+    if path.suffix != ".safetensors" and not start.startswith((_ZIP, *_PICKLES)):
+        return f"it begins with {start.decode('utf-8', 'replace')!r}, which no file of torch.save does"
+    why = one_line(error)
+    if not why or any(word in why for word in ("weights_only", "mmap", "torch.")):
+        return f"its content is damaged or of another kind ({type(error).__name__})"
+    return short(why, 160)
 
 
 def shards(index: Path) -> dict[str, list[str]]:
@@ -168,15 +233,18 @@ def differences(expected: dict[str, Tensor], found: dict[str, Tensor]) -> list[s
     """Returns one line for every tensor that is missing, superfluous, of another shape or no plain numbers."""
     problems = []
     for name, tensor in expected.items():
-        if name not in found:
-            problems.append(f"{name}: missing")
-        elif found[name].shape != tensor.shape:
-            problems.append(f"{name}: expected {tuple(tensor.shape)}, found {tuple(found[name].shape)}")
-        elif found[name].layout != torch.strided or found[name].is_meta:
-            problems.append(f"{name}: holds no plain numbers")
-        elif found[name].is_floating_point() != tensor.is_floating_point():
-            problems.append(f"{name}: expected {tensor.dtype}, found {found[name].dtype}")
-    return problems + [f"{name}: not part of the model" for name in found if name not in expected]
+        x, said = found.get(name), short(name)
+        if x is None:
+            problems.append(f"{said}: missing")
+        elif x.shape != tensor.shape:
+            problems.append(f"{said}: expected {tuple(tensor.shape)}, found {tuple(x.shape)}")
+        elif x.layout != torch.strided or x.is_meta:
+            problems.append(f"{said}: holds no plain numbers")
+        elif x.is_floating_point() != tensor.is_floating_point():
+            problems.append(f"{said}: expected {tensor.dtype}, found {x.dtype}")
+        elif x.is_floating_point() and x.dtype not in PLAIN_DTYPES:
+            problems.append(f"{said}: found {x.dtype}; weights are read in 16 bits or more, without scales beside them")
+    return problems + [f"{short(name)}: not part of the model" for name in found if name not in expected]
 
 
 def weight_mismatch(source: Path | str, model: str, problems: Sequence[str], hint: str = "") -> CheckpointError:
@@ -237,9 +305,10 @@ def load_checkpoint(path: Path) -> Any:
     return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 
-def _describe(content: Any) -> str:
+def describe(content: Any) -> str:
+    """What a file holds that is no state dict, in a few words."""
     if isinstance(content, Mapping):
-        return "keys " + ", ".join(map(repr, list(content)[:5])) if content else "an empty dict"
+        return "keys " + ", ".join(short(repr(key)) for key in list(content)[:5]) if content else "an empty dict"
     return f"a {type(content).__name__}"
 
 

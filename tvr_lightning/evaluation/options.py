@@ -7,6 +7,15 @@ from typing import Literal
 
 from tvr_lightning.errors import ConfigError
 
+SMALLEST, LARGEST = 1e-4, 1e4  # temperatures and betas: a hundred times beyond the units that scores have
+BOUNDS = {
+    "resamples": (0, 100_000),
+    "sinkhorn_rounds": (1, 1000),
+    "qb_bank": (1, 10**9),
+    "qb_videos": (0, 10**9),
+    "matrix_limit_mib": (0, 1 << 40),
+}
+
 
 @dataclass(frozen=True)
 class CodeOptions:
@@ -31,13 +40,14 @@ class Evaluation:
         v2t: what a video ranks: `sets`, each video's captions together (score: their maximum), or `captions`, each
             caption alone (rank: the best of its own).
         chunk_size: texts and videos scored at a time; null for what suits the device, 256 on a CPU.
-        resamples: bootstrap resamples for the 95 % intervals of test results, 0 for none.
-        dual_softmax: temperature of dual softmax (CAMoE), reported besides as `dsl/...`; null for none.
+        resamples: bootstrap resamples for the 95 % intervals of test results, 0 for none, 100,000 at most.
+        dual_softmax: temperature of dual softmax (CAMoE), reported besides as `dsl/...`; null for none. It, `qb_norm`
+            and `sinkhorn` lie from 0.0001 to 10,000.
         qb_norm: beta of QB-Norm, reported besides as `qb/...`; null for none.
         sinkhorn: temperature of Sinkhorn's rounds, 1 for cosines times a logit scale of 100, 0.01 for plain ones;
             reported besides as `sk/...`, biases of a bank alone (UCoFiA), and as `sk1/...`, each query in the bank for
             itself (Yakovlev 2023); null for none.
-        sinkhorn_rounds: of both scalings.
+        sinkhorn_rounds: of both scalings; 4 in the papers, 1,000 at most.
         qb_bank: how many training captions make the bank of QB-Norm and Sinkhorn, text to video.
         qb_videos: how many training videos make it, video to text: they are read and encoded; 0 for none, and no such
             figures.
@@ -64,11 +74,13 @@ class Evaluation:
         check_chunk_size(self.chunk_size)
         for name in ("dual_softmax", "qb_norm", "sinkhorn"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ConfigError(f"model.evaluation.{name} is {value}; above 0, or null for none")
-        for name, least in {"sinkhorn_rounds": 1, "qb_bank": 1, "qb_videos": 0}.items():
-            if getattr(self, name) < least:
-                raise ConfigError(f"model.evaluation.{name} is {getattr(self, name)}; at least {least}")
+            if value is not None and not SMALLEST <= value <= LARGEST:
+                raise ConfigError(
+                    f"model.evaluation.{name} is {value}; from {SMALLEST:g} to {LARGEST:g}, or null for none"
+                )
+        for name, (least, most) in BOUNDS.items():
+            if not least <= (value := getattr(self, name)) <= most:
+                raise ConfigError(f"model.evaluation.{name} is {value}; from {least} to {most:,}")
 
     @property
     def wants_bank(self) -> bool:

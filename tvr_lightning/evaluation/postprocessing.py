@@ -6,13 +6,15 @@ videos for video to text. What a bank of videos is asked for is a training video
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from tvr_lightning.errors import ScoreError
 from tvr_lightning.evaluation.encoding import inference
 from tvr_lightning.evaluation.options import Evaluation
 from tvr_lightning.metrics import (
@@ -23,6 +25,7 @@ from tvr_lightning.metrics import (
     sinkhorn_biases,
     sinkhorn_single_query,
 )
+from tvr_lightning.metrics.matrix import CHUNK, chunks
 from tvr_lightning.types import TensorRows
 
 Score = Callable[..., Tensor]  # of `scoring.score_all`: model, texts, videos
@@ -110,7 +113,8 @@ def post_processed(
     metrics: dict[str, float] = {}
     if options.dual_softmax is not None:
         for direction in ("t2v", "v2t"):
-            adjusted = dual_softmax(scores, options.dual_softmax, direction)
+            with _said_of("dual_softmax", options):
+                adjusted = _finite(dual_softmax(scores, options.dual_softmax, direction))
             metrics |= _of_direction("dsl", direction, adjusted, ranked)
     for direction, rows, columns in (("t2v", bank.texts, videos), ("v2t", texts, bank.videos)):
         if options.wants_bank and rows is not None and columns is not None:
@@ -143,19 +147,51 @@ def _with_bank(
     plain, bank = turned(scores), turned(known(model))
     found: dict[str, Tensor] = {}
     if options.qb_norm is not None:
-        found["qb"] = qb_norm(plain, bank, options.qb_norm)
+        with _said_of("qb_norm", options):
+            found["qb"] = _finite(qb_norm(plain, bank, options.qb_norm))
     if options.sinkhorn is not None:
         settings = options.sinkhorn, options.sinkhorn_rounds
         parts = range(len(getattr(model, "parts", ())))
+        biases = []
         with inference(model):
-            banks = (turned(known(PartOf(model, part))) for part in parts) if parts else (bank,)
-            biases = torch.stack([sinkhorn_biases(each, *settings) for each in banks]).mean(0)
-        found["sk"] = plain + biases.to(plain.dtype)
-        found["sk1"] = sinkhorn_single_query(plain, bank, *settings)
+            for each in (turned(known(PartOf(model, part))) for part in parts) if parts else (bank,):
+                with _said_of("sinkhorn", options):
+                    biases.append(sinkhorn_biases(each, *settings))
+        with _said_of("sinkhorn", options):
+            found["sk"] = _finite(plain + torch.stack(biases).mean(0).to(plain.dtype))
+            found["sk1"] = _finite(sinkhorn_single_query(plain, bank, *settings))
     metrics: dict[str, float] = {}
     for name, adjusted in found.items():
         metrics |= _of_direction(name, direction, turned(adjusted), ranked)
     return metrics
+
+
+@contextmanager
+def _said_of(name: str, options: Evaluation) -> Iterator[None]:
+    """Names the setting of whatever post-processing cannot compute from scores that are finite themselves.
+
+    Raises:
+        ScoreError: in the place of the one inside.
+    """
+    try:
+        yield
+    except ScoreError as error:
+        raise ScoreError(
+            f"model.evaluation.{name}={getattr(options, name)}: {error}. Set it to the unit of the scores, or to null "
+            "for none: see docs/comparing.md"
+        ) from error
+
+
+def _finite(scores: Tensor) -> Tensor:
+    """The same scores.
+
+    Raises:
+        ScoreError: some are no numbers.
+    """
+    for part in chunks(len(scores), max(scores.shape[1], 1), CHUNK):
+        if not bool(torch.isfinite(scores[part]).all()):
+            raise ScoreError("what it makes of the scores is not finite")
+    return scores
 
 
 def _of_direction(prefix: str, direction: str, scores: Tensor, ranked: Ranked) -> dict[str, float]:

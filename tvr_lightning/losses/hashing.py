@@ -1,4 +1,4 @@
-"""Loss terms of hashing methods as free functions, after SPTCH (ACM MM 2024).
+"""Loss terms of hashing methods as free functions; where none is named, of SPTCH (ACM MM 2024).
 
 Squared Frobenius norms are means here, so that the terms' weights do not depend on the batch.
 """
@@ -43,6 +43,16 @@ def neighbourhood_preservation(similarity: Tensor, video: Tensor, text: Tensor) 
     """L_sf: do cosines between and inside Z^v and Z^t, both (B, K), repeat S (B, B)?"""
     pairs = ((video, text), (video, video), (text, text))
     return _sum(F.mse_loss(cosine_matrix(x, y), similarity) for x, y in pairs)  # SPTCH Eq. 15
+
+
+def reconstruction(codes: Tensor, others: Tensor, similarity: Tensor) -> Tensor:
+    """Do cosines between codes, both (B, K), repeat S (B, B)? The term of DJSRH, JDSH and AGCH."""
+    return F.mse_loss(cosine_matrix(codes, others), similarity)
+
+
+def agreement(video: Tensor, text: Tensor) -> Tensor:
+    """Minus the mean cosine of each item's codes, both (B, K) (JDSH)."""
+    return -F.cosine_similarity(video, text, dim=1).mean()
 
 
 def instance_contrast(anchors: Tensor, others: Tensor, temperature: float, video_index: Tensor) -> Tensor:

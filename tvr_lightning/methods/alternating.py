@@ -9,33 +9,24 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from tvr_lightning.data.annotations.base import TRAIN
 from tvr_lightning.distributed import gather, gather_counts, ranks
 from tvr_lightning.errors import ConfigError
 from tvr_lightning.evaluation import Evaluation
-from tvr_lightning.evaluation.encoding import encode_items
 from tvr_lightning.methods.base import RetrievalModule
+from tvr_lightning.methods.hashing import CodesT, TrainingSetHashing
 from tvr_lightning.optim import Optimizer
-from tvr_lightning.types import CodeFeatures, ItemIndex, TensorRows, TextInput, VideoInput, VideoTextBatch
+from tvr_lightning.types import ItemIndex, VideoTextBatch
 
-CodesT = TypeVar("CodesT", bound=CodeFeatures)
 GraphT = TypeVar("GraphT")
 
 
-@dataclass(frozen=True)
-class _Mean(TensorRows):
-    """(N, F), mean frozen features."""
-
-    features: Tensor
-
-
-class AlternatingPasses(RetrievalModule[CodesT, CodesT], Generic[CodesT, GraphT]):
+class AlternatingPasses(TrainingSetHashing[CodesT], Generic[CodesT, GraphT]):
     """A hashing method whose G and F train in turn.
 
     An epoch of such a paper is two of the trainer: a pass over the training set that updates G, then one that updates
@@ -69,14 +60,6 @@ class AlternatingPasses(RetrievalModule[CodesT, CodesT], Generic[CodesT, GraphT]
         """G, None where there is none, and F."""
 
     @abstractmethod
-    def video_source(self, video: VideoInput) -> Tensor:
-        """X^v (V, F), a video's frozen features."""
-
-    @abstractmethod
-    def text_source(self, text: TextInput) -> Tensor:
-        """X^t (T, F'), a text's frozen features."""
-
-    @abstractmethod
     def graph_of(self, video_features: Tensor, text_features: Tensor) -> GraphT:
         """The graph over N items, X^v (N, F) and X^t (N, F')."""
 
@@ -98,11 +81,6 @@ class AlternatingPasses(RetrievalModule[CodesT, CodesT], Generic[CodesT, GraphT]
             video_index: (B,) int64, which video of the split each pair is of.
         """
 
-    @property
-    def monitor(self) -> str:
-        """Mean average precision of the codes, both directions."""
-        return "val/hash/mAP"
-
     def compute_losses(self, texts: CodesT, videos: CodesT, video_index: Tensor) -> Mapping[str, Tensor]:
         """The terms of both passes; the gradient of each reaches its own network only.
 
@@ -115,14 +93,8 @@ class AlternatingPasses(RetrievalModule[CodesT, CodesT], Generic[CodesT, GraphT]
             graph, rows = self.graph, self._row[video_index]
         return {**self.graph_losses(graph, rows), **self.hash_losses(graph, rows, texts, videos, video_index)}
 
-    def build_graph(self, video_features: Tensor, text_features: Tensor, row: Tensor | None = None) -> None:
-        """Takes the training set's graph from its frozen features.
-
-        Args:
-            video_features: X^v (N, F).
-            text_features: X^t (N, F').
-            row: (V,) int64, which of the N items each training video is, -1 for none; null when V = N.
-        """
+    def learn_from(self, video_features: Tensor, text_features: Tensor, row: Tensor | None = None) -> None:
+        """Takes the training set's graph from its frozen features; arguments as in the base."""
         weight = next(self.networks()[1].parameters())  # in the precision of the weights: loaders give float32
         self.graph = self.graph_of(video_features.to(weight), text_features.to(weight))
         self._row = (torch.arange(len(video_features)) if row is None else row).to(self.device)
@@ -140,25 +112,6 @@ class AlternatingPasses(RetrievalModule[CodesT, CodesT], Generic[CodesT, GraphT]
                 "for one of the paper's; set an even number"
             )
         super().setup(stage)
-
-    def on_fit_start(self) -> None:
-        """Computes the graph of the training set: the same in a run that goes on, because the encoders are frozen.
-
-        Raises:
-            DataError: no video or no caption of the training set can be encoded.
-        """
-        split = self.datamodule.splits[TRAIN]
-        captions, clips = self.datamodule.evaluation_loaders(split)
-        video, video_ids = encode_items(
-            self, lambda x: _Mean(self.video_source(x)), clips, "training videos", shared=True
-        )
-        text, caption_ids = encode_items(
-            self, lambda x: _Mean(self.text_source(x)), captions, "training captions", shared=True
-        )
-        videos, has_video = _per_video(video.features, video_ids, len(split.records))
-        texts, has_text = _per_video(text.features, split.caption_video[caption_ids], len(split.records))
-        known = has_video & has_text
-        self.build_graph(videos[known], texts[known], torch.where(known, known.cumsum(0) - 1, -1))
 
     @property
     def _is_trial_run(self) -> bool:
@@ -213,10 +166,3 @@ class AlternatingPasses(RetrievalModule[CodesT, CodesT], Generic[CodesT, GraphT]
             for network, own in zip(self.networks(), rates, strict=True)
             if network is not None
         ]
-
-
-def _per_video(features: Tensor, place: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Mean of the features (N, F) of each of `count` videos, (V, F), and which have any, (V,) bool."""
-    total = torch.zeros(count, features.shape[1]).index_add_(0, place, features.cpu())
-    seen = torch.bincount(place, minlength=count)
-    return total / seen.clamp(min=1)[:, None], seen > 0

@@ -67,6 +67,10 @@ class RetrievalModule(Provenance, ABC, Generic[TextT, VideoT]):
         tested_besides: by `argument=value`, what a variant of the property tests takes besides.
         shared_space: whether vectors of a text and of its video lie near each other, so that an index may propose by
             them; else it asks `score` about every video.
+        keeps_neighbours: whether it learns what is alike in frozen features and nothing else, so that items whose
+            features are alike cannot be told apart; its tests then give it features that differ.
+        runs_apart_by: the setting by which runs of one experiment lie apart, under the experiment's name and the
+            value: `sptch_msrvtt_32`; None for one name.
         in_float32: methods that run without autocast and take features in float32 at least: scores and losses.
         parts: names of the scores whose mean `score` is, for a method that has `part_scores`, (T, V, parts): Sinkhorn
             gives each of them its own biases.
@@ -77,6 +81,8 @@ class RetrievalModule(Provenance, ABC, Generic[TextT, VideoT]):
     tested_with: ClassVar[Mapping[str, object]] = {}
     tested_besides: ClassVar[Mapping[str, Mapping[str, object]]] = {}
 
+    keeps_neighbours: ClassVar[bool] = False
+    runs_apart_by: ClassVar[str | None] = None
     shared_space: ClassVar[bool] = True
     parts: ClassVar[Sequence[str]] = ()
     in_float32: ClassVar[tuple[str, ...]] = ("score", "compute_losses")
@@ -279,6 +285,11 @@ class RetrievalModule(Provenance, ABC, Generic[TextT, VideoT]):
         self.log_dict(terms, batch_size=size)
         self.log(f"train/{name}", total.detach(), prog_bar=True, batch_size=size)
 
+    @property
+    def rates(self) -> Mapping[str, float]:
+        """Learning rates of parts that have their own, by the parts' names; the others train at the optimiser's."""
+        return {}
+
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Keeps logit scales at their limit at most."""
         for module in self.modules():
@@ -295,7 +306,9 @@ class RetrievalModule(Provenance, ABC, Generic[TextT, VideoT]):
         Raises:
             ConfigError: training has no end.
         """
-        optimizer = build_optimizer(network, self.encoders, options, fused=not scales_losses(self.trainer))
+        optimizer = build_optimizer(
+            network, self.encoders, options, not scales_losses(self.trainer), self.rates if network is self else None
+        )
         steps = self.trainer.estimated_stepping_batches
         if math.isinf(steps):
             raise ConfigError(

@@ -34,11 +34,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, get_args
 
-import torch
 from torch import Tensor, nn
 
-from tvr_lightning.data.frozen import Frozen
-from tvr_lightning.encoders.base import FrameEncoder, TextEncoder, frame_features
+from tvr_lightning.encoders.base import FrameEncoder, TextEncoder
 from tvr_lightning.errors import ConfigError, nearest
 from tvr_lightning.evaluation import Evaluation
 from tvr_lightning.losses.hashing import (
@@ -51,6 +49,7 @@ from tvr_lightning.losses.hashing import (
     semantic_reconstruction,
 )
 from tvr_lightning.methods.alternating import AlternatingPasses
+from tvr_lightning.methods.hashing import MeanFeatures, check_freeze, check_shares
 from tvr_lightning.nn.masked import masked_mean
 from tvr_lightning.nn.sptch.collaborative_graph import CollaborativeGraph
 from tvr_lightning.nn.sptch.hashing import Aggregation, GraphNetwork, HashLayer, VideoHash
@@ -74,7 +73,7 @@ class HashFeatures(CodeFeatures):
     augmented: Tensor
 
 
-class SPTCH(AlternatingPasses[HashFeatures, CollaborativeGraph]):
+class SPTCH(MeanFeatures, AlternatingPasses[HashFeatures, CollaborativeGraph]):
     """SPTCH.
 
     Args:
@@ -138,27 +137,14 @@ class SPTCH(AlternatingPasses[HashFeatures, CollaborativeGraph]):
         super().__init__(optimizer, evaluation, graph_lr, clip_norm)
         if variant not in get_args(Variant):
             raise ConfigError(f"model.variant is '{variant}'; {nearest(variant, get_args(Variant))}")
-        if code_length < 1:
-            raise ConfigError(f"model.code_length is {code_length}; a code has at least 1 bit")
         if width % max(1, heads) or heads < 1:
             raise ConfigError(f"model.heads is {heads}; it must divide model.width, {width}")
-        for name, share in (("video_share", video_share), ("dropped", dropped)):
-            if not 0 <= share <= 1:
-                raise ConfigError(f"model.{name} is {share}; it is a share, from 0 to 1")
+        check_shares(video_share=video_share, dropped=dropped)
         if temperature <= 0:
             raise ConfigError(f"model.temperature is {temperature}; contrasts are divided by it: above 0")
-        for name, frozen, wanted in (
-            ("video_encoder", video_encoder.freeze, True),
-            ("text_encoder", text_encoder.freeze, True),
-            ("text_hash_encoder", text_hash_encoder.freeze, False),
-        ):
-            if frozen != wanted:
-                raise ConfigError(
-                    f"model.{name}.freeze is {frozen}; the graph is computed once from the frozen encoders, and the "
-                    f"hash functions train: set it to {str(wanted).lower()}"
-                )
-        self.video_encoder, self.text_encoder, self.text_hash_encoder = video_encoder, text_encoder, text_hash_encoder
-        self.code_length, self.variant = code_length, variant
+        self.take_encoders(video_encoder, text_encoder, code_length)
+        check_freeze("text_hash_encoder", text_hash_encoder, False)
+        self.text_hash_encoder, self.variant = text_hash_encoder, variant
         self.video_share, self.dropped = video_share, dropped
         self.neighbour_weight, self.quantisation_weight = neighbour_weight, quantisation_weight
         self.code_weight, self.similarity_weight, self.temperature = code_weight, similarity_weight, temperature
@@ -171,30 +157,9 @@ class SPTCH(AlternatingPasses[HashFeatures, CollaborativeGraph]):
                 AGGREGATION.get(variant, "joint"),
             )  # fmt: skip
 
-    def frozen_text(self) -> Frozen[TextInput]:
-        """X^t, a text's mean token feature as its only row."""
-        return Frozen(self.text_encoder, self._mean_token, f"mean of tokens, {self.text_encoder.fingerprint()}")
-
-    def _mean_token(self, text: TextInput) -> Tensor:
-        tokens = self.text_encoder.encode_tokens(text.tokens, text.token_mask)
-        return masked_mean(tokens, text.token_mask)[:, None]  # (T, 1, F)
-
-    @torch.no_grad()
-    def _frame_features(self, video: VideoInput) -> Tensor:
-        return frame_features(self.video_encoder, video)
-
-    def video_source(self, video: VideoInput) -> Tensor:
-        """X^v, a video's mean frame feature."""
-        return masked_mean(self._frame_features(video), video.frame_mask)
-
-    @torch.no_grad()
-    def text_source(self, text: TextInput) -> Tensor:
-        """X^t, a text's mean token feature."""
-        return (text.features if text.has_features else self._mean_token(text))[:, 0]
-
     def encode_video(self, video: VideoInput) -> HashFeatures:
         """Codes of videos, and X^v."""
-        frames = self._frame_features(video)
+        frames = self.frames_of(video)
         return _features(self.video_hash(frames, video.frame_mask), masked_mean(frames, video.frame_mask))
 
     def encode_text(self, text: TextInput) -> HashFeatures:
@@ -225,10 +190,6 @@ class SPTCH(AlternatingPasses[HashFeatures, CollaborativeGraph]):
             replace(texts, augmented=self._in_chunks(self._text_codes, other.text).logits),
             replace(videos, augmented=self._in_chunks(self.encode_video, other.video).logits),
         )
-
-    def score(self, texts: HashFeatures, videos: HashFeatures) -> Tensor:
-        """Inner products of the codes, K - 2 x Hamming distance; (T, V)."""
-        return texts.codes.float() @ videos.codes.float().T
 
     def networks(self) -> tuple[GraphNetwork | None, nn.Module]:
         """G and F; the variant `bin` has no G."""
@@ -270,23 +231,12 @@ class SPTCH(AlternatingPasses[HashFeatures, CollaborativeGraph]):
             losses["inter_modal"] = inter_modal_contrast(*views, self.temperature, video_index)  # Eq. 13
             losses["intra_modal"] = intra_modal_contrast(*views, self.temperature, video_index)  # Eq. 13
         if self.graph_network is not None:
-            codes = self._learned_codes(graph, rows, similarity)
+            codes = self.graph_network.settled_codes(graph.video_features[rows], graph.text_features[rows], similarity)
             losses["code"] = self.code_weight * code_regression(codes, videos.real, texts.real)  # Eq. 16
         if self.variant != "sim":
             preserved = neighbourhood_preservation(similarity, videos.logits, texts.logits)
             losses["similarity"] = self.similarity_weight * preserved  # Eq. 16
         return losses
-
-    @torch.no_grad()
-    def _learned_codes(self, graph: CollaborativeGraph, rows: Tensor, similarity: Tensor) -> Tensor:
-        """B (B, K) of G as it stands, which stays as it is."""
-        network = self.graph_network
-        assert network is not None
-        training = network.training
-        network.eval()
-        codes = network(graph.video_features[rows], graph.text_features[rows], similarity).codes
-        network.train(training)
-        return codes
 
 
 _NO_SECOND_VIEW = (

@@ -38,14 +38,14 @@ def dual_softmax(scores: ArrayLike, temperature: float, direction: str, chunk: i
         (T, V), float32 unless the scores are wider.
 
     Raises:
-        ValueError: an unknown direction, a temperature that is not positive, or scores that are no matrix.
+        ValueError: an unknown direction, a temperature that is not positive and finite, or scores that are no matrix.
         ScoreError: a score is not finite.
     """
     matrix = as_scores(scores)
     if direction not in ("t2v", "v2t"):
         raise ValueError(f"direction must be t2v or v2t, got {direction!r}")
-    if not temperature > 0:
-        raise ValueError(f"the temperature of dual softmax must be positive, got {temperature}")
+    if not 0 < temperature < float("inf"):
+        raise ValueError(f"the temperature of dual softmax must be positive and finite, got {temperature}")
     require_finite(matrix, chunk)
     by_item = matrix.T if direction == "t2v" else matrix  # (items, queries)
     adjusted = torch.empty_like(by_item, dtype=widen(matrix[:1]).dtype)
@@ -79,14 +79,14 @@ def qb_norm(scores: ArrayLike, bank_scores: ArrayLike, beta: float, chunk: int =
         (T, V), float32 unless the scores are wider.
 
     Raises:
-        ValueError: the bank has other videos or no queries, or beta is not positive.
+        ValueError: the bank has other videos or no queries, or beta is not positive and finite.
         ScoreError: a score is not finite.
     """
     matrix, bank = as_scores(scores), as_scores(bank_scores, "bank_scores")
     if bank.shape[1] != matrix.shape[1]:
         raise ValueError(f"the bank scores {bank.shape[1]} videos, the queries {matrix.shape[1]}; give both the same")
-    if not beta > 0:
-        raise ValueError(f"beta of QB-Norm must be positive, got {beta}")
+    if not 0 < beta < float("inf"):
+        raise ValueError(f"beta of QB-Norm must be positive and finite, got {beta}")
     require_finite(matrix, chunk)
     require_finite(bank, chunk, "bank query")
     activated = torch.zeros(bank.shape[1], dtype=torch.bool, device=bank.device)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tvr_lightning.errors import ScoreError
 from tvr_lightning.metrics.matrix import CHUNK, as_scores, chunks, require_finite, widen
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def sinkhorn_biases(
         (N,) float64.
 
     Raises:
-        ValueError: an empty bank, a temperature that is not positive, or no round.
+        ValueError: an empty bank, a temperature that is not positive and finite, or no round.
         ScoreError: a score is not finite.
 
     >>> bank = torch.tensor([[5.0, 1.0], [4.0, 3.0]])  # everyone likes the first
@@ -80,9 +81,8 @@ def sinkhorn_single_query(
         (Q, N), float32 unless the scores are wider.
 
     Raises:
-        ValueError: as `sinkhorn_biases`; the bank has other items; or a score lies so many temperatures above the
-            bank's that no number holds it.
-        ScoreError: a score is not finite.
+        ValueError: as `sinkhorn_biases`, or the bank has other items.
+        ScoreError: a score is not finite, or lies so many temperatures above the bank's that no number holds it.
 
     >>> scores = torch.tensor([[2.0, 1.9], [1.0, 1.9]])
     >>> sinkhorn_single_query(scores, torch.tensor([[5.0, 1.0], [4.0, 3.0]])).argmax(1).tolist()
@@ -100,8 +100,9 @@ def sinkhorn_single_query(
     for part in chunks(len(matrix), max(items, 1), chunk):
         own = matrix[part].double() / temperature + columns  # (q, N)
         if float(own.max()) > FARTHEST:
-            raise ValueError(
-                f"a query's score lies {float(own.max()):.0f} temperatures of Sinkhorn above the bank's; raise it"
+            raise ScoreError(
+                f"a query's score lies {float(own.max()):.0f} temperatures of Sinkhorn above the bank's, more than any "
+                f"number holds the exponential of: the temperature of {temperature:g} is too low for these scores"
             )
         kernel = own.softmax(1).T  # (N, q), the query's own row after that round
         b = -F.softplus(own).T  # its logarithm, relative to `columns`
@@ -119,8 +120,8 @@ def sinkhorn_single_query(
 
 def _checked(bank_scores: ArrayLike, temperature: float, rounds: int, chunk: int) -> Tensor:
     bank = as_scores(bank_scores, "bank_scores").cpu()
-    if not temperature > 0:
-        raise ValueError(f"the temperature of Sinkhorn must be positive, got {temperature}")
+    if not 0 < temperature < float("inf"):
+        raise ValueError(f"the temperature of Sinkhorn must be positive and finite, got {temperature}")
     if rounds < 1:
         raise ValueError(f"Sinkhorn takes 1 round or more, got {rounds}")
     require_finite(bank, chunk, "bank query", "item")

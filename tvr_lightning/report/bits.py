@@ -13,6 +13,7 @@ from tvr_lightning.names import HASH_BASELINES
 from tvr_lightning.report.columns import figure
 from tvr_lightning.report.comparison import Comparison
 from tvr_lightning.report.groups import database_of
+from tvr_lightning.report.pr_curves import short
 from tvr_lightning.run.results import DIRECTIONS, Run
 
 if TYPE_CHECKING:
@@ -42,11 +43,16 @@ def bits_lines(runs: Sequence[Run], direction: str) -> list[BitsLine]:
         direction: `t2v` or `v2t`.
     """
     lines: dict[tuple[bool, str], tuple[str, dict[int, list[float]]]] = {}
+    several = len({run.test_set for run in runs if run.content.get("hashing")}) > 1
 
     for run in (r for r in runs if r.content.get("hashing")):
         bits, database = run.content["hashing"]["bits"], database_of(run)
-        where = f", database {database[0]}" + (f" ({'; '.join(run.marks)})" if run.marks else "")
-        name = str(run.content["experiment"]).removesuffix(f"_{bits}")
+        where = (
+            f", {run.test_set}" * several
+            + f", database {database[0]}"
+            + (f" ({'; '.join(run.marks)})" if run.marks else "")
+        )
+        name = short(str(run.content["experiment"]).removesuffix(f"_{bits}"))
         found = [(True, run.settings("experiment", "code_length"), name, f"hash/{direction}/mAP")]
         for kind in HASH_BASELINES:
             found.append((False, f"{kind} {run.marks}", f"{kind}, {run.test_set}", f"hash/{kind}/{direction}/mAP"))
@@ -56,6 +62,27 @@ def bits_lines(runs: Sequence[Run], direction: str) -> list[BitsLine]:
                 lines.setdefault(line, (name + where, {}))[1].setdefault(bits, []).append(value)
     ordered = sorted(lines.items(), key=lambda line: not line[0][0])
     return [BitsLine(name, dict(sorted(points.items())), learned) for (learned, _), (name, points) in ordered]
+
+
+def bits_table(runs: Sequence[Run]) -> list[tuple[str, ...]]:
+    """The mAP of methods in rows, of code lengths in columns, each direction after the other; a head before the rows.
+
+    Returns:
+        Nothing where no method has two code lengths. A figure over several seeds is their mean and deviation.
+    """
+    lines = {direction: bits_lines(runs, direction) for direction in DIRECTIONS}
+    if all(len(line.points) < 2 for found in lines.values() for line in found if line.learned):
+        return []
+    lengths = sorted({bits for found in lines.values() for line in found for bits in line.points})
+    heads = [f"{direction} {bits}" for direction in DIRECTIONS for bits in lengths]
+    rows: dict[str, list[str]] = {}
+    for direction, found in lines.items():
+        for line in found:
+            own = rows.setdefault(line.name, ["-"] * len(heads))
+            for bits, values in line.points.items():
+                spread = f" ±{stdev(values):.1f}" if len(values) > 1 else ""
+                own[heads.index(f"{direction} {bits}")] = f"{fmean(values):.1f}{spread}"
+    return [("hash/mAP by bits", *heads), *((name, *cells) for name, cells in rows.items())]
 
 
 def draw_bits(comparison: Comparison) -> Figure:
@@ -69,7 +96,7 @@ def draw_bits(comparison: Comparison) -> Figure:
     runs = comparison.runs
     if not any(run.content.get("hashing") for run in runs):
         raise NothingToDraw("no run has hashing metrics: the methods make no codes, or the dataset has no class labels")
-    figure = Figure(figsize=(10.0, 4.2), dpi=110, layout="constrained")
+    figure = Figure(figsize=(10.0, 4.8), dpi=110, layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     for axes, (direction, title) in zip(panels, DIRECTIONS.items(), strict=True):
         lengths: set[int] = set()
@@ -83,8 +110,9 @@ def draw_bits(comparison: Comparison) -> Figure:
             lengths |= set(line.points)
         axes.set_xscale("log", base=2)
         axes.set_xticks(sorted(lengths), [str(n) for n in sorted(lengths)])
-        axes.set(xlabel="bits", title=title, ylim=(0, None))
+        axes.set(xlabel="bits", title=title)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("mAP, %")
-    panels[1].legend(fontsize=7)
+    panels[0].set_ylim(0, None)  # of both, once both are drawn
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=7)
     return figure

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tvr_lightning.errors import NothingToDraw
+from tvr_lightning.errors import NothingToDraw, RunError
 from tvr_lightning.report.comparison import Comparison
-from tvr_lightning.report.pr_curves import name_of_codes
+from tvr_lightning.report.pr_curves import names_of_codes
 from tvr_lightning.run.results import Run
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ def codes_by_class(run: Run) -> list[Tensor]:
     if not (run.path / CODES).is_file():
         raise NothingToDraw(f"{run.path} has no {CODES}; make it with: tvr encode {run.path} --split test")
     parts = load_codes(run.path / CODES).values()
+    if len(lengths := {part.bits for part in parts}) > 1:
+        raise RunError(f"{run.path / CODES} holds codes of {sorted(lengths)} bits; make it anew with `tvr encode`")
     found: dict[int, list[Tensor]] = {}
     for part in parts:
         for code, labels in zip(part.signs.float(), part.labels, strict=False):
@@ -55,7 +57,7 @@ def draw_code_clouds(comparison: Comparison) -> Figure:
         raise NothingToDraw(f"{len(runs)} runs have codes; a picture holds {MOST} at most: name them")
     if not can_draw_clouds():
         raise NothingToDraw(f"no picture of codes: {NO_TSNE}")
-    clouds = {name_of_codes(run, True): codes_by_class(run) for run in runs}
+    clouds = {name: codes_by_class(run) for name, run in zip(names_of_codes(runs), runs, strict=True)}
     for name, classes in clouds.items():
         if sum(map(len, classes)) < FEWEST:
             raise NothingToDraw(f"{name}: fewer than {FEWEST} test items have exactly one label, too few for a picture")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from tvr_lightning.errors import NothingToDraw
 from tvr_lightning.methods.views import Parts
 
 if TYPE_CHECKING:
@@ -104,6 +105,8 @@ def draw_clouds(
     panels = figure.subplots(1, len(clouds), squeeze=False)[0]
     for axes, (name, pairs) in zip(panels, clouds.items(), strict=True):
         vectors = torch.cat(list(pairs)).numpy()
+        if not vectors.std(0).any():  # t-SNE ends the process
+            raise NothingToDraw(f"{name}: all {len(vectors)} vectors are the same, there is nothing to arrange")
         whose = torch.repeat_interleave(torch.arange(len(pairs)), torch.tensor([len(x) for x in pairs])).numpy()
         arrange = manifold.TSNE(2, perplexity=min(30.0, (len(vectors) - 1) / 3), init="pca", random_state=0)
         places = arrange.fit_transform(vectors)
@@ -112,7 +115,7 @@ def draw_clouds(
         for number, colour in enumerate(colours):
             own = places[whose == number]
             axes.scatter(own[:, 0], own[:, 1], s=14, color=[colour], marker=markers[number % len(markers)], linewidth=0)
-        axes.set_title(f"{name}: {len(vectors)} of {len(pairs)} {many}", fontsize=10)
+        axes.set_title(f"{name}: {len(vectors)} vectors of {len(pairs)} {many}", fontsize=10)
         axes.set(xticks=[], yticks=[])
     figure.suptitle(f"{title}: t-SNE, a colour and mark a {one}; distances between groups have no unit", fontsize=9)
     return figure

@@ -9,8 +9,10 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from tvr_lightning.data.stores.files import write_csv
+from tvr_lightning.report.bits import bits_table
 from tvr_lightning.report.comparison import Comparison, Row
 from tvr_lightning.report.text import DOWN, UP, Cell, Line, legend, lines_of_blocks
+from tvr_lightning.visible import visible
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -62,6 +64,14 @@ def to_table(comparison: Comparison) -> Table:
             for line in apart:
                 add(line)
         whole.add_row(table)
+    if by_bits := bits_table(comparison.runs):
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+        table.add_column(Text(by_bits[0][0]), overflow="fold", max_width=NAME_WIDTH)
+        for head in by_bits[0][1:]:
+            table.add_column(Text(head), justify="right", no_wrap=True)
+        for row in by_bits[1:]:
+            table.add_row(*map(Text, row))
+        whole.add_row(table)
     whole.add_row(Text("\n".join(legend(comparison)), style="italic"))
     return whole
 
@@ -92,6 +102,9 @@ def to_markdown(comparison: Comparison) -> str:
                 shown = [c if 2 <= i < len(cells) - 1 else _markdown(c) for i, c in enumerate(cells)]
                 out.append("| " + " | ".join(shown) + " |")
         out.append("")
+    if by_bits := bits_table(comparison.runs):
+        head, *rows = map(markdown_row, by_bits)
+        out += [head, "|---|" + "---:|" * (len(by_bits[0]) - 1), *rows, ""]
     return "\n".join([*out, *(f"{_markdown(line)}  " for line in legend(comparison))]) + "\n"
 
 
@@ -105,7 +118,11 @@ def markdown_row(cells: Iterable[str]) -> str:
 
 
 def _markdown(text: str) -> str:
-    return re.sub(r"([\\|*_`<>\[\]])", r"\\\1", text)
+    return re.sub(r"([\\|*_`<>\[\]])", r"\\\1", _in_a_line(text))
+
+
+def _in_a_line(text: str) -> str:
+    return " ".join(visible(text).split())
 
 
 LATEX = {
@@ -117,7 +134,7 @@ LATEX = {
 
 def latex(text: str) -> str:
     """Escapes what LaTeX reads as its own."""
-    return "".join(LATEX.get(c, c) for c in text)
+    return "".join(LATEX.get(c, c) for c in _in_a_line(text))
 
 
 def to_latex(comparison: Comparison) -> str:
@@ -141,6 +158,10 @@ def to_latex(comparison: Comparison) -> str:
             for line in apart:
                 marks = f" ({'; '.join(line.notes)})" if line.kind == "run" else ""
                 out += _latex_line(line, text, marks)
+        out += [r"\bottomrule", r"\end{tabular}", ""]
+    if by_bits := bits_table(comparison.runs):
+        head, *rows = (" & ".join(map(latex, row)) + r" \\" for row in by_bits)
+        out += [rf"\begin{{tabular}}{{l{'r' * (len(by_bits[0]) - 1)}}}", r"\toprule", head, r"\midrule", *rows]
         out += [r"\bottomrule", r"\end{tabular}", ""]
     return "\n".join(out)
 

@@ -11,6 +11,7 @@ from tvr_lightning.errors import NothingToDraw, few
 from tvr_lightning.report.columns import Column
 from tvr_lightning.report.comparison import Comparison
 from tvr_lightning.report.groups import Group
+from tvr_lightning.report.pr_curves import short
 from tvr_lightning.run.results import NOT_SETTINGS
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def draw_grid(comparison: Comparison) -> Figure:
         axes = figure.add_subplot(1, len(columns), number + 1, projection="3d" if len(axes_of) == 2 else None)
         (_surface if len(axes_of) == 2 else _line)(axes, axes_of, means)
         axes.set_title(f"{column.over} {column.title}".strip(), fontsize=10)
-    figure.suptitle(f"{groups[0].experiment}: {groups[0].first.test_set}", fontsize=9)
+    figure.suptitle(f"{short(groups[0].experiment)}: {groups[0].first.test_set}", fontsize=9)
     return figure
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tvr_lightning.errors import RunError
 from tvr_lightning.report.columns import figure
-from tvr_lightning.run.query_values import read_values
+from tvr_lightning.run.query_values import check_left_out, read_values
 from tvr_lightning.run.results import Run, StoredRanks, leaky_prefix, read_ranks
 
 if TYPE_CHECKING:
@@ -155,6 +155,8 @@ def difference(group: Group, baseline: Group) -> dict[str, PairedDifference]:
 
 
 def _of_values(group: Group, baseline: Group) -> dict[str, PairedDifference]:
+    import torch
+
     from tvr_lightning.metrics.bootstrap import paired_means
 
     same_database = database_of(group.first) == database_of(baseline.first)
@@ -163,6 +165,7 @@ def _of_values(group: Group, baseline: Group) -> dict[str, PairedDifference]:
         other_queries, others = baseline.query_values.get(name, ((), None))
         if others is None or queries != other_queries or not (same_database or not name.startswith("hash/")):
             continue
+        check_left_out(f"{group.name} and {baseline.name}, {name}", torch.cat([values, others]))
         found[name] = paired_means(values, others, _units([video for _, video in queries]))
     return found
 

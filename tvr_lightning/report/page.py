@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -21,11 +20,12 @@ from tvr_lightning.names import METRICS, RANKS
 from tvr_lightning.report import charts, text
 from tvr_lightning.report.bits import bits_lines
 from tvr_lightning.report.comparison import Block, Comparison
-from tvr_lightning.report.plots import PLOTS
-from tvr_lightning.report.pr_curves import name_of_codes, read_pr_curve
+from tvr_lightning.report.plots import PLOTS, draw_plot
+from tvr_lightning.report.pr_curves import names_of_codes, read_pr_curve
 from tvr_lightning.run.curves import CURVES, read_curves
 from tvr_lightning.run.gallery import FRAMES, GALLERY, Gallery, num_frames, rank_histogram, read_gallery
-from tvr_lightning.run.results import DIRECTIONS, Run, read_columns
+from tvr_lightning.run.reading import read_columns
+from tvr_lightning.run.results import DIRECTIONS, Run
 from tvr_lightning.visible import visible
 
 MAX_RUNS = 24  # with curves, ranks and queries; the tables hold all
@@ -179,9 +179,10 @@ def _charts(runs: Sequence[Shown]) -> list[tuple[str, Markup]]:
 def _code_charts(block: Block, shown: set[Path]) -> Iterator[tuple[str, Markup]]:
     """Precision over recall of the codes of the runs that are shown."""
     rows = [(i, run) for i, row in enumerate(block.rows) for run in row.group.runs]
-    curves = [(i, run, read_pr_curve(run)) for i, run in rows if run.path in shown]
+    kept = [(i, run, found) for i, run in rows if run.path in shown and (found := read_pr_curve(run))]
+    names = names_of_codes([run for _, run, _ in kept])
     for direction, title in DIRECTIONS.items():
-        lines = [charts.Line(name_of_codes(run, True), i, found[direction]) for i, run, found in curves if found]
+        lines = [charts.Line(name, i, x[direction]) for name, (i, _, x) in zip(names, kept, strict=True)]
         if lines:
             yield (
                 f"precision over recall, {title}",
@@ -194,12 +195,11 @@ def _figures(block: Block, comparison: Comparison) -> Iterator[tuple[str, str]]:
     lengths = [line.points for d in DIRECTIONS for line in bits_lines([r for x in block.rows for r in x.group.runs], d)]
     names = [*(["bits"] if any(len(points) > 1 for points in lengths) else []), "tsne", "grid"]
     for name in names:
-        content = io.BytesIO()
         try:
-            PLOTS[name].draw(replace(comparison, blocks=(block,))).savefig(content, format="png")
+            png = draw_plot(name, replace(comparison, blocks=(block,)))
         except NothingToDraw:
             continue  # runs that are no grid, or have no codes: the page shows what there is
-        yield PLOTS[name].what, base64.b64encode(content.getvalue()).decode()
+        yield PLOTS[name].what, base64.b64encode(png).decode()
 
 
 def _histogram(run: Run) -> Markup | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from tvr_lightning.data.stores.files import atomic_write
+from tvr_lightning.errors import RunError
 from tvr_lightning.report.bits import draw_bits
 from tvr_lightning.report.code_clouds import draw_code_clouds
 from tvr_lightning.report.comparison import Comparison
@@ -39,20 +41,36 @@ PLOTS: Mapping[str, Plot] = {
 }
 
 
-def write_plot(name: str, comparison: Comparison, folder: Path) -> Path:
-    """Draws a picture into a PNG file, atomically.
+def draw_plot(name: str, comparison: Comparison) -> bytes:
+    """Draws a picture as a PNG file's bytes.
 
     Args:
         name: of `PLOTS`.
         comparison: the runs.
-        folder: where it goes.
 
     Raises:
         NothingToDraw: the runs lack what it shows.
-        RunError: their files are damaged, or the picture cannot be written.
+        RunError: their files are damaged.
     """
-    plot = PLOTS[name]
-    figure = plot.draw(comparison)
-    with atomic_write(folder / plot.file) as temporary:
-        figure.savefig(temporary, format="png")
-    return folder / plot.file
+    import matplotlib
+
+    content = io.BytesIO()
+    with matplotlib.rc_context({"text.parse_math": False}):  # a run's name is no formula
+        PLOTS[name].draw(comparison).savefig(content, format="png")
+    return content.getvalue()
+
+
+def write_plot(name: str, comparison: Comparison, folder: Path) -> Path:
+    """Draws a picture into a PNG file, atomically; see `draw_plot`.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    content = draw_plot(name, comparison)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot make the folder {folder}: {error.strerror}") from error
+    with atomic_write(folder / PLOTS[name].file) as temporary:
+        temporary.write_bytes(content)
+    return folder / PLOTS[name].file

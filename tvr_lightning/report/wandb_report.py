@@ -16,7 +16,7 @@ from tvr_lightning.run.results import DIRECTIONS
 TITLE = "Text-video retrieval runs"
 PACKAGE = "wandb_workspaces"
 CURVES = ("train/loss", "val/SumR", "val/t2v/R@1", "val/v2t/R@1")
-TABLES = ("gallery/queries", "gallery/worst", "gallery/metrics")
+TABLES = ("gallery/queries", "gallery/answers", "gallery/worst", "gallery/metrics")
 
 
 def write_report(comparison: Comparison) -> str:

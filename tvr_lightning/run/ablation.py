@@ -87,6 +87,7 @@ def read_grid(file: Path, base: str | None = None, overrides: Sequence[str] = ()
     constants = {name: text for name, text in settings.items() if name not in NO_CHANGE}
     constants |= {_short(name): _text(values[0]) for name, values in axes.items() if name not in varied}
     points: dict[str, Point] = {}
+    home = read_arguments(("--config", experiment, *shared))[0].get("experiment")
     for values in itertools.product(*axes.values()):
         point = dict(zip(axes, values, strict=True))
         words = ("--config", experiment, *shared, *(f"--{name}={_text(value)}" for name, value in point.items()))
@@ -95,6 +96,8 @@ def read_grid(file: Path, base: str | None = None, overrides: Sequence[str] = ()
             raise ConfigError(f"{flags[0]} is for one run: tvr fit --config {experiment} {flags[0]}")
         if "model" not in config:
             raise ConfigError(f"{experiment} is no experiment: it names no model")
+        if config["experiment"] != home:  # by what varies: one grid has one home
+            words, config["experiment"] = (*words, f"--experiment={home}"), home
         name = _name({key: point[key] for key in varied}, constants)
         if name in points:
             raise ConfigError(f"{file}: two points would both be called {name}; their values differ in signs only")

@@ -25,7 +25,7 @@ from tvr_lightning.errors import CheckpointError, ConfigError, RunError, few
 from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.names import BEST, CHECKPOINTS, CONFIG, LAST, METRICS
 from tvr_lightning.run.callbacks.guard import not_finite
-from tvr_lightning.run.released import is_released
+from tvr_lightning.run.released import TAKES, check_weights, is_released
 from tvr_lightning.visible import say_once
 
 # what may differ in a run that goes on: where things lie and how often they are kept, nothing that a result depends on
@@ -68,15 +68,26 @@ def _elsewhere(path: Path, home: Path) -> str:
     folder = path.parent.parent
     if path.parent.name == CHECKPOINTS and (folder / CONFIG).is_file() and not path.parent.is_dir():
         config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
-        if isinstance(config, Mapping) and config.get("ckpt_path"):
-            return f"{folder} only evaluated the weights {config['ckpt_path']}: give those"
+        evaluated = isinstance(config, Mapping) and (config.get("ckpt_path") or config.get("weights"))
+        if evaluated:
+            return f"{folder} only evaluated the weights {evaluated}: give those"
     if len(path.parts) == 1 and not path.suffix and (meant := difflib.get_close_matches(path.name, ("best", "last"))):
         return f"did you mean {meant[0]}?"
-    # a folder of runs that the path names goes before the experiment's own
-    named = folder.parent if path.parent.name == CHECKPOINTS else path.parent
-    homes = [x for x in (named, home) if any(x.glob(f"*/{CHECKPOINTS}/*.ckpt"))]
-    near = [str(p) for x in homes[:1] for p in reversed(_newest(x.glob(f"*/{CHECKPOINTS}/*.ckpt")))]
+    near = _near(path, home)
     return f"there is {few(near, 3)}" if near else "train first"
+
+
+def _beside(path: Path, home: Path) -> str:
+    """Checkpoints that may be meant by a path that is not there, in brackets; empty where there are none."""
+    near = _near(path, home)
+    return f" (there is {few(near, 3)})" if near else ""
+
+
+def _near(path: Path, home: Path) -> list[str]:
+    # a folder of runs that the path names goes before the experiment's own
+    named = path.parents[2] if path.parent.name == CHECKPOINTS and len(path.parents) > 2 else path.parent
+    homes = [x for x in (named, home) if any(x.glob(f"*/{CHECKPOINTS}/*.ckpt"))]
+    return [str(p) for x in homes[:1] for p in reversed(_newest(x.glob(f"*/{CHECKPOINTS}/*.ckpt")))]
 
 
 def has_weights(home: Path) -> bool:
@@ -92,10 +103,18 @@ def find_weights(home: Path, wanted: str) -> Path:
     """The checkpoint that `--weights` means: of a run, as `find_checkpoint` has it, or of a method's released code.
 
     Raises:
-        CheckpointError: there is none, or it is damaged.
+        CheckpointError: there is none, it is damaged, or holds something else.
     """
     path = Path(wanted)
-    return path if path.is_file() and is_released(path) else find_checkpoint(home, wanted)
+    if wanted in ("last", "best") or (path.is_dir() and (path / CONFIG).is_file()):
+        return find_checkpoint(home, wanted)
+    if not path.exists():
+        raise CheckpointError(f"--weights={wanted}: there is no such file or run{_beside(path, home)}. {TAKES}")
+    if not path.is_file():
+        what = "a folder, but no run's" if path.is_dir() else "a pipe or a device, no file"
+        raise CheckpointError(f"--weights={wanted} is {what}. {TAKES}")
+    check_weights(path)
+    return path
 
 
 def encoders_of(path: Path) -> AbstractContextManager[None]:

@@ -24,7 +24,8 @@ def encode_run(
     Args:
         path: the run's folder.
         split: whose captions and videos.
-        out: the file; `codes.npz` in the run's folder when None.
+        out: the file; when None `codes.npz` in the run's folder, which a test keeps too, of another split
+            `codes_train.npz` or `codes_validation.npz`.
         trust: see `load_run`.
 
     Returns:
@@ -36,7 +37,8 @@ def encode_run(
         CheckpointError: no readable weights, or the tokeniser is another than they were trained with.
         DataError: the split is incomplete.
     """
-    target = path / CODES if out is None else out
+    own = CODES if split == "test" else f"{Path(CODES).stem}_{split}{Path(CODES).suffix}"
+    target = path / own if out is None else out
     check_room(target)
     prepared = prepare_split(path, split, trust)
     model, chosen = prepared.model, prepared.split

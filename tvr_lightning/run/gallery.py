@@ -8,14 +8,14 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tvr_lightning.data.stores.files import write_json
-from tvr_lightning.errors import DecodeError, RunError
+from tvr_lightning.errors import DecodeError
+from tvr_lightning.run.reading import LARGEST, damaged, read_json
 from tvr_lightning.run.results import caption_id
 
 if TYPE_CHECKING:
@@ -250,8 +250,8 @@ def read_gallery(path: Path) -> Gallery | None:
     """
     if not path.is_file():
         return None
+    content = read_json(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
         pictures = {
             str(v): None if text is None else base64.b64decode(text, validate=True)
             for v, text in content["thumbnails"].items()
@@ -262,12 +262,12 @@ def read_gallery(path: Path) -> Gallery | None:
             _read_rows(content["queries"]), _read_rows(content["worst"]), pictures,
             tuple(_read_answer(answer) for answer in content.get("answers", ())), bool(content.get("by_label")),
         )  # fmt: skip
-    except (ValueError, KeyError, TypeError, AttributeError, binascii.Error) as error:
-        raise RunError(f"{path} is damaged ({error}); remove it, or test the run again") from None
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, binascii.Error) as error:
+        raise damaged(path, error) from None
     shown = {v for q in (*gallery.queries, *gallery.worst) for v in (q.video, *q.top)}
     unknown = (shown | {answer.video for answer in gallery.answers}) - pictures.keys()
     if unknown:
-        raise RunError(f"{path} is damaged (no picture of {sorted(unknown)[0]}); remove it, or test the run again")
+        raise damaged(path, f"no picture of {sorted(unknown)[0]}")
     return gallery
 
 
@@ -280,12 +280,19 @@ def _read_row(row: Mapping[str, Any]) -> Query:
     right = [v == video for v in top] if "right" not in row else [bool(x) for x in _list(row, "right")]
     if len(right) != len(top):
         raise ValueError(f"{row['query']} has {len(top)} videos and {len(right)} verdicts")
-    return Query(str(row["query"]), str(row["caption"]), video, float(row["rank"]), top, tuple(right))
+    return Query(str(row["query"]), str(row["caption"]), video, _rank(row), top, tuple(right))
 
 
 def _read_answer(row: Mapping[str, Any]) -> Answer:
     captions = tuple((str(name), str(text), bool(right)) for name, text, right in _list(row, "captions"))
-    return Answer(str(row["video"]), float(row["rank"]), captions)
+    return Answer(str(row["video"]), _rank(row), captions)
+
+
+def _rank(row: Mapping[str, Any]) -> float:
+    rank = row["rank"]
+    if not isinstance(rank, int | float) or not 1 <= rank <= LARGEST:
+        raise ValueError(f"the rank of {row.get('query', row.get('video'))} is {rank!r}")
+    return float(rank)
 
 
 def _list(row: Mapping[str, Any], name: str) -> list[Any]:

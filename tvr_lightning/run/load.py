@@ -17,7 +17,7 @@ from tvr_lightning.errors import ConfigError
 from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.names import CONFIG
 from tvr_lightning.run.build import build_cli, resolved_config
-from tvr_lightning.run.checkpoints import find_weights, restore, run_of
+from tvr_lightning.run.checkpoints import find_checkpoint, find_weights, restore, run_of
 from tvr_lightning.run.released import released_of
 from tvr_lightning.run.starting import start_from, trains
 
@@ -104,7 +104,8 @@ def load_run(path: str | os.PathLike[str], device: str | torch.device | None = N
         experiment.model.to(place).eval()
         return experiment
     released = released_of(folder)
-    checkpoint = find_weights(folder.parent, str(released or Path(path).absolute()))
+    home, wanted = folder.parent, str(released or Path(path).absolute())
+    checkpoint = find_checkpoint(home, wanted) if released is None else find_weights(home, wanted)
     experiment = build(config, checkpoint)
     model = experiment.model
     if released is None:

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tvr_lightning.data.stores.files import atomic_write
+from tvr_lightning.errors import RunError
 from tvr_lightning.names import VALUES
-from tvr_lightning.run.results import caption_id, read_columns
+from tvr_lightning.run.reading import read_columns
+from tvr_lightning.run.results import caption_id
 from tvr_lightning.visible import encodable
 
 if TYPE_CHECKING:
@@ -70,10 +72,26 @@ def read_values(folder: Path) -> Mapping[str, StoredValues]:
     rows = defaultdict(list)
     for metric, query, video, value in zip(*columns.values(), strict=True):
         rows[metric].append((query, video, value))
-    return {
-        metric: StoredValues(
-            tuple((query, video) for query, video, _ in sorted(found)),
-            torch.tensor([value for _, _, value in sorted(found)], dtype=torch.float64),
-        )
-        for metric, found in rows.items()
-    }
+    kept = {}
+    for metric, found in rows.items():
+        found.sort(key=lambda row: row[:2])  # NaN has no order
+        queries = tuple((query, video) for query, video, _ in found)
+        kept[metric] = StoredValues(queries, torch.tensor([value for _, _, value in found], dtype=torch.float64))
+    return kept
+
+
+def check_left_out(names: str, values: Tensor) -> None:
+    """Refuses values of runs that leave out different queries: they cannot be compared query by query.
+
+    Args:
+        names: of the runs and the metric, for the message.
+        values: (S, Q), NaN for queries that are left out.
+
+    Raises:
+        RunError: some runs have a value where others have none, or none has any.
+    """
+    unknown = values.isnan()
+    if bool((unknown.any(0) & ~unknown.all(0)).any()):
+        raise RunError(f"{names}: {VALUES} leave out different queries, they cannot be compared; test the runs again")
+    if bool(unknown.all()):
+        raise RunError(f"{names}: {VALUES} have no value; test the runs again")

@@ -14,6 +14,7 @@ from tvr_lightning.config.options import WHERE_AND_HOW_OFTEN
 from tvr_lightning.data.stores.files import atomic_write
 from tvr_lightning.errors import RunError, nearest
 from tvr_lightning.names import CONFIG, HASH_BASELINES, LEAKY, METRICS, RANKS, RELEASED, UNTRAINED
+from tvr_lightning.run.reading import damaged, misfits, read_columns, read_json, read_settings
 from tvr_lightning.visible import encodable
 
 if TYPE_CHECKING:
@@ -93,27 +94,6 @@ class StoredRanks:
     ranks: Ranks
 
 
-def read_columns(path: Path, columns: Sequence[str]) -> dict[str, list[Any]]:
-    """Reads columns of a Parquet file that a run left.
-
-    Raises:
-        RunError: there is none, or it is damaged.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            # each row has an id of its own: a file that says it has more rows than bytes would fill the memory
-            if (rows := file.metadata.num_rows) > (size := path.stat().st_size):
-                raise pa.ArrowInvalid(f"{rows:,} rows in {size:,} bytes")
-            return file.read(columns=list(columns)).to_pydict()
-    except FileNotFoundError:
-        raise RunError(f"{path.parent} has no {path.name}; test the run again") from None
-    except (OSError, pa.ArrowException, KeyError) as error:
-        raise RunError(f"{path} is damaged ({error}); remove it, or test the run again") from None
-
-
 def read_ranks(folder: Path) -> StoredRanks:
     """Reads a run's `ranks.parquet`.
 
@@ -127,6 +107,11 @@ def read_ranks(folder: Path) -> StoredRanks:
     path = folder / RANKS
     columns = ["direction", "query", "video", "greater", "tied_other", "tied_own", "average_precision"]
     rows = read_columns(path, columns)
+    videos_of = {
+        d: {v for own, v in zip(rows["direction"], rows["video"], strict=True) if own == d} for d in DIRECTIONS
+    }
+    if set(rows["direction"]) != set(DIRECTIONS) or videos_of["t2v"] != videos_of["v2t"]:
+        raise damaged(path, "its two directions are not t2v and v2t over the same videos")
     keys = list(zip(rows["direction"], rows["query"], rows["video"], strict=True))
     order = sorted(range(len(keys)), key=keys.__getitem__)
     video = {name: i for i, name in enumerate(sorted(set(rows["video"])))}
@@ -161,17 +146,8 @@ class Run:
 
     @cached_property
     def config(self) -> Mapping[str, Any]:
-        """The resolved configuration; empty where the folder has none."""
-        import yaml
-
-        file = self.path / CONFIG
-        try:
-            content = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return {}
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise RunError(f"{file} is damaged ({' '.join(str(error).split())})") from None
-        return content if isinstance(content, dict) else {}
+        """The resolved configuration, as JSON has it; empty where the folder has none."""
+        return read_settings(self.path / CONFIG)
 
     @property
     def leaky(self) -> bool:
@@ -308,12 +284,12 @@ def read_run(path: Path) -> Run:
     file = path / METRICS
     if not file.is_file():
         raise RunError(f"{path}: no {METRICS}; the run did not finish a test, or this is no run folder")
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise RunError(f"{file} is damaged ({error}); test the run again: make eval EXP=... CKPT={path}") from None
+    again = f"test the run again: make eval EXP=... CKPT={path}"
+    content = read_json(file, again)
     if not isinstance(content, dict) or not content.keys() >= REQUIRED:
         raise RunError(f"{file} is not a run's result, or of another version; test the run again")
+    if wrong := next(misfits(content), None):
+        raise damaged(file, wrong, again)
     return Run(path, content)
 
 

@@ -134,6 +134,11 @@ def test_offline_run_read_back(logged: Path) -> None:
         assert [c["caption"].split()[0] for c in row[4:]] == list(query.top)
         assert [c["caption"].endswith("(correct)") for c in row[4:]] == [v == query.video for v in query.top]
         assert all(staged[c["path"]].read_bytes()[:4] == b"\x89PNG" for c in row[3:])
+    answers = table("gallery/answers")["data"]
+    assert [row[1] for row in answers] == [answer.rank for answer in gallery.answers]
+    for row, answer in zip(answers, gallery.answers, strict=True):
+        assert row[2:] == [text + (" (correct)" if right else "") for _, text, right in answer.captions]
+        assert any(right for _, _, right in answer.captions) == (answer.rank <= 5)
     assert [r[0] for r in table("gallery/worst")["data"]] == [q.query for q in gallery.worst]
     figures = {r[0]: r[1:] for r in table("gallery/metrics")["data"]}
     assert figures["test/t2v/R@1"] == [content["metrics"]["test/t2v/R@1"], low, high]

@@ -83,12 +83,16 @@ class CollaborativeGraph:
             (B, B) in the dtype of the features.
         """
         similarity = self._similarity(rows, rows)
-        if not self.processed:
-            return similarity.to(self.video_features.dtype)
-        value, column = self._value[rows, None], self._column[rows, None]
-        drop = (similarity < value) | ((similarity == value) & (rows <= column))
+        if self.processed:
+            value, column = self._value[rows, None], self._column[rows, None]
+            drop = (similarity < value) | ((similarity == value) & (rows <= column))
+            similarity = self._process(similarity, drop, rows)
+        return similarity.to(self.video_features.dtype)
+
+    def _process(self, similarity: Tensor, drop: Tensor, rows: Tensor) -> Tensor:
+        """What becomes of the similarities of some items, (B, B), of which some are dropped."""
         similarity = similarity.masked_fill(drop, -1).tanh()  # Eq. 2
-        return ((similarity + similarity.T) / 2).to(self.video_features.dtype)
+        return (similarity + similarity.T) / 2
 
     def _rows(self) -> Iterator[tuple[Tensor, Tensor]]:
         everything = torch.arange(len(self), device=self.video_features.device)

@@ -200,6 +200,15 @@ class GraphNetwork(nn.Module):
         relaxed = self.to_code(torch.cat(parts, 1)).tanh()
         return GraphCodes(of_video, of_text, relaxed, self.decode_video(of_video), self.decode_text(of_text))
 
+    @torch.no_grad()
+    def settled_codes(self, video_features: Tensor, text_features: Tensor, similarity: Tensor) -> Tensor:
+        """B (B, K) of the network as it stands, in evaluation mode; nothing in it changes."""
+        training = self.training
+        self.eval()
+        codes: Tensor = self(video_features, text_features, similarity).codes
+        self.train(training)
+        return codes
+
     def _convolve_both(self, video: Tensor, text: Tensor, similarity: Tensor) -> Tensor:
         """V^j (B, D): the joint graph's convolution of videos and texts, an item's two rows added."""
         count = len(similarity)
@@ -228,18 +237,24 @@ class Encoder(nn.Module):
 class GraphConvolution(nn.Module):
     """ReLU(BN(P x W)) with the propagation matrix P: x (B, D), weights (B, B) -> (B, D).
 
+    Args:
+        width: D.
+        out_width: of what comes out, where that is not D.
+        norm: without it ReLU(P x W), which a single item has too.
+
     >>> GraphConvolution(8)(torch.randn(4, 8), propagation(torch.eye(4))).shape
     torch.Size([4, 8])
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, out_width: int | None = None, norm: bool = True) -> None:
         super().__init__()
-        self.linear = nn.Linear(width, width, bias=False)
-        self.norm = nn.BatchNorm1d(width)
+        self.linear = nn.Linear(width, out_width or width, bias=False)
+        self.norm = nn.BatchNorm1d(out_width or width) if norm else nn.Identity()
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
         """Takes in the neighbours."""
-        return self.norm(weights @ self.linear(x)).relu()  # Eq. 3, Eq. 4
+        taken: Tensor = self.norm(weights @ self.linear(x))
+        return taken.relu()  # Eq. 3, Eq. 4
 
 
 def propagation(similarity: Tensor) -> Tensor:

@@ -145,8 +145,14 @@ def _log_wandb(experiment: Any, gallery: Gallery, result: EvaluationResult, run:
             filled.add_data(q.query, q.caption, q.rank, *images, *[None] * (top - len(q.top)))
         return filled
 
+    answers = wandb.Table(columns=["video", "rank", *(f"top {i + 1}" for i in range(TOP))])
+    for answer in gallery.answers:
+        found = [text + (" (correct)" if right else "") for _, text, right in answer.captions]
+        shown = wandb.Image(picture(gallery, answer.video, False), caption=label(gallery, answer.video, False))
+        answers.add_data(shown, answer.rank, *found, *[None] * (TOP - len(found)))
     logged = {
         "gallery/queries": table(gallery.queries, TOP),
+        "gallery/answers": answers,
         "gallery/worst": table(gallery.worst, FOUND),
         "gallery/metrics": wandb.Table(
             columns=["metric", "value", "low", "high"], data=[list(f) for f in figures(run)]

@@ -1,0 +1,1 @@
+"""What the hashing baselines compute: hash functions of mean features, joint similarities, factorisations."""
