@@ -83,8 +83,8 @@ def test_leakcheck_finds_a_leak_in_it(project: Path) -> None:
 
 
 def test_properties_of_the_method(project: Path) -> None:
-    printed = run(project, "pytest", "-v", "-p", "no:cacheprovider", str(ROOT / "tests/methods/test_properties.py"),
-                  "--experiments", "experiments", "-k", "foo or every_method")  # fmt: skip
+    printed = run(project, "pytest", "-v", "-m", "", "-p", "no:cacheprovider", "--experiments", "experiments",
+                  str(ROOT / "tests/methods/test_properties.py"), "-k", "foo or every_method")  # fmt: skip
     for case in ("[foo]", "[foo-gated_texts=False]", "[foo-backbone.freeze_image=True]"):
         assert f"test_one_batch_can_be_learned{case} PASSED" in printed
 

@@ -22,7 +22,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_forms_agree(script: Any, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(script.REPEATS, "cpu", 1)
     first, *others = script.run_case(script.Case(method, 5, 4, 7, 5, 32), "cpu")
-    assert others or method in ("centerclip", "clip4clip", "mean_pool", "sptch")
+    assert others or method not in script.OWN  # a form of its own is there to be compared
     for row in others:
         assert row["max_abs_diff"] < 1e-3, row  # of scores of up to 100
         assert (row["method"], row["texts"], row["videos"]) == (method, 5, 4)

@@ -89,7 +89,7 @@ class Pairs(Dataset[VideoTextBatch]):
 class Data(LightningDataModule):
     """What a run needs of a data module."""
 
-    dataset, selection, seed, subset = "fake", "last", 0, None
+    dataset, selection, seed, subset, augment = "fake", "last", 0, None, None
     tokenizer = SimpleNamespace(
         vocabulary_size=PIECES, fingerprint=lambda: "fake", vocabulary_fingerprint=lambda: "fake", learned=lambda: None
     )

@@ -28,6 +28,8 @@ from tvr_lightning.types import TextInput, VideoInput, VideoTextBatch
 
 from .method_cases import EXPERIMENTS, cases_of, features, random_text, random_video
 
+LONG = ("test_one_batch_can_be_learned",)  # seconds a case: variants of a method are slow tests
+
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "variant" in metafunc.fixturenames:
@@ -35,7 +37,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         cases = [case for file in files for case in cases_of(file)]
         if "kept" in metafunc.function.__name__:
             cases = [case for case in cases if case.frozen]
-        metafunc.parametrize("variant", cases, indirect=True, ids=str, scope="module")
+        long = metafunc.function.__name__ in LONG
+        marked = [pytest.param(c, marks=pytest.mark.slow) if long and c.argument else c for c in cases]
+        metafunc.parametrize("variant", marked, indirect=True, ids=str, scope="module")
 
 
 @pytest.fixture(scope="module")

@@ -105,16 +105,16 @@ class Service:
         """Looks again and again; what cannot be read is said once, and the state before goes on answering."""
         while True:
             await asyncio.sleep(self.limits.refresh)
-            said = ""
+            stale = said = ""
             try:
                 await self.refresh()
             except TVRError as error:
-                said = str(error)
+                stale = said = str(error)
             except Exception as error:  # whatever it is, the next state may be whole
-                said = "".join(traceback.format_exception(error))
-            if said and said != self.stale:
+                stale, said = repr(error), "".join(traceback.format_exception(error))
+            if stale != self.stale and said:
                 say(f"tvr: the index is answered from as it was: {said}", file=sys.stderr, flush=True)
-            self.stale = said
+            self.stale = stale
 
     async def about(self, request: Request) -> Response:
         """What the page says of the index, and whether it is the one on disk."""

@@ -47,7 +47,9 @@ def read_regular(path: Path, most: int) -> bytes:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "is a device, a pipe or a folder, no regular file")
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise OSError(errno.EFBIG, f"is larger than {most >> 20} MiB")
+        if status.st_size > most:
+            raise OSError(errno.EFBIG, f"is larger than {most >> 20} MiB")
+        content = file.read(status.st_size)  # of `most` bytes Python would take the memory at once
+        if file.read(1):
+            raise OSError(errno.EBUSY, "grew while it was read")
     return content
