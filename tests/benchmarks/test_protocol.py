@@ -1,0 +1,78 @@
+"""The protocol of figures on shapes: what is trained, what is chosen by what, and that it goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tvr_lightning.config.arguments import read_arguments
+from tvr_lightning.errors import TVRError
+from tvr_lightning.run.curves import write_curves
+
+ROOT = Path(__file__).parents[2]
+TABLES = ("retrieval", "hashing")
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    monkeypatch.chdir(ROOT)
+    return import_module("protocol")
+
+
+def finish(folder: Path, validation: float, test: float) -> None:
+    folder.mkdir(parents=True)
+    write_curves(folder / "curves.csv", [{"epoch": 1, "step": 1, "val/SumR": validation}])
+    (folder / "metrics.json").write_text(json.dumps({"metrics": {"test/SumR": test}}))
+
+
+def test_every_row_is_an_experiment_that_composes(script: Any, tmp_path: Path) -> None:
+    protocol = yaml.safe_load(script.PROTOCOL.read_text())
+    rows = list(script.rows_of(protocol, TABLES, tmp_path, script.MOST_POINTS))
+    names = [row.name for row in rows]
+    assert len(set(names)) == len(names) > 40
+    for row in rows:
+        assert 1 <= len(row.grid) <= script.MOST_POINTS
+        for run in (*row.grid, *(run for runs in row.seeds for run in runs)):
+            config = read_arguments(run.words)[0]
+            assert (config["experiment"], config["run_id"]) == (row.name, run.point)
+            assert run.folder == tmp_path / row.name / run.point
+            assert f"s{config['seed_everything']}" in run.point
+
+
+def test_the_validation_split_chooses_whatever_the_test_split_says(script: Any, tmp_path: Path) -> None:
+    protocol = yaml.safe_load(script.PROTOCOL.read_text())
+    row = next(row for row in script.rows_of(protocol, TABLES, tmp_path, 3) if row.name == "xclip_shapes")
+    assert row.chosen() is None
+    for run, validation, test in zip(row.grid, (300.0, 320.0, 310.0), (350.0, 100.0, 400.0), strict=True):
+        finish(run.folder, validation, test)
+    assert row.chosen() == 1
+    assert {run.point.rpartition("-")[0] for run in row.seeds[1]} == {row.grid[1].point.rpartition("-")[0]}
+
+
+def test_a_run_without_validation_cannot_be_chosen(script: Any, tmp_path: Path) -> None:
+    finish(tmp_path / "a", 1.0, 1.0)
+    write_curves(tmp_path / "a" / "curves.csv", [{"epoch": 1, "step": 1}])
+    with pytest.raises(TVRError, match="kept no val/SumR"):
+        script.best_validation(tmp_path / "a")
+
+
+def test_what_is_finished_is_not_made_again(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    monkeypatch.setattr(script.subprocess, "call", lambda words, **_: made.append(words) or 1)
+    run = script.Run("a_shapes", "s0", ("--config=x",), tmp_path / "a_shapes" / "s0")
+    finish(run.folder, 1.0, 1.0)
+    assert script.train(run)
+    assert not made
+    other = script.Run("a_shapes", "s1", ("--config=x",), tmp_path / "a_shapes" / "s1")
+    other.folder.mkdir()
+    (other.folder / "config.yaml").touch()  # begun, and killed
+    assert not script.train(other)
+    assert len(made) == 1
+    assert not other.folder.exists()
+    assert len([p for p in other.folder.parent.iterdir() if ".begun-" in p.name]) == 1
