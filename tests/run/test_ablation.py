@@ -130,6 +130,7 @@ def test_base_is_replaced(grid: Callable[..., Path]) -> None:
     assert settings(point)["encoder"]["init_args"]["model"] == "ViT-B-32"
 
 
+@pytest.mark.slow
 def test_same_values_as_from_the_agent_of_wandb(grid: Callable[..., Path]) -> None:
     from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
