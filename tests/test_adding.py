@@ -62,6 +62,7 @@ def test_smoke(project: Path) -> None:
     assert "smoke: 2 passed, 0 failed" in printed
 
 
+@pytest.mark.slow
 def test_leakcheck(project: Path) -> None:
     printed = run(project, "tvr_lightning", "leakcheck", "--config", "experiments/foo_msrvtt.yaml", "--steps", "300",
                   "--lr", "1e-3")  # fmt: skip

@@ -215,6 +215,7 @@ def test_freeze_keeps_evaluation_mode_and_makes_no_graph():
     assert torch.equal(encoder.encode_tokens(*inputs()), encoder.encode_tokens(*inputs()))  # no dropout
 
 
+@pytest.mark.slow
 def test_tiny_learns_from_scratch():
     """Which of eight words stands right after the marked one: needs positions and attention, not a bag of words."""
     torch.manual_seed(0)

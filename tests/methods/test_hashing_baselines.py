@@ -307,9 +307,9 @@ def test_codes_have_their_length(kind: Any) -> None:
         (CIRH, {"mixture": -1.0}, "mixture is -1.0; it is a share"),
         (CIRH, {"mixing": (1.0,)}, "model.mixing is .*three shares"),
         (DBRC, {"scale_weight": -1.0}, "scale_weight is -1.0"),
-        (CMFH, {"norm_weight": 0.0}, "norm_weight 0.0; both above 0"),
+        (CMFH, {"norm_weight": 0.0}, r"model\.norm_weight is 0.0; it must be above 0"),
         (CMFH, {"rounds": 0}, "rounds is 0; at least 1"),
-        (STMH, {"agreement_weight": 0.0}, "agreement_weight is 0.0 .*both above 0"),
+        (STMH, {"agreement_weight": 0.0}, r"model\.agreement_weight is 0.0; it must be above 0"),
         (STMH, {"code_length": 1}, "code_length 1; at least 1 and 2"),
     ],
 )

@@ -37,8 +37,7 @@ NUM_POINTS = {"tc_mgc": {
     "hypergraph": 6, "variational": 2, "uncertain_loss": 2, "hyperedges": 5, "text_nodes": 3, "num_frames": 9,
     "loss_weights": 36, "iterations": 10, "readout": 2 * 2, "kl_reduction": 2,
 }, "ghan": {"graphs": 4, "layers": 4, "readout": 2, "refine_over": 2, "share_graphs": 2, "steps": 3}, "sptch": {
-    "variants": 7 * 2, "code_length": 3, "neighbour_weight": 5, "quantisation_weight": 5, "code_weight": 4,
-    "similarity_weight": 4,
+    "variants": 7 * 2, "code_length": 3, "graph_weights": 5 * 5, "hash_weights": 4 * 4,
 }}  # fmt: skip
 RESULT = {
     "experiment": "clip4clip_shapes", "dataset": "shapes", "split": "9k", "seed": 0, "metrics": {"test/SumR": 300.0},
@@ -131,6 +130,7 @@ def test_base_is_replaced(grid: Callable[..., Path]) -> None:
     assert settings(point)["encoder"]["init_args"]["model"] == "ViT-B-32"
 
 
+@pytest.mark.slow
 def test_same_values_as_from_the_agent_of_wandb(grid: Callable[..., Path]) -> None:
     from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 

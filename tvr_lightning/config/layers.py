@@ -40,3 +40,17 @@ def lay_value(old: Any, new: Any, slot: Slot | None) -> Any:
     if arguments or merged.get("init_args"):
         merged["init_args"] = lay(arguments, new.get("init_args") or {}, known)
     return merged
+
+
+def flat(content: Any, prefix: str = "") -> dict[str, Any]:
+    """Settings at any depth, by their names with dots.
+
+    >>> flat({"model": {"init_args": {"lr": 0.1, "heads": [1, 2]}}})
+    {'model.init_args.lr': 0.1, 'model.init_args.heads': [1, 2]}
+    """
+    if not isinstance(content, Mapping) or not content:
+        return {prefix: content}
+    rows: dict[str, Any] = {}
+    for key, value in content.items():
+        rows |= flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return rows

@@ -21,7 +21,7 @@ from tvr_lightning.encoders.base import FrameEncoder, TextEncoder
 from tvr_lightning.errors import ConfigError
 from tvr_lightning.evaluation import Evaluation
 from tvr_lightning.methods.closed_form import ClosedForm
-from tvr_lightning.methods.hashing import check_shares
+from tvr_lightning.methods.hashing import check_positive, check_shares
 from tvr_lightning.nn.hashing.factorisation import Factors, collective_factors
 from tvr_lightning.optim import Optimizer
 
@@ -64,10 +64,7 @@ class CMFH(ClosedForm):
     ) -> None:
         super().__init__(optimizer, evaluation)
         check_shares(video_share=video_share)
-        if projection_weight <= 0 or norm_weight <= 0:
-            raise ConfigError(
-                f"model.projection_weight is {projection_weight} and model.norm_weight {norm_weight}; both above 0"
-            )
+        check_positive(projection_weight=projection_weight, norm_weight=norm_weight)
         if rounds < 1:
             raise ConfigError(f"model.rounds is {rounds}; at least 1")
         self.take_encoders(video_encoder, text_encoder, code_length)

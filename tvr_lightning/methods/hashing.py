@@ -189,6 +189,17 @@ def check_shares(**shares: float) -> None:
             raise ConfigError(f"model.{name} is {share}; it is a share, from 0 to 1")
 
 
+def check_positive(**values: float) -> None:
+    """Refuses settings of a method that must be above 0.
+
+    Raises:
+        ConfigError: names the first.
+    """
+    for name, value in values.items():
+        if not value > 0:
+            raise ConfigError(f"model.{name} is {value}; it must be above 0")
+
+
 def _per_video(features: Tensor, place: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Mean of the features (N, F) of each of `count` videos, (V, F), and which have any, (V,) bool."""
     total = torch.zeros(count, features.shape[1]).index_add_(0, place, features.cpu())

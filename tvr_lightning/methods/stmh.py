@@ -25,7 +25,7 @@ from tvr_lightning.encoders.base import FrameEncoder, TextEncoder
 from tvr_lightning.errors import ConfigError
 from tvr_lightning.evaluation import Evaluation
 from tvr_lightning.methods.closed_form import ClosedForm
-from tvr_lightning.methods.hashing import check_shares
+from tvr_lightning.methods.hashing import check_positive, check_shares
 from tvr_lightning.nn.hashing.topics import TopicWeights, above_middle, concepts_of, distances, topic_factors, topics_of
 from tvr_lightning.optim import Optimizer
 
@@ -64,10 +64,7 @@ class STMH(ClosedForm):
     ) -> None:
         super().__init__(optimizer, evaluation)
         check_shares(video_share=video_share)
-        if agreement_weight <= 0 or norm_weight <= 0:
-            raise ConfigError(
-                f"model.agreement_weight is {agreement_weight} and model.norm_weight {norm_weight}; both above 0"
-            )
+        check_positive(agreement_weight=agreement_weight, norm_weight=norm_weight)
         if rounds < 1 or code_length == 1:
             raise ConfigError(f"model.rounds is {rounds}, model.code_length {code_length}; at least 1 and 2")
         self.take_encoders(video_encoder, text_encoder, code_length)

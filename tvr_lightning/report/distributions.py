@@ -115,7 +115,8 @@ def draw_clouds(
         for number, colour in enumerate(colours):
             own = places[whose == number]
             axes.scatter(own[:, 0], own[:, 1], s=14, color=[colour], marker=markers[number % len(markers)], linewidth=0)
-        axes.set_title(f"{name}: {len(vectors)} vectors of {len(pairs)} {many}", fontsize=10)
+        text = f"{name}: {len(vectors)} vectors of {len(pairs)} {many}"
+        axes.set_title(text, fontsize=10 if len(text) < 60 else 7)
         axes.set(xticks=[], yticks=[])
     figure.suptitle(f"{title}: t-SNE, a colour and mark a {one}; distances between groups have no unit", fontsize=9)
     return figure

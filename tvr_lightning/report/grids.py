@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from tvr_lightning.config.layers import flat
 from tvr_lightning.errors import NothingToDraw, few
 from tvr_lightning.report.columns import Column
 from tvr_lightning.report.comparison import Comparison
@@ -21,29 +22,15 @@ if TYPE_CHECKING:
 PREFERRED = ("hash/t2v/mAP", "hash/v2t/mAP"), ("t2v/R@1", "v2t/R@1")
 
 
-def flat_settings(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Settings by their dotted names, `init_args` left out as on the command line.
-
-    >>> dict(flat_settings({"model": {"init_args": {"lr": 0.1, "heads": [1, 2]}}}))
-    {'model.lr': 0.1, 'model.heads': [1, 2]}
-    """
-    for name, value in config.items():
-        path = prefix if name == "init_args" else f"{prefix}.{name}" if prefix else name
-        if isinstance(value, Mapping):
-            yield from flat_settings(value, path)
-        else:
-            yield path, value
-
-
 def varied_settings(groups: Sequence[Group]) -> dict[str, list[Any]]:
     """The settings in which rows differ, each with the value of every row; names and places do not count."""
-    found = [dict(flat_settings(group.first.config)) for group in groups]
+    found = [flat(group.first.config) for group in groups]
     names = dict.fromkeys(name for settings in found for name in settings)
     varied = {}
     for name in names:
         values = [settings.get(name) for settings in found]
         if name.split(".")[0] not in (*NOT_SETTINGS, "experiment") and len({json.dumps(v) for v in values}) > 1:
-            varied[name] = values
+            varied[name.replace(".init_args.", ".")] = values  # as on the command line
     return varied
 
 
@@ -62,9 +49,10 @@ def draw_grid(comparison: Comparison) -> Figure:
     if len({g.first.test_set for g in groups}) > 1:
         raise NothingToDraw("the runs have other test sets; name those of one grid")
     if not 1 <= len(axes_of) <= 2 or not all(_is_number(v) for values in axes_of.values() for v in values):
+        rows = "one row differs" if len(groups) == 1 else f"{len(groups)} rows differ"
         raise NothingToDraw(
-            f"a grid varies one or two settings of numbers, the {len(groups)} rows differ in "
-            f"{few(axes_of) or 'nothing'}; name the runs of one grid, e.g. those that `tvr ablate` made"
+            f"a grid varies one or two settings of numbers, {rows} in {few(axes_of) or 'nothing'}; name those of one "
+            "grid, e.g. those that `tvr ablate` made"
         )
     columns = _columns(comparison)
     figure = Figure(figsize=(5.2 * len(columns), 4.4), dpi=110, layout="constrained")

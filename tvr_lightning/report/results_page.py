@@ -25,10 +25,11 @@ def to_results_page(comparison: Comparison, command: str, on: date) -> str:
     """
     groups = [row.group for row in comparison.rows]
     runs = [run for group in groups for run in group.runs]
+    count = "one run folder" if len(runs) == 1 else f"{len(runs)} run folders"
     out = [
         "# Results",
         "",
-        f"`{command}` wrote this page on {on.isoformat()} from {len(runs)} run folders; nothing in it is typed by",
+        f"`{command}` wrote this page on {on.isoformat()} from {count}; nothing in it is typed by",
         "hand.",
         "",
         to_markdown(comparison),

@@ -17,6 +17,7 @@ from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import nn
 
+from tvr_lightning.config.layers import flat
 from tvr_lightning.config.options import WHERE_AND_HOW_OFTEN
 from tvr_lightning.encoders.kept import rebuilding, weights_of_released_code
 from tvr_lightning.encoders.of_runs import UNSAID, read_checkpoint, result_weights, says_encoders
@@ -266,16 +267,6 @@ def check_settings(
 
 def _is_free(key: str) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in CHANGEABLE_ON_RESUME)
-
-
-def flat(content: Any, prefix: str = "") -> dict[str, Any]:
-    """Settings at any depth, by their names with dots."""
-    if not isinstance(content, Mapping) or not content:
-        return {prefix: content}
-    rows: dict[str, Any] = {}
-    for key, value in content.items():
-        rows |= flat(value, f"{prefix}.{key}" if prefix else str(key))
-    return rows
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import yaml
 from pytorch_lightning import Trainer
 from torch import Tensor
 
+from tvr_lightning.config.layers import flat
 from tvr_lightning.data.sanity import marks_in
 from tvr_lightning.encoders.kept import check_encoders
 from tvr_lightning.encoders.of_runs import said_of_weights
@@ -22,7 +23,7 @@ from tvr_lightning.errors import CheckpointError, ConfigError, RunError, few
 from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.names import CONFIG
 from tvr_lightning.nn.similarity import LogitScale
-from tvr_lightning.run.checkpoints import check_finite, flat
+from tvr_lightning.run.checkpoints import check_finite
 from tvr_lightning.run.lightning_private import position
 from tvr_lightning.run.released import is_released, load_released, said_of_released, say_released
 from tvr_lightning.run.trackers import is_first_rank
