@@ -1,11 +1,12 @@
 """Honest figures on shapes: settings chosen on the validation split, the chosen ones over several seeds, tested once.
 
-    python benchmarks/protocol.py [retrieval|hashing ...] [--only xclip tc_mgc] [--seeds 1] [--jobs 2] [--dry_run]
+    python benchmarks/protocol.py [retrieval|hashing|ablations ...] [--only xclip tc_mgc] [--seeds 1] [--jobs 2]
+    python benchmarks/protocol.py --page docs/results.md    # writes the page of what is finished, trains nothing
 
 `benchmarks/protocol.yaml` says what is trained. Every point of a method's grid is trained with the first seed; the one
-with the best validation SumR, read from its `curves.csv`, is trained with the others. What a run's test found chooses
-nothing: it is not read here. A run that is finished is not made again, so the same command goes on where it was
-stopped. At the end it names the runs of the chosen points, those that failed, and the command that makes the page.
+with the best validation SumR, read from its `curves.csv`, is trained with the others, and without each of its parts.
+What a run's test found chooses nothing: it is not read here. A run that is finished is not made again, so the same
+command goes on where it was stopped. At the end it names the runs that have no result.
 """
 
 from __future__ import annotations
@@ -19,20 +20,26 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import date
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from tvr_lightning.commands.tables import compare_paths
+from tvr_lightning.data.stores.files import write_text
 from tvr_lightning.errors import TVRError
 from tvr_lightning.names import METRICS
+from tvr_lightning.report.comparison import Comparison
+from tvr_lightning.report.results_page import to_results_page
 from tvr_lightning.run.curves import CURVES, read_curves
 from tvr_lightning.visible import say
 
 PROTOCOL = Path(__file__).with_suffix(".yaml")
 CRITERION = "val/SumR"
 MOST_POINTS = 3
+TABLES = ("retrieval", "hashing", "ablations")
 
 
 @dataclass(frozen=True)
@@ -63,13 +70,17 @@ class Row:
 
     Attributes:
         name: of the row.
+        table: that it belongs to.
         grid: runs of the first seed.
         seeds: of the others, for each point of the grid.
+        parts: runs of the first seed without a part of the method, for each point of the grid.
     """
 
     name: str
+    table: str
     grid: tuple[Run, ...]
     seeds: tuple[tuple[Run, ...], ...]
+    parts: tuple[tuple[Run, ...], ...] = ()
 
     def chosen(self) -> int | None:
         """The point with the best validation figure; None while one of several has no result."""
@@ -93,42 +104,45 @@ def best_validation(folder: Path) -> float:
     return max(values)
 
 
-def rows_of(
-    protocol: Mapping[str, Any], tables: Sequence[str], runs_dir: Path, most: int = MOST_POINTS
-) -> Iterator[Row]:
-    """The rows of the tables that are asked for."""
-    common = list(protocol["common"])
-    if "retrieval" in tables:
-        for name, row in protocol["retrieval"].items():
-            words = [f"--config=experiments/{row['experiment']}.yaml", *common, *row.get("settings", ())]
-            row_seeds = row.get("seeds", protocol["seeds"])
-            yield _row(f"{name}_shapes", words, row.get("grid", {}), row_seeds, runs_dir, most)
-    if "hashing" in tables:
-        hashing = protocol["hashing"]
-        for method, (bits, seeds) in product(hashing["methods"], hashing["bits"].items()):
-            words = [f"--config=experiments/{method}_shapes.yaml", "--tracker=none", *hashing["settings"]]
-            yield _row(f"{method}_shapes_{bits}", [*words, f"--model.code_length={bits}"], {}, seeds, runs_dir, most)
+def rows_of(protocol: Mapping[str, Any], runs_dir: Path, most: int = MOST_POINTS) -> Iterator[Row]:
+    """The rows of all tables."""
+    common, parts = list(protocol["common"]), protocol["ablations"]
+    for name, row in protocol["retrieval"].items():
+        words = [f"--config=experiments/{row['experiment']}.yaml", *common, *row.get("settings", ())]
+        seeds = row.get("seeds", protocol["seeds"])
+        yield _row(
+            f"{name}_shapes", "retrieval", words, row.get("grid", {}), seeds, runs_dir, most, parts.get(name, {})
+        )
+    hashing = protocol["hashing"]
+    for method, (bits, seeds) in product(hashing["methods"], hashing["bits"].items()):
+        words = [f"--config=experiments/{method}_shapes.yaml", "--tracker=none", f"--model.code_length={bits}"]
+        without = parts.get(method, {}) if bits == hashing["ablated"] else {}
+        yield _row(f"{method}_shapes_{bits}", "hashing", words, {}, seeds, runs_dir, most, without)
 
 
 def _row(
-    name: str, words: Sequence[str], grid: Mapping[str, Sequence[Any]], seeds: Sequence[int], runs_dir: Path, most: int
-) -> Row:
+    name: str, table: str, words: Sequence[str], grid: Mapping[str, Sequence[Any]], seeds: Sequence[int],
+    runs_dir: Path, most: int, parts: Mapping[str, Sequence[str]],
+) -> Row:  # fmt: skip
     points = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
     if len(points) > MOST_POINTS:
         raise TVRError(f"{name}: a grid of {len(points)} points; {MOST_POINTS} at most")
     points = points[:most]
     where = [f"--experiment={name}", f"--runs_dir={runs_dir}"]
 
-    def run(point: Mapping[str, Any], seed: int) -> Run:
+    def run(point: Mapping[str, Any], seed: int, part: str = "") -> Run:
         settings = [f"--{key}={value}" for key, value in point.items()]
-        title = "-".join([*(f"{key.rpartition('.')[2]}-{value:g}" for key, value in point.items()), f"s{seed}"])
-        own = [*words, *where, *settings, f"--seed_everything={seed}", f"--run_id={title}"]
+        labels = [*(f"{key.rpartition('.')[2]}-{value:g}" for key, value in point.items()), f"s{seed}", part]
+        title = "-".join(filter(None, labels))
+        own = [*words, *where, *settings, *parts.get(part, ()), f"--seed_everything={seed}", f"--run_id={title}"]
         return Run(name, title, tuple(own), runs_dir / name / title)
 
     return Row(
         name,
+        table,
         tuple(run(point, seeds[0]) for point in points),
         tuple(tuple(run(point, seed) for seed in seeds[1:]) for point in points),
+        tuple(tuple(run(point, seeds[0], part) for part in parts) for point in points),
     )
 
 
@@ -155,55 +169,88 @@ def train(run: Run) -> bool:
 
 
 def main() -> int:
-    """Makes what is missing; returns 1 where a run failed."""
+    """Makes what is missing, or the page; returns 1 where a run failed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("tables", nargs="*", default=["retrieval", "hashing"])
+    parser.add_argument("tables", nargs="*", default=["retrieval", "hashing"], metavar="TABLE", help=", ".join(TABLES))
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="rows whose names begin so")
     parser.add_argument("--points", type=int, default=MOST_POINTS, help="of each grid at most: 1 for a first look")
-    parser.add_argument("--seeds", type=int, nargs="+", help="these instead of the file's")
+    parser.add_argument("--seeds", type=int, nargs="+", help="these instead of the file's; -1 for the first alone")
     parser.add_argument("--runs_dir", type=Path, default=Path("runs/protocol"))
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, of one thread each")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="write the page of results there")
     parser.add_argument("--dry_run", action="store_true")
     options = parser.parse_args()
+    if unknown := set(options.tables) - set(TABLES):
+        parser.error(f"no table {', '.join(sorted(unknown))}; there are {', '.join(TABLES)}")
     protocol = yaml.safe_load(PROTOCOL.read_text(encoding="utf-8"))
     rows = [
-        row for row in rows_of(protocol, options.tables, options.runs_dir, options.points)
+        row for row in rows_of(protocol, options.runs_dir, options.points)
         if not options.only or row.name.startswith(tuple(options.only))
     ]  # fmt: skip
-    grids = [run for row in rows for run in row.grid]
+    if options.page:
+        write_page(protocol, rows, options.page)
+        return 0
+    tables = [row for row in rows if row.table in options.tables]
+    grids = [run for row in tables for run in row.grid]
     if options.dry_run:
         say("\n".join(f"{'# finished: ' if run.finished else ''}tvr fit {shlex.join(run.words)}" for run in grids))
         return 0
     with ThreadPoolExecutor(options.jobs) as pool:
         list(pool.map(train, grids))
         seeds = [
-            run for row in rows if (point := row.chosen()) is not None for run in row.seeds[point]
+            run for row in tables if (point := row.chosen()) is not None for run in row.seeds[point]
             if options.seeds is None or any(run.point.endswith(f"s{seed}") for seed in options.seeds)
         ]  # fmt: skip
         list(pool.map(train, seeds))
-    return report(rows)
-
-
-def report(rows: Sequence[Row]) -> int:
-    """Says what was chosen, what is missing, and how the page is made; returns 1 where something failed."""
-    folders: list[Path] = []
-    missing: list[str] = []
-    for row in rows:
-        point = row.chosen()
-        if point is None:
-            missing += [f"{row.name} {run.point}" for run in row.grid if not run.finished]
-            continue
-        runs = [row.grid[point], *row.seeds[point]]
-        folders += [run.folder for run in runs if run.finished]
-        missing += [f"{row.name} {run.point}" for run in runs if not run.finished]
-        if len(row.grid) > 1:
-            seen = ", ".join(f"{run.point} {best_validation(run.folder):.1f}" for run in row.grid)
-            say(f"{row.name}: {row.grid[point].point} ({CRITERION}: {seen})")
+        parts = [
+            run for row in rows if "ablations" in options.tables and (point := row.chosen()) is not None
+            for run in row.parts[point]
+        ]  # fmt: skip
+        list(pool.map(train, parts))
+    missing = [f"{run.name} {run.point}" for run in (*grids, *seeds, *parts) if not run.finished]
+    missing += [f"{row.name}: nothing chosen" for row in tables if row.chosen() is None]
     if missing:
         say(f"without a result: {', '.join(missing)}")
-    if folders:
-        say(shlex.join(["tvr", "compare", *map(str, folders), "--format", "markdown", "--out", "docs/results.md"]))
     return 1 if missing else 0
+
+
+def write_page(protocol: Mapping[str, Any], rows: Sequence[Row], file: Path) -> None:
+    """Writes the page of what is finished: a section a table, the parts of each method against the whole."""
+    sections: dict[str, Comparison] = {}
+    for table, title in (("retrieval", "Retrieval"), ("hashing", "Hashing")):
+        folders = [run.folder for row in rows if row.table == table for run in chosen_runs(row)]
+        if folders:
+            baseline = protocol["baselines"][table]
+            known = any(folder.parent.name == baseline for folder in folders)
+            sections[title] = compare_paths(folders, Path(), baseline if known else None)
+    for row in rows:
+        point = row.chosen()
+        parts = [run.folder for run in row.parts[point] if run.finished] if point is not None else []
+        if point is not None and parts and row.grid[point].finished:
+            whole = row.grid[point].folder
+            sections[f"Without parts of {row.name}"] = compare_paths([whole, *parts], Path(), str(whole))
+    lacking = [row.name for row in rows if not chosen_runs(row)]
+    notes = [line for row in rows if (line := chosen_line(row))]
+    notes += [f"Not trained here: {', '.join(lacking)}."] if lacking else []
+    notes += [f"{name}: {why}." for name, why in protocol["left_out"].items()]
+    command = shlex.join(["python", "benchmarks/protocol.py", "--page", str(file)])
+    write_text(file, to_results_page(sections, command, date.today(), notes))
+    say(f"wrote {file}")
+
+
+def chosen_runs(row: Row) -> list[Run]:
+    """The finished runs of a row's chosen point; of the first where the grid is not finished."""
+    point = row.chosen() or 0
+    return [run for run in (row.grid[point], *row.seeds[point]) if run.finished]
+
+
+def chosen_line(row: Row) -> str:
+    """What the validation split chose for a row; empty where there was no choice."""
+    point = row.chosen()
+    if point is None or len(row.grid) == 1:
+        return ""
+    seen = ", ".join(f"{run.point} {best_validation(run.folder):.1f}" for run in row.grid)
+    return f"{row.name}: {row.grid[point].point} by {CRITERION} ({seen})."
 
 
 if __name__ == "__main__":

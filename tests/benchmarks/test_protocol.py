@@ -14,8 +14,9 @@ from tvr_lightning.config.arguments import read_arguments
 from tvr_lightning.errors import TVRError
 from tvr_lightning.run.curves import write_curves
 
+from ..report.finished_runs import BAD, make_run
+
 ROOT = Path(__file__).parents[2]
-TABLES = ("retrieval", "hashing")
 
 
 @pytest.fixture
@@ -33,12 +34,12 @@ def finish(folder: Path, validation: float, test: float) -> None:
 
 def test_every_row_is_an_experiment_that_composes(script: Any, tmp_path: Path) -> None:
     protocol = yaml.safe_load(script.PROTOCOL.read_text())
-    rows = list(script.rows_of(protocol, TABLES, tmp_path, script.MOST_POINTS))
+    rows = list(script.rows_of(protocol, tmp_path))
     names = [row.name for row in rows]
     assert len(set(names)) == len(names) > 40
     for row in rows:
         assert 1 <= len(row.grid) <= script.MOST_POINTS
-        for run in (*row.grid, *(run for runs in row.seeds for run in runs)):
+        for run in (*row.grid, *(run for runs in (*row.seeds, *row.parts) for run in runs)):
             config = read_arguments(run.words)[0]
             assert (config["experiment"], config["run_id"]) == (row.name, run.point)
             assert run.folder == tmp_path / row.name / run.point
@@ -47,9 +48,9 @@ def test_every_row_is_an_experiment_that_composes(script: Any, tmp_path: Path) -
 
 def test_the_validation_split_chooses_whatever_the_test_split_says(script: Any, tmp_path: Path) -> None:
     protocol = yaml.safe_load(script.PROTOCOL.read_text())
-    row = next(row for row in script.rows_of(protocol, TABLES, tmp_path, 3) if row.name == "xclip_shapes")
+    row = next(row for row in script.rows_of(protocol, tmp_path) if row.name == "xclip_shapes")
     assert row.chosen() is None
-    for run, validation, test in zip(row.grid, (300.0, 320.0, 310.0), (350.0, 100.0, 400.0), strict=True):
+    for run, validation, test in zip(row.grid, (300.0, 320.0), (350.0, 100.0), strict=True):
         finish(run.folder, validation, test)
     assert row.chosen() == 1
     assert {run.point.rpartition("-")[0] for run in row.seeds[1]} == {row.grid[1].point.rpartition("-")[0]}
@@ -76,3 +77,24 @@ def test_what_is_finished_is_not_made_again(script: Any, tmp_path: Path, monkeyp
     assert len(made) == 1
     assert not other.folder.exists()
     assert len([p for p in other.folder.parent.iterdir() if ".begun-" in p.name]) == 1
+
+
+def test_the_page_holds_chosen_runs_and_parts(script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    protocol = yaml.safe_load(script.PROTOCOL.read_text())
+    rows = {row.name: row for row in script.rows_of(protocol, tmp_path)}
+    mean, drl = rows["clip4clip_meanp_shapes"], rows["drl_shapes"]
+    for run, validation in zip((*mean.grid, *drl.grid), (1.0, 2.0, 4.0, 3.0), strict=True):
+        folder = make_run(tmp_path, f"{run.name}/{run.point}", settings={"point": run.point})
+        write_curves(folder / "curves.csv", [{"epoch": 1, "step": 1, "val/SumR": validation}])
+    part = drl.parts[0][0]
+    make_run(tmp_path, f"{part.name}/{part.point}", hits=BAD, settings={"interaction": "dp"})
+    script.write_page(protocol, list(rows.values()), tmp_path / "page.md")
+    page = (tmp_path / "page.md").read_text()
+    retrieval, parts = page.split("## Without parts of drl_shapes")
+    table = retrieval.split("## Retrieval")[1]
+    assert table.count("| drl") == table.count("| clip4clip") == 1  # the chosen points alone
+    assert f"| drl\\_shapes/{part.point} | 0 | 25.0▼" in parts.split("## Choices")[0]
+    assert f"drl_shapes: {drl.grid[0].point} by val/SumR" in page
+    assert f"clip4clip_meanp_shapes: {mean.grid[1].point} by val/SumR" in page
+    assert "Not trained here: clip4clip_seqlstm_shapes, " in page
+    assert capsys.readouterr().out == f"wrote {tmp_path / 'page.md'}\n"

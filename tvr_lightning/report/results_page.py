@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 
 from tvr_lightning.report.comparison import Comparison
@@ -15,16 +15,17 @@ TOOK = (
 )  # fmt: skip
 
 
-def to_results_page(comparison: Comparison, command: str, on: date) -> str:
+def to_results_page(sections: Mapping[str, Comparison], command: str, on: date, notes: Sequence[str] = ()) -> str:
     """The page.
 
     Args:
-        comparison: what it shows.
+        sections: what it shows, by their titles; a single one needs none.
         command: that writes it again.
         on: the day.
+        notes: lines that stand after the tables.
     """
-    groups = [row.group for row in comparison.rows]
-    runs = [run for group in groups for run in group.runs]
+    groups = {row.group.name: row.group for comparison in sections.values() for row in comparison.rows}
+    runs = {run.path for group in groups.values() for run in group.runs}
     count = "one run folder" if len(runs) == 1 else f"{len(runs)} run folders"
     out = [
         "# Results",
@@ -32,12 +33,17 @@ def to_results_page(comparison: Comparison, command: str, on: date) -> str:
         f"`{command}` wrote this page on {on.isoformat()} from {count}; nothing in it is typed by",
         "hand.",
         "",
-        to_markdown(comparison),
+    ]
+    for title, comparison in sections.items():
+        out += [*([f"## {title}", ""] if title else ()), to_markdown(comparison)]
+    if notes:
+        out += ["## Choices", "", *(f"- {note}" for note in notes), ""]
+    out += [
         "## What the runs took",
         "",
         markdown_row(TOOK),
         "|---|---:|---:|---:|---:|---:|---:|---|---|---|",
-        *(markdown_row(cells) for group in groups for cells in _took(group)),
+        *(markdown_row(cells) for group in groups.values() for cells in _took(group)),
     ]
     return "\n".join(out) + "\n"
 
