@@ -1,7 +1,7 @@
 """Honest figures on shapes: settings chosen on the validation split, the chosen ones over several seeds, tested once.
 
     python benchmarks/protocol.py [retrieval|hashing|ablations ...] [--only xclip tc_mgc] [--seeds 1] [--jobs 2]
-    python benchmarks/protocol.py --page docs/results.md    # writes the page of what is finished, trains nothing
+    python benchmarks/protocol.py --page docs/results.md    # writes the page of what is finished, and README.md's table
 
 `benchmarks/protocol.yaml` says what is trained. Every point of a method's grid is trained with the first seed; the one
 with the best validation SumR, read from its `curves.csv`, is trained with the others, and without each of its parts.
@@ -32,6 +32,7 @@ from tvr_lightning.data.stores.files import write_text
 from tvr_lightning.errors import TVRError
 from tvr_lightning.names import METRICS
 from tvr_lightning.report.comparison import Comparison
+from tvr_lightning.report.formats import to_markdown
 from tvr_lightning.report.results_page import to_results_page
 from tvr_lightning.run.curves import CURVES, read_curves
 from tvr_lightning.visible import say
@@ -40,6 +41,8 @@ PROTOCOL = Path(__file__).with_suffix(".yaml")
 CRITERION = "val/SumR"
 MOST_POINTS = 3
 TABLES = ("retrieval", "hashing", "ablations")
+README, BEGIN, END = Path("README.md"), "<!-- benchmarks/protocol.py writes this table -->\n", "<!-- end of the table -->\n"
+SHORT = "t2v/R@1,v2t/R@1,SumR,probe/order,probe/size"
 
 
 @dataclass(frozen=True)
@@ -189,6 +192,7 @@ def main() -> int:
     ]  # fmt: skip
     if options.page:
         write_page(protocol, rows, options.page)
+        write_short_table(rows, README)
         return 0
     tables = [row for row in rows if row.table in options.tables]
     grids = [run for row in tables for run in row.grid]
@@ -236,6 +240,23 @@ def write_page(protocol: Mapping[str, Any], rows: Sequence[Row], file: Path) -> 
     command = shlex.join(["python", "benchmarks/protocol.py", "--page", str(file)])
     write_text(file, to_results_page(sections, command, date.today(), notes))
     say(f"wrote {file}")
+
+
+def write_short_table(rows: Sequence[Row], file: Path) -> None:
+    """Writes the table of retrieval between its marks in a file.
+
+    Raises:
+        TVRError: the file has no marks.
+    """
+    before, begun, rest = file.read_text(encoding="utf-8").partition(BEGIN)
+    _, ended, after = rest.partition(END)
+    if not begun or not ended:
+        raise TVRError(f"{file} has no place for the table: {BEGIN.strip()} ... {END.strip()}")
+    folders = [run.folder for row in rows if row.table == "retrieval" for run in chosen_runs(row)]
+    lines = to_markdown(compare_paths(folders, Path(), metrics=SHORT)).splitlines()
+    table = [line for line in lines if line.startswith("|")]
+    write_text(file, "".join((before, BEGIN, "\n", "\n".join(table), "\n\n", END, after)))
+    say(f"wrote the table of {file}")
 
 
 def chosen_runs(row: Row) -> list[Run]:
