@@ -18,7 +18,7 @@ READY := .venv/.ready$(addprefix -,$(BUILD))
 EXPERIMENTS := $(filter-out reported,$(patsubst experiments/%.yaml,%,$(wildcard experiments/*.yaml)))
 GRIDS := $(patsubst experiments/%.yaml,%,$(wildcard experiments/ablations/*/*.yaml))
 
-.PHONY: help setup wordnet data data-check experiments train eval smoke rehearse ablate leakcheck compare dashboard test test-all test-gpu torture check format bench lock clean need-exp
+.PHONY: help setup wordnet data data-check experiments train eval smoke rehearse ablate leakcheck compare dashboard test test-all test-gpu torture check format bench results lock clean need-exp
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -142,6 +142,9 @@ format: $(READY) ## format the code
 
 bench: $(READY) ## print and keep the benchmarks' figures
 	@for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+results: $(READY) ## train the methods on shapes as docs/results.md has them (hours), write it: ARGS='hashing --jobs 4'
+	@$(BIN)/python benchmarks/figures/protocol.py $(ARGS) && $(BIN)/python benchmarks/figures/protocol.py --page docs/results.md
 
 lock: $(UV) ## renew requirements.lock from pyproject.toml
 	@$(UV) pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \

@@ -1,6 +1,6 @@
 """Do the frames of `shapes` hold what each kind of minimal pair asks for? A supervised reader of scenes says so.
 
-    python benchmarks/probe_bounds.py [--scenes 12000] [--epochs 12] [--pairs 300] [--seed 0] [--json]
+    python benchmarks/figures/probe_bounds.py [--scenes 12000] [--epochs 12] [--pairs 300] [--seed 0] [--json]
 
 A small convolutional network learns from labelled frames, six of a video as methods get them, what captions can name:
 which shapes are there, in which colour and size, and what each event is, by which shape. A pair is told apart when both

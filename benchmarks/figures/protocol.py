@@ -1,9 +1,9 @@
 """Honest figures on shapes: settings chosen on the validation split, the chosen ones over several seeds, tested once.
 
-    python benchmarks/protocol.py [retrieval|hashing|ablations ...] [--only xclip tc_mgc] [--seeds 1] [--jobs 2]
-    python benchmarks/protocol.py --page docs/results.md    # writes the page of what is finished, and README.md's table
+    python benchmarks/figures/protocol.py [retrieval|hashing|ablations ...] [--only xclip tc_mgc] [--seeds 1] [--jobs 2]
+    python benchmarks/figures/protocol.py --page docs/results.md    # the page of what is finished, and README.md's table
 
-`benchmarks/protocol.yaml` says what is trained. Every point of a method's grid is trained with the first seed; the one
+`protocol.yaml` beside it says what is trained. Every point of a method's grid is trained with the first seed; the one
 with the best validation SumR, read from its `curves.csv`, is trained with the others, and without each of its parts.
 What a run's test found chooses nothing: it is not read here. A run that is finished is not made again, so the same
 command goes on where it was stopped. At the end it names the runs that have no result.
@@ -41,7 +41,8 @@ PROTOCOL = Path(__file__).with_suffix(".yaml")
 CRITERION = "val/SumR"
 MOST_POINTS = 3
 TABLES = ("retrieval", "hashing", "ablations")
-README, BEGIN, END = Path("README.md"), "<!-- benchmarks/protocol.py writes this table -->\n", "<!-- end of the table -->\n"
+README = Path("README.md")
+BEGIN, END = "<!-- benchmarks/figures/protocol.py writes this table -->\n", "<!-- end of the table -->\n"
 SHORT = "t2v/R@1,v2t/R@1,SumR,probe/order,probe/size"
 
 
@@ -237,7 +238,7 @@ def write_page(protocol: Mapping[str, Any], rows: Sequence[Row], file: Path) -> 
     notes = [line for row in rows if (line := chosen_line(row))]
     notes += [f"Not trained here: {', '.join(lacking)}."] if lacking else []
     notes += [f"{name}: {why}." for name, why in protocol["left_out"].items()]
-    command = shlex.join(["python", "benchmarks/protocol.py", "--page", str(file)])
+    command = shlex.join(["python", "benchmarks/figures/protocol.py", "--page", str(file)])
     write_text(file, to_results_page(sections, command, date.today(), notes))
     say(f"wrote {file}")
 
