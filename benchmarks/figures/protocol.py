@@ -1,7 +1,7 @@
 """Honest figures on shapes: settings chosen on the validation split, the chosen ones over several seeds, tested once.
 
     python benchmarks/figures/protocol.py [retrieval|hashing|ablations ...] [--only xclip tc_mgc] [--seeds 1] [--jobs 2]
-    python benchmarks/figures/protocol.py --page docs/results.md    # the page of what is finished, and README.md's table
+    python benchmarks/figures/protocol.py --page docs/results.md    # of what is finished, and README.md's table
 
 `protocol.yaml` beside it says what is trained. Every point of a method's grid is trained with the first seed; the one
 with the best validation SumR, read from its `curves.csv`, is trained with the others, and without each of its parts.
