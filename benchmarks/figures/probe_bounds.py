@@ -17,7 +17,6 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -71,23 +70,34 @@ def answers(scene: Scene) -> list[int]:
 
 
 class Reader(nn.Module):
-    """Frames to the heads' logits: a network for each frame, one over all six in their order."""
+    """Frames to the heads' logits: a network for each frame, one over all six in their order.
+
+    Which colour a shape has is read where the shape is: of each pair of both the likeliest place of a frame counts, and
+    the mean over frames. A layer that sees whole frames at once takes many more scenes to learn that.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        widths = (3, 24, 48, 64)
         layers: list[nn.Module] = []
-        for i, o in pairwise(widths):
-            layers += [nn.Conv2d(i, o, 3, 2, 1), nn.BatchNorm2d(o), nn.ReLU(inplace=True)]
-        self.frame = nn.Sequential(*layers, nn.Flatten(), nn.Linear(64 * (SIDE // 8) ** 2, 128), nn.ReLU(inplace=True))
+        for i, o, stride in ((3, 24, 2), (24, 48, 2), (48, 64, 1), (64, 64, 1)):
+            layers += [nn.Conv2d(i, o, 3, stride, 1), nn.BatchNorm2d(o), nn.ReLU(inplace=True)]
+        self.places = nn.Sequential(*layers)
+        self.coloured = nn.Conv2d(64, len(SHAPES) * len(COLOURS), 1)
+        whole = [nn.Conv2d(64, 64, 3, 2, 1), nn.BatchNorm2d(64), nn.ReLU(inplace=True), nn.Flatten()]
+        self.frame = nn.Sequential(*whole, nn.Linear(64 * (SIDE // 8) ** 2, 128), nn.ReLU(inplace=True))
         self.video = nn.Sequential(nn.Linear(128 * FRAMES, 384), nn.ReLU(inplace=True), nn.Dropout(0.2))
         self.heads = nn.Linear(384, sum(HEADS.values()))
 
     def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
         """(B, 6, 48, 48, 3) uint8 to logits (B, C) of each head."""
-        x = frames.flatten(0, 1).permute(0, 3, 1, 2).float() / 127.5 - 1
-        x = self.video(self.frame(x).view(len(frames), -1))
-        return tuple(self.heads(x).split(list(HEADS.values()), 1))
+        places = self.places(frames.flatten(0, 1).permute(0, 3, 1, 2).float() / 127.5 - 1)
+        coloured = self.coloured(places).amax((2, 3)).view(len(frames), FRAMES, len(SHAPES), len(COLOURS)).mean(1)
+        x = self.heads(self.video(self.frame(places).view(len(frames), -1)))
+        asked = len(SHAPES) * (len(COLOURS) + 1)
+        colours, rest = x[:, :asked], x[:, asked:]
+        absent = colours.new_zeros(len(frames), len(SHAPES), 1)
+        colours = colours + torch.cat((coloured, absent), 2).flatten(1)
+        return tuple(torch.cat((colours, rest), 1).split(list(HEADS.values()), 1))
 
 
 def log_likelihood(logits: Sequence[Tensor], wanted: Tensor) -> Tensor:
