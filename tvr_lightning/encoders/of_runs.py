@@ -169,7 +169,13 @@ def _find(source: str) -> tuple[Path, str | None] | None:
                 "nothing: then take the from_pretrained of its own encoder"
             )
         return file, place
-    if not path.exists() and (runs := sorted(str(file.parent) for file in path.parent.glob(f"*/{CONFIG}"))):
+    # a bare name is a tag, such as openai, whatever lies in the working directory: runs, indexes
+    is_tag = len(path.parts) == 1 and place is None
+    if (
+        not is_tag
+        and not path.exists()
+        and (runs := sorted(str(file.parent) for file in path.parent.glob(f"*/{CONFIG}")))
+    ):
         raise CheckpointError(f"from_pretrained={source}: there is no run {path}; {nearest(str(path), runs)}")
     if not path.is_file() or path.suffix != ".ckpt":
         return None
