@@ -18,7 +18,7 @@ READY := .venv/.ready$(addprefix -,$(BUILD))
 EXPERIMENTS := $(filter-out reported,$(patsubst experiments/%.yaml,%,$(wildcard experiments/*.yaml)))
 GRIDS := $(patsubst experiments/%.yaml,%,$(wildcard experiments/ablations/*/*.yaml))
 
-.PHONY: help setup wordnet data data-check experiments train eval smoke rehearse ablate leakcheck compare dashboard test test-all test-gpu torture check format bench lock clean need-exp
+.PHONY: help setup wordnet data data-check experiments train eval smoke rehearse ablate leakcheck compare dashboard test test-all test-gpu torture check format bench notebooks lock clean need-exp
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -142,6 +142,10 @@ format: $(READY) ## format the code
 
 bench: $(READY) ## print and keep the benchmarks' figures
 	@for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+# one thread, so that the time is that of a small machine
+notebooks: $(READY) ## execute the notebooks of docs/notebooks/, two minutes each at most
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --nbmake --nbmake-timeout=240 -m '' docs/notebooks $(ARGS)
 
 lock: $(UV) ## renew requirements.lock from pyproject.toml
 	@$(UV) pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
