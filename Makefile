@@ -82,7 +82,7 @@ else ifeq ($(SEEDS),)
 	@$(BIN)/tvr fit --config experiments/$(EXP).yaml $(if $(RESUME),--resume=$(RESUME)) $(ARGS)
 else
 	@for seed in $(subst $(COMMA), ,$(SEEDS)); do case $$seed in *[!0-9]*) \
-	  echo "SEEDS has '$$seed', which is no seed: SEEDS=0,1,2, numbers from 0 on" >&2; exit 2;; esac; done
+	  echo "SEEDS has '$$seed', which is not a seed: SEEDS=0,1,2, numbers from 0 on" >&2; exit 2;; esac; done
 	@began=$$(date +%Y%m%d-%H%M%S); words=($(ARGS)); home=runs; folders=(); \
 	for i in "$${!words[@]}"; do case "$${words[i]}" in \
 	  --runs_dir=*) home="$${words[i]#*=}";; --runs_dir) home="$${words[i + 1]}";; esac; done; \

@@ -175,4 +175,4 @@ def test_seeds_that_are_none_start_nothing(checkout: Path, seeds: str) -> None:
     done = train(checkout, f"SEEDS={seeds}")
     assert done.returncode != 0
     assert done.stdout == ""
-    assert "which is no seed" in done.stderr
+    assert "which is not a seed" in done.stderr

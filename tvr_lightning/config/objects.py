@@ -127,7 +127,7 @@ def build_reader(part: Any) -> Annotations:
 
     Raises:
         ConfigError: it names no class.
-        TVRError: the class is no reader, or refuses its arguments.
+        TVRError: the class is not a reader, or refuses its arguments.
     """
     from jsonargparse import ArgumentParser
 

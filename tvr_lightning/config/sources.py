@@ -169,7 +169,7 @@ def takes_over_names(module: str) -> bool:
 
 
 class _NotPlainError(Exception):
-    """A type of which a name is no plain type."""
+    """A type of which a name is not a plain type."""
 
 
 class _Plain(ast.NodeTransformer):

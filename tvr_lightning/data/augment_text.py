@@ -84,9 +84,9 @@ class CaptionAugmenter:
         rates = {name: getattr(options, name) for name in ("replace", "insert", "swap", "delete")}
         for name, rate in rates.items():
             if not 0 <= rate <= 1:
-                raise ConfigError(f"text augmentation: {name} is {rate}; a rate lies between 0 and 1")
+                raise ConfigError(f"text augmentation: {name} is {rate}; it must be between 0 and 1")
         if options.senses is not None and options.senses < 1:
-            raise ConfigError(f"text augmentation: senses is {options.senses}; at least 1, or null for all")
+            raise ConfigError(f"text augmentation: senses is {options.senses}; it must be at least 1, or null for all")
         self.options = options
         self.wordnet: WordNet | None = None
         if wants_synonyms(options):

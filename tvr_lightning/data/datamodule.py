@@ -141,7 +141,9 @@ class VideoTextDataModule(LightningDataModule):
                 "data.jitter moves frames inside equal segments: set data.fps=null, data.sampling=uniform"
             )
         if jitter and cache_frames:
-            raise ConfigError("data.jitter draws other frames each epoch, data.cache_frames keeps those of the first")
+            raise ConfigError(
+                "data.jitter draws different frames each epoch, but data.cache_frames keeps those of the first"
+            )
         self.annotations = annotations
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
@@ -189,7 +191,8 @@ class VideoTextDataModule(LightningDataModule):
         if self.requested_selection == "validation" and not exists:
             raise ConfigError(
                 f"{self.dataset} ({self.annotations.protocol}) has no validation split for data.selection=validation; "
-                "use holdout (5 % of the training videos), last, or test (the literature's habit, marked in results)"
+                "use holdout (5 % of the training videos), last, or test (common in the literature, and marked in "
+                "results)"
             )
         return self.requested_selection
 
@@ -307,7 +310,7 @@ class VideoTextDataModule(LightningDataModule):
             raise ConfigError(
                 f"data.batch_size is {self.batch_size}, but {self.dataset} train has only {len(dataset)} samples"
                 + (f" for {world} devices" if world > 1 else "")
-                + ": not one batch can be filled. Set a smaller --data.batch_size"
+                + ": no batch can be filled. Set a smaller --data.batch_size"
                 + (" or a larger --data.subset." if self.subset else ".")
             )
         return self.loader(dataset, self.batch_size, collate_pairs, sampler=sampler, drop_last=True)
@@ -362,7 +365,7 @@ class VideoTextDataModule(LightningDataModule):
         if self.frame_features is not None:
             if video is None:
                 raise ConfigError(
-                    "data.frame_features gives what a frozen encoder makes of frames, and this method trains its "
+                    "data.frame_features gives a frozen encoder's features of frames, but this method trains its "
                     "encoder, or looks at pixels: freeze it (the encoder's freeze or freeze_image), or leave "
                     "frame_features out"
                 )

@@ -246,7 +246,7 @@ class PairDataset(Dataset[VideoTextBatch | None]):
         self.seed = seed
         self.augment = augment
         self.augment_caption = None if augment is None else CaptionAugmenter(augment.text)
-        self.videos = torch.nonzero(captions.counts)[:, 0]  # a video without captions is no training sample
+        self.videos = torch.nonzero(captions.counts)[:, 0]  # a video without captions is not a training sample
 
     def __len__(self) -> int:
         """Number of samples in an epoch."""

@@ -66,7 +66,7 @@ def named_model(name: str, known: Iterable[str] = ()) -> NamedModel:
             another = f"{'no' if not content else 'another'} {CONFIG}"
             found = another if folder.is_dir() else "no such folder"
             raise CheckpointError(
-                f"{name} is no model of open_clip's ({found} at {folder}). One has an {CONFIG} with `model_cfg`, and "
+                f"{name} is not a model of open_clip ({found} at {folder}). One has an {CONFIG} with `model_cfg`, and "
                 "weights beside it."
             )
         preprocess = content.get("preprocess_cfg")
@@ -159,7 +159,8 @@ class OpenCLIPTokenizer(Tokenizer):
             whole = self._pieces(clean(caption)).input_ids
             if not set(whole) - special:
                 raise DataError(
-                    f"Caption {index} of {len(captions)} is empty: {caption!r}. Remove or mend it in the annotations."
+                    f"Caption {index} of {len(captions)} is empty: {caption!r}. Remove or correct it in the "
+                    "annotations."
                 )
             cut = len(whole) > width
             kept = self._pieces(clean(caption), truncation=True, max_length=width).input_ids if cut else whole

@@ -80,7 +80,7 @@ def check_repeated(what: str, records: Sequence[Record], allowed: bool) -> int:
     if pairs:
         _refuse(
             f"{what}: {len(pairs)} records repeat a video of the split: {_listed(pairs)}. A query would then find one "
-            "right video of several. Let the reader give one record a video, with all its captions",
+            "right video of several. Let the reader give one record per video, with all its captions",
             allowed,
             "results are marked",
         )

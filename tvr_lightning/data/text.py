@@ -172,7 +172,8 @@ class CLIPTokenizer(Tokenizer):
             words = [token for token in encoding.encode(caption) if token < start]
             if not words:
                 raise DataError(
-                    f"Caption {index} of {len(captions)} is empty: {caption!r}. Remove or mend it in the annotations."
+                    f"Caption {index} of {len(captions)} is empty: {caption!r}. Remove or correct it in the "
+                    "annotations."
                 )
             kept = words[: width - 2]
             rows.append([start, *kept, end] + [0] * (width - 2 - len(kept)))

@@ -274,7 +274,7 @@ def _find(source: str) -> tuple[Path, Mapping[str, Any]]:
     wrong = [name for name, holds in unsupported.items() if holds]
     if wrong:
         raise CheckpointError(
-            f"{file} is no BERT encoder with absolute positions ({', '.join(wrong)} in its config.json). "
+            f"{file} is not a BERT encoder with absolute positions ({', '.join(wrong)} in its config.json). "
             "Choose one such as bert-base-uncased."
         )
     return file, raw

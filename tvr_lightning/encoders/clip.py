@@ -198,7 +198,7 @@ class CLIPEncoder(DualEncoder):
             name = "CLIPSize" if size and size != PRESETS.get(model) else model
             weights, tag = resolve_weights(name, self.from_pretrained, tags)
         elif self.from_pretrained is not None:
-            raise ConfigError(f"{model} brings its weights along: leave from_pretrained={self.from_pretrained} out")
+            raise ConfigError(f"{model} includes its weights: leave from_pretrained={self.from_pretrained} out")
         else:
             weights, tag = read_clip_weights(source if isinstance(source, Path) else fetch_weights(source)), None
             self.from_pretrained = model

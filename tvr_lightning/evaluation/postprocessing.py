@@ -186,7 +186,7 @@ def _finite(scores: Tensor) -> Tensor:
     """The same scores.
 
     Raises:
-        ScoreError: some are no numbers.
+        ScoreError: some are not numbers.
     """
     for part in chunks(len(scores), max(scores.shape[1], 1), CHUNK):
         if not bool(torch.isfinite(scores[part]).all()):

@@ -57,7 +57,7 @@ class _Rows:
         """Factors of dropout, 0 or 1 / (1 - rate): those of the rows of a tensor."""
         if len(like) > self.total:
             raise ValueError(
-                f"{len(like)} rows, but the joined batch has {self.total}: dropout acts on rows of a batch"
+                f"{len(like)} rows, but the joined batch has {self.total}: dropout acts on rows of the batch"
             )
         generator = torch.Generator(like.device).manual_seed(_seed((*self.key, next(self.numbers))))
         if rate == 1:  # nothing is kept

@@ -106,14 +106,14 @@ class LeakReport:
             why = (
                 "as its settings say: scores read the ground truth" if self.reads_ground_truth else "noise is retrieved"
             )
-            lines.append(f"{self.name}: LEAK, {why}. Its figures are no retrieval results; see docs/leakage.md.")
+            lines.append(f"{self.name}: LEAK, {why}. Its figures are not retrieval results; see docs/leakage.md.")
         else:
             lines.append(f"{self.name}: no leak found, fresh noise is retrieved at chance.")
             if not self.trains:
                 lines.append("The experiment trains nothing (trains: false): the method was tested untrained.")
             elif not self.trainable:
                 lines.append(
-                    "The method has no trainable parameters beside its encoders', which noise replaces: it was tested "
+                    "The method has no trainable parameters besides its encoders', which noise replaces: it was tested "
                     "untrained."
                 )
             elif self.trained.p_value >= SIGNIFICANCE:

@@ -95,8 +95,8 @@ def run(command: str, arguments: Mapping[str, Any], flags: Sequence[str] = (), k
 def going_on(folder: Path) -> str:
     """How a run that ended early is taken up again, as a sentence."""
     if (folder / CHECKPOINTS / LAST).is_file():
-        return f"The run goes on from its last checkpoint: --resume={folder}"
-    return "No checkpoint was due yet: start it again"
+        return f"The run can continue from its last checkpoint: --resume={folder}"
+    return "There was no checkpoint yet: start it again"
 
 
 def build_for(

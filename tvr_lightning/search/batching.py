@@ -68,7 +68,7 @@ class Batcher:
             TVRError: as `answers`.
         """
         if self._line.qsize() >= WAITING:
-            raise BusyError(f"{WAITING} queries are waiting already: ask again in a moment")
+            raise BusyError(f"{WAITING} queries are waiting already: try again in a moment")
         asked = _Asked(query, k, asyncio.get_running_loop().create_future())
         self._line.put(asked)
         return await asked.future

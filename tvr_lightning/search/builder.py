@@ -49,7 +49,7 @@ class Built:
         moved: videos whose features were there under another name.
         removed: videos that have gone.
         unreadable: what could not be indexed.
-        others: files of the folder that are no videos by their name.
+        others: files of the folder that are not videos by their name.
         repeats: names of a list that lead to a file which another name has led to; such a file is indexed once.
         copies: files that hold the same as another; each is indexed.
     """

@@ -113,7 +113,7 @@ class Service:
             except Exception as error:  # whatever it is, the next state may be whole
                 stale, said = repr(error), "".join(traceback.format_exception(error))
             if stale != self.stale and said:
-                say(f"tvr: the index is answered from as it was: {said}", file=sys.stderr, flush=True)
+                say(f"tvr: queries are answered from the previous state: {said}", file=sys.stderr, flush=True)
             self.stale = stale
 
     async def about(self, request: Request) -> Response:
@@ -145,7 +145,7 @@ class Service:
     async def search_by_clip(self, request: Request) -> Response:
         """Windows that are like a clip."""
         if self.uploads.locked():
-            raise BusyError(f"{UPLOADS} clips are looked at already: send it again in a moment")
+            raise BusyError(f"{UPLOADS} clips are being processed already: send it again in a moment")
         async with self.uploads, uploaded(request, self.limits.upload) as upload:
             _check_names(upload.fields, ("k", "video"))
             k = _number_of_hits(upload.fields.get("k"))

@@ -207,7 +207,7 @@ class MSRVTT(Annotations):
     def _check_apart(self, both: set[str], where: str) -> None:
         if both:
             raise DataError(
-                f"{self.root}: {len(both)} ids stand in {TRAIN_LISTS[self.protocol]} and {where}: "
+                f"{self.root}: {len(both)} ids are in {TRAIN_LISTS[self.protocol]} and {where}: "
                 f"{few(sorted(both, key=natural_key))}. Training on test videos makes results worthless; fetch the "
                 "lists again."
             )

@@ -206,7 +206,7 @@ class Table(Annotations):
         if silent:
             said.append(
                 f"{self.name}: {len(silent)} rows have no caption: {few(silent, 3)}. A video that has none at all is "
-                "never trained on, and stands in a test's gallery without being looked for."
+                "never trained on, and is in a test's gallery without being searched for."
             )
         source = f"{self.name}:"
         records = {name: tuple(e.record(name, source + e.drawn_by) for e in part) for name, part in splits.items()}

@@ -65,7 +65,7 @@ class FeatureRows:
         key = self.keys[number]
         block = self._blocks.get(key) or self.store.read("features", key, mapped=True)
         if block is None:
-            raise DataError(f"kept features {self.store.path('features', key)} are damaged or have gone; start again")
+            raise DataError(f"kept features {self.store.path('features', key)} are damaged or gone; start again")
         self._blocks[key] = block
         return FeatureRow(block["features"][row], block["mask"][row], bool(block["failed"][row]))
 

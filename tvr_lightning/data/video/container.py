@@ -81,7 +81,7 @@ def open_video(path: Path) -> Iterator[InputContainer]:
     except OSError as error:
         raise DecodeError(f"{path}: {error.strerror}") from error
     except ValueError as error:  # a lone surrogate, a zero
-        raise DecodeError(f"{path}: no name that a file can have here ({error}); rename it") from error
+        raise DecodeError(f"{path}: not a possible file name here ({error}); rename it") from error
     if kind := refers_elsewhere(head):
         raise DecodeError(f"{path}: {kind} and no video; nothing that it names is opened. Put the video itself there")
     with pyav_errors(path):
@@ -96,7 +96,8 @@ def open_video(path: Path) -> Iterator[InputContainer]:
             )
         except av.error.ArgumentError as error:  # what FFmpeg says of a format that the list lacks
             raise DecodeError(
-                f"{path}: cannot be decoded: {reason(error)}. Its content or its name (has it a % ?) may stand for "
+                f"{path}: cannot be decoded: {reason(error)}. Its content or its name (does it contain a %?) may "
+                "stand for "
                 "other files, which are not opened; rename it, or put the video itself there"
             ) from error
     with container:
