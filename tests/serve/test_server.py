@@ -159,7 +159,7 @@ def test_files_that_went_or_changed_are_gone(serve: Serve, make_index: Callable[
     for name, hit in ((gone, first), (changed, second), (linked, third)):
         reply = server.ask(hit["video"])
         assert reply.status == 410
-        assert f"{name} has gone or changed since it was indexed" in reply.error
+        assert f"{name} is gone or has changed since it was indexed" in reply.error
         assert server.ask(hit["thumbnail"]).status == 200
 
 

@@ -173,7 +173,7 @@ class _NotPlainError(Exception):
 
 
 class _Plain(ast.NodeTransformer):
-    """Puts in the place of aliases what they stand for."""
+    """Replaces aliases by what they stand for."""
 
     def __init__(self, module: str) -> None:
         self.names = _names(module) or {}

@@ -57,8 +57,8 @@ class TextAugmentation:
     Attributes:
         replace: share of words replaced by synonyms, at least one.
         insert: synonyms inserted at random places, as a share of the number of words, at least one.
-        swap: pairs of words that change places, as a share of the number of words, at least one.
-        delete: probability of each word to go.
+        swap: pairs of words that swap places, as a share of the number of words, at least one.
+        delete: probability that a word is deleted.
         senses: synonyms come from this many of a word's most frequent senses of each part of speech; null for all.
         wordnet: folder with WordNet's files (`index.noun`, `data.noun`, ...); null looks where systems put them.
     """

@@ -94,7 +94,7 @@ class OpenCLIPTokenizer(Tokenizer):
 
     Args:
         model: the encoder's `model`.
-        folder: a local folder with the tokeniser's files, in the place of the repository that the model names. Files
+        folder: a local folder with the tokeniser's files, in place of the repository that the model names. Files
             in a `local-dir:` model's own folder go before that repository too.
         context_length: m, tokens per caption with special ones; longer captions are cut before the last special one.
 
@@ -173,7 +173,7 @@ class OpenCLIPTokenizer(Tokenizer):
         return TokenizedText(tokens, torch.arange(width) < length.unsqueeze(1), length > width)
 
     def words(self, tokens: Tensor) -> tuple[str, ...]:
-        """Spells the tokens (m,) of a caption, special ones left out; a piece that a word goes on from ends in `-`."""
+        """Spells the tokens (m,) of a caption, special ones left out; a piece that is continued ends in `-`."""
         if self._clip:
             return self._clip.words(tokens)
         special = self._special() | {0 if self._strip else -1}

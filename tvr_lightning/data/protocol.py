@@ -27,7 +27,7 @@ def read_distractors(place: Path, listed: Iterable[Path]) -> list[Record]:
     Args:
         place: a folder, of which every video at any depth is taken, or a text file with a path below its own folder on
             each line.
-        listed: files of the dataset's own records; they are passed over.
+        listed: files of the dataset's own records; they are skipped.
 
     Returns:
         Records in the order of their paths or lines, called `distractor:PATH`.

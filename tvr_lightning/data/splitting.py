@@ -1,4 +1,4 @@
-"""Records of a reader become a split: what is missing is said, what stands twice is refused, captions are tokenised."""
+"""Records of a reader become a split: what is missing is said, what occurs twice is refused, captions are tokenised."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def make_split(data: SplitSettings, name: str, records: Sequence[Record]) -> Spl
         records: what the reader gives.
 
     Raises:
-        DataError: the gallery is incomplete, no video is there, or a video stands twice.
+        DataError: the gallery is incomplete, no video is there, or a video occurs twice.
     """
     listed, what = len(records), f"{data.dataset} {name}"
     if data.join_captions:

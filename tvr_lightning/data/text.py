@@ -184,7 +184,7 @@ class CLIPTokenizer(Tokenizer):
         return TokenizedText(torch.tensor(rows, dtype=torch.int64).reshape(-1, width), mask, length > width)
 
     def words(self, tokens: Tensor) -> tuple[str, ...]:
-        """Spells the tokens (m,) of a caption, start and end left out; a piece that a word goes on from ends in `-`."""
+        """Spells the tokens (m,) of a caption, start and end left out; a piece that is continued ends in `-`."""
         encoding = _byte_pair_encoding()
         pieces = [encoding.decoder[token] for token in tokens.tolist()[1:]]
         spelt = pieces[: pieces.index(encoding.decoder[encoding.eot_token_id])]

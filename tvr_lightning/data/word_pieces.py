@@ -193,7 +193,7 @@ class WordPieces(Tokenizer):
         )
 
     def words(self, tokens: Tensor) -> tuple[str, ...]:
-        """Spells the tokens (m,) of a caption, special ones left out; a piece that a word goes on from ends in `-`."""
+        """Spells the tokens (m,) of a caption, special ones left out; a piece that is continued ends in `-`."""
         pieces = [self._names[token] for token in tokens.tolist()[1:]]
         spelt = pieces[: pieces.index("[SEP]")]
         return tuple(

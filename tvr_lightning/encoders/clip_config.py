@@ -209,7 +209,7 @@ def hugging_face_config(text: Mapping[str, Any], folder: str | None) -> dict[str
 
     Args:
         text: `text_cfg`.
-        folder: holds its `config.json`, in the place of the repository that `text` names.
+        folder: holds its `config.json`, in place of the repository that `text` names.
 
     Raises:
         CheckpointError: it cannot be fetched or read, or is of another kind than open_clip knows.

@@ -171,7 +171,7 @@ def _said_of(name: str, options: Evaluation) -> Iterator[None]:
     """Names the setting of whatever post-processing cannot compute from scores that are finite themselves.
 
     Raises:
-        ScoreError: in the place of the one inside.
+        ScoreError: in place of the one inside.
     """
     try:
         yield

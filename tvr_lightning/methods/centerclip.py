@@ -86,7 +86,7 @@ class CenterCLIP(RetrievalModule[SentenceFeatures, VideoFeatures]):
             self.temporal = TemporalTransformer.beside(encoder, num_layers, max_frames)
 
     def encode_video(self, video: VideoInput) -> VideoFeatures:
-        """Segments in the place of frames, after the temporal layers where there are any."""
+        """Segments in place of frames, after the temporal layers where there are any."""
         segments = self._segments(video)
         if self.temporal is None:
             return segments

@@ -12,7 +12,7 @@ scores are computed for all pairs, in training and in evaluation. The paper's d(
 vector for each item, its graph holding the parts of its own ground-truth counterpart; `pairing: matched` computes that,
 so that the paper's figures can be studied. It tells the text which video is the right one: its scores are not results.
 Departures, where the paper does not say or this differs from its print:
-encoding     positions are learned, one a frame; words are all of CLIP's tokens, start and end among them, behind its
+encoding     positions are learned, one a frame; words are all of CLIP's tokens, start and end among them, after its
              last norm and projection; padded words and frames get weight 0 everywhere
 refining     the softmax of Eq. 5 runs over tokens, where its bias is without effect and left out (the other reading is
              `refine_over: phrases`, with the bias); m is two linear layers with one ReLU between them
@@ -23,7 +23,7 @@ graphs       self-loops are edges; W_a and W_c of Eqs. 6 and 8 have a block for 
              nodes and on both attentions
 readout      softmax over the width as printed (`readout: identity` leaves it out); it and the cosine are computed in
              float32 whatever the precision
-matching     cosines times CLIP's scale, which Sec. 4.2 names and Eqs. 10 and 11 do not print; it goes on learning;
+matching     cosines times CLIP's scale, which Sec. 4.2 names and Eqs. 10 and 11 do not print; it keeps learning;
              captions of one video in a batch are not negatives of that video, where Eqs. 10 and 11 count them
 Table 4      baseline: means of CLIP's tokens and frames, without positions; no_inter: the cosine of the parts' means;
              no_intra: graphs over words and frames, whose roots are their means

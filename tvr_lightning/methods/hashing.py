@@ -84,7 +84,7 @@ class TrainingSetHashing(HashingModule[CodesT]):
         """
 
     def on_fit_start(self) -> None:
-        """Shows the method the training set: the same in a run that goes on, because the encoders are frozen.
+        """Shows the method the training set: the same in a resumed run, because the encoders are frozen.
 
         Raises:
             DataError: no video or no caption of the training set can be encoded.

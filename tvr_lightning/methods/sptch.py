@@ -24,7 +24,7 @@ losses          means for the squared norms of Eqs. 6, 7, 8, 14 and 15, so that 
                 denominator, as in Eq. 10; captions of one video in a batch are not negatives; Eq. 14 takes Z after tanh
 Table 1         `sim` leaves out L_sf alone, L_sc stays; `bin` has no G, so no L_bf either; `s1` has no threshold and no
                 tanh; `b1` has no joint convolution: H^v and H^t see their own modality, H = tanh FC[H^v ; H^t]; `b2`
-                puts encoded features in the place of convolved ones, their sum in that of V^j
+                puts encoded features in place of convolved ones, their sum in that of V^j
 training        no label chooses weights: experiments keep the last ones; a checkpoint chosen by mAP would be supervised
 """
 

@@ -56,7 +56,7 @@ class TokenFeatures(StillFeatures):
     """Features of videos with their selected tokens.
 
     Attributes:
-        tokens: (V, n (1 + K), D), those of a frame one behind the other, the class token first.
+        tokens: (V, n (1 + K), D), those of a frame one after the other, the class token first.
     """
 
     tokens: Tensor

@@ -1,6 +1,6 @@
 """X-Pool (Gorti et al. 2022): a video pooled over its frames by what the sentence looks at.
 
-pooling   one head of attention, a sentence over frames, and a linear layer, each behind a layer norm
+pooling   one head of attention, a sentence over frames, and a linear layer, each after a layer norm
                                          -> nn.tc_mgc.language_video_attention.LanguageVideoAttention
 score     cosine of the sentence with the pooled video -> XPool.score
 The block is the one that TC-MGC took over for its sentences and words. What trains without dropout and what scores is

@@ -153,7 +153,7 @@ def run_grid(points: Sequence[Point]) -> tuple[list[Path], dict[str, int]]:
 
 
 def check_points(points: Sequence[Point]) -> None:
-    """Builds each point with the smallest encoders in the place of its own, which shows values that its parts refuse.
+    """Builds each point with the smallest encoders in place of its own, which shows values that its parts refuse.
 
     Raises:
         ConfigError: names the point, and what it refuses.

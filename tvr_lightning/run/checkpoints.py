@@ -65,7 +65,7 @@ def find_checkpoint(home: Path, wanted: str, resume: bool = False) -> Path:
 
 
 def _elsewhere(path: Path, home: Path) -> str:
-    """What to take in the place of a checkpoint that is not there."""
+    """What to take in place of a checkpoint that is not there."""
     folder = path.parent.parent
     if path.parent.name == CHECKPOINTS and (folder / CONFIG).is_file() and not path.parent.is_dir():
         config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))

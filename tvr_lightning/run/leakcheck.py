@@ -161,7 +161,7 @@ def probe_arguments(words: Sequence[str], probe: LeakProbe) -> dict[str, Any]:
 
 
 def replace_encoders(model: RetrievalModule[Any, Any], seed: int) -> int:
-    """Puts noise in the place of every encoder of a method; returns how many there were."""
+    """Puts noise in place of every encoder of a method; returns how many there were."""
     found = encoders_in(model)
     for number, (parent, name, child) in enumerate(found):
         setattr(parent, name, NoiseEncoder(child, seed + number))

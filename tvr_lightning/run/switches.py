@@ -19,7 +19,7 @@ from tvr_lightning.run.accelerators import ExperimentTrainer
 from tvr_lightning.run.results import DIRECTIONS, LOWER_IS_BETTER
 
 REFUSED = {
-    "overfit_batches": "Lightning would put its own sampler in the place of the seeded one. For a few videos that "
+    "overfit_batches": "Lightning would put its own sampler in place of the seeded one. For a few videos that "
     "every epoch sees: --data.subset=N (of each split), with --data.batch_size at most N",
     "barebones": "it leaves out checkpoints, metrics and everything else that a result is made of",
     "default_root_dir": "a run keeps all it writes in its own folder: set --runs_dir",

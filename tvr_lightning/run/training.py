@@ -205,7 +205,7 @@ def check_options(cli: ExperimentCLI, command: str) -> None:
 
 
 def choose_weights(cli: ExperimentCLI, command: str) -> Path | None:
-    """Puts a checkpoint's path in the place of `last`, `best`, a run folder or `--resume`.
+    """Puts a checkpoint's path in place of `last`, `best`, a run folder or `--resume`.
 
     Returns:
         The folder of the run that goes on; None for a new run.

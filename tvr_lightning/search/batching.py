@@ -29,7 +29,7 @@ class _Asked(NamedTuple):
         """Gives the answer to who waits for it, from another thread."""
 
         def tell() -> None:
-            if self.future.done():  # who asked has gone
+            if self.future.done():  # who asked is gone
                 return
             if isinstance(answer, BaseException):
                 self.future.set_exception(answer)

@@ -146,7 +146,7 @@ class Shards:
         """Reads which windows a shard holds, those that count no more too.
 
         Raises:
-            SearchError: its file is damaged or has gone.
+            SearchError: its file is damaged or is gone.
         """
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -188,7 +188,7 @@ class Shards:
         """Maps a shard's tensors; what is not looked at is not read.
 
         Raises:
-            SearchError: its file is damaged or has gone, or holds other vectors than the manifest says.
+            SearchError: its file is damaged or is gone, or holds other vectors than the manifest says.
         """
         import torch
         from safetensors import SafetensorError
@@ -263,7 +263,7 @@ class Shards:
         """The picture of a window, as JPEG.
 
         Raises:
-            SearchError: the shard's file is damaged or has gone.
+            SearchError: the shard's file is damaged or is gone.
         """
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -344,7 +344,7 @@ def _size(path: Path) -> int:
     """Bytes of a regular file.
 
     Raises:
-        OSError: it has gone.
+        OSError: it is gone.
         ValueError: it is something else, also a link.
     """
     status = path.lstat()

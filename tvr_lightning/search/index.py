@@ -126,7 +126,7 @@ class Index:
         """What encodes queries.
 
         Raises:
-            SearchError: the run has gone, or its weights are not those that the videos were encoded with.
+            SearchError: the run is gone, or its weights are not those that the videos were encoded with.
         """
         path = self._run_path or self.manifest.source.path
         if self._run_path is None and Path(path).is_absolute() and not is_there(Path(path)):

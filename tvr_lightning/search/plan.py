@@ -1,4 +1,4 @@
-"""What an index lacks of its videos, and what it holds of videos that have gone or moved."""
+"""What an index lacks of its videos, and what it holds of videos that are gone or moved."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Job(NamedTuple):
 
 
 def make_plan(run: Experiment, source: Source, listed: Listed, folder: Path, options: IndexOptions) -> Job:
-    """Compares the index with the videos; takes out what has gone, renames what has moved.
+    """Compares the index with the videos; takes out what is gone, renames what has moved.
 
     Raises:
         SearchError: the index is damaged, or of something else; or its vectors cannot be kept where they should.

@@ -102,7 +102,7 @@ class Service:
         self.index = await run_sync(self.index.reopened)
 
     async def keep_fresh(self) -> None:
-        """Looks again and again; what cannot be read is said once, and the state before goes on answering."""
+        """Looks again and again; what cannot be read is said once, and the previous state keeps answering."""
         while True:
             await asyncio.sleep(self.limits.refresh)
             stale = said = ""
@@ -202,7 +202,7 @@ class Service:
         state = await run_sync(look)
         if state is None:
             raise HTTPException(
-                410, f"the file {shown_name(hit.file)} has gone or changed since it was indexed: run tvr index again"
+                410, f"the file {shown_name(hit.file)} is gone or has changed since it was indexed: run tvr index again"
             )
         kept = "attachment" if "download" in request.query_params else "inline"
         return _File(

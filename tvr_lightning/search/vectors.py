@@ -28,7 +28,7 @@ class VectorIndex(Protocol):
         """Takes vectors under numbers that it does not hold yet."""
 
     def delete(self, ids: NDArray[np.int64]) -> None:
-        """Forgets vectors; numbers that it does not hold are passed over."""
+        """Forgets vectors; numbers that it does not hold are skipped."""
 
     def search(self, queries: NDArray[Any], k: int) -> Found:
         """The k largest inner products of each query, largest first, and their numbers; all where there are fewer.

@@ -57,7 +57,7 @@ def list_videos(source: Path) -> Listed:
     """Finds the videos of a folder at any depth, or those that a text file names, one path per line.
 
     A list takes files of any name; its relative paths begin at its own folder, and a file that it names twice counts
-    once. Hidden files are passed over. Links to files count as the files, links to folders are not followed.
+    once. Hidden files are skipped. Links to files count as the files, links to folders are not followed.
 
     Raises:
         DataError: there is no such folder or list, or no video in it, or a part of it cannot be listed.

@@ -76,7 +76,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_csv(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
-    """Reads the named columns of a CSV file with a header, outer spaces removed; empty lines are passed over.
+    """Reads the named columns of a CSV file with a header, outer spaces removed; empty lines are skipped.
 
     Returns:
         For every row the number of its (last) line and its cells by column.
@@ -162,7 +162,7 @@ def _check_builtin(value: Any, path: Path) -> None:
 
 
 def read_list(path: Path) -> list[str]:
-    """Reads ids, one a line; ids may hold spaces, empty lines are passed over, the last line may lack its end.
+    """Reads ids, one a line; ids may hold spaces, empty lines are skipped, the last line may lack its end.
 
     Raises:
         DataError: the file cannot be read, lists nothing, an id twice, or one that would leave the folder.

@@ -108,7 +108,7 @@ def open_video(path: Path) -> Iterator[InputContainer]:
 
 
 def refers_elsewhere(head: bytes) -> str | None:
-    r"""What a file is that names other files or addresses in the place of pictures; None for what may be a video.
+    r"""What a file is that names other files or addresses in place of pictures; None for what may be a video.
 
     Args:
         head: its first bytes.
@@ -206,7 +206,7 @@ def video_streams(container: InputContainer, path: Path) -> list[int]:
 def demux(video: OpenVideo) -> Iterator[Packet[VideoStream] | str]:
     """Yields the packets of a stream and, in place of what cannot be read, the reason.
 
-    The last packet is empty and flushes the decoder. Reading goes on after errors until a second one follows
+    The last packet is empty and flushes the decoder. Reading continues after errors until a second one follows
     without a packet in between.
     """
     failed = flushed = False
