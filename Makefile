@@ -18,7 +18,7 @@ READY := .venv/.ready$(addprefix -,$(BUILD))
 EXPERIMENTS := $(filter-out reported,$(patsubst experiments/%.yaml,%,$(wildcard experiments/*.yaml)))
 GRIDS := $(patsubst experiments/%.yaml,%,$(wildcard experiments/ablations/*/*.yaml))
 
-.PHONY: help setup wordnet data data-check experiments train eval smoke rehearse ablate leakcheck compare dashboard test test-all test-gpu torture check format bench results lock clean need-exp
+.PHONY: need-exp $(shell sed -n 's/^\([a-z-]*\):.*\#\# .*/\1/p' $(firstword $(MAKEFILE_LIST)))
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -82,7 +82,7 @@ else ifeq ($(SEEDS),)
 	@$(BIN)/tvr fit --config experiments/$(EXP).yaml $(if $(RESUME),--resume=$(RESUME)) $(ARGS)
 else
 	@for seed in $(subst $(COMMA), ,$(SEEDS)); do case $$seed in *[!0-9]*) \
-	  echo "SEEDS has '$$seed', which is no seed: SEEDS=0,1,2, numbers from 0 on" >&2; exit 2;; esac; done
+	  echo "SEEDS has '$$seed', which is not a seed: SEEDS=0,1,2, numbers from 0 on" >&2; exit 2;; esac; done
 	@began=$$(date +%Y%m%d-%H%M%S); words=($(ARGS)); home=runs; folders=(); \
 	for i in "$${!words[@]}"; do case "$${words[i]}" in \
 	  --runs_dir=*) home="$${words[i]#*=}";; --runs_dir) home="$${words[i + 1]}";; esac; done; \
@@ -145,6 +145,10 @@ bench: $(READY) ## print and keep the benchmarks' figures
 
 results: $(READY) ## train the methods on shapes as docs/results.md has them (hours), write it: ARGS='hashing --jobs 4'
 	@$(BIN)/python benchmarks/figures/protocol.py $(ARGS) && $(BIN)/python benchmarks/figures/protocol.py --page docs/results.md
+
+# one thread, so that the time is that of a small machine
+notebooks: $(READY) ## execute the notebooks of docs/notebooks/, two minutes each at most
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --nbmake --nbmake-timeout=240 -m '' docs/notebooks $(ARGS)
 
 lock: $(UV) ## renew requirements.lock from pyproject.toml
 	@$(UV) pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \

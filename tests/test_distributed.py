@@ -175,7 +175,7 @@ def evaluations(root: Path, broken: Path, devices: int) -> dict[str, Any]:
 
         def encoded(text: Any) -> Any:
             features = encode(text)
-            if 7 in text.index:  # of all captions only the last one gets a score that is no number
+            if 7 in text.index:  # of all captions only the last one gets a score that is not a number
                 last.copy_(features.sentence[text.index == 7][:, 0])
             return features
 
@@ -323,7 +323,7 @@ def test_shares_are_whole_blocks_and_none_is_twice() -> None:
 
 @pytest.mark.parametrize("name", ["fsdp", "deepspeed_stage_2", "fsdp_cpu_offload"])
 def test_sharded_parameters_are_refused_with_the_reason(name: str) -> None:
-    with pytest.raises(ConfigError, match=r"cuts parameters into shards .* docs/training.md"):
+    with pytest.raises(ConfigError, match=r"splits parameters into shards .* docs/training.md"):
         check_strategy(name)
     check_strategy("ddp")
 

@@ -119,10 +119,10 @@ def test_a_table_with_more_rows_than_bytes_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../x", "/tmp/x", "a/../../x", "..", ".", "", "a//b", "a\0b"])
 def test_no_name_leads_out_of_the_folder_of_runs(name: str) -> None:
-    with pytest.raises(ConfigError, match="no folder below runs_dir"):
+    with pytest.raises(ConfigError, match="not a folder below runs_dir"):
         folder_below("runs", name)
     for run_id in {name, "a/b"}:
-        with pytest.raises(ConfigError, match=r"run_id is .* no name of a folder"):
+        with pytest.raises(ConfigError, match=r"run_id is .* not a folder name"):
             check_names(SimpleNamespace(runs_dir="runs", experiment="a", run_id=run_id))
     check_names(SimpleNamespace(runs_dir="/somewhere", experiment="a/b c", run_id="-ä 1..2"))
 
@@ -145,7 +145,7 @@ def test_paths_that_are_no_utf_8_are_read_and_those_that_cannot_be_are_named(sha
     assert torch.equal(read_frames(path, 4, size=32).frames, read_frames(clip, 4, size=32).frames)
     assert inspect_file(path).kind == "ok"
     for name in ("a\ud800.mp4", "a\0.mp4"):
-        with pytest.raises(DecodeError, match="no name that a file can have here"):
+        with pytest.raises(DecodeError, match="not a possible file name here"):
             read_frames(tmp_path / name, 4)
         assert inspect_file(tmp_path / name).kind == "undecodable"
 

@@ -28,13 +28,13 @@ def folder_below(runs_dir: str | os.PathLike[str], experiment: str) -> Path:
     >>> folder_below("runs", "../x")
     Traceback (most recent call last):
         ...
-    tvr_lightning.errors.ConfigError: experiment is '../x', which is no folder below runs_dir; ...
+    tvr_lightning.errors.ConfigError: experiment is '../x', which is not a folder below runs_dir; ...
     """
     parts = str(experiment).split("/")
     if not all(map(is_name, parts)):
         raise ConfigError(
-            f"experiment is {experiment!r}, which is no folder below runs_dir; give a plain name, such as lean_shapes, "
-            "and set --runs_dir to have runs elsewhere"
+            f"experiment is {experiment!r}, which is not a folder below runs_dir; give a plain name, such as "
+            "lean_shapes, and set --runs_dir to have runs elsewhere"
         )
     return Path(runs_dir, *parts)
 

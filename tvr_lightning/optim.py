@@ -30,19 +30,19 @@ class Optimizer:
         weight_decay: decoupled.
         decay: what decays: `matrices` other than embeddings; or `all_but_biases`, norms, embeddings and the logit
             scale too, as in the released code of the CLIP4Clip family.
-        algorithm: `adamw`, or `sgd`, whose decay is a part of the gradient.
+        algorithm: `adamw`, or `sgd`, whose decay is part of the gradient.
         momentum: of `sgd`.
         betas: Adam's.
         eps: Adam's.
         bias_correction: Adam's, of the averages in the first steps; the family's BertAdam has none.
-        warmup: share of all steps over which the rate rises linearly.
+        warmup: share of all steps in which the rate rises linearly.
         schedule: what follows the warm-up: `cosine` to zero, or `constant`. `bertadam_cosine` and `bertadam_linear` are
             BertAdam's: the first step has a rate of 0, and the cosine is that of all steps, the warm-up's among them,
             so that the rate drops where the warm-up ends; the line falls from there to 0.
-        loss_chunk: pairs whose activations a training step keeps at a time; the loss and its gradients stay those of
+        loss_chunk: pairs whose activations a training step keeps at a time; the loss and its gradients remain those of
             the whole batch. Null keeps all: faster.
-        compile_encoders: trains with the encoders' towers under torch.compile: their first steps take a minute more,
-            all others less. Evaluation computes as without.
+        compile_encoders: trains with the encoders' towers under torch.compile: their first steps take a minute longer,
+            all others less. Evaluation is not compiled.
     """
 
     lr: float = 1e-4
@@ -61,7 +61,7 @@ class Optimizer:
     compile_encoders: bool = False
 
     def __post_init__(self) -> None:
-        """Refuses numbers that no training means, before it begins.
+        """Refuses numbers that make no sense, before training begins.
 
         Raises:
             ConfigError: names the setting and its range.
@@ -138,7 +138,7 @@ def build_optimizer(
     fused: bool = False,
     rates: Mapping[str, float] | None = None,
 ) -> torch.optim.Optimizer:
-    """Builds it over `parameter_groups`; `fused` is faster, and wants gradients without a scale: `scales_losses`."""
+    """Builds it over `parameter_groups`; `fused` is faster, and needs unscaled gradients: `scales_losses`."""
     groups = parameter_groups(module, encoders, options, rates)
     if options.algorithm == "sgd":
         return torch.optim.SGD(groups, lr=options.lr, momentum=options.momentum)

@@ -1,7 +1,7 @@
 """Text as a person may see it: characters that steer a terminal, or turn a line around, stand there escaped.
 
 Captions, ids, paths and names come from files of others. Whatever prints them prints through `say`, `console` or the
-page's template, and none of these lets through what is no letter.
+page's template, and none of these lets through what is not a letter.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def say_once(text: str) -> None:
 
 
 def console(width: int | None = None, stderr: bool = False) -> Console:
-    """Rich's console on which all text is visible, and text alone: brackets and colons in names are no styles or emoji.
+    """Rich's console on which all text is visible, and text alone: brackets and colons in names are no markup.
 
     Args:
         width: columns; those of the terminal where it has more, and where none are given.

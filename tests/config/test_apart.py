@@ -67,7 +67,7 @@ def test_other_names_without_a_file_are_refused(name: str) -> None:
 
 def test_a_number_that_the_method_refuses(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", "--config", "sptch_shapes_0"]) == 2
-    assert "model.code_length is 0; a code has at least 1 bit" in capsys.readouterr().err
+    assert "model.code_length is 0; it must be at least 1 bit" in capsys.readouterr().err
 
 
 def test_a_grid_has_one_home() -> None:

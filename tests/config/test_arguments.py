@@ -90,9 +90,9 @@ def test_settings_land_where_they_belong(setting: str, place: str, value: object
         ("--data.annotations.init_args.rooot=/x", "did you mean root"),
         ("--seed_everything=true", "True does not fit; expected int"),
         ("--tracker=wandbb", "did you mean wandb"),
-        ("--data.batch_size.x=1", "batch_size is 96, it has no parts"),
+        ("--data.batch_size.x=1", "batch_size is 96, which has no parts"),
         ("--data.batch_size", "has no value"),
-        ("data.batch_size=1", "is no setting; settings look like"),
+        ("data.batch_size=1", "is not a setting; settings look like"),
     ],
 )
 def test_wrong_settings_are_named(bad: str, message: str) -> None:

@@ -102,19 +102,19 @@ def test_what_resolves(path: str, name: str, folder: Path) -> None:
         ("os.mkdir", "standard library"),
         ("builtins.print", "standard library"),
         (f"{FAULTS}.Popen", "standard library"),
-        (f"{FAULTS}.os.mkdir", "is no class: os is a module"),
-        ("tvr_lightning.run.fonts.cache", "is no class: cache is a function"),
+        (f"{FAULTS}.os.mkdir", "is not a class: os is a module"),
+        ("tvr_lightning.run.fonts.cache", "is not a class: cache is a function"),
         ("tvr_lightning.search.builder.ExitStack", "standard library"),
         ("torch.multiprocessing.Process", "standard library"),
-        ("own_parts.Annotations", "merely imports Annotations; write tvr_lightning.data.annotations.base.Annotations"),
-        ("own_parts.make", "is no class: make is a function"),
-        ("own_parts.instance", "is no class: instance is a Identity"),
+        ("own_parts.Annotations", "only imports Annotations; write tvr_lightning.data.annotations.base.Annotations"),
+        ("own_parts.make", "is not a class: make is a function"),
+        ("own_parts.instance", "is not a class: instance is a Identity"),
         ("own_parts.Outer.Missing", "no 'Missing' in Outer"),
         ("no_such_package.Foo", "cannot be imported"),
         ("pytest.__main__.Foo", "starts its program"),
-        ("Foo", "no class path"),
-        ("a b.Foo", "no class path"),
-        ("own_parts..Foo", "no class path"),
+        ("Foo", "not a class path"),
+        ("a b.Foo", "not a class path"),
+        ("own_parts..Foo", "not a class path"),
     ],
 )
 def test_what_is_refused(path: str, reason: str, folder: Path) -> None:
@@ -298,7 +298,7 @@ def test_trust_allows_it(run_folder: Path, capsys: pytest.CaptureFixture[str]) -
         main([*words, "--trust"])
         assert "names the module" not in capsys.readouterr().err
     main(["test", "--trust", str(run_folder)])
-    assert "is no setting" not in capsys.readouterr().err
+    assert "is not a setting" not in capsys.readouterr().err
     assert TARGET.exists()
 
 

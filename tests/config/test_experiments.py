@@ -26,7 +26,7 @@ def layouts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings_of(part: Any, where: str = "") -> Iterator[tuple[str, Any]]:
-    """The settings of a configuration that are no numbers."""
+    """The settings of a configuration that are not numbers."""
     if isinstance(part, dict):
         for key, value in part.items():
             yield from settings_of(value, f"{where}.{key}" if where else key)

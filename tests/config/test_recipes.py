@@ -61,7 +61,7 @@ def test_an_experiment_says_what_its_paper_does_not(file: Path) -> None:
     said = SAID.search(head(method_of(file)))
     assert said is not None
     told = said[1].split(", ")
-    assert set(told) <= set(names), "the method's file says of the paper what is no setting here"
+    assert set(told) <= set(names), "the method's file says of the paper what is not a setting here"
     line = f"not in the paper: {', '.join(name for name in names if name not in told)}"
     written = head(file).replace("\n# ", " ").removeprefix("# ")
     assert written.endswith(line) or f"{line};" in written, f"{file.name}: # {line}"

@@ -178,7 +178,7 @@ def test_arrays_that_are_no_features(tmp_path: Path, array: Any, message: str) -
 def test_places_that_hold_no_features(tmp_path: Path) -> None:
     for name in ("none", "x.txt"):
         (tmp_path / "x.txt").write_text("")
-        with pytest.raises(DataError, match=r"is no folder of \.npy or \.safetensors files"):
+        with pytest.raises(DataError, match=r"is not a folder of \.npy or \.safetensors files"):
             GivenFeatures(tmp_path / name, RECORDS, OPTIONS, 1.0)
     with pytest.raises(ConfigError, match="key compares pixels"):
         GivenFeatures(tmp_path, RECORDS, FrameOptions(3, "key", None, 32), 1.0)

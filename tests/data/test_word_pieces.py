@@ -137,7 +137,7 @@ def test_nodes_end_at_the_cut_and_those_beyond_it_are_counted(text_file):
     tokenizer = WordPieces(str(text_file), context_length=5)
     text = tokenizer(["a dog and a man", "a dog", "a dog !!!!!"])
     assert text.word.tolist() == [[-1, 0, 1, 2, -1], [-1, 0, 1, -1, -1], [-1, 0, 1, -1, -1]]
-    assert text.lost_nodes.tolist() == [2, 0, 0]  # signs are no nodes
+    assert text.lost_nodes.tolist() == [2, 0, 0]  # signs are not nodes
     text = WordPieces(str(text_file), context_length=4)(["dogs run over"])
     assert text.word.tolist() == [[-1, 0, 0, -1]]
     assert text.lost_nodes.tolist() == [2]

@@ -324,7 +324,7 @@ def test_folder_that_does_not_fit(tmp_path):
         make(from_pretrained=str(tmp_path))
     norm = "bert.embeddings.LayerNorm."
     save_file({**state, f"{norm}gamma": state[f"{norm}weight"] + 1}, tmp_path / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"two tensors for one place, embeddings\.LayerNorm\.weight"):
+    with pytest.raises(CheckpointError, match=r"two tensors for one parameter, embeddings\.LayerNorm\.weight"):
         make(from_pretrained=str(tmp_path))
     (tmp_path / "config.json").unlink()
     with pytest.raises(CheckpointError, match=r"no 'config\.json' beside it"):

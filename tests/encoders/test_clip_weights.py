@@ -323,19 +323,22 @@ def test_file_without_tensors(tmp_path):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (("module.visual.proj", "visual.proj"), r"two tensors for one place, visual\.proj: module\.visual\.proj and"),
+        (
+            ("module.visual.proj", "visual.proj"),
+            r"two tensors for one parameter, visual\.proj: module\.visual\.proj and",
+        ),
         (
             ("text.ln_final.bias", "ln_final.bias"),
             r"one place, ln_final\.bias: text\.ln_final\.bias and ln_final\.bias",
         ),
-        (("x" * 100_000, "module." + "x" * 100_000), "two tensors for one place, x{40}…x{40}: "),
+        (("x" * 100_000, "module." + "x" * 100_000), "two tensors for one parameter, x{40}…x{40}: "),
     ],
 )
 @pytest.mark.parametrize("reverse", [False, True])
 def test_two_tensors_for_one_place(tmp_path, names, message, reverse):
     state = {name: torch.zeros(2) for name in names}
     torch.save(dict(reversed(state.items())) if reverse else state, tmp_path / "clip.pt")
-    with pytest.raises(CheckpointError, match="two tensors for one place" if reverse else message) as refused:
+    with pytest.raises(CheckpointError, match="two tensors for one parameter" if reverse else message) as refused:
         read_clip_weights(tmp_path / "clip.pt")
     assert len(str(refused.value)) < 600
 
@@ -345,7 +348,7 @@ def test_names_of_hugging_face_beside_openais():
     parts = {f"{layer}{part}_proj.bias": torch.full((2,), float(i)) for i, part in enumerate("qkv")}
     joined = "transformer.resblocks.0.attn.in_proj_bias"
     assert openai_names(parts, "a.bin")[joined].tolist() == [0, 0, 1, 1, 2, 2]
-    with pytest.raises(CheckpointError, match=r"a\.bin holds two tensors for one place, .*in_proj_bias"):
+    with pytest.raises(CheckpointError, match=r"a\.bin holds two tensors for one parameter, .*in_proj_bias"):
         openai_names({**parts, joined: torch.zeros(6)}, "a.bin")
     for lacking in "qkv":  # none of the others is lost on the way
         rest = {name: x for name, x in parts.items() if f"{lacking}_proj" not in name}
@@ -355,5 +358,5 @@ def test_names_of_hugging_face_beside_openais():
 @pytest.mark.parametrize("scale", [1e4, float("nan"), float("inf"), -1e4, [1.0, 2.0]])
 def test_a_logit_scale_that_is_none(tmp_path, scale):
     torch.save({"visual.proj": torch.zeros(2), "logit_scale": torch.tensor(scale)}, tmp_path / "clip.pt")
-    with pytest.raises(CheckpointError, match="logit_scale is no logarithm of a factor"):
+    with pytest.raises(CheckpointError, match="logit_scale is not a logarithm of a factor"):
         read_clip_weights(tmp_path / "clip.pt")

@@ -39,7 +39,7 @@ def test_local_dir(kinds: None, tmp_path: Path, kind: str) -> None:
         torch.testing.assert_close(encoder.encode_frames(frames, frame_mask)[0], expected, atol=1e-5, rtol=1e-4)
     if kind == "siglip":
         assert encoder.logit_bias_init == pytest.approx(float(model.logit_bias))
-    with pytest.raises(ConfigError, match="brings its weights along"):
+    with pytest.raises(ConfigError, match="includes its weights"):
         CLIPEncoder(f"local-dir:{tmp_path / 'm'}", "openai")
 
 
@@ -88,9 +88,9 @@ def test_shards_and_indexes_that_lie(tmp_path: Path) -> None:
     assert read.keys() == whole.keys()
     assert all(torch.equal(read[n], whole[n]) for n in whole)
     for content, message in (
-        ({"weight_map": {"a": "../other.safetensors"}}, "a weight file beside it is all that it may name"),
-        ({"weight_map": {"a": "/etc/passwd"}}, "a weight file beside it is all"),
-        ({"weight_map": {"a": "code.py"}}, "a weight file beside it is all"),
+        ({"weight_map": {"a": "../other.safetensors"}}, "it may only name weight files beside it"),
+        ({"weight_map": {"a": "/etc/passwd"}}, "may only name weight files beside it"),
+        ({"weight_map": {"a": "code.py"}}, "may only name weight files beside it"),
         ({"weight_map": {"a": 3}}, "has no `weight_map`"),
         ({}, "has no `weight_map`"),
         ({"weight_map": {"a": "part-1.safetensors"}}, "lacks a, which"),
@@ -131,7 +131,7 @@ def test_folders_that_are_no_models(kinds: None, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"holds no config\.json of a text tower"):
         CLIPEncoder("roberta", text_model=str(tmp_path))
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
-    with pytest.raises(CheckpointError, match="model_type=llama is no text tower of open_clip's"):
+    with pytest.raises(CheckpointError, match="model_type=llama is not a text tower of open_clip's"):
         CLIPEncoder("roberta", text_model=str(tmp_path))
     content = {"mean": [0.5] * 3, "std": [0.5] * 3, "resize_mode": "longest"}
     saved_model(tmp_path, "mobile")

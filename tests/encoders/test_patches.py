@@ -118,7 +118,7 @@ def test_weights_are_saved_once_and_the_tower_that_walks_is_compiled() -> None:
 
 
 def test_what_shows_no_patches_is_refused(small_vgg: Callable[..., Any]) -> None:
-    with pytest.raises(ConfigError, match="VGGSize does not give the patches of its frames: take CLIPEncoder"):
+    with pytest.raises(ConfigError, match="VGGSize does not return the patches of its frames: use CLIPEncoder"):
         small_vgg().show_patches()
     with pytest.raises(ConfigError, match="has 16 patches a frame, but 17 of them are to be kept"):
         CLIPEncoder(size=SIZE).show_patches(at_least=17)

@@ -66,7 +66,7 @@ def fit(arguments: list[str], folder: Path, *callbacks: Callback) -> tuple[Train
 
 
 def assert_sound(model: Method) -> None:
-    """Looks for what cannot be trained on, and for what is no number."""
+    """Looks for what cannot be trained on, and for what is not a number."""
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         assert not tensor.is_inference(), name
         assert not tensor.isnan().any(), name  # masks of attention hold infinities

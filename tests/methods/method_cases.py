@@ -2,7 +2,7 @@
 
 A method is tried as its file builds it, with what it declares as `tested_with`, and in its variants: every other value
 of each argument that is a choice (`Literal`, `bool`), no item of a list of choices, and frame encoders that train or
-are frozen. What the method refuses is no variant, nor is what reads the ground truth.
+are frozen. What the method refuses is not a variant, nor is what reads the ground truth.
 """
 
 from __future__ import annotations

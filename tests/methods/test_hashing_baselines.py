@@ -126,7 +126,7 @@ def test_jdsh_with_given_bounds() -> None:
 
 
 def test_jdsh_estimates_its_bounds_once_from_batches_of_the_training_set() -> None:
-    video, text = features_of(2 * SAMPLE + 1)  # the last item is no pair
+    video, text = features_of(2 * SAMPLE + 1)  # the last item is not a pair
     model = build(JDSH, hidden_width=9)
     model.learn_from(video, text)
     order = torch.randperm(len(video), generator=torch.Generator().manual_seed(0)).tolist()
@@ -293,7 +293,7 @@ def test_codes_have_their_length(kind: Any) -> None:
     model, (video, text) = build(kind), features_of(3)
     assert all(x.codes.shape == (3, BITS) for x in codes_of(model, video, text))
     assert model.runs_apart_by == "code_length"
-    with pytest.raises(ConfigError, match="code_length is 0; a code has at least 1 bit"):
+    with pytest.raises(ConfigError, match="code_length is 0; it must be at least 1 bit"):
         build(kind, code_length=0)
 
 

@@ -25,7 +25,7 @@ class Mixin:
 
 
 class Mixed(Mixin, CLIP4Clip):
-    """Its score comes from a class that is no method."""
+    """Its score comes from a class that is not a method."""
 
 
 class More(CLIP4Clip):

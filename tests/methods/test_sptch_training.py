@@ -231,14 +231,14 @@ def test_chunks_of_a_step_give_the_same_gradients() -> None:
 
 @pytest.mark.parametrize(
     ("epochs", "batch", "message"),
-    [(3, BATCH, "set an even number"), (4, VIDEOS + 1, "not one batch")],
+    [(3, BATCH, "set an even number"), (4, VIDEOS + 1, "no batch")],
 )
 def test_wrong_settings_are_refused_before_features_are_computed(
     epochs: int, batch: int, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def train_dataloader(data: Data) -> Any:
         if batch > VIDEOS:
-            raise ConfigError("not one batch can be filled")
+            raise ConfigError("no batch can be filled")
         return loader(data)
 
     loader, computed = Data.train_dataloader, []

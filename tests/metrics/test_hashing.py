@@ -145,7 +145,7 @@ def test_queries_without_a_relevant_item_are_left_out_and_counted():
     assert rest == {**metrics, "n_queries_without_relevant": 0.0}
     with pytest.raises(ValueError, match="no query shares a label"):
         hashing_metrics(codes[:2], base, own[:2], known)
-    with pytest.raises(ValueError, match="there is no recall"):
+    with pytest.raises(ValueError, match="recall is undefined"):
         precision_recall_curve(codes[:2], base, own[:2], known)
 
 

@@ -165,7 +165,7 @@ def test_ties_agree_with_random_tie_breaking(v2t):
     scores = torch.randint(3, (24, 12), generator=generator(2)).double()
     caption_video = relation(24, 12, generator(3))
     expected, noise, repeats = ranking_metrics(scores, caption_video, v2t), generator(4), 600
-    names = [n for n in expected if not n.endswith("MdR")]  # the median of expected ranks is no expectation
+    names = [n for n in expected if not n.endswith("MdR")]  # the median of expected ranks is not an expectation
     # sets tie as sets: breaking ties inside them would favour large ones, so noise goes to each set's maximum
     if v2t == "sets":
         names = [n for n in names if n.startswith("t2v")]

@@ -109,7 +109,7 @@ def test_runs_that_are_not_plain_are_never_best_nor_compared(tmp_path: Path) -> 
     }  # fmt: skip
     assert [name for name, row in rows.items() if row["t2v/R@1"].best] == ["b/plain"]
     assert [name for name, row in rows.items() if row["t2v/MdR"].best] == ["a/base", "b/plain"]
-    with pytest.raises(RunError, match="'c' is no baseline, its figures are not plain: selected on test"):
+    with pytest.raises(RunError, match="'c' cannot be the baseline, because its figures are marked: selected on test"):
         compare(find_runs([tmp_path]), baseline="c")
 
 
@@ -155,8 +155,8 @@ def test_a_baseline_over_other_queries_is_not_compared(tmp_path: Path) -> None:
     make_run(tmp_path, "c/split", split="7k")
     (make_run(tmp_path, "d/bare") / "ranks.parquet").unlink()
     rows = rows_of(compare(find_runs([tmp_path]), baseline="a/base"))
-    assert rows["b/other"]["notes"] == ("not compared: other queries than the baseline's",)
-    assert rows["c/split"]["notes"] == ("not compared: another test set than the baseline's",)
+    assert rows["b/other"]["notes"] == ("not compared: different queries from the baseline's",)
+    assert rows["c/split"]["notes"] == ("not compared: a different test set from the baseline's",)
     assert rows["d/bare"]["notes"][0].startswith("not compared:")
     assert "has no ranks.parquet" in rows["d/bare"]["notes"][0]
 

@@ -351,5 +351,5 @@ def test_a_refused_report_leaves_the_page_and_says_why(
     monkeypatch.setattr(wandb_report, "find_spec", lambda name: name)
     monkeypatch.setattr(wandb, "Api", refuse)
     assert main(["dashboard", "--runs_dir", str(tmp_path / "runs")]) == 1
-    assert "the page is written, the report in W&B is not: no such host" in capsys.readouterr().err
+    assert "the page was written, the report in W&B was not: no such host" in capsys.readouterr().err
     assert "<h1>" in written(tmp_path / "runs")

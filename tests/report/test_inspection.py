@@ -65,7 +65,7 @@ def test_pictures_of_a_caption_and_of_a_text(
     assert "tvr: no picture of features: t-SNE needs scikit-learn, which is not installed: uv pip install" in output.err
     assert inspect_run(run, "un círculo / красный", video).paths[0].name == f"un_círculo_красный-{video}-attention.png"
     assert not list((run / "inspect").glob(".*"))
-    assert inspect_run(run, "video99999").notes[0].endswith("called 'video99999': it was taken as a text")
+    assert inspect_run(run, "video99999").notes[0].endswith("called 'video99999': it is taken as a text")
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_distributions_are_of_matching_pairs(run: Path) -> None:
     assert isinstance(contrasts, Parts)
     assert series_of("run", pairs, contrasts)["score"].shape == (3, 4)
     other = Parts("contrasts", "", ("video-sentence",), {"score": torch.zeros(1)})
-    with pytest.raises(ConfigError, match="which cannot stand beside those of video-sentence"):
+    with pytest.raises(ConfigError, match="which cannot be compared with those of video-sentence"):
         series_of("run", pairs, other)
     vectors = vectors_of(pairs, "features")
     assert {name: len(some) for name, some in vectors.items()} == {"words": 3, "frames": 3}
@@ -166,7 +166,7 @@ def test_runs_that_cannot_be_drawn(
     assert main(["inspect", str(tmp_path), "a circle"]) == 1
     assert "config.yaml" in capsys.readouterr().err
     other = train("ghan_shapes", shapes_root, tmp_path, "--model.layers=baseline")
-    with pytest.raises(ConfigError, match="GHAN, as this run has it, shows nothing of a pair"):
+    with pytest.raises(ConfigError, match="GHAN, as this run has it, has nothing to show for a pair"):
         inspect_run(other, "a circle")
     with pytest.raises(ConfigError, match="its method is CLIP4Clip, that of tc_mgc_shapes/a is TCMGC"):
         inspect_run(run, "a circle", against=[trained("clip4clip_shapes")])

@@ -72,7 +72,7 @@ def test_an_ablation_changes_settings_of_what_it_ablates(tmp_path: Path) -> None
         ({"table": 1}, "table is 1; give text, in quotes"),
         ({"split": 9}, "split is 9"),
         ({"rows": {"A": [1.0]}}, "row 'A' does not give one figure for each of 3 columns"),
-        ({"rows": {"A": [1.0, "2", 3.0]}}, "'2' is no number"),
+        ({"rows": {"A": [1.0, "2", 3.0]}}, "'2' is not a number"),
         ({"columns": ["t2v/R@1"] * 3}, "list of different metrics"),
         ({"split": ["9k", 7]}, "split is \\['9k', 7\\]"),
         ({"settings": {"x": 1}}, "settings without `ablates`"),

@@ -162,7 +162,7 @@ def test_same_values_as_from_the_agent_of_wandb(grid: Callable[..., Path]) -> No
         ({"command": ["tvr", "fit", "--config", str(BASE)]}, "write command:"),
         ({"command": ["tvr", "fit", "${args}"]}, "command names 0 experiments"),
         ({"command": ["tvr", "fit", "--config", "nope.yaml", "${args}"]}, "no experiment file nope.yaml"),
-        ({"parameters": {"model.num_layers": {"values": []}}}, "something in it"),
+        ({"parameters": {"model.num_layers": {"values": []}}}, "not empty"),
         ({"parameters": {"model.num_layers": {"min": 1, "max": 4}}}, "`values:"),
         ({"parameters": {"model.num_layers": 4}}, "`values:"),
         ({"parameters": {"model.logit_scale": {"values": [None, 1.0]}}}, "'null' in quotes"),
@@ -189,7 +189,7 @@ def test_wrong_grids_are_refused_before_anything_runs(
         ("--run_id=x", "a grid sets this itself"),
         ("--print_config", "is for one run"),
         ("--model.num_layer=3", "did you mean num_layers"),
-        ("words", "'words' is no setting"),
+        ("words", "'words' is not a setting"),
     ],
 )
 def test_wrong_overrides(override: str, text: str, grid: Callable[..., Path]) -> None:
@@ -220,7 +220,7 @@ def test_a_grid_goes_on_where_it_stopped(
     out = capsys.readouterr().out
     assert started[2:] == ["num_layers-2_attempt-2", "num_layers-3"]
     assert "num_layers-1: finished already" in out
-    assert "num_layers-2 was begun and has no result" in out
+    assert "num_layers-2 was started and has no result" in out
     table = out.rpartition("points have results")[2]
     assert all(f"clip4clip_shapes/num_layers-{n}" in table for n in (1, 2, 3))
 

@@ -101,7 +101,7 @@ def test_devices_that_are_not_there_are_named(cards: Callable[..., None], driver
         choose_precision("auto", "gpu", 4)
     cards()
     driver("no devices", 1)
-    with pytest.raises(ConfigError, match=r"can use no GPU here: there is none; set trainer\.accelerator=cpu"):
+    with pytest.raises(ConfigError, match=r"cannot use a GPU here: there is none; set trainer\.accelerator=cpu"):
         choose_precision("32-true", "gpu")
 
 
@@ -174,7 +174,7 @@ def test_advice_for_a_gpu_that_torch_cannot_use(
     assert "make setup TORCH=cu126" in advice
     assert "\n" not in advice
     assert device_advice("auto", "cpu") is None
-    with pytest.raises(ConfigError, match="can use no GPU here: its driver is too old"):
+    with pytest.raises(ConfigError, match="cannot use a GPU here: its driver is too old"):
         device_advice("auto", "gpu")
     monkeypatch.setattr(torch.version, "cuda", None)
     assert "is a build without CUDA" in str(device_advice("auto"))

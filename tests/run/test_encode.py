@@ -126,7 +126,7 @@ def test_methods_without_codes_and_folders_without_a_run(
     tmp_path: Path, shapes_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["encode", str(tmp_path)]) == 1
-    assert "is no run: no config.yaml in" in capsys.readouterr().err
+    assert "is not a run: no config.yaml in" in capsys.readouterr().err
     experiment = ROOT / "experiments" / "clip4clip_shapes.yaml"
     words = [a for a in smoke_arguments(experiment, shapes_root, tmp_path) if "fast_dev_run" not in a]
     assert main(["fit", *words, "--trainer.max_epochs=1", "--tracker=none", "--run_id=a"]) == 0

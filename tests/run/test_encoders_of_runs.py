@@ -196,6 +196,18 @@ def test_what_the_run_has_not_is_said(runs: Path, tmp_path: Path) -> None:
         CLIPEncoder("tiny", str(empty))
 
 
+def test_a_bare_name_is_a_tag_whatever_lies_in_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("videos.index", "runs/a/b"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "config.yaml").write_text("trains: false")
+    monkeypatch.chdir(tmp_path)
+    assert CLIPEncoder("tiny", "shapes").pretrained  # an index in the working directory holds a run's configuration too
+    with pytest.raises(CheckpointError, match=r"there is no run runs/a/c; known: runs/a/b"):
+        CLIPEncoder("tiny", "runs/a/c")
+
+
 def test_damaged_checkpoints_are_refused_in_one_sentence(runs: Path, tmp_path: Path) -> None:
     clip = runs / "clip4clip_shapes" / "a"
     content = weights_of(clip)
@@ -217,7 +229,7 @@ def test_damaged_checkpoints_are_refused_in_one_sentence(runs: Path, tmp_path: P
     config = entry["computation"]["config"]
     for part in ({"embed_dim": 32}, {**config, "text_cfg": {**config["text_cfg"], "heads": 7}}):
         forged = {**entry, "computation": {**entry["computation"], "config": part}}
-        refuse(r"describes an encoder that cannot be|describes no model", encoders={"encoder": forged})
+        refuse(r"describes an impossible encoder|describes no model", encoders={"encoder": forged})
     (tmp_path / "half.ckpt").write_bytes((clip / "checkpoints" / "last.ckpt").read_bytes()[:5000])
     with pytest.raises(CheckpointError, match="cannot be read"):
         CLIPEncoder("tiny", str(tmp_path / "half.ckpt"), quick_gelu=False)

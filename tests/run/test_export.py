@@ -113,7 +113,7 @@ def test_nothing_half_written_is_left(
     before = (out / "scores.npy").read_bytes()
     (out / "mine.txt").write_text("keep")
     assert main(["scores", str(run), "--out", str(out)]) == 1
-    assert "is there and holds other things (mine.txt): give another --out" in capsys.readouterr().err
+    assert "exists and holds other things (mine.txt): give another --out" in capsys.readouterr().err
     (out / "mine.txt").unlink()
     monkeypatch.setattr(
         CLIP4Clip, "score", lambda self, texts, videos: torch.full((len(texts), len(videos)), torch.nan)
@@ -123,7 +123,7 @@ def test_nothing_half_written_is_left(
     assert (out / "scores.npy").read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["scores"]
     assert main(["scores", str(tmp_path)]) == 1
-    assert "is no run" in capsys.readouterr().err
+    assert "is not a run" in capsys.readouterr().err
 
 
 def test_a_folder_is_made_whole_or_not_at_all(tmp_path: Path) -> None:

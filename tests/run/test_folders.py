@@ -40,7 +40,7 @@ def test_runs_that_start_in_one_second_have_a_folder_each(tmp_path: Path) -> Non
 
 def test_a_name_that_is_taken_is_refused(tmp_path: Path) -> None:
     make_run_folder(options(tmp_path, "a"))
-    with pytest.raises(RunError, match=r"x/a exists; a run never writes over another"):
+    with pytest.raises(RunError, match=r"x/a exists; a run never overwrites another"):
         make_run_folder(options(tmp_path, "a"))
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match=r"cannot make the run folder .*set --runs_dir"):

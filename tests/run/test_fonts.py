@@ -31,7 +31,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("abc", [], ""),
         ("a 红色", ["Han"], ""),
-        ("红\u200d\ufe0f\n", ["Few"], ""),  # joiners and selectors are no letters
+        ("红\u200d\ufe0f\n", ["Few"], ""),  # joiners and selectors are not letters
         ("红色কখক", ["Han"], "কখ"),
     ],
 )

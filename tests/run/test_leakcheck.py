@@ -196,7 +196,7 @@ def test_a_collapsed_method_is_not_called_clean_without_a_word(check: Callable[.
 def test_a_method_with_nothing_to_train_is_tested_as_it_is(check: Callable[..., LeakReport]) -> None:
     report = check(Parameterless)
     assert not report.leaks
-    assert "no trainable parameters beside its encoders'" in report.text()
+    assert "no trainable parameters besides its encoders'" in report.text()
     assert "Try another --lr" not in report.text()
     assert check(ParameterlessByPlace).leaks
 

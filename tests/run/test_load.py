@@ -71,7 +71,7 @@ def test_other_tokens_are_refused_when_data_is_set_up(run: Path) -> None:
 
 def test_what_is_no_run(run: Path, tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none", run / "metrics.json", run.parent, EXPERIMENT):
-        with pytest.raises(RunError, match=r"is no run: no config\.yaml"):
+        with pytest.raises(RunError, match=r"is not a run: no config\.yaml"):
             load_run(path)
     (tmp_path / "config.yaml").write_bytes((run / "config.yaml").read_bytes())
     with pytest.raises(CheckpointError, match="no checkpoint"):
@@ -125,9 +125,9 @@ def test_settings_of_any_part_go_over_a_run_s_own(run: Path, shapes_root: Path, 
         (["test", "{run}", "--model.num_layer=2"], 2, "num_layers"),
         (["test", "{run}", "--model.evaluation.resamples=-1"], 2, "model.evaluation.resamples is -1; from 0"),
         (["test", "{run}", "--weights=x"], 2, "leave one out"),
-        (["predict", "{tmp}"], 1, "is no run: no config.yaml"),
+        (["predict", "{tmp}"], 1, "is not a run: no config.yaml"),
         (["test", "{run}", "--data.batch_sise=3"], 2, "did you mean batch_size"),
-        (["fit", "{run}"], 2, "is no setting"),
+        (["fit", "{run}"], 2, "is not a setting"),
     ],
 )
 def test_wrong_calls(

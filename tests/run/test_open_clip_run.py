@@ -79,7 +79,7 @@ def test_a_run_from_a_folder(folder: Path, shapes_root: Path, tmp_path: Path, op
         ("--data.tokenizer=null", "was trained with the tokeniser org/words, data.tokenizer is clip"),
         ("--data.max_words=10", "made for 12 tokens; got context_length=10. Set data.max_words=12"),
         ("--data.max_words=14", "made for 12 tokens; got context_length=14. Set data.max_words=12"),
-        ("--model.encoder.from_pretrained=openai", "brings its weights along"),
+        ("--model.encoder.from_pretrained=openai", "includes its weights"),
     ],
 )
 def test_what_does_not_fit_is_refused(

@@ -79,7 +79,7 @@ def test_other_errors_stay_themselves(error: Exception) -> None:
 
 def test_a_worker_that_was_told_to_end_is_no_lack_of_memory() -> None:
     error = RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated. ")
-    said = str(readable_error(error, "The run goes on"))
+    said = str(readable_error(error, "The run can continue"))
     assert "SIGTERM" in said
     assert "memory" not in said
-    assert said.endswith("The run goes on")
+    assert said.endswith("The run can continue")

@@ -254,10 +254,10 @@ def test_hugging_face_clip_is_openais(small_encoder: Small, tmp_path: Path) -> N
         (lambda s: s.update({"clip.ln_final.bias": torch.zeros(1).expand(1 << 40)}), "fewer than they say"),
         (lambda s: s.update({"frame_position_embeddings.weight": torch.zeros(9, 32)}), "set --model.max_frames=9"),
         (lambda s: s.update({"frame_position_embeddings.weight": torch.zeros(0, 32)}), "has 0 rows: positions for no"),
-        (lambda s: s.update({"module.clip.visual.proj": torch.zeros(32, 32)}), "two tensors for one place, clip"),
+        (lambda s: s.update({"module.clip.visual.proj": torch.zeros(32, 32)}), "two tensors for one parameter, clip"),
         (lambda s: s.update({"module.module.clip.visual.proj": torch.zeros(2)}), r"module\.clip\.visual\.proj: not"),
         (lambda s: s.update({"clip.text_model.final_layer_norm.bias": torch.zeros(32)}),
-         r"two tensors for one place, ln_final\.bias: ln_final\.bias and text_model\.final_layer_norm\.bias"),
+         r"two tensors for one parameter, ln_final\.bias: ln_final\.bias and text_model\.final_layer_norm\.bias"),
         (lambda s: s.update({"clip.text_model.encoder.layers.0.self_attn.k_proj.bias": torch.zeros(32)}),
          r"k_proj\.bias: not part of the model"),
         *((lambda s, x=x: s.update({"clip.ln_final.bias": torch.zeros(32).to(x)}), f"found {x}; weights are read in 16")

@@ -261,11 +261,13 @@ def test_what_is_not_resumed(
         return capsys.readouterr().err
 
     error = refused(1, "--resume=last", "--data.batch_size=3", "--trainer.max_epochs=4")
-    assert "began with other settings: data.batch_size is 2 there, 3 here; trainer.max_epochs is 3 there, 4" in error
+    assert (
+        "was started with other settings: data.batch_size is 2 there, 3 here; trainer.max_epochs is 3 there, 4" in error
+    )
     assert f"tvr fit --config {unfinished / 'config.yaml'} --resume={unfinished}" in error
     assert "--ckpt_path is for new runs" in refused(2, "--resume=last", f"--ckpt_path={unfinished}")
     assert "names another folder" in refused(2, "--resume=last", "--run_id=other")
-    assert "is no run folder" in refused(1, f"--resume={home}")
+    assert "is not a run folder" in refused(1, f"--resume={home}")
     shutil.copy(unfinished / "checkpoints" / "last.ckpt", unfinished / "checkpoints" / "best.ckpt")
     assert "to start a new run" in refused(2, f"--resume={unfinished / 'checkpoints' / 'best.ckpt'}")
     assert main(["test", "--config", str(unfinished / "config.yaml"), "--resume=last"]) == 2
@@ -289,7 +291,7 @@ def test_settings_that_an_update_added_get_their_defaults(
     file.write_text(yaml.safe_dump({**content, "gone": 1}))
     assert fit("--resume=last") == 1
     error = capsys.readouterr().err
-    assert "began under a version of the suite whose settings differ (" in error
+    assert "was started by a version of the suite whose settings differ (" in error
     assert f"--weights={unfinished}" in error
     file.write_text(yaml.safe_dump(content))
     assert fit("--resume=last", "--model.optimizer.loss_chunk=1") == 1

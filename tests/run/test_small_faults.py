@@ -98,7 +98,7 @@ def test_queries_of_any_script_are_drawn(query: str, trained: Path, capsys: pyte
 
 @pytest.mark.parametrize(
     ("words", "said"),
-    [(["run", "--0sXY"], "-- --0sXY"), (["none", "query", "--against", "nowhere"], "none is no run")],
+    [(["run", "--0sXY"], "-- --0sXY"), (["none", "query", "--against", "nowhere"], "none is not a run")],
 )
 def test_inspect_says_what_is_wrong_with_its_words(
     words: list[str], said: str, capsys: pytest.CaptureFixture[str]
@@ -109,7 +109,7 @@ def test_inspect_says_what_is_wrong_with_its_words(
 
 def test_runs_beside_another_are_looked_for_first(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(trained), "query", "--against", "nowhere"]) == 1
-    assert "nowhere is no run" in capsys.readouterr().err
+    assert "nowhere is not a run" in capsys.readouterr().err
 
 
 def test_an_abbreviated_setting_is_said(capsys: pytest.CaptureFixture[str]) -> None:

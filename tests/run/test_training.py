@@ -172,7 +172,7 @@ def test_validate(trained: Path, command: Callable[..., int], capsys: pytest.Cap
         (["--ckpt_path={tmp}/none.ckpt"], 1, "no checkpoint"),
         (["--ckpt_path={tmp}/text.ckpt"], 1, "cannot be read as a checkpoint"),
         (["--ckpt_path={tmp}/half.ckpt"], 1, "cannot be read as a checkpoint"),
-        (["--ckpt_path={tmp}/other.ckpt"], 1, "is no run's checkpoint"),
+        (["--ckpt_path={tmp}/other.ckpt"], 1, "is not a run's checkpoint"),
         (["--ckpt_path={run}", "--model.similarity=tightTransf"], 1, "of another size: cross"),
         (["--ckpt_path={run}", "--model.num_layers=1"], 1, "not part of the model"),
         (["--ckpt_path={method}"], 1, "the checkpoint holds x.Other"),
@@ -199,7 +199,7 @@ def test_wrong_weights(
 def test_a_run_never_writes_over_another(trained: Path, shapes_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {p: p.stat().st_mtime_ns for p in trained.rglob("*")}
     assert main(["fit", *run_arguments(shapes_root, trained.parents[1], "--run_id=a")]) == 1
-    assert "a run never writes over another" in capsys.readouterr().err
+    assert "a run never overwrites another" in capsys.readouterr().err
     assert {p: p.stat().st_mtime_ns for p in trained.rglob("*")} == before
 
 

@@ -1,4 +1,4 @@
-"""Experiments that train nothing: encoders are tested as they come, and every result says so."""
+"""Experiments that train nothing: encoders are tested as they are, and every result says so."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_fit_and_test_are_the_same_and_train_nothing(
     assert command("fit", "--run_id=f") == 0
     shown = capsys.readouterr()
     said = [line for line in shown.err.splitlines() if line.startswith("tvr: ")]
-    assert said == ["tvr: the experiment trains nothing (trains: false): it is tested as it comes"]
+    assert said == ["tvr: the experiment trains nothing (trains: false): it is tested as it is"]
     assert "zero-shot: nothing was trained" in shown.out
     assert command("test", "--run_id=t") == 0
     assert "tvr: " not in capsys.readouterr().err

@@ -89,7 +89,7 @@ def test_a_run_that_moved(trained: Path, index: Path, tmp_path: Path, tell: Tell
     try:
         code, _, err = tell("search", index, "a circle")
         assert code == 1
-        assert "is not there any more" in err
+        assert "which is gone" in err
         assert "--run=FOLDER" in err
         assert tell("search", index, "a circle", "--run", elsewhere)[0] == 0
     finally:
@@ -103,30 +103,30 @@ def test_a_run_that_moved(trained: Path, index: Path, tmp_path: Path, tell: Tell
         (["search", "{index}", "a", "--video", "x.mp4"], 2, "say what to look for"),
         (["search", "{index}", "  "], 2, "the query is empty"),
         (["search", "{index}", "a", "-k", "0"], 2, "-k is 0"),
-        (["search", "{index}", "a", "--candidates", "some"], 2, "a number of at least 1, or all"),
+        (["search", "{index}", "a", "--candidates", "some"], 2, "it must be a number of at least 1, or all"),
         (["search", "{index}", "a", "--sheet", "/nowhere/a.png"], 2, "there is no folder /nowhere"),
         (["search", "{index}", "--video", "nothing.mp4"], 1, "nothing.mp4"),
         (["search", "{videos}", "a"], 1, "no index in"),
-        (["search", "{index}", "a", "--run", "{videos}"], 1, "is no run"),
+        (["search", "{index}", "a", "--run", "{videos}"], 1, "is not a run"),
         (["index", "{run}", "nowhere", "i"], 1, "no folder of videos and no list at nowhere"),
         (["index", "{run}", "{run}", "i"], 1, "no videos in"),
         (["index", "{run}", "{videos}", "i", "--window", "-1"], 2, "--window is -1"),
         (["index", "{run}", "{videos}", "i", "--stride", "0"], 2, "--stride is 0"),
         (["index", "{run}", "{videos}", "i", "--stride", "20"], 2, "would never be found"),
         (["index", "{run}", "{videos}", "i", "--index", "pinecone"], 2, "give milvus://HOST"),
-        (["index", "{run}", "{videos}", "i", "--window", "1e-300"], 2, "0.1 seconds or more"),
-        (["index", "{run}", "{videos}", "i", "--stride", "1e-9"], 2, "0.1 seconds or more"),
+        (["index", "{run}", "{videos}", "i", "--window", "1e-300"], 2, "at least 0.1 seconds"),
+        (["index", "{run}", "{videos}", "i", "--stride", "1e-9"], 2, "at least 0.1 seconds"),
         (["index", "{run}", "{videos}", "i", "--batch_size", "0"], 2, "the batch size is 0"),
         (["index", "{run}", "{videos}", "i", "--batch_size", "9" * 40], 2, "at most 1,048,576"),
         (["index", "{run}", "{videos}", "i", "--workers", "1000000"], 2, "at most 1,024"),
         (["index", "{run}", "{videos}", "i", "--workers", "-1"], 2, "at least 0"),
-        (["index", "{run}", "{videos}", "{videos}"], 1, "is no index and holds other files"),
+        (["index", "{run}", "{videos}", "{videos}"], 1, "is not an index and holds other files"),
         (["index", "{run}", "a\0b", "i"], 2, "holds a zero byte"),
         (["search", "{index}", "a\0b"], 2, "holds a zero byte"),
         (["search", "{index}", "\x01\x02"], 2, "the query is empty"),
         (["search", "{index}", "\u200b"], 2, "the query is empty"),
-        (["search", "{index}", "a", "--candidates", "9" * 5000], 2, "a number of at least 1, or all"),
-        (["search", "{index}", "a", "--candidates", "٣"], 2, "a number of at least 1, or all"),
+        (["search", "{index}", "a", "--candidates", "9" * 5000], 2, "it must be a number of at least 1, or all"),
+        (["search", "{index}", "a", "--candidates", "٣"], 2, "it must be a number of at least 1, or all"),
         (["index", "x" * 5000, "{videos}", "i"], 2, "there is no run and no experiment"),
         (["index", "{run}", "x" * 5000, "i"], 1, "File name too long"),
         (["index", "{run}", "{videos}", "x" * 5000], 1, "File name too long"),
@@ -163,7 +163,7 @@ def test_empty_values_are_refused(words: Sequence[str], capsys: pytest.CaptureFi
     with pytest.raises(SystemExit) as left:
         main(words)
     assert left.value.code == 2
-    assert "it is empty: give a value" in capsys.readouterr().err
+    assert "the value is empty: give one" in capsys.readouterr().err
 
 
 def test_any_word_is_a_query(index: Path, tell: Tell) -> None:

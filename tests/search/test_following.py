@@ -56,7 +56,7 @@ def test_most_videos_do_not_leave_by_themselves(run: Experiment, videos: Path, t
     for path in gone[: len(gone) // 2 + 1]:
         (away / path.name).rename(path)
     assert made.build(run, videos, folder).removed == len(gone) - len(gone) // 2 - 1
-    kept.write_bytes(kept.read_bytes() + b"\0")  # changed files are no loss
+    kept.write_bytes(kept.read_bytes() + b"\0")  # changed files are not a loss
     assert made.build(run, videos, folder).added == 1
 
 
@@ -167,9 +167,9 @@ def test_copies_are_said(run: Experiment, videos: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("window", "stride", "said"),
-    [(1e-300, None, "--window is 1e-300; 0.1 seconds or more"), (0.01, None, "--window is 0.01"),
+    [(1e-300, None, "--window is 1e-300; it must be at least 0.1 seconds"), (0.01, None, "--window is 0.01"),
      (float("nan"), None, "--window is nan"), (float("inf"), None, "--window is inf"), (1e300, None, "--window is 1e"),
-     (-1.0, None, "--window is -1"), (10.0, 1e-9, "--stride is 1e-09; 0.1 seconds or more"),
+     (-1.0, None, "--window is -1"), (10.0, 1e-9, "--stride is 1e-09; it must be at least 0.1 seconds"),
      (10.0, float("nan"), "--stride is nan"), (10.0, 0.0, "--stride is 0.0"), (2.0, 3.0, "would never be found")],
 )  # fmt: skip
 def test_windows_out_of_range(window: float, stride: float | None, said: str) -> None:

@@ -21,7 +21,7 @@ from tvr_lightning.search.sheet import write_sheet
 
 @pytest.fixture(scope="module")
 def index(run: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Index:
-    """Of two videos whose names are no plain words."""
+    """Of two videos whose names are not plain words."""
     place = tmp_path_factory.mktemp("sheets")
     (place / "videos").mkdir()
     records = run.data.split_of("test").records

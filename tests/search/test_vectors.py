@@ -104,7 +104,7 @@ def test_a_place_that_is_not_there(
     with pytest.raises(SearchError, match="gave no answer for the collection other"):
         len(open_vectors(f"{place}/other", "float", 3, 0, make=False))
     place.rename(tmp_path / "away.db")
-    with pytest.raises(SearchError, match="is not there: look for it, or index again"):
+    with pytest.raises(SearchError, match="does not exist: find it, or index again"):
         load(tmp_path / "index", run)
     assert not place.exists()  # nor made
     assert "Traceback" not in capsys.readouterr().err

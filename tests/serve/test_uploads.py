@@ -46,7 +46,7 @@ def test_a_clip_finds_itself(served: Served) -> None:
     ],
 )
 def test_clips_that_cannot_be_decoded_say_why(served: Served, clip: bytes, said: str) -> None:
-    """Lists that name another file of the server are no clips."""
+    """Lists that name another file of the server are not clips."""
     other = Path(served.index.manifest.root, a_video(served)[0])
     reply = served.send(clip.replace(b"{}", str(other).encode()), "holiday.mp4")
     assert reply.status == 422
@@ -189,7 +189,7 @@ def test_a_decoder_that_dies_is_started_again(
     serve: Serve, index_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = serve(load_index(index_folder))
-    for worker, said in ((workers.dying, "the decoder broke down"), (workers.broken, "did not start")):
+    for worker, said in ((workers.dying, "the decoder failed"), (workers.broken, "did not start")):
         with monkeypatch.context() as patched:
             patched.setattr(decoder, "_work", worker)
             reply = server.send(b"x", "a.mp4")

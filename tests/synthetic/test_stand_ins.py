@@ -178,7 +178,7 @@ def test_interruption_leaves_nothing_behind(tmp_path, monkeypatch, name):
 def test_nothing_is_written_over(tmp_path, name):
     file = tmp_path / "weights.safetensors"
     file.write_bytes(b"no weights")
-    with pytest.raises(RunError, match="never written over"):
+    with pytest.raises(RunError, match="never overwritten"):
         QUICK[name][0]().make(file)
     assert file.read_bytes() == b"no weights"
 
@@ -194,10 +194,10 @@ def test_the_script_prints_the_accuracy(tmp_path, monkeypatch, capsys, name):
     monkeypatch.setitem(__main__.RECIPES, name, lambda: recipe(quick))
     file = tmp_path / "weights.safetensors"
     assert __main__.main([name, str(file)]) == 0
-    assert f"in {file}; right on held-out pictures: " in capsys.readouterr().out
+    assert f"in {file}; correct on held-out pictures: " in capsys.readouterr().out
     assert file.is_file()
     assert __main__.main([name, str(file)]) == 2
-    assert "never written over" in capsys.readouterr().err
+    assert "never overwritten" in capsys.readouterr().err
 
 
 def test_targets_say_what_the_pictures_show():

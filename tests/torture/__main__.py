@@ -27,7 +27,7 @@ from .media import Clip, no_videos, sound_clips
 from .table import Table
 from .workers import Job, judged
 
-SOUND, NONE, DAMAGED, KILLS = "Sound videos", "Files that are no videos", "Damaged videos", "Killed processes"
+SOUND, NONE, DAMAGED, KILLS = "Sound videos", "Files that are not videos", "Damaged videos", "Killed processes"
 MARKS = "<!-- what make torture prints -->", "<!-- end of it -->"
 LARGEST = 400_000  # bytes of a video that is worth damaging: of raw ones few bits mean anything
 ROOT = Path(__file__).parents[2]
@@ -82,7 +82,7 @@ def torture(folder: Path, seed: int, rounds: int, num_kills: int, workers: int) 
 
 
 def media_jobs(folder: Path, seed: int, rounds: int) -> Iterator[Job]:
-    """Sound videos, then what is no video, then damage to the sound ones."""
+    """Sound videos, then what is not a video, then damage to the sound ones."""
     for name in ("sound", "none", "damaged"):
         (folder / name).mkdir()
     clips: list[Clip] = []

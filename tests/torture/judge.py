@@ -199,7 +199,7 @@ def judge_damaged(path: Path, sound: Sequence) -> Verdict:
 
 
 def judge_refusal(path: Path) -> Verdict:
-    """What is no film is refused, by reading and by the check, with its path."""
+    """What is not a film is refused, by reading and by the check, with its path."""
     for what, read in _readings(path, 1.0).items():
         try:
             read()

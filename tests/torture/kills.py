@@ -123,7 +123,7 @@ class Training:
 
 
 def half_written(folder: Path) -> str:
-    """Which visible file of a run is no whole one, in words; none is."""
+    """Which visible file of a run is not a whole one, in words; none is."""
     import pyarrow.parquet as pq
     import yaml
 

@@ -43,7 +43,9 @@ def main(words: Sequence[str]) -> int:
         return command
 
     shapes = add("shapes", _shapes, "make the embedded dataset, or keep it when it is there and current")
-    shapes.add_argument("--root", type=Path, default=Path("data/shapes"), help="where it goes (default: data/shapes)")
+    shapes.add_argument(
+        "--root", type=Path, default=Path("data/shapes"), help="the dataset's folder (default: data/shapes)"
+    )
     shapes.add_argument("--num_videos", type=int, default=2700, help="videos of all splits (default: 2700)")
     shapes.add_argument("--seed", type=int, default=0)
 
@@ -51,7 +53,7 @@ def main(words: Sequence[str]) -> int:
     check.add_argument("--config", type=Path, required=True, help="an experiment: experiments/NAME.yaml")
     check.add_argument("--split", choices=("all", "train", "validation", "test"), default="all")
     check.add_argument("--full", action="store_true", help="decode every frame, not only the first")
-    check.add_argument("--out", type=Path, help="also write whole lists to this folder, as JSON")
+    check.add_argument("--out", type=Path, help="also write the complete lists to this folder, as JSON")
 
     stats = add("stats", _stats, "captions, words, durations and labels per video: a table and plots",
                 epilog=_OVERRIDES)  # fmt: skip
@@ -125,7 +127,7 @@ def _compress(options: argparse.Namespace) -> int:
     size = f" ({done.source_bytes / 1e6:,.1f} MB became {done.made_bytes / 1e6:,.1f} MB)" if done.made else ""
     say(f"{options.destination}: {done.made:,} made{size}, {done.skipped:,} were there, {len(done.failed):,} failed")
     if done.ignored:
-        say(f"{len(done.ignored):,} files are no videos by their names: {', '.join(done.ignored[:SHOWN])}")
+        say(f"{len(done.ignored):,} files are not videos by their names: {', '.join(done.ignored[:SHOWN])}")
     for what, files in (("copied despite damage", done.patched), ("FAILED", done.failed)):
         for name, reason in files.items():
             say(f"{what}: {name}: {reason}", file=sys.stderr)

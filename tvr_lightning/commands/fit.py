@@ -35,7 +35,9 @@ def main(words: Sequence[str]) -> int:
     outline, flags = read_arguments([*files, *whole, *given.flags, *([TRUST] if given.trusted else [])])
     weights, run_path = dict(given.settings).get("weights"), outline.get("ckpt_path")
     if command != "fit" and weights is not None and run_path is not None:
-        raise ConfigError(f"--weights={weights} and --ckpt_path={run_path} are both weights to evaluate: leave one out")
+        raise ConfigError(
+            f"--weights={weights} and --ckpt_path={run_path} both name weights to evaluate: leave one out"
+        )
     if command != "fit" and "model" not in outline and run_path not in (None, "last", "best"):
         config = _of_run(run_path, settings)
     elif "model" not in outline and not flags:

@@ -25,7 +25,7 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument(
         "run", type=filled, help="a run's folder, one of its checkpoints, or an experiment that trains nothing"
     )
-    parser.add_argument("videos", type=Path, help="a folder of videos, or a text file that names them, one a line")
+    parser.add_argument("videos", type=Path, help="a folder of videos, or a text file that lists them, one per line")
     parser.add_argument("index", type=Path, help="the index's folder")
     parser.add_argument(
         "--window",
@@ -43,12 +43,12 @@ def main(words: Sequence[str]) -> int:
     )  # fmt: skip
     parser.add_argument(
         "--forget", action="store_true",
-        help="let most videos of the index go, or follow another folder than before: without it both are refused",
+        help="allow removing most videos of the index, or indexing another folder; otherwise both are refused",
     )  # fmt: skip
     parser.add_argument("--batch_size", type=int, help="windows encoded together (default: the run's eval_batch_size)")
     parser.add_argument("--workers", type=int, help="processes that decode (default: the run's)")
     parser.add_argument(
-        "--device", type=filled, help="where to encode, e.g. cpu or cuda:1 (default: a GPU where there is one)"
+        "--device", type=filled, help="where to encode, e.g. cpu or cuda:1 (default: a GPU if there is one)"
     )
     add_trust(parser)
     options = parser.parse_args(words[1:])
@@ -83,7 +83,7 @@ def main(words: Sequence[str]) -> int:
     facts = [f"{built.videos:,} videos, {built.windows:,} windows", f"{built.added:,} encoded now"]
     facts += [f"{count:,} {what}" for count, what in (
         (built.moved, "found under another name"), (built.removed, "gone"), (len(built.unreadable), "unreadable"),
-        (built.others, "files of the folder are no videos"), (built.repeats, "names lead to a file named before"),
+        (built.others, "files of the folder are not videos"), (built.repeats, "names lead to a file named before"),
         (built.copies, "hold the same as another"),
     ) if count]  # fmt: skip
     say(f"{options.index}: {'; '.join(facts)}")

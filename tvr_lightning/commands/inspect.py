@@ -30,7 +30,7 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("run", type=Path, help="a run's folder")
     parser.add_argument("query", help="a test caption's id (video7#0), or any text")
     parser.add_argument(VIDEO, help="look at this test video; default: the caption's own, or the best for a text")
-    parser.add_argument(AGAINST, type=Path, nargs="*", default=(), metavar="RUN", help="runs to show beside")
+    parser.add_argument(AGAINST, type=Path, nargs="*", default=(), metavar="RUN", help="runs to show beside it")
     add_trust(parser)
     options = parser.parse_args(with_dashes(words[1:]))
     from tvr_lightning.report.inspection import inspect_run
@@ -46,13 +46,13 @@ def main(words: Sequence[str]) -> int:
 def with_dashes(words: Sequence[str]) -> list[str]:
     """Words such that `argparse` takes no id for an option: YouTube's begin with a dash now and then.
 
-    What follows `--video` is its value; other words that begin with one dash, but `-h`, are no options.
+    What follows `--video` is its value; other words that begin with one dash, but `-h`, are not options.
 
     >>> with_dashes(["RUN", "-0sXY#1", "--video", "--a", "--trust"])
     ['RUN', '--video=--a', '--trust', '--', '-0sXY#1']
 
     Raises:
-        ConfigError: a word with two dashes is no option.
+        ConfigError: a word with two dashes is not an option.
     """
     options: list[str] = []
     values: list[str] = []

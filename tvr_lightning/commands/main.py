@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     try:
         if any("\0" in word for word in words):  # no shell gives one; the system takes none
-            raise ConfigError("a word of the command holds a zero byte; no file has such a name")
+            raise ConfigError("a word of the command contains a zero byte, which no file name can")
         if words[0] not in COMMANDS:
             raise ConfigError(f"no command '{words[0]}'; {nearest(words[0], COMMANDS)}")
         code: int = _module(COMMANDS[words[0]]).main(words)

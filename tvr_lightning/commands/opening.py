@@ -19,10 +19,10 @@ def add_index_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("index", type=Path, help="an index's folder")
     parser.add_argument(
         "--candidates", default="1000",
-        help="windows that are looked at closely: a number, or all, which is exact (default: 1000)",
+        help="windows that the method scores: a number, or all, which is exact (default: 1000)",
     )  # fmt: skip
-    parser.add_argument("--run", type=filled, help="where the run lies that made the index, if it was moved")
-    parser.add_argument("--device", type=filled, help="where to encode queries (default: a GPU where there is one)")
+    parser.add_argument("--run", type=filled, help="the run that made the index, if it was moved")
+    parser.add_argument("--device", type=filled, help="where to encode queries (default: a GPU if there is one)")
     add_trust(parser)
 
 
@@ -33,7 +33,7 @@ def check_index_arguments(options: argparse.Namespace) -> None:
         ConfigError: says which.
     """
     if options.candidates != "all" and not re.fullmatch("0*[1-9][0-9]{0,17}", options.candidates):
-        raise ConfigError(f"--candidates is {options.candidates[:40]}; a number of at least 1, or all")
+        raise ConfigError(f"--candidates is {options.candidates[:40]}; it must be a number of at least 1, or all")
 
 
 def open_index(options: argparse.Namespace) -> Index:

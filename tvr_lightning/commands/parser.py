@@ -16,7 +16,7 @@ def filled(text: str) -> str:
         ArgumentTypeError: it is.
     """
     if not text.strip():
-        raise argparse.ArgumentTypeError("it is empty: give a value, or leave the option out")
+        raise argparse.ArgumentTypeError("the value is empty: give one, or leave the option out")
     return text
 
 

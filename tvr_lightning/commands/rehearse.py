@@ -24,7 +24,7 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--steps", type=int, default=10, help="that are timed (default: 10)")
     options, settings = parser.parse_known_args(words[1:])
     if options.steps < 1:
-        raise ConfigError(f"--steps is {options.steps}; at least 1")
+        raise ConfigError(f"--steps is {options.steps}; it must be at least 1")
     from tvr_lightning.run.rehearsal import needs_lines, rehearse
 
     say("\n".join(needs_lines(rehearse(options.config, settings, options.steps))))

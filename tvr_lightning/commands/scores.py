@@ -23,5 +23,5 @@ def main(words: Sequence[str]) -> int:
     folder, (texts, videos), leaky = export_scores(options.run, options.split, options.out, options.trust)
     say(f"{folder}/{MATRIX}: {texts:,} texts x {videos:,} videos")
     if leaky:
-        say("tvr: leaky: these scores read the ground truth, they are no retrieval results", file=sys.stderr)
+        say("tvr: leaky: these scores read the ground truth and are not retrieval results", file=sys.stderr)
     return 0

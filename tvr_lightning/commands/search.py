@@ -22,19 +22,19 @@ def main(words: Sequence[str]) -> int:
     parser = Parser("tvr search", description="Videos of an index that a text describes.")
     add_index_arguments(parser)
     parser.add_argument("query", nargs="?", help="what the video shows")
-    parser.add_argument("--video", type=Path, help="a video to find others like it, in place of a text")
+    parser.add_argument("--video", type=Path, help="a video to find similar ones, instead of a text")
     parser.add_argument("-k", type=int, default=10, help="how many (default: 10)")
-    parser.add_argument("--json", action="store_true", help="JSON in place of a table")
-    parser.add_argument("--sheet", type=Path, help="a picture of the hits, PNG")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--sheet", type=Path, help="write a picture of the hits (PNG)")
     options = parser.parse_args(words[1:])
     if (options.query is None) == (options.video is None):
-        raise ConfigError('say what to look for: either a text, tvr search INDEX "a dog runs", or --video CLIP')
+        raise ConfigError('say what to search for: either a text, tvr search INDEX "a dog runs", or --video CLIP')
     from tvr_lightning.search.hits import EMPTY, says_something
 
     if options.query is not None and not says_something(options.query):
         raise ConfigError(EMPTY)
     if options.k < 1:
-        raise ConfigError(f"-k is {options.k}; at least 1")
+        raise ConfigError(f"-k is {options.k}; it must be at least 1")
     check_index_arguments(options)
     if options.sheet is not None and not options.sheet.absolute().parent.is_dir():
         raise ConfigError(f"cannot write {options.sheet}: there is no folder {options.sheet.absolute().parent}")

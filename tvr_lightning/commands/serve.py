@@ -20,27 +20,29 @@ LOCAL = ("localhost", "127.0.0.1", "::1")
 def main(words: Sequence[str]) -> int:
     """Serves until it is ended; returns the exit code."""
     parser = Parser("tvr serve", description="A page, and JSON under /api/search, over an index.")
-    parser.add_argument("--port", type=int, default=8000, help="default: 8000; 0 for any that is free")
+    parser.add_argument("--port", type=int, default=8000, help="default: 8000; 0 for any free port")
     parser.add_argument(
         "--host", default="localhost",
-        help="where it listens: localhost, the default, for this machine alone, or an address of this machine, "
+        help="where it listens: localhost, the default, for this machine only, or an address of this machine, "
         "0.0.0.0 for all of them: everybody who reaches it can search and watch",
     )  # fmt: skip
     parser.add_argument(
         "--names",
-        help="names that the server answers to, with commas (default: localhost if it listens there, else any)",
+        help="host names to answer to, separated by commas (default: localhost if it listens there, else any)",
     )
-    parser.add_argument("--max_upload", type=float, default=200.0, help="MB of a clip to search with (default: 200)")
+    parser.add_argument(
+        "--max_upload", type=float, default=200.0, help="largest clip to search with, in MB (default: 200)"
+    )
     add_index_arguments(parser)
     options = parser.parse_args(words[1:])
     if not 0 <= options.port <= 65535:
-        raise ConfigError(f"--port is {options.port}; 1 to 65535, or 0 for any that is free")
+        raise ConfigError(f"--port is {options.port}; it must be 1 to 65535, or 0 for any free port")
     if not 0 < options.max_upload <= 100_000:
-        raise ConfigError(f"--max_upload is {options.max_upload:g}; MB, above 0 and at most 100000")
+        raise ConfigError(f"--max_upload is {options.max_upload:g}; it must be above 0 and at most 100000 (MB)")
     check_index_arguments(options)
     names = [name.strip().lower() for name in (options.names or "").split(",") if name.strip()]
     if options.names is not None and not names:
-        raise ConfigError("--names is empty; give names with commas, as in localhost,search.lab.org")
+        raise ConfigError("--names is empty; separate names by commas, as in localhost,search.lab.org")
     missing = [n for n in ("starlette", "uvicorn", "python_multipart") if find_spec(n) is None]
     if missing:
         raise ConfigError(f"tvr serve needs {', '.join(missing)}: pip install 'tvr-lightning[search]'")

@@ -14,7 +14,7 @@ OVERVIEW = """\
 def main(words: Sequence[str]) -> int:
     """Runs them; returns the exit code, 1 when one failed."""
     parser = Parser("tvr smoke", description="Run experiments for two batches on tiny generated data.")
-    parser.add_argument("experiments", nargs="*", help="names or files; all when none is given")
+    parser.add_argument("experiments", nargs="*", help="names or files (default: all)")
     add_trust(parser)
     options = parser.parse_args(words[1:])
     from tvr_lightning.run.smoke import smoke

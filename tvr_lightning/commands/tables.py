@@ -18,11 +18,11 @@ FULL_WIDTH = 500
 
 def add_comparison_arguments(parser: argparse.ArgumentParser) -> None:
     """Which runs are compared, and how."""
-    parser.add_argument("runs", nargs="*", type=Path, help="run folders, or folders above runs; all when none is given")
-    parser.add_argument("--runs_dir", type=Path, default=Path("runs"), help="where runs lie (default: runs)")
-    parser.add_argument("--baseline", metavar="RUN|EXPERIMENT", help="mark significant differences from it")
+    parser.add_argument("runs", nargs="*", type=Path, help="run folders, or folders that contain runs (default: all)")
+    parser.add_argument("--runs_dir", type=Path, default=Path("runs"), help="the folder of runs (default: runs)")
+    parser.add_argument("--baseline", metavar="RUN|EXPERIMENT", help="mark significant differences from this row")
     parser.add_argument("--metrics", default="", metavar="A,B", help="these columns, e.g. t2v/R@1,t2v/mAP,probe/order")
-    parser.add_argument("--full", action="store_true", help="all columns, differences and conditions spelt out")
+    parser.add_argument("--full", action="store_true", help="all columns, with differences and conditions written out")
 
 
 def compare_paths(

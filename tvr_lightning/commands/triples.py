@@ -74,7 +74,7 @@ def main(words: Sequence[str]) -> int:
         )
     for caption in options.captions:
         if any("\ud800" <= letter <= "\udfff" for letter in caption):  # a shell passes any bytes on
-            raise ConfigError(f"caption {caption!a} is no UTF-8 text")
+            raise ConfigError(f"caption {caption!a} is not UTF-8 text")
     if options.write:
         from tvr_lightning.data.triples.corenlp import command, write_captions
 
@@ -105,7 +105,7 @@ def _lines(path: Path) -> list[str]:
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}. Give a text file with one caption per line.") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is no UTF-8 text ({error.reason} at byte {error.start}). Save it as UTF-8.") from error
+        raise DataError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8.") from error
 
 
 def _as_text(caption: str, triples: Sequence[Triple], nodes: Sequence[Span]) -> str:

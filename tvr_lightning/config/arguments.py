@@ -52,7 +52,7 @@ def read_arguments(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]
         arguments: what follows the command, e.g. `--config experiments/x.yaml --data.batch_size=8`.
 
     Returns:
-        The configuration, and the words that are no settings (`--help`, also of a class, and `--print_config`).
+        The configuration, and the words that are not settings (`--help`, also of a class, and `--print_config`).
 
     Raises:
         ConfigError: a file cannot be composed, a key is unknown, a value does not fit, or a run's configuration names a
@@ -83,7 +83,7 @@ def split_words(arguments: Sequence[str]) -> Words:
     """Tells files, settings and other words of a command line apart; nothing is read.
 
     Raises:
-        ConfigError: a word is no setting, or a setting has no value.
+        ConfigError: a word is not a setting, or a setting has no value.
 
     >>> split_words(["-c", "x.yaml", "--data.subset=8", "--help"])
     Words(files=('x.yaml',), settings=(('data.subset', '8'),), flags=('--help',), trusted=False)
@@ -100,7 +100,7 @@ def split_words(arguments: Sequence[str]) -> Words:
             flags.append(word)
             continue
         if not word.startswith("--") and word != "-c":
-            raise ConfigError(f"'{word}' is no setting; settings look like --data.batch_size=8")
+            raise ConfigError(f"'{word}' is not a setting; settings look like --data.batch_size=8")
         if not equals:
             if not words:
                 raise ConfigError(f"{word} has no value; write {word}=VALUE")
@@ -198,7 +198,7 @@ def _mapping(value: Any, part: str, option: str) -> dict[str, Any]:
     if isinstance(value, str):
         return {"class_path": value}
     if not isinstance(value, dict | None):
-        raise ConfigError(f"--{option}: {part} is {value!r}, it has no parts")
+        raise ConfigError(f"--{option}: {part} is {value!r}, which has no parts")
     return value or {}
 
 
@@ -275,7 +275,7 @@ def _check_object(value: Mapping[str, Any], slot: Slot, where: str, source: str)
         raise ConfigError(f"{source}: {where}.class_path: {reason}")
     for key in value:
         if key not in OBJECT_KEYS:
-            raise ConfigError(f"{source}: {where}.{key}: arguments of a class lie under {where}.init_args")
+            raise ConfigError(f"{source}: {where}.{key}: arguments of a class belong under {where}.init_args")
     known = signature(class_path)
     if known:
         _check_arguments(value.get("init_args") or {}, known, f"{where}.init_args", source)

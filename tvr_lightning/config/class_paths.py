@@ -31,7 +31,7 @@ def resolve(class_path: str) -> type:
         class_path: a module and a class in it, also one inside a class, or a class that a package passes on.
 
     Raises:
-        ConfigError: it names no class, the standard library, or what its module merely imports.
+        ConfigError: it names no class, the standard library, or what its module only imports.
 
     >>> resolve("tvr_lightning.encoders.CLIPEncoder").__name__
     'CLIPEncoder'
@@ -41,7 +41,7 @@ def resolve(class_path: str) -> type:
     tvr_lightning.errors.ConfigError: subprocess.Popen is of the standard library, ...
     """
     if not CLASS_PATH.fullmatch(class_path):
-        raise ConfigError(f"'{class_path}' is no class path; write MODULE.CLASS, such as mymethod.Foo")
+        raise ConfigError(f"'{class_path}' is not a class path; write MODULE.CLASS, such as mymethod.Foo")
     parts = class_path.split(".")
     _refuse_standard_library(parts[0], class_path)
     module, names = _import(parts)
@@ -52,13 +52,13 @@ def resolve(class_path: str) -> type:
         found = getattr(found, name)
         if not isinstance(found, type):
             raise ConfigError(
-                f"{class_path} is no class: {name} is a {type(found).__name__}. A class path names a module and a "
+                f"{class_path} is not a class: {name} is a {type(found).__name__}. A class path names a module and a "
                 "class in it, nothing else"
             )
         _refuse_standard_library(found.__module__, class_path)
         if number == 0 and not _offers(module, name, found):
             raise ConfigError(
-                f"{class_path}: {module.__name__} merely imports {name}; write {found.__module__}.{found.__qualname__}"
+                f"{class_path}: {module.__name__} only imports {name}; write {found.__module__}.{found.__qualname__}"
             )
     return found
 
@@ -125,7 +125,8 @@ def check_parsed(value: Any, where: str = "") -> None:
     elif callable(value) and not isinstance(value, PathLike):  # paths that the parser made: calling one opens it
         name = f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__name__)}"
         raise ConfigError(
-            f"{where} names {name}, which is no class; an experiment names classes only. Write a class whose objects "
+            f"{where} names {name}, which is not a class; an experiment names only classes. Write a class whose "
+            "objects "
             "are called, or a subclass that does it"
         )
 
@@ -167,7 +168,7 @@ def reach(content: Any) -> None:
 def _refuse_standard_library(module: str, what: str) -> None:
     if module.partition(".")[0] in sys.stdlib_module_names:
         raise ConfigError(
-            f"{what} is of the standard library, which has no part of an experiment; name a class of the suite, of an "
+            f"{what} is in the standard library, which has no parts of experiments; name a class of the suite, of an "
             "installed package or of a file of your own"
         )
 

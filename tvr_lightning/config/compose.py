@@ -75,7 +75,7 @@ def compose(source: str | Path) -> dict[str, Any]:
         The configuration; `experiment`, its name, is the file's stem where it gives none.
 
     Raises:
-        ConfigError: the file or a parent is missing, is no mapping, or holds broken YAML or interpolation.
+        ConfigError: the file or a parent is missing, is not a mapping, or holds broken YAML or interpolation.
     """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -163,5 +163,5 @@ def _read(path: Path, text: str | None = None) -> DictConfig:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text: {error}") from None
     if not isinstance(config, DictConfig):
-        raise ConfigError(f"{path}: an experiment is a mapping of `trainer`, `data` and `model`, this file is not")
+        raise ConfigError(f"{path}: an experiment is a mapping of `trainer`, `data` and `model`; this file is not")
     return config

@@ -33,7 +33,7 @@ def class_of(value: Any) -> type | None:
 
 
 def smallest_parts(config: Mapping[str, Any], where: str = "") -> Iterator[str]:
-    """Settings that put the smallest ones, with random weights, in the place of an experiment's encoders and tokeniser.
+    """Settings that put the smallest ones, with random weights, in place of an experiment's encoders and tokeniser.
 
     Args:
         config: a composed experiment, or a part of it.
@@ -127,7 +127,7 @@ def build_reader(part: Any) -> Annotations:
 
     Raises:
         ConfigError: it names no class.
-        TVRError: the class is no reader, or refuses its arguments.
+        TVRError: the class is not a reader, or refuses its arguments.
     """
     from jsonargparse import ArgumentParser
 

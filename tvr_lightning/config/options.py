@@ -16,14 +16,14 @@ class RunOptions:
 
     Attributes:
         experiment: name; the configuration file's own.
-        trains: false: encoders are tested as they come.
+        trains: false: nothing is trained, encoders are tested as they are.
         runs_dir: where run folders are made.
         run_id: the folder's name; the time when null.
-        tracker: where curves go.
-        ckpt_path: run to test, or to train on from with its optimiser.
-        weights: run or checkpoint whose weights alone begin a new run; or a file of a method's released code.
+        tracker: where curves are logged.
+        ckpt_path: run to test, or to continue from with its optimiser.
+        weights: run or checkpoint from which a new run takes only the weights; or a file of a method's released code.
         resume: unfinished run: `last`, folder, last.ckpt.
-        checkpoint_every: steps between two savings of last.ckpt.
+        checkpoint_every: optimiser steps between two saves of last.ckpt.
     """
 
     experiment: str = "unnamed"

@@ -169,11 +169,11 @@ def takes_over_names(module: str) -> bool:
 
 
 class _NotPlainError(Exception):
-    """A type of which a name is no plain type."""
+    """A type of which a name is not a plain type."""
 
 
 class _Plain(ast.NodeTransformer):
-    """Puts in the place of aliases what they stand for."""
+    """Replaces aliases by what they stand for."""
 
     def __init__(self, module: str) -> None:
         self.names = _names(module) or {}

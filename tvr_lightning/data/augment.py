@@ -1,4 +1,4 @@
-"""Augmentation of a video's frames: everything is drawn once a video and done to all of its frames (SPTCH, Sec. 3.1.4).
+"""Augmentation of a video's frames: drawn once per video, applied to all its frames (SPTCH, Sec. 3.1.4).
 
 One crop, flip, noise, colour jitter and blur for all frames leaves what moves between them as it is.
 """
@@ -26,7 +26,7 @@ class FrameAugmentation:
         brightness: largest change of the factor from 1, likewise `contrast` and `saturation`.
         contrast: see `brightness`.
         saturation: see `brightness`.
-        hue: largest turn of hue, as a share of the circle.
+        hue: largest shift of hue, as a share of the circle.
         noise: rate of Gaussian noise, the same on every frame.
         noise_std: its largest standard deviation, in 0 to 255.
         blur: rate of Gaussian blur.

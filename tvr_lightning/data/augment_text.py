@@ -57,8 +57,8 @@ class TextAugmentation:
     Attributes:
         replace: share of words replaced by synonyms, at least one.
         insert: synonyms inserted at random places, as a share of the number of words, at least one.
-        swap: pairs of words that change places, as a share of the number of words, at least one.
-        delete: probability of each word to go.
+        swap: pairs of words that swap places, as a share of the number of words, at least one.
+        delete: probability that a word is deleted.
         senses: synonyms come from this many of a word's most frequent senses of each part of speech; null for all.
         wordnet: folder with WordNet's files (`index.noun`, `data.noun`, ...); null looks where systems put them.
     """
@@ -84,9 +84,9 @@ class CaptionAugmenter:
         rates = {name: getattr(options, name) for name in ("replace", "insert", "swap", "delete")}
         for name, rate in rates.items():
             if not 0 <= rate <= 1:
-                raise ConfigError(f"text augmentation: {name} is {rate}; a rate lies between 0 and 1")
+                raise ConfigError(f"text augmentation: {name} is {rate}; it must be between 0 and 1")
         if options.senses is not None and options.senses < 1:
-            raise ConfigError(f"text augmentation: senses is {options.senses}; at least 1, or null for all")
+            raise ConfigError(f"text augmentation: senses is {options.senses}; it must be at least 1, or null for all")
         self.options = options
         self.wordnet: WordNet | None = None
         if wants_synonyms(options):

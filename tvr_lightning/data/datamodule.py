@@ -54,40 +54,40 @@ class VideoTextDataModule(LightningDataModule):
     Args:
         annotations: the dataset's reader.
         batch_size: training pairs of one device.
-        eval_batch_size: captions, or videos, encoded at a time.
+        eval_batch_size: captions or videos encoded at a time.
         num_frames: n, frames of a video.
         sampling: which frames are kept: `uniform`, `head`, `tail`, or `key`: those where the content changes most.
         fps: candidate frames per second; null takes `num_frames` equal segments of the whole video.
         jitter: random places inside the segments while training; with `fps: null` and `uniform` only.
-        augment: a second, changed view of each training pair, for methods that compare the two; null for none.
+        augment: a second, augmented view of each training pair, for methods that compare the two; null for none.
         max_words: m, tokens of a caption, start and end token included; the command line gives it to tokenizer and
             encoder too.
         tokenizer: captions to tokens; null for CLIP's.
-        join_captions: all captions of a video make one text, one after the other.
+        join_captions: all captions of a video are joined into one text.
         size: height and width of a frame; the command line takes it from the model's encoder.
-        resize: how frames come to it, `crop` or `squash`; likewise.
+        resize: how frames are brought to it, `crop` or `squash`; likewise.
         caption_sampling: `all`: an epoch sees every caption; `random`: every video with one caption.
         keep_sources: clips that were cut from one longer video follow each other in an epoch, so that they meet in a
             batch as each other's hardest negatives; where the annotations name sources (MSR-VTT, shapes).
         selection: what chooses the best checkpoint: the `validation` split, a seeded `holdout` of 5 % of the
             training videos, nothing (`last`: the final weights are the result) or the `test` split, which marks every
             result. `auto`: `validation` where the dataset has one, else `last`.
-        subset: only the first N videos of each split, for trying things out; results say so.
-        allow_duplicates: go on although one video is in training and test, or several records of a split; results are
-            marked.
+        subset: only the first N videos of each split, for trials; results say so.
+        allow_duplicates: continue although a video is in training and test, or is several records of a split; results
+            are marked.
         allow_missing: evaluate although videos of the split are missing; results carry the number left out.
-        distractors: videos that stand in the test's gallery and that no caption looks for: a folder, or a file that
+        distractors: videos added to the test's gallery that no caption describes: a folder, or a file that
             lists some.
-        relevance: a file that names further right videos of test captions.
+        relevance: a file that names further relevant videos of test captions.
         frame_folders: a folder with a folder of pictures for each video id, read instead of videos.
         frame_features: precomputed features of frames, read instead of videos where the method's encoder is frozen: a
             folder of `<id>.npy` or `<id>.safetensors`, or one .safetensors or HDF5 file.
-        frame_rate: of either, how many frames there are a second.
+        frame_rate: of either, frames per second.
         on_decode_error: `raise`, or `skip` to leave the video out of training and count it.
         cache_frames: keep decoded frames on disk, so that later epochs and runs decode nothing; not with `jitter`.
         cache_features: keep what the method's frozen encoders make of videos and captions, so that they run once.
         cache_dir: where; null for the user's cache folder.
-        cache_gib: bound of the size of both in GiB; what went unused longest makes room.
+        cache_gib: limit for the size of both in GiB; the least recently used entries are removed.
         num_workers: processes that decode.
         seed: fixes order, caption choice and jitter; the command line takes it from `seed_everything`.
 
@@ -141,7 +141,9 @@ class VideoTextDataModule(LightningDataModule):
                 "data.jitter moves frames inside equal segments: set data.fps=null, data.sampling=uniform"
             )
         if jitter and cache_frames:
-            raise ConfigError("data.jitter draws other frames each epoch, data.cache_frames keeps those of the first")
+            raise ConfigError(
+                "data.jitter draws different frames each epoch, but data.cache_frames keeps those of the first"
+            )
         self.annotations = annotations
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
@@ -189,7 +191,8 @@ class VideoTextDataModule(LightningDataModule):
         if self.requested_selection == "validation" and not exists:
             raise ConfigError(
                 f"{self.dataset} ({self.annotations.protocol}) has no validation split for data.selection=validation; "
-                "use holdout (5 % of the training videos), last, or test (the literature's habit, marked in results)"
+                "use holdout (5 % of the training videos), last, or test (common in the literature, and marked in "
+                "results)"
             )
         return self.requested_selection
 
@@ -307,7 +310,7 @@ class VideoTextDataModule(LightningDataModule):
             raise ConfigError(
                 f"data.batch_size is {self.batch_size}, but {self.dataset} train has only {len(dataset)} samples"
                 + (f" for {world} devices" if world > 1 else "")
-                + ": not one batch can be filled. Set a smaller --data.batch_size"
+                + ": no batch can be filled. Set a smaller --data.batch_size"
                 + (" or a larger --data.subset." if self.subset else ".")
             )
         return self.loader(dataset, self.batch_size, collate_pairs, sampler=sampler, drop_last=True)
@@ -362,7 +365,7 @@ class VideoTextDataModule(LightningDataModule):
         if self.frame_features is not None:
             if video is None:
                 raise ConfigError(
-                    "data.frame_features gives what a frozen encoder makes of frames, and this method trains its "
+                    "data.frame_features gives a frozen encoder's features of frames, but this method trains its "
                     "encoder, or looks at pixels: freeze it (the encoder's freeze or freeze_image), or leave "
                     "frame_features out"
                 )

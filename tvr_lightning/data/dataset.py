@@ -94,7 +94,7 @@ class TokenizedCaptions:
         return replace(text, features=torch.stack(kept)) if kept else text
 
     def retokenize(self, index: int, caption: str) -> TextInput:
-        """Another wording in the place of a caption, as a batch of one."""
+        """Another wording in place of a caption, as a batch of one."""
         text, place = self.tokenizer([caption]), torch.tensor([index])
         return TextInput(text.tokens, text.mask, place, self.video_index[place], text.word)  # type: ignore[arg-type]
 
@@ -246,7 +246,7 @@ class PairDataset(Dataset[VideoTextBatch | None]):
         self.seed = seed
         self.augment = augment
         self.augment_caption = None if augment is None else CaptionAugmenter(augment.text)
-        self.videos = torch.nonzero(captions.counts)[:, 0]  # a video without captions is no training sample
+        self.videos = torch.nonzero(captions.counts)[:, 0]  # a video without captions is not a training sample
 
     def __len__(self) -> int:
         """Number of samples in an epoch."""
@@ -351,7 +351,7 @@ class SeededSampler(Sampler[tuple[int, int]]):
         batch_size: of each rank.
         rank: which share is taken.
         world: number of shares.
-        start: the epoch in which training goes on, and how many samples of this rank's share are passed over there.
+        start: the epoch in which training continues, and how many samples of this rank's share are skipped there.
         groups: (length,) int64; samples of one number follow each other, in random order. None for no groups.
     """
 
@@ -379,7 +379,7 @@ class SeededSampler(Sampler[tuple[int, int]]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        """Number of samples that this rank sees in a whole epoch; Lightning counts those passed over itself."""
+        """Number of samples that this rank sees in a whole epoch; Lightning counts those skipped itself."""
         return self.length // self.world
 
     def __iter__(self) -> Iterator[tuple[int, int]]:

@@ -1,6 +1,6 @@
 """Frame features that somebody has computed before: read instead of video files, for methods whose encoder is frozen.
 
-FOLDER/<id>.npy              an array (N, F): a row a frame, in order; (F,) is one frame
+FOLDER/<id>.npy              an array (N, F): one row per frame, in order; (F,) is one frame
 FOLDER/<id>.safetensors      one tensor, or the one called `features`
 FILE.safetensors, FILE.h5    an array for each id
 """
@@ -75,7 +75,7 @@ class GivenFeatures:
         kind = place.suffix.lower().removeprefix(".")
         if not is_file(place) or kind not in CONTAINERS:
             raise DataError(
-                f"data.frame_features: {place} is no folder of {' or '.join('.' + e for e in FILES)} files, and no "
+                f"data.frame_features: {place} is not a folder of {' or '.join('.' + e for e in FILES)} files, and no "
                 f"file that ends in {', '.join('.' + e for e in CONTAINERS)}"
             )
         known = set(self._container().keys())
@@ -93,7 +93,7 @@ class GivenFeatures:
         """Features of a record's chosen frames, zeros after them.
 
         Raises:
-            DataError: they cannot be read, are no numbers (N, F), or of another width than the first that was read.
+            DataError: they cannot be read, are not numbers (N, F), or of another width than the first that was read.
         """
         array, where = self._read(row)
         numbers = array.dtype.kind in "fiub" and array.ndim in (1, 2) and array.size and np.isfinite(array).all()

@@ -66,7 +66,7 @@ def named_model(name: str, known: Iterable[str] = ()) -> NamedModel:
             another = f"{'no' if not content else 'another'} {CONFIG}"
             found = another if folder.is_dir() else "no such folder"
             raise CheckpointError(
-                f"{name} is no model of open_clip's ({found} at {folder}). One has an {CONFIG} with `model_cfg`, and "
+                f"{name} is not a model of open_clip ({found} at {folder}). One has an {CONFIG} with `model_cfg`, and "
                 "weights beside it."
             )
         preprocess = content.get("preprocess_cfg")
@@ -94,7 +94,7 @@ class OpenCLIPTokenizer(Tokenizer):
 
     Args:
         model: the encoder's `model`.
-        folder: a local folder with the tokeniser's files, in the place of the repository that the model names. Files
+        folder: a local folder with the tokeniser's files, in place of the repository that the model names. Files
             in a `local-dir:` model's own folder go before that repository too.
         context_length: m, tokens per caption with special ones; longer captions are cut before the last special one.
 
@@ -159,7 +159,8 @@ class OpenCLIPTokenizer(Tokenizer):
             whole = self._pieces(clean(caption)).input_ids
             if not set(whole) - special:
                 raise DataError(
-                    f"Caption {index} of {len(captions)} is empty: {caption!r}. Remove or mend it in the annotations."
+                    f"Caption {index} of {len(captions)} is empty: {caption!r}. Remove or correct it in the "
+                    "annotations."
                 )
             cut = len(whole) > width
             kept = self._pieces(clean(caption), truncation=True, max_length=width).input_ids if cut else whole
@@ -172,7 +173,7 @@ class OpenCLIPTokenizer(Tokenizer):
         return TokenizedText(tokens, torch.arange(width) < length.unsqueeze(1), length > width)
 
     def words(self, tokens: Tensor) -> tuple[str, ...]:
-        """Spells the tokens (m,) of a caption, special ones left out; a piece that a word goes on from ends in `-`."""
+        """Spells the tokens (m,) of a caption, special ones left out; a piece that is continued ends in `-`."""
         if self._clip:
             return self._clip.words(tokens)
         special = self._special() | {0 if self._strip else -1}

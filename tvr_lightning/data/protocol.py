@@ -27,7 +27,7 @@ def read_distractors(place: Path, listed: Iterable[Path]) -> list[Record]:
     Args:
         place: a folder, of which every video at any depth is taken, or a text file with a path below its own folder on
             each line.
-        listed: files of the dataset's own records; they are passed over.
+        listed: files of the dataset's own records; they are skipped.
 
     Returns:
         Records in the order of their paths or lines, called `distractor:PATH`.
@@ -45,7 +45,7 @@ def read_distractors(place: Path, listed: Iterable[Path]) -> list[Record]:
             lines = [line.strip() for line in place.read_text(encoding="utf-8-sig").splitlines()]
         except UnicodeDecodeError as error:
             raise DataError(
-                f"data.distractors: {place} is no text file; give a folder of videos, or a file that lists some"
+                f"data.distractors: {place} is not a text file; give a folder of videos, or a file that lists some"
             ) from error
         tree = VideoTree(folder)
         names = [tree.inside(line, f"{place}: line {n}") for n, line in enumerate(lines, 1) if line]

@@ -1,4 +1,4 @@
-"""What must not happen to a result unseen: videos that are missing, that stand twice, or that were trained on.
+"""What must not happen to a result unseen: videos that are missing, that occur twice, or that were trained on.
 
 Two records show the same video where they have the same id, the same file, or files of equal content. To compare
 contents, only files of equal size are read, and what was read is remembered (`stores.contents`). Weights carry what
@@ -80,7 +80,7 @@ def check_repeated(what: str, records: Sequence[Record], allowed: bool) -> int:
     if pairs:
         _refuse(
             f"{what}: {len(pairs)} records repeat a video of the split: {_listed(pairs)}. A query would then find one "
-            "right video of several. Let the reader give one record a video, with all its captions",
+            "right video of several. Let the reader give one record per video, with all its captions",
             allowed,
             "results are marked",
         )

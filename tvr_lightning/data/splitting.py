@@ -1,4 +1,4 @@
-"""Records of a reader become a split: what is missing is said, what stands twice is refused, captions are tokenised."""
+"""Records of a reader become a split: what is missing is said, what occurs twice is refused, captions are tokenised."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def make_split(data: SplitSettings, name: str, records: Sequence[Record]) -> Spl
         records: what the reader gives.
 
     Raises:
-        DataError: the gallery is incomplete, no video is there, or a video stands twice.
+        DataError: the gallery is incomplete, no video is there, or a video occurs twice.
     """
     listed, what = len(records), f"{data.dataset} {name}"
     if data.join_captions:
@@ -126,9 +126,9 @@ def check_inputs(folders: str | None, features: str | None, rate: float, changed
         ConfigError: both are given, features of frames that change, or a rate that is none.
     """
     if not 0 < rate <= 1000:
-        raise ConfigError(f"data.frame_rate is {rate}; frames a second lie between 0 and 1000")
+        raise ConfigError(f"data.frame_rate is {rate}; it must be between 0 and 1000 frames a second")
     if folders is not None and features is not None:
-        raise ConfigError("data.frame_folders and data.frame_features both take the place of videos: leave one out")
+        raise ConfigError("data.frame_folders and data.frame_features both replace the videos: leave one out")
     if features is not None and changed:
         raise ConfigError("data.frame_features holds one view of each video: set data.jitter=false, data.augment=null")
 

@@ -172,7 +172,8 @@ class CLIPTokenizer(Tokenizer):
             words = [token for token in encoding.encode(caption) if token < start]
             if not words:
                 raise DataError(
-                    f"Caption {index} of {len(captions)} is empty: {caption!r}. Remove or mend it in the annotations."
+                    f"Caption {index} of {len(captions)} is empty: {caption!r}. Remove or correct it in the "
+                    "annotations."
                 )
             kept = words[: width - 2]
             rows.append([start, *kept, end] + [0] * (width - 2 - len(kept)))
@@ -183,7 +184,7 @@ class CLIPTokenizer(Tokenizer):
         return TokenizedText(torch.tensor(rows, dtype=torch.int64).reshape(-1, width), mask, length > width)
 
     def words(self, tokens: Tensor) -> tuple[str, ...]:
-        """Spells the tokens (m,) of a caption, start and end left out; a piece that a word goes on from ends in `-`."""
+        """Spells the tokens (m,) of a caption, start and end left out; a piece that is continued ends in `-`."""
         encoding = _byte_pair_encoding()
         pieces = [encoding.decoder[token] for token in tokens.tolist()[1:]]
         spelt = pieces[: pieces.index(encoding.decoder[encoding.eot_token_id])]

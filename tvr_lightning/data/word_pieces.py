@@ -80,7 +80,9 @@ class WordPieces(Tokenizer):
                 f"context_length={context_length} leaves no place between [CLS] and [SEP]. Set at least 3."
             )
         if vocabulary_size < 10:
-            raise ConfigError(f"vocabulary_size={vocabulary_size} has no place for words. Set some hundreds at least.")
+            raise ConfigError(
+                f"vocabulary_size={vocabulary_size} leaves no room for words. Set at least some hundreds."
+            )
         if text_nodes not in get_args(Nodes):
             raise ConfigError(f"Unknown text_nodes '{text_nodes}'. Known: {', '.join(get_args(Nodes))}.")
         self.context_length = context_length
@@ -133,7 +135,7 @@ class WordPieces(Tokenizer):
         """Takes learnt pieces instead of learning; a given vocabulary stays.
 
         Raises:
-            CheckpointError: these are no pieces, or more than `vocabulary_size` allows.
+            CheckpointError: these are not pieces, or more than `vocabulary_size` allows.
         """
         if not self._own or learned is None:
             return
@@ -171,7 +173,8 @@ class WordPieces(Tokenizer):
             encoding = self._pieces.encode(whole(caption), add_special_tokens=False)
             if not encoding.ids:
                 raise DataError(
-                    f"Caption {index} of {len(captions)} is empty: {caption!r}. Remove or mend it in the annotations."
+                    f"Caption {index} of {len(captions)} is empty: {caption!r}. Remove or correct it in the "
+                    "annotations."
                 )
             kept = encoding.ids[: width - 2]
             padding = width - 2 - len(kept)
@@ -190,7 +193,7 @@ class WordPieces(Tokenizer):
         )
 
     def words(self, tokens: Tensor) -> tuple[str, ...]:
-        """Spells the tokens (m,) of a caption, special ones left out; a piece that a word goes on from ends in `-`."""
+        """Spells the tokens (m,) of a caption, special ones left out; a piece that is continued ends in `-`."""
         pieces = [self._names[token] for token in tokens.tolist()[1:]]
         spelt = pieces[: pieces.index("[SEP]")]
         return tuple(
@@ -298,7 +301,7 @@ def read_vocabulary(source: str) -> Vocabulary:
     vocabulary = _from_json(path) if path.suffix == ".json" else _from_text(path)
     lacking = [name for name in _NEEDED if name not in vocabulary.pieces]
     if lacking:
-        raise CheckpointError(f"{path} is no vocabulary of a BERT: it has no {', no '.join(lacking)}.")
+        raise CheckpointError(f"{path} is not a vocabulary of a BERT: it has no {', no '.join(lacking)}.")
     return vocabulary
 
 
@@ -308,7 +311,7 @@ def _from_json(path: Path) -> Vocabulary:
     found = (model.get("type"), normalizer.get("type"), splitter.get("type"))
     if found != ("WordPiece", "BertNormalizer", "BertPreTokenizer") or not isinstance(model.get("vocab"), dict):
         raise CheckpointError(
-            f"{path} is no tokeniser of a BERT: it has {', '.join(map(str, found))} instead of WordPiece, "
+            f"{path} is not a tokeniser of a BERT: it has {', '.join(map(str, found))} instead of WordPiece, "
             "BertNormalizer, BertPreTokenizer. Use the tokenizer.json of a BERT such as bert-base-uncased."
         )
     return Vocabulary(

@@ -48,8 +48,8 @@ def make_loader(dataset: Any, batch_size: int, num_workers: int, seed: int, **se
         dataset: what is read.
         batch_size: items of a batch.
         num_workers: processes that read.
-        seed: of the workers; else each loader draws from the random state that training goes on with, and a resumed run
-            makes it anew.
+        seed: of the workers; else each loader draws from the random state that training continues with, and a resumed
+            run makes it anew.
         settings: more of `DataLoader`'s.
     """
     # Lightning rebuilds loaders from keyword arguments only

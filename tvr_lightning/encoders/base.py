@@ -163,7 +163,7 @@ class FrameEncoder(Encoder):
             ConfigError: the encoder cannot, or has fewer.
         """
         raise ConfigError(
-            f"{self.name} does not give the patches of its frames: take CLIPEncoder with a model whose frame is the "
+            f"{self.name} does not return the patches of its frames: use CLIPEncoder with a model whose frame is the "
             "class token of a vision transformer, such as ViT-B-32"
         )
 

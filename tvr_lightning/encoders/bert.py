@@ -85,8 +85,8 @@ class BERTEncoder(TextEncoder):
             `tiny`; not used when `size` is given.
         from_pretrained: None for random weights; the name of a Hugging Face repository (`bert-base-uncased`), which is
             downloaded once; a local folder in that format, `config.json` beside the weights; or a run, whose encoder is
-            taken (see `encoders.of_runs`). A local path goes before a repository of the same name. Heads and pooler of
-            a pretraining checkpoint are left out.
+            taken (see `encoders.of_runs`). A local path takes precedence over a repository of the same name.
+            Heads and pooler of a pretraining checkpoint are left out.
         size: any other size, instead of a named one.
         context_length: m, the longest caption in tokens.
         freeze: freezes everything and keeps evaluation mode.
@@ -274,7 +274,7 @@ def _find(source: str) -> tuple[Path, Mapping[str, Any]]:
     wrong = [name for name, holds in unsupported.items() if holds]
     if wrong:
         raise CheckpointError(
-            f"{file} is no BERT encoder with absolute positions ({', '.join(wrong)} in its config.json). "
+            f"{file} is not a BERT encoder with absolute positions ({', '.join(wrong)} in its config.json). "
             "Choose one such as bert-base-uncased."
         )
     return file, raw

@@ -70,7 +70,7 @@ class CLIPEncoder(DualEncoder):
             both with an `open_clip_config.json` and weights, which are loaded. Not used when `size` is given.
         from_pretrained: None for random weights; a tag of the model, which open_clip downloads (`openai`,
             `laion2b_s34b_b79k`); a local file or folder in open_clip's, OpenAI's or Hugging Face's format; or a run,
-            whose encoder is taken (see `encoders.of_runs`). A tag goes before a folder of the same name.
+            whose encoder is taken (see `encoders.of_runs`). A tag takes precedence over a folder of the same name.
         size: any other size, instead of a named one.
         context_length: m, the longest caption in tokens. The encoder has all positions of its weights, of which
             captions take the first; a text tower that is not causal wants captions of its own length.
@@ -78,7 +78,7 @@ class CLIPEncoder(DualEncoder):
             weights are interpolated to it.
         quick_gelu: True for QuickGELU, as OpenAI's models have, False for GELU; needed where a weight file does not
             say. None for what tag, format or name say.
-        text_model: a local folder with the `config.json` of a Hugging Face text tower, in the place of the repository
+        text_model: a local folder with the `config.json` of a Hugging Face text tower, in place of the repository
             that the model names.
         freeze_layers: freezes embeddings and the first blocks of both towers; final norms and projections still learn,
             as in CLIP4Clip (Luo et al. 2021). A tower with fewer blocks has all of them frozen.
@@ -198,7 +198,7 @@ class CLIPEncoder(DualEncoder):
             name = "CLIPSize" if size and size != PRESETS.get(model) else model
             weights, tag = resolve_weights(name, self.from_pretrained, tags)
         elif self.from_pretrained is not None:
-            raise ConfigError(f"{model} brings its weights along: leave from_pretrained={self.from_pretrained} out")
+            raise ConfigError(f"{model} includes its weights: leave from_pretrained={self.from_pretrained} out")
         else:
             weights, tag = read_clip_weights(source if isinstance(source, Path) else fetch_weights(source)), None
             self.from_pretrained = model

@@ -160,7 +160,7 @@ def check_pictures(kept: Mapping[str, Any]) -> None:
     }
     for name, holds in right.items():
         if not holds(value := kept.get(name)):
-            raise CheckpointError(f"the checkpoint describes an encoder that cannot be: {name}={value!r:.60}")
+            raise CheckpointError(f"the checkpoint describes an impossible encoder: {name}={value!r:.60}")
 
 
 def _three_numbers(value: Any) -> bool:
@@ -195,7 +195,7 @@ def check_context(name: str, config: Mapping[str, Any], text_config: Mapping[str
         positions = length if table is None else int(table) - int(text_config.get("pad_token_id") or 0) - 1
     if reads_padding(text) and length != positions:
         raise ConfigError(
-            f"{name} reads the padding behind a caption too, and was made for {positions} tokens; got "
+            f"{name} also reads the padding after a caption, and was made for {positions} tokens; got "
             f"context_length={length}. Set data.max_words={positions}"
         )
     if length > positions:
@@ -209,7 +209,7 @@ def hugging_face_config(text: Mapping[str, Any], folder: str | None) -> dict[str
 
     Args:
         text: `text_cfg`.
-        folder: holds its `config.json`, in the place of the repository that `text` names.
+        folder: holds its `config.json`, in place of the repository that `text` names.
 
     Raises:
         CheckpointError: it cannot be fetched or read, or is of another kind than open_clip knows.
@@ -237,7 +237,7 @@ def _plain_tower(content: Mapping[str, Any], place: str) -> dict[str, Any]:
     if content.get("model_type") not in _known_types():
         known = ", ".join(_known_types())
         raise CheckpointError(
-            f"{place}: model_type={content.get('model_type')!s:.60} is no text tower of open_clip's: {known}"
+            f"{place}: model_type={content.get('model_type')!s:.60} is not a text tower of open_clip's: {known}"
         )
     dropped = ("auto_map", "torch_dtype", "dtype", "quantization_config", "attn_implementation", "architectures")
     return {k: v for k, v in content.items() if k not in dropped and not k.startswith("_")}

@@ -29,7 +29,7 @@ class PatchTower(nn.Module):
         why = _what_it_lacks(visual)
         if why:
             raise ConfigError(
-                f"the image tower of {name} {why}, so patches of its frames are not what this method compares: take a "
+                f"the image tower of {name} {why}, so patches of its frames are not what this method compares: use a "
                 "ViT-B-32 or ViT-B-16, or another model whose frame is the class token"
             )
         count = len(cast(Any, visual).positional_embedding) - 1

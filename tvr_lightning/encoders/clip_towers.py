@@ -97,7 +97,7 @@ def _causal(text: Any, tokens: Tensor, token_mask: Tensor) -> tuple[Tensor, Tens
 def _whole_context(clip: Any, text: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
     # padding is seen: nothing may be cut off
     if tokens.shape[1] != (context := int(text.context_length)):
-        raise ValueError(f"this text tower reads the padding too: captions of {context} tokens, got {tokens.shape[1]}")
+        raise ValueError(f"this text tower also reads the padding: captions of {context} tokens, got {tokens.shape[1]}")
     found = clip.forward_intermediates(
         text=tokens, text_indices=1, normalize=False, normalize_intermediates=True, text_output_fmt="NLC"
     )

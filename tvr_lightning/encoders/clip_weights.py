@@ -81,7 +81,9 @@ def read_clip_weights(path: Path) -> CLIPWeights:
     if rows is not None:
         table = state["token_embedding.weight"]
         if rows.numel() and not 0 <= rows.min() <= rows.max() < len(table):
-            raise CheckpointError(f"{file}: token_embedding.rows names rows that the table of {len(table)} has not.")
+            raise CheckpointError(
+                f"{file}: token_embedding.rows names rows that the table of {len(table)} does not have."
+            )
         state["token_embedding.weight"] = table[rows.long()]
     # an archive's buffers: OpenAI's sizes mark the format, the causal mask is rebuilt
     sizes = [state.pop(name, None) for name in ("input_resolution", "context_length", "vocab_size")]
@@ -121,7 +123,7 @@ def _pop_logit_scale(state: dict[str, Tensor], source: Path) -> float | None:
     if scale is None:
         return None
     if scale.numel() != 1 or not abs(log := float(scale.reshape(()))) <= FARTHEST_LOG:
-        raise CheckpointError(f"{source}: logit_scale is no logarithm of a factor on cosines: {short(str(scale))}")
+        raise CheckpointError(f"{source}: logit_scale is not a logarithm of a factor on cosines: {short(str(scale))}")
     return math.exp(log)
 
 
@@ -129,7 +131,7 @@ def read_pictures(config: Mapping[str, Any], source: str) -> Pictures | None:
     """Reads a tag's record or a `preprocess_cfg`; None where it does not say.
 
     Raises:
-        CheckpointError: a way to resize that there is not, or numbers that are no statistics.
+        CheckpointError: a way to resize that there is not, or numbers that are not statistics.
     """
     if not (config.get("mean") and config.get("std")):
         return None
@@ -232,7 +234,7 @@ def _from_hugging_face(file: Path, state: dict[str, Tensor]) -> CLIPWeights:
     if len(activations) != 1 or not activations <= {"gelu", "quick_gelu"}:
         raise CheckpointError(f"{file}: unsupported activation {sorted(activations)}; supported: gelu or quick_gelu.")
     if {text.layer_norm_eps, vision.layer_norm_eps} != {1e-5}:
-        raise CheckpointError(f"{file}: layer_norm_eps differs from CLIP's 1e-5, which is the only one supported.")
+        raise CheckpointError(f"{file}: layer_norm_eps differs from CLIP's 1e-5, the only one supported.")
     renamed = openai_names(state, file)
     prepared = read_json(file.parent / "preprocessor_config.json")
     statistics = {"mean": prepared.get("image_mean"), "std": prepared.get("image_std")}
@@ -323,7 +325,7 @@ def trained_with_quick_gelu(
     if said is None and asked is None:
         raise ConfigError(
             f"{weights.source} does not say whether it was trained with QuickGELU, as OpenAI's models, or with GELU, "
-            "as most others: set quick_gelu to true or false. Features of the wrong one look right and are not"
+            "as most others: set quick_gelu to true or false. Features of the wrong one look right but are not"
         )
     if None not in (said, asked) and said != asked:
         raise ConfigError(f"quick_gelu={asked}, but {weights.source} was trained with quick_gelu={said}: leave it out")

@@ -152,7 +152,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         why = why_unreadable(path, error)
         raise CheckpointError(f"{path} cannot be read as a checkpoint ({why}); is it complete?") from error
     if not isinstance(content, dict) or "state_dict" not in content:
-        raise CheckpointError(f"{path} is no run's checkpoint; pretrained weights go to the encoder's from_pretrained")
+        raise CheckpointError(
+            f"{path} is not a run's checkpoint; pretrained weights belong in the encoder's from_pretrained"
+        )
     return content
 
 
@@ -165,11 +167,17 @@ def _find(source: str) -> tuple[Path, str | None] | None:
         file = result_weights(path)
         if not file.is_file():
             raise CheckpointError(
-                f"from_pretrained={source}: the run has no checkpoint {file}; it did not come that far, or trains "
+                f"from_pretrained={source}: the run has no checkpoint {file}; it did not get that far, or trains "
                 "nothing: then take the from_pretrained of its own encoder"
             )
         return file, place
-    if not path.exists() and (runs := sorted(str(file.parent) for file in path.parent.glob(f"*/{CONFIG}"))):
+    # a bare name is a tag, such as openai, whatever lies in the working directory: runs, indexes
+    is_tag = len(path.parts) == 1 and place is None
+    if (
+        not is_tag
+        and not path.exists()
+        and (runs := sorted(str(file.parent) for file in path.parent.glob(f"*/{CONFIG}")))
+    ):
         raise CheckpointError(f"from_pretrained={source}: there is no run {path}; {nearest(str(path), runs)}")
     if not path.is_file() or path.suffix != ".ckpt":
         return None

@@ -39,7 +39,7 @@ TIMES_UNPACKED = 4  # of its size on disk: tensors are not compressed, what Torc
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 _ZIP = b"PK\x03\x04"
 _PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-_GLOBAL = re.compile(r"GLOBAL ([^\s`]+)")  # torch's words for what is no tensor
+_GLOBAL = re.compile(r"GLOBAL ([^\s`]+)")  # torch's words for what is not a tensor
 PLAIN_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # of weights: others lose most digits
 _STORAGES = {
     "HalfStorage": torch.float16,
@@ -110,8 +110,9 @@ def distinct(named: Iterable[tuple[str, str, Tensor]], source: Path | str) -> di
     for before, name, x in named:
         if name in found:
             raise CheckpointError(
-                f"{source} holds two tensors for one place, {short(name)}: {short(names[name])} and {short(before)}. "
-                "Only one of them can be meant: remove the other from the file"
+                f"{source} holds two tensors for one parameter, {short(name)}: {short(names[name])} and "
+                f"{short(before)}. "
+                "Remove one of them from the file"
             )
         found[name], names[name] = x, before
     return found
@@ -155,7 +156,7 @@ def shards(index: Path) -> dict[str, list[str]]:
     """The files that an index names, each with its tensors.
 
     Raises:
-        CheckpointError: it is no index, or names files elsewhere.
+        CheckpointError: it is not an index, or names files elsewhere.
     """
     table = read_json(index).get("weight_map")
     if not isinstance(table, dict) or not table or not all(isinstance(file, str) for file in table.values()):
@@ -163,7 +164,7 @@ def shards(index: Path) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for tensor, file in table.items():
         if Path(file).name != file or not file.endswith(SUFFIXES):
-            raise CheckpointError(f"{index} names the file {file!r}: a weight file beside it is all that it may name")
+            raise CheckpointError(f"{index} names the file {file!r}: it may only name weight files beside it")
         found.setdefault(file, []).append(tensor)
     return found
 
@@ -207,7 +208,7 @@ def shipped_weights(architecture: str, model: str) -> dict[str, Path]:
 
 
 def find_weight_file(path: Path) -> Path:
-    """Returns the weight file of a folder, or the path itself when it is no folder.
+    """Returns the weight file of a folder, or the path itself when it is not a folder.
 
     Raises:
         CheckpointError: the folder holds no weight file, or several of which none has a usual name.
@@ -306,7 +307,7 @@ def load_checkpoint(path: Path) -> Any:
 
 
 def describe(content: Any) -> str:
-    """What a file holds that is no state dict, in a few words."""
+    """What a file holds that is not a state dict, in a few words."""
     if isinstance(content, Mapping):
         return "keys " + ", ".join(short(repr(key)) for key in list(content)[:5]) if content else "an empty dict"
     return f"a {type(content).__name__}"

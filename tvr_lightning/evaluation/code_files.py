@@ -138,7 +138,7 @@ def _labels(arrays: Mapping[str, NDArray[Any]], name: str) -> tuple[tuple[int, .
     count = len(arrays[f"{name}/ids"])
     fits = pairs.dtype == np.int64 and pairs.ndim == 2 and pairs.shape[1] == 2
     if not fits or not ((pairs[:, 0] >= 0) & (pairs[:, 0] < count)).all():
-        raise ValueError(f"{name}/labels are no rows of {count} items with classes")
+        raise ValueError(f"{name}/labels are not rows of {count} items with classes")
     own: list[list[int]] = [[] for _ in range(count)]
     for row, label in pairs.tolist():
         own[row].append(label)
@@ -164,7 +164,7 @@ def load_codes(path: Path) -> dict[str, Codes]:
     except FileNotFoundError:
         raise DataError(f"no codes at {path}; make them with: tvr encode RUN --split test --out {path}") from None
     except (*DAMAGED, AttributeError) as error:
-        raise DataError(f"{path} holds no codes or is damaged ({error}); make it anew with `tvr encode`") from None
+        raise DataError(f"{path} holds no codes or is damaged ({error}); make it again with `tvr encode`") from None
     if not found:
         raise DataError(f"{path} holds no codes (found: {', '.join(arrays) or 'nothing'}); make it with `tvr encode`")
     return found

@@ -22,8 +22,8 @@ class CodeOptions:
     """What concerns binary codes.
 
     Attributes:
-        database: where a test looks up codes: among those of the `train` items (the custom of cross-modal hashing) or
-            of the `test` items. Validation takes its own split.
+        database: where a test looks up codes: among those of the `train` items (the convention of cross-modal hashing)
+            or of the `test` items. Validation takes its own split.
         normalise: what mAP@k of codes is divided by: min(k, number of `relevant` items), or the number of relevant
             ones among the k `retrieved` (the released code of several hashing methods).
     """
@@ -39,20 +39,20 @@ class Evaluation:
     Attributes:
         v2t: what a video ranks: `sets`, each video's captions together (score: their maximum), or `captions`, each
             caption alone (rank: the best of its own).
-        chunk_size: texts and videos scored at a time; null for what suits the device, 256 on a CPU.
+        chunk_size: texts and videos scored at a time; null for a size that suits the device, 256 on a CPU.
         resamples: bootstrap resamples for the 95 % intervals of test results, 0 for none, 100,000 at most.
-        dual_softmax: temperature of dual softmax (CAMoE), reported besides as `dsl/...`; null for none. It, `qb_norm`
-            and `sinkhorn` lie from 0.0001 to 10,000.
-        qb_norm: beta of QB-Norm, reported besides as `qb/...`; null for none.
+        dual_softmax: temperature of dual softmax (CAMoE), also reported as `dsl/...`; null for none. It, `qb_norm`
+            and `sinkhorn` are between 0.0001 and 10,000.
+        qb_norm: beta of QB-Norm, also reported as `qb/...`; null for none.
         sinkhorn: temperature of Sinkhorn's rounds, 1 for cosines times a logit scale of 100, 0.01 for plain ones;
-            reported besides as `sk/...`, biases of a bank alone (UCoFiA), and as `sk1/...`, each query in the bank for
+            also reported as `sk/...`, biases of a bank alone (UCoFiA), and as `sk1/...`, each query in the bank for
             itself (Yakovlev 2023); null for none.
         sinkhorn_rounds: of both scalings; 4 in the papers, 1,000 at most.
-        qb_bank: how many training captions make the bank of QB-Norm and Sinkhorn, text to video.
+        qb_bank: training captions in the bank of QB-Norm and Sinkhorn, text to video.
         qb_videos: how many training videos make it, video to text: they are read and encoded; 0 for none, and no such
             figures.
-        matrix_limit_mib: a score matrix above this size lives in a temporary file instead of memory.
-        codes: what concerns methods whose features are binary codes.
+        matrix_limit_mib: a score matrix above this size is kept in a temporary file instead of memory.
+        codes: options for methods whose features are binary codes.
 
     >>> Evaluation(dual_softmax=1.0, codes=CodeOptions(database="test")).codes
     CodeOptions(database='test', normalise='relevant')

@@ -171,7 +171,7 @@ def _said_of(name: str, options: Evaluation) -> Iterator[None]:
     """Names the setting of whatever post-processing cannot compute from scores that are finite themselves.
 
     Raises:
-        ScoreError: in the place of the one inside.
+        ScoreError: in place of the one inside.
     """
     try:
         yield
@@ -186,7 +186,7 @@ def _finite(scores: Tensor) -> Tensor:
     """The same scores.
 
     Raises:
-        ScoreError: some are no numbers.
+        ScoreError: some are not numbers.
     """
     for part in chunks(len(scores), max(scores.shape[1], 1), CHUNK):
         if not bool(torch.isfinite(scores[part]).all()):

@@ -14,7 +14,7 @@ def directional_cross_entropy(scores: Tensor, video_index: Tensor | None = None)
 
     Args:
         scores: (B, B) scaled scores; row = text, column = video, the diagonal holds the pairs.
-        video_index: (B,) int64, the video of each pair. Two captions of one video in a batch are no negatives of
+        video_index: (B,) int64, the video of each pair. Two captions of one video in a batch are not negatives of
             each other's video: those places are left out of both sums. CLIP4Clip's original code counts them.
 
     Returns:

@@ -65,7 +65,7 @@ def instance_contrast(anchors: Tensor, others: Tensor, temperature: float, video
         anchors: (B, K).
         others: (B, K), row by row the partners.
         temperature: tau.
-        video_index: (B,) int64; rows of one video are no negatives of each other.
+        video_index: (B,) int64; rows of one video are not negatives of each other.
     """
     same = video_index[:, None] == video_index[None, :]
     same = same.fill_diagonal_(False)

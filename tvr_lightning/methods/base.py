@@ -373,7 +373,7 @@ class RetrievalModule(Provenance, ABC, Generic[TextT, VideoT]):
             )
         if stage == "validate" and self.monitor not in {f"val/{name}" for name in self.result.metrics}:
             raise DataError(
-                f"{self.datamodule.dataset} {split.name} gives no {self.monitor}, which chooses the checkpoint (its "
+                f"{self.datamodule.dataset} {split.name} has no {self.monitor}, which chooses the checkpoint (its "
                 "videos have no class labels, or share none). Set --data.selection=last to keep the last weights."
             )
         if prefix is not None:

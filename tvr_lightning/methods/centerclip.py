@@ -8,7 +8,7 @@ Departures: a segment consists of those of its frames that exist (released: all 
 does not exist is left out of the mean); clustering ends after `iterations` at the latest, without asking whether all
 segments of a batch have settled (released: 100 at most, until their mean shift is small); the spectral form begins
 with the row that was longest before rows became unit vectors (released: among unit vectors, where rounding decides).
-Captions of one video in a batch are no negatives of each other.
+Captions of one video in a batch are not negatives of each other.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class CenterCLIP(RetrievalModule[SentenceFeatures, VideoFeatures]):
             self.temporal = TemporalTransformer.beside(encoder, num_layers, max_frames)
 
     def encode_video(self, video: VideoInput) -> VideoFeatures:
-        """Segments in the place of frames, after the temporal layers where there are any."""
+        """Segments in place of frames, after the temporal layers where there are any."""
         segments = self._segments(video)
         if self.temporal is None:
             return segments

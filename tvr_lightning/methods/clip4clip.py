@@ -5,7 +5,7 @@ seqLSTM      LSTM over frames, mean (sequential type)        -> nn.temporal.Temp
 seqTransf    transformer over frames, mean (sequential type) -> nn.temporal.TemporalTransformer
 tightTransf  transformer over sentence and frames of a pair, a linear layer to the score (tight type)
 The transformers start as copies of CLIP's first text layers where CLIP is pretrained and widths agree.
-Departures: captions of the same video are no negatives of each other's video (losses.contrastive).
+Departures: captions of the same video are not negatives of each other's video (losses.contrastive).
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ class CMFH(ClosedForm):
         check_shares(video_share=video_share)
         check_positive(projection_weight=projection_weight, norm_weight=norm_weight)
         if rounds < 1:
-            raise ConfigError(f"model.rounds is {rounds}; at least 1")
+            raise ConfigError(f"model.rounds is {rounds}; it must be at least 1")
         self.take_encoders(video_encoder, text_encoder, code_length)
         self.video_share, self.projection_weight, self.norm_weight = video_share, projection_weight, norm_weight
         self.rounds = rounds

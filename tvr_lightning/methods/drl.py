@@ -9,7 +9,7 @@ CDCR's weights are the released scripts', whose second term is 0; the paper's te
 Departures: padded words and frames are left out, where the released code gives them a similarity of 0, which a maximum
 below 0 loses to (`padding: attended`); in CDCR they are left out always. `cdcr: pooled` correlates sentences with mean
 frames, whatever the interaction, as the released code does for dp; for ti and wti it draws a word and a frame. Its
-interaction through a cross-transformer (xti) is CLIP4Clip's tightTransf. Captions of one video in a batch are no
+interaction through a cross-transformer (xti) is CLIP4Clip's tightTransf. Captions of one video in a batch are not
 negatives of each other.
 """
 

@@ -10,9 +10,9 @@ tests/nn/ghan/test_mpaa.py ties them, values and gradients.
 The pair is the unit: a text's vector depends on the video that it is compared with and a video's on the text, so
 scores are computed for all pairs, in training and in evaluation. The paper's d(e_i^t, e_j^v) can also be read as one
 vector for each item, its graph holding the parts of its own ground-truth counterpart; `pairing: matched` computes that,
-so that the paper's figures can be studied. It tells the text which video is the right one: its scores are no results.
+so that the paper's figures can be studied. It tells the text which video is the right one: its scores are not results.
 Departures, where the paper does not say or this differs from its print:
-encoding     positions are learned, one a frame; words are all of CLIP's tokens, start and end among them, behind its
+encoding     positions are learned, one a frame; words are all of CLIP's tokens, start and end among them, after its
              last norm and projection; padded words and frames get weight 0 everywhere
 refining     the softmax of Eq. 5 runs over tokens, where its bias is without effect and left out (the other reading is
              `refine_over: phrases`, with the bias); m is two linear layers with one ReLU between them
@@ -23,8 +23,8 @@ graphs       self-loops are edges; W_a and W_c of Eqs. 6 and 8 have a block for 
              nodes and on both attentions
 readout      softmax over the width as printed (`readout: identity` leaves it out); it and the cosine are computed in
              float32 whatever the precision
-matching     cosines times CLIP's scale, which Sec. 4.2 names and Eqs. 10 and 11 do not print; it goes on learning;
-             captions of one video in a batch are no negatives of that video, where Eqs. 10 and 11 count them
+matching     cosines times CLIP's scale, which Sec. 4.2 names and Eqs. 10 and 11 do not print; it keeps learning;
+             captions of one video in a batch are not negatives of that video, where Eqs. 10 and 11 count them
 Table 4      baseline: means of CLIP's tokens and frames, without positions; no_inter: the cosine of the parts' means;
              no_intra: graphs over words and frames, whose roots are their means
 Table 5      `he` graphs: R-GCN with a weight for each pair of kinds, hidden width of one head, read at the roots
@@ -122,9 +122,9 @@ class GHAN(RetrievalModule[Hierarchy, Hierarchy]):
                  "head_width": head_width, "steps": steps, "max_frames": max_frames}  # fmt: skip
         for name, size in sizes.items():
             if size < 1:
-                raise ConfigError(f"model.{name} is {size}; at least 1")
+                raise ConfigError(f"model.{name} is {size}; it must be at least 1")
         if not 0 <= dropout < 1:
-            raise ConfigError(f"model.dropout is {dropout}; a share of what is dropped: at least 0, below 1")
+            raise ConfigError(f"model.dropout is {dropout}; the share that is dropped must be at least 0 and below 1")
         if share_graphs and (layers not in WITH_GRAPHS or graph not in TWO_GRAPHS):
             where = f"model.graph={graph} has one" if layers in WITH_GRAPHS else f"model.layers={layers} has none"
             raise ConfigError(
@@ -291,7 +291,7 @@ def _check_matched(layers: Layers, evaluation: Evaluation) -> None:
         )
     warnings.warn(
         "GHAN with pairing 'matched': each text is encoded with its ground-truth video and each video with its "
-        "ground-truth text. The scores contain the answer: they study a leak and are no retrieval results.",
+        "ground-truth text. The scores contain the answer: they are for studying a leak and are not retrieval results.",
         stacklevel=3,
     )
 

@@ -84,7 +84,7 @@ class TrainingSetHashing(HashingModule[CodesT]):
         """
 
     def on_fit_start(self) -> None:
-        """Shows the method the training set: the same in a run that goes on, because the encoders are frozen.
+        """Shows the method the training set: the same in a resumed run, because the encoders are frozen.
 
         Raises:
             DataError: no video or no caption of the training set can be encoded.
@@ -117,7 +117,7 @@ class MeanFeatures:
             ConfigError: an encoder trains, or a code has no bit.
         """
         if code_length < 1:
-            raise ConfigError(f"model.code_length is {code_length}; a code has at least 1 bit")
+            raise ConfigError(f"model.code_length is {code_length}; it must be at least 1 bit")
         for name, encoder in (("video_encoder", video_encoder), ("text_encoder", text_encoder)):
             check_freeze(name, encoder, True)
         self.video_encoder, self.text_encoder, self.code_length = video_encoder, text_encoder, code_length
@@ -179,14 +179,14 @@ def check_freeze(name: str, encoder: Any, wanted: bool) -> None:
 
 
 def check_shares(**shares: float) -> None:
-    """Refuses settings of a method that are no shares.
+    """Refuses settings of a method that are not shares.
 
     Raises:
         ConfigError: names the first.
     """
     for name, share in shares.items():
         if not 0 <= share <= 1:
-            raise ConfigError(f"model.{name} is {share}; it is a share, from 0 to 1")
+            raise ConfigError(f"model.{name} is {share}; it must be between 0 and 1")
 
 
 def check_positive(**values: float) -> None:

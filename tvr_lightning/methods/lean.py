@@ -26,7 +26,7 @@ Departures, where the paper is open or loose:
   `readout` is either; Eq. 13 makes hyperedges of whatever nodes the network leaves, so that Table 2's networks are read
   alike. Nothing reaches the readout but states;
 - readout: attention and score have a vector each; tanh for the printed sigma (`activation`);
-- losses: rows and columns of the batch's scores, captions of one video in a batch are no negatives of each other; of
+- losses: rows and columns of the batch's scores, captions of one video in a batch are not negatives of each other; of
   Eq. 19 the opposite sign and half of it, and its mean over states and dimensions where it prints a sum
   (`kl_reduction`): under the mean lambda_v = 0.6 is not the paper's quantity, the sum is some ten thousand times
   larger, and at 0.6 it leaves nothing but the prior: eight pairs are not learned;
@@ -140,7 +140,7 @@ class LEAN(RetrievalModule[WordFeatures, VideoFeatures]):
         weights = {"text_weight": text_weight, "video_weight": video_weight, "kl_weight": kl_weight}
         for name, weight in weights.items():
             if weight < 0:
-                raise ConfigError(f"model.{name} is {weight}; a loss term is left out at 0, it cannot be negative")
+                raise ConfigError(f"model.{name} is {weight}; 0 leaves the loss term out, and it cannot be negative")
         if not text_weight and not video_weight:
             raise ConfigError("model.text_weight and model.video_weight are both 0: nothing would be learned")
         self.video_encoder, self.text_encoder = video_encoder, text_encoder

@@ -21,10 +21,10 @@ graph network   degrees of |S|, since Eqs. 3 and 4 are undefined for row sums of
                 batch's statistics too, and nothing in G changes
 losses          means for the squared norms of Eqs. 6, 7, 8, 14 and 15, so that weights hold for every batch size;
                 contrasts of unit vectors (Eqs. 11 and 12 print a bare dot product), whose positive is in the
-                denominator, as in Eq. 10; captions of one video in a batch are no negatives; Eq. 14 takes Z after tanh
+                denominator, as in Eq. 10; captions of one video in a batch are not negatives; Eq. 14 takes Z after tanh
 Table 1         `sim` leaves out L_sf alone, L_sc stays; `bin` has no G, so no L_bf either; `s1` has no threshold and no
                 tanh; `b1` has no joint convolution: H^v and H^t see their own modality, H = tanh FC[H^v ; H^t]; `b2`
-                puts encoded features in the place of convolved ones, their sum in that of V^j
+                puts encoded features in place of convolved ones, their sum in that of V^j
 training        no label chooses weights: experiments keep the last ones; a checkpoint chosen by mAP would be supervised
 """
 

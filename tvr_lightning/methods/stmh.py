@@ -10,7 +10,7 @@ codes      of a text: the K / 2 topics whose centres are nearest; of a video: it
 The objective and its rounds are those of a public implementation under the paper's name, with its settings (r 0.5, l
 0.5, g 0.0001, 10 rounds); the paper describes the same parts. Our reading: what a topic costs an item is twice its
 agreement with G_v R less, as the objective has it (there once); centres are the least squares of all topics together.
-Texts are mean BERT features here instead of counts of words, so that topics are no lists of words.
+Texts are mean BERT features here instead of counts of words, so that topics are not lists of words.
 """
 
 from __future__ import annotations

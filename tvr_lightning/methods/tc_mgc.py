@@ -18,7 +18,7 @@ Not as the released code: frames and words that do not exist are masked everywhe
 equation has, are left out; 3 temporal layers as the paper says, where it has 4; no dropout.
 Where the paper is silent: attention, ISA and LSA start as the identity; one head; contrasts without conditioning
 (Table 4) are X-CLIP's, the mean of unit frames and, for frames, those of CLIP before the temporal encoder; captions of
-one video in a batch are no negatives of each other.
+one video in a batch are not negatives of each other.
 """
 
 from __future__ import annotations
@@ -126,7 +126,9 @@ class TCMGC(RetrievalModule[TextFeatures, VideoFeatures]):
         _check_contrasts(contrasts, "contrasts")
         _check_contrasts(conditioned, "conditioned", may_be_empty=True)
         if not 0 < keep_rate <= 1:
-            raise ConfigError(f"model.keep_rate is {keep_rate}; it is a share of the words: above 0, at most 1")
+            raise ConfigError(
+                f"model.keep_rate is {keep_rate}; it is a share of the words and must be above 0 and at most 1"
+            )
         self.encoder = encoder
         self.contrasts = tuple(c for c in CONTRASTS if c in contrasts)
         self.conditioned = frozenset(conditioned) & frozenset(contrasts)

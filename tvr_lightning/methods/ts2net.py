@@ -10,7 +10,7 @@ repeated as a whole, so that 5 frames of 12 give 1, 1, 0, 1, 1, 0, ... for the c
 both as released. In tests the released code adds noise to the selection, here neither mode does. The selection's
 gradient is the estimate of Berthet et al. (2020); the released code keeps of it what the noise of a place contributes
 to its own choice. Grids below 28 tokens shift every fourth token, where a seventh of them would be none or all.
-Captions of one video in a batch are no negatives of each other.
+Captions of one video in a batch are not negatives of each other.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ than a pair: it is post-processing of `part_scores`, which `score` averages (`mo
 Departures: words, frames and patches that do not exist are left out; `padding: attended` lets them take part in the
 last two scores, as released. The released code chooses patches with noise in tests too, here neither mode does; its
 training code has a second matrix D x D on the side of the patches, which its test code leaves out, and so does this.
-The selection's gradient as in methods.ts2net. Captions of one video in a batch are no negatives of each other.
+The selection's gradient as in methods.ts2net. Captions of one video in a batch are not negatives of each other.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class TokenFeatures(StillFeatures):
     """Features of videos with their selected tokens.
 
     Attributes:
-        tokens: (V, n (1 + K), D), those of a frame one behind the other, the class token first.
+        tokens: (V, n (1 + K), D), those of a frame one after the other, the class token first.
     """
 
     tokens: Tensor

@@ -8,7 +8,7 @@ one score     of a vector or matrix of similarities, weighted by what a matrix m
 Sentence and words go through a matrix each where they meet the video and the frames; it starts as the identity, as do
 those of the weights. Frames are CLIP's own, before the temporal layers; the video is what these give.
 Departures: padding is left out (`padding: attended` lets it take part, as the released code does: its captions are
-padded with token 0, its videos with empty pictures); captions of one video in a batch are no negatives of each other.
+padded with token 0, its videos with empty pictures); captions of one video in a batch are not negatives of each other.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """X-Pool (Gorti et al. 2022): a video pooled over its frames by what the sentence looks at.
 
-pooling   one head of attention, a sentence over frames, and a linear layer, each behind a layer norm
+pooling   one head of attention, a sentence over frames, and a linear layer, each after a layer norm
                                          -> nn.tc_mgc.language_video_attention.LanguageVideoAttention
 score     cosine of the sentence with the pooled video -> XPool.score
 The block is the one that TC-MGC took over for its sentences and words. What trains without dropout and what scores is
 its exact low-rank form: no pair has a vector of width D. With dropout a training step computes the literal form.
 Departures: a video with fewer frames than are sampled has fewer (`padding: attended` repeats its last one, as the
-released code does); captions of one video in a batch are no negatives of each other.
+released code does); captions of one video in a batch are not negatives of each other.
 """
 
 from __future__ import annotations

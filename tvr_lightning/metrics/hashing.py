@@ -155,7 +155,7 @@ def metrics_of_codes(counts: HammingCounts, precisions: Mapping[str, Tensor]) ->
     """
     answerable = counts.answerable
     if not bool(answerable.any()):
-        raise ValueError("no query shares a label with any item of the database: mAP has nothing to be a mean of")
+        raise ValueError("no query shares a label with any item of the database: mAP is undefined")
     metrics = {name: 100.0 * float(value[answerable].mean()) for name, value in precisions.items()}
     return metrics | {"n_queries_without_relevant": float((~answerable).sum())}
 
@@ -204,7 +204,7 @@ def curve_of_codes(counts: HammingCounts) -> PrecisionRecall:
     """
     answerable = counts.answerable
     if not bool(answerable.any()):
-        raise ValueError("no query shares a label with any item of the database: there is no recall")
+        raise ValueError("no query shares a label with any item of the database: recall is undefined")
     within, hits = counts.items[answerable].cumsum(1), counts.relevant[answerable].cumsum(1)
     something = within > 0
     number = something.sum(0)

@@ -38,7 +38,7 @@ def dual_softmax(scores: ArrayLike, temperature: float, direction: str, chunk: i
         (T, V), float32 unless the scores are wider.
 
     Raises:
-        ValueError: an unknown direction, a temperature that is not positive and finite, or scores that are no matrix.
+        ValueError: an unknown direction, a temperature that is not positive and finite, or scores not in a matrix.
         ScoreError: a score is not finite.
     """
     matrix = as_scores(scores)

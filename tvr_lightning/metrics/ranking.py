@@ -187,7 +187,7 @@ def _rank_several(scores: Tensor, video: Tensor, also: Tensor, v2t: V2T, chunk: 
     described, caption_set = torch.unique(video, return_inverse=True)
     place = torch.full((scores.shape[1],), -1, device=video.device)
     place[described] = torch.arange(len(described), device=video.device)
-    query, items = place[pairs[:, 1]], pairs[:, 0]  # -1: a video that nobody describes is no query
+    query, items = place[pairs[:, 1]], pairs[:, 0]  # -1: a video that nobody describes is not a query
     if v2t == "sets":
         items = caption_set[items]
     texts, videos = [], []

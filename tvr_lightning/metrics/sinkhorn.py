@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tvr_lightning.metrics.matrix import ArrayLike
 
 ROUNDS = 4  # UCoFiA's
-FARTHEST = 600.0  # temperatures that a query's score may lie above all of a bank's: exp of more is no number
+FARTHEST = 600.0  # temperatures that a query's score may lie above all of a bank's: exp of more is not a number
 
 
 def sinkhorn_biases(

@@ -2,8 +2,8 @@
 
 What is drawn over the joined batch, after the gather, comes from torch's own generators, which `drawing` seeds alike on
 every rank. What is drawn over a rank's own rows, before the gather, is drawn for the joined batch and cut: see
-`RowDropout`. Both depend on a key alone, so that a step repeats itself in a run that goes on after a kill, and a chunk
-in its backward pass. Seeding is the host's business: nothing waits for a GPU.
+`RowDropout`. Both depend on a key alone, so that a step repeats itself in a resumed run, and a chunk in its backward
+pass. Seeding is the host's business: nothing waits for a GPU.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class _Rows:
         """Factors of dropout, 0 or 1 / (1 - rate): those of the rows of a tensor."""
         if len(like) > self.total:
             raise ValueError(
-                f"{len(like)} rows, but the joined batch has {self.total}: dropout acts on rows of a batch"
+                f"{len(like)} rows, but the joined batch has {self.total}: dropout acts on rows of the batch"
             )
         generator = torch.Generator(like.device).manual_seed(_seed((*self.key, next(self.numbers))))
         if rate == 1:  # nothing is kept

@@ -62,7 +62,7 @@ class FramePositions(nn.Embedding):
         width: D.
         std: of the values that it starts with.
         before: further positions in front of those of frames.
-        tokens: that each frame has, one behind the other, with a position each.
+        tokens: that each frame has, one after the other, with a position each.
         at_least: rows of the table, where fewer are needed: CLIP's has 77.
 
     Raises ValueError for more frames than positions.
@@ -136,7 +136,7 @@ class TemporalTransformer(nn.Module):
     that are not copied start at a third of the scale of CLIP's frame features (about 1 a channel before training): at
     the 0.01 of CLIP's own positions, made for tokens of scale 0.02, frames at different times would look alike.
     Shapes: frames (V, n, D); frame_mask (V, n) bool, True = exists; returns (V, n, D), padded frames zero. With several
-    `tokens` a frame, n counts tokens, those of a frame one behind the other. `at_least`: see `FramePositions`.
+    `tokens` a frame, n counts tokens, those of a frame one after the other. `at_least`: see `FramePositions`.
     Raises ValueError for more frames than positions.
 
     >>> encode = TemporalTransformer(width=8, heads=2, num_layers=1, max_frames=4)

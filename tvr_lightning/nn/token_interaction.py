@@ -50,7 +50,7 @@ class TokenInteraction(nn.Module):
     def __init__(self, width: int, weighted: bool = True, num_layers: int = 2) -> None:
         super().__init__()
         if num_layers < 1:
-            raise ValueError(f"a network of {num_layers} layers weighs nothing: give 1 or more")
+            raise ValueError(f"a network of {num_layers} layers has no weights: give 1 or more")
         self.of_words = _network(width, num_layers) if weighted else None
         self.of_frames = _network(width, num_layers) if weighted else None
 

@@ -32,7 +32,7 @@ def codes_by_class(run: Run) -> list[Tensor]:
         raise NothingToDraw(f"{run.path} has no {CODES}; make it with: tvr encode {run.path} --split test")
     parts = load_codes(run.path / CODES).values()
     if len(lengths := {part.bits for part in parts}) > 1:
-        raise RunError(f"{run.path / CODES} holds codes of {sorted(lengths)} bits; make it anew with `tvr encode`")
+        raise RunError(f"{run.path / CODES} holds codes of {sorted(lengths)} bits; make it again with `tvr encode`")
     found: dict[int, list[Tensor]] = {}
     for part in parts:
         for code, labels in zip(part.signs.float(), part.labels, strict=False):

@@ -181,7 +181,7 @@ def _find_baseline(groups: Sequence[Group], wanted: str) -> Group:
 
 def _plain_baseline(group: Group, wanted: str) -> Group:
     if marks := group.first.marks:
-        raise RunError(f"'{wanted}' is no baseline, its figures are not plain: {'; '.join(marks)}")
+        raise RunError(f"'{wanted}' cannot be the baseline, because its figures are marked: {'; '.join(marks)}")
     return group
 
 
@@ -222,7 +222,7 @@ def _split(row: Row) -> tuple[str, str]:
 
 def _best(ranked: Sequence[Row], columns: Sequence[Column]) -> dict[str, float]:
     best = {}
-    # a training set and a test set are no equally hard databases
+    # a training set and a test set are not equally hard databases
     databases = {tuple(database) for row in ranked if (database := database_of(row.group.first))}
     for column in (c for c in columns if c.sign and (len(databases) < 2 or not c.key.startswith("hash/"))):
         means = [found[0] for row in ranked if (found := row.group.summary(column.key))]

@@ -147,9 +147,9 @@ def difference(group: Group, baseline: Group) -> dict[str, PairedDifference]:
     from tvr_lightning.metrics.bootstrap import paired_bootstrap
 
     if group.first.test_set != baseline.first.test_set:
-        raise RunError("another test set than the baseline's")
+        raise RunError("a different test set from the baseline's")
     if group.stored[0].queries != baseline.stored[0].queries:
-        raise RunError("other queries than the baseline's")
+        raise RunError("different queries from the baseline's")
     own, others = ([stored.ranks for stored in side.stored] for side in (group, baseline))
     return paired_bootstrap(own, others) | _of_values(group, baseline)
 

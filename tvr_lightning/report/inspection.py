@@ -127,7 +127,9 @@ def find_pair(run: Inspected, query: str, video_id: str | None = None) -> Query:
     if video_id is not None:
         return Query(query, caption, rows[video_id])
     if run.model.reads_ground_truth:
-        raise ConfigError(f"{run.name} reads the ground truth and cannot find a text's video: name one with --video")
+        raise ConfigError(
+            f"{run.name} reads the ground truth and cannot find the video of a text: name one with --video"
+        )
     videos = encode_videos(run.model, run.data.evaluation_loaders(split)[1])
     with torch.inference_mode():
         best = score_all(run.model, run.model.encode_text(caption), videos)[0].argmax()
@@ -178,7 +180,8 @@ def inspect_run(
     pair = run.see(find_pair(run, query, video_id))
     if not pair.views:
         raise ConfigError(
-            f"{path}: {type(run.model).__name__}, as this run has it, shows nothing of a pair; docs/inspecting.md says "
+            f"{path}: {type(run.model).__name__}, as this run has it, has nothing to show for a pair; "
+            "docs/inspecting.md says "
             "which methods show what"
         )
     figures: dict[str, Callable[[], Figure]] = {
@@ -186,11 +189,11 @@ def inspect_run(
     }
     parts = [view for view in pair.views if isinstance(view, Parts)]
     if against and not parts:
-        raise ConfigError(f"{run.name} has no numbers that stand beside another run's: leave --against out")
+        raise ConfigError(f"{run.name} has no numbers to show beside another run's: leave --against out")
     others = [_beside(run, open_run(other, trust)) for other in against]
     drawn = Drawn()
     if pair.caption == query and re.fullmatch(r"\S*\d\S*", query):
-        drawn.notes.append(f"{run.data.dataset} test has no video or caption called '{query}': it was taken as a text")
+        drawn.notes.append(f"{run.data.dataset} test has no video or caption called '{query}': it is taken as a text")
     clouds = [view.name for view in pair.views if isinstance(view, Clouds)]
     if clouds and not can_draw_clouds():
         drawn.notes.append(f"no picture of {', '.join(clouds)}: {NO_TSNE}")
@@ -247,7 +250,7 @@ def series_of(run: str, pairs: Sequence[Pair], like: Parts) -> Mapping[str, Tens
     names = views[0].names if views else ()
     if names != like.names:
         raise ConfigError(
-            f"{run} shows {like.name} of {', '.join(names) or 'nothing'}, which cannot stand beside those of "
+            f"{run} shows {like.name} of {', '.join(names) or 'nothing'}, which cannot be compared with those of "
             f"{', '.join(like.names)}: leave it out of --against"
         )
     return {name: torch.stack([view.series[name].float().cpu() for view in views]) for name in views[0].series}

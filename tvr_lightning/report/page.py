@@ -198,7 +198,7 @@ def _figures(block: Block, comparison: Comparison) -> Iterator[tuple[str, str]]:
         try:
             png = draw_plot(name, replace(comparison, blocks=(block,)))
         except NothingToDraw:
-            continue  # runs that are no grid, or have no codes: the page shows what there is
+            continue  # runs that are not a grid, or have no codes: the page shows what there is
         yield PLOTS[name].what, base64.b64encode(png).decode()
 
 

@@ -55,7 +55,7 @@ def draw_plot(name: str, comparison: Comparison) -> bytes:
     import matplotlib
 
     content = io.BytesIO()
-    with matplotlib.rc_context({"text.parse_math": False}):  # a run's name is no formula
+    with matplotlib.rc_context({"text.parse_math": False}):  # a run's name is not a formula
         PLOTS[name].draw(comparison).savefig(content, format="png")
     return content.getvalue()
 

@@ -40,7 +40,7 @@ def read_pr_curve(run: Run) -> Mapping[str, Curve]:
 def _shares(curve: Mapping[str, Any], name: str) -> list[float]:
     values = [float(value) for value in curve[name]]
     if not values or not all(0 <= value <= 1 for value in values):
-        raise ValueError(f"{name} is no list of shares")
+        raise ValueError(f"{name} is not a list of shares")
     return values
 
 

@@ -98,7 +98,7 @@ def load_reported(folder: Path = REPORTED) -> list[Reported]:
         shared = _read(path)
         tables = shared.pop("tables", None)
         if not isinstance(tables, list):
-            raise ConfigError(f"{path}: give `tables`, a list, and beside it what all tables share")
+            raise ConfigError(f"{path}: give `tables`, a list, and beside it what all tables have in common")
         for number, table in enumerate(tables, 1):
             if not isinstance(table, dict):
                 raise ConfigError(f"{path}: table {number}: a table is a mapping, found {type(table).__name__}")
@@ -125,7 +125,7 @@ def _table(table: Mapping[str, Any], methods: Mapping[str, Mapping[str, Any]], w
     for key in table.keys() - known:
         raise ConfigError(f"{where}: unknown key '{key}'; {nearest(str(key), known)}")
     if missing := sorted(TABLE_KEYS - table.keys()):
-        raise ConfigError(f"{where}: without {', '.join(missing)}")
+        raise ConfigError(f"{where}: missing {', '.join(missing)}")
     for key in ("paper", "table", "dataset", "conditions"):
         if not isinstance(table[key], str) or not table[key]:
             raise ConfigError(f"{where}: {key} is {table[key]!r}; give text, in quotes where it is a number")
@@ -146,7 +146,7 @@ def _table(table: Mapping[str, Any], methods: Mapping[str, Mapping[str, Any]], w
         if not isinstance(figures, list) or len(figures) != len(columns):
             raise ConfigError(f"{where}: row '{row}' does not give one figure for each of {len(columns)} columns")
         if bad := [f for f in figures if f is not None and (isinstance(f, bool) or not isinstance(f, int | float))]:
-            raise ConfigError(f"{where}: row '{row}': {bad[0]!r} is no number; null where the paper has none")
+            raise ConfigError(f"{where}: row '{row}': {bad[0]!r} is not a number; null where the paper has none")
         name = str(row).removesuffix(RETRAINED)
         conditions = table["conditions"] + ("; re-trained by this paper" if name != row else "")
         method = ablated or methods.get(name, {"method": name, "settings": {}})
@@ -174,7 +174,7 @@ def _ablated(
 ) -> Mapping[str, Any] | None:
     """What all rows of an ablation are: the method that it ablates, with the table's settings laid over its own.
 
-    Settings named in `any` may have any value: they are without effect in this table. None where it is no ablation.
+    Settings named in `any` may have any value: they are without effect in this table. None where it is not an ablation.
     """
     if "ablates" not in table:
         if stray := sorted(table.keys() & {"settings", "any"}):

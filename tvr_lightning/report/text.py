@@ -88,11 +88,14 @@ def legend(comparison: Comparison) -> list[str]:
         lines.append(
             f"{UP} {DOWN}: better, worse than {baseline}: paired bootstrap over videos and seeds, 5 % a row (Holm)"
         )
-        lines.append(f"tested: {', '.join(tested) or 'nothing'}; of one seed a row its chance is no part of the test")
+        lines.append(
+            f"tested: {', '.join(tested) or 'nothing'}; with one seed per row, the test does not cover the choice of "
+            "seed"
+        )
         if comparison.full:
             lines.append(f"Δ: difference from {baseline}, with its 95 % interval")
     if any(row.reported for row in rows):
-        lines.append("reported: a paper's figure for the same, below it the run's minus the paper's")
+        lines.append("reported: a paper's figure for the same settings; below it the run's figure minus the paper's")
     return lines
 
 

@@ -46,7 +46,7 @@ def write_report(comparison: Comparison) -> str:
             report.id = earlier[0].id if earlier else ""
         return f"W&B: {report.save().url}"
     except Exception as error:  # a refusal comes in many classes, down to bare `Exception`; all mean the same here
-        raise RunError(f"the page is written, the report in W&B is not: {error}") from error
+        raise RunError(f"the page was written, the report in W&B was not: {error}") from error
 
 
 def build_report(comparison: Comparison, entity: str, project: str) -> Any:

@@ -70,7 +70,7 @@ def read_grid(file: Path, base: str | None = None, overrides: Sequence[str] = ()
         overrides: settings of all points, e.g. `--trainer.max_epochs=1`.
 
     Raises:
-        ConfigError: the file is no grid, a setting is unknown or does not fit, two points would have one name.
+        ConfigError: the file is not a grid, a setting is unknown or does not fit, two points would have one name.
     """
     file = find_file(str(file))
     content = _load(file)
@@ -95,12 +95,14 @@ def read_grid(file: Path, base: str | None = None, overrides: Sequence[str] = ()
         if flags:
             raise ConfigError(f"{flags[0]} is for one run: tvr fit --config {experiment} {flags[0]}")
         if "model" not in config:
-            raise ConfigError(f"{experiment} is no experiment: it names no model")
+            raise ConfigError(f"{experiment} is not an experiment: it names no model")
         if config["experiment"] != home:  # by what varies: one grid has one home
             words, config["experiment"] = (*words, f"--experiment={home}"), home
         name = _name({key: point[key] for key in varied}, constants)
         if name in points:
-            raise ConfigError(f"{file}: two points would both be called {name}; their values differ in signs only")
+            raise ConfigError(
+                f"{file}: two points would both be called {name}; their values differ only in punctuation"
+            )
         points[name] = Point(name, folder_below(str(config.get("runs_dir", "runs")), str(config["experiment"])), words)
     return list(points.values())
 
@@ -125,7 +127,7 @@ def run_grid(points: Sequence[Point]) -> tuple[list[Path], dict[str, int]]:
         run_id = point.next_run_id()
         for folder in point.attempts():
             say(
-                f"{place}: {folder} was begun and has no result ({METRICS}); it stays as it is and the point runs as "
+                f"{place}: {folder} was started and has no result ({METRICS}); it stays as it is and the point runs as "
                 f"{run_id}. Remove {folder} if its weights are not needed and nothing is running there.",
                 flush=True,
             )
@@ -136,7 +138,7 @@ def run_grid(points: Sequence[Point]) -> tuple[list[Path], dict[str, int]]:
             if code in (INTERRUPTED, TERMINATED, -signal.SIGINT):
                 raise KeyboardInterrupt
         except KeyboardInterrupt:
-            say(f"{place}: interrupted; the same command begins this point again and goes on", file=sys.stderr)
+            say(f"{place}: interrupted; the same command runs this point again and continues", file=sys.stderr)
             raise
         folder = point.home / run_id
         if code == 0 and (folder / METRICS).is_file():
@@ -151,7 +153,7 @@ def run_grid(points: Sequence[Point]) -> tuple[list[Path], dict[str, int]]:
 
 
 def check_points(points: Sequence[Point]) -> None:
-    """Builds each point with the smallest encoders in the place of its own, which shows values that its parts refuse.
+    """Builds each point with the smallest encoders in place of its own, which shows values that its parts refuse.
 
     Raises:
         ConfigError: names the point, and what it refuses.
@@ -220,7 +222,7 @@ def _load(file: Path) -> Mapping[str, Any]:
         if key not in KEYS:
             raise ConfigError(f"{file}: unknown key '{key}'; {nearest(str(key), KEYS)}")
     if content.get("method") != "grid":
-        raise ConfigError(f"{file}: method is {content.get('method')!r}; `tvr ablate` runs `method: grid` alone")
+        raise ConfigError(f"{file}: method is {content.get('method')!r}; `tvr ablate` runs only `method: grid`")
     return content
 
 
@@ -256,10 +258,10 @@ def _parameters(parameters: Any, file: Path) -> dict[str, list[Any]]:
             raise ConfigError(f"{where} is {part!r}; a parameter of a grid has `values: [...]` or `value: x`")
         values = part["values"] if "values" in part else [part["value"]]
         if not isinstance(values, list) or not values:
-            raise ConfigError(f"{where}.values is {values!r}; it must be a list with something in it")
+            raise ConfigError(f"{where}.values is {values!r}; it must be a list that is not empty")
         for value in values:
             if value is None:
-                raise ConfigError(f"{where}: null would arrive as the text None from W&B; write 'null' in quotes")
+                raise ConfigError(f"{where}: W&B would pass null on as the text None; write 'null' in quotes")
         axes[str(name)] = values
     return axes
 

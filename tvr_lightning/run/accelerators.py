@@ -92,7 +92,7 @@ def cuda_devices(accelerator: Any, devices: Any) -> list[int]:
     if not torch.cuda.is_available():
         if wanted and not torch.backends.mps.is_available():
             raise ConfigError(
-                f"trainer.accelerator={accelerator}, but torch {torch.__version__} can use no GPU here: "
+                f"trainer.accelerator={accelerator}, but torch {torch.__version__} cannot use a GPU here: "
                 f"{no_cuda_advice() or 'there is none; set trainer.accelerator=cpu'}"
             )
         return []

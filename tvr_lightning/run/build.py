@@ -71,7 +71,7 @@ class ExperimentCLI(LightningCLI):
             value = value.get(name) if isinstance(value, Mapping) else None
         if value is not None:
             short = target.replace(".init_args.", ".")
-            raise ConfigError(f"{short} is {value}, but it follows {source}: set that, and leave {short} out")
+            raise ConfigError(f"{short} is {value}, but it is derived from {source}: set that, and leave {short} out")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses without Lightning's warning about `sys.argv`, which is not for this program's own callers."""

@@ -65,7 +65,7 @@ def find_checkpoint(home: Path, wanted: str, resume: bool = False) -> Path:
 
 
 def _elsewhere(path: Path, home: Path) -> str:
-    """What to take in the place of a checkpoint that is not there."""
+    """What to take in place of a checkpoint that is not there."""
     folder = path.parent.parent
     if path.parent.name == CHECKPOINTS and (folder / CONFIG).is_file() and not path.parent.is_dir():
         config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
@@ -152,7 +152,7 @@ def restore(model: RetrievalModule[Any, Any], path: Path) -> None:
 
 
 def check_finite(path: Path, weights: Mapping[str, Any], model: nn.Module) -> None:
-    """Refuses weights that are no numbers: what they score is no result.
+    """Refuses weights that are not numbers: what they score is not a result.
 
     Args:
         path: where they lie.
@@ -171,13 +171,13 @@ def run_of(path: str | os.PathLike[str]) -> Path:
     """The folder of the run that a path means: the path itself, or where the checkpoint lies.
 
     Raises:
-        RunError: it is no run.
+        RunError: it is not a run.
     """
     folder = Path(path)
     if folder.parent.name == CHECKPOINTS:
         folder = folder.parents[1]
     if not (folder / CONFIG).is_file():
-        raise RunError(f"{path} is no run: no {CONFIG} in {folder}; give the folder of a run, such as "
+        raise RunError(f"{path} is not a run: no {CONFIG} in {folder}; give the folder of a run, such as "
                        f"runs/EXPERIMENT/NAME, or a checkpoint in it")  # fmt: skip
     return folder
 
@@ -212,7 +212,7 @@ def find_unfinished(home: Path, wanted: str) -> Path:
             )
         path = path.absolute().parents[1]
     if not (path / CONFIG).is_file():
-        raise RunError(f"{path} is no run folder (no {CONFIG}); resume `last`, a folder in {home}, or its {LAST}")
+        raise RunError(f"{path} is not a run folder (no {CONFIG}); resume `last`, a folder in {home}, or its {LAST}")
     if (path / METRICS).exists():
         raise RunError(
             f"{path} is finished, there is nothing to resume. To train on from its weights, in a new run: "
@@ -249,7 +249,7 @@ def check_settings(
             there = flat(complete(stored))
         except ConfigError as error:
             raise RunError(
-                f"{folder} began under a version of the suite whose settings differ ({error}): resume it with that "
+                f"{folder} was started by a version of the suite whose settings differ ({error}): resume it with that "
                 f"version, or start a new run from its weights: --weights={folder}"
             ) from None
     keys = (k for k in sorted(there.keys() | here.keys()) if not _is_free(k))
@@ -260,7 +260,7 @@ def check_settings(
     ]
     if wrong:
         raise RunError(
-            f"{folder} began with other settings: {few(wrong, separator='; ')}. Resume it with its own: "
+            f"{folder} was started with other settings: {few(wrong, separator='; ')}. Resume it with its own: "
             f"tvr fit --config {file} --resume={folder}"
         )
 
@@ -283,8 +283,10 @@ def run_folder_lock(folder: Path) -> Iterator[None]:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN):
-                raise RunError(f"{folder} is still being written by another process: that run goes on") from None
-            rank_zero_warn(f"{folder} cannot be locked ({error.strerror}): do not resume it while it goes on")
+                raise RunError(
+                    f"{folder} is still being written by another process, so that run is still going on"
+                ) from None
+            rank_zero_warn(f"{folder} cannot be locked ({error.strerror}): do not resume it while it is running")
         yield
 
 
@@ -324,7 +326,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 else "start it again: it has no checkpoint to go on from. --runs_dir puts runs on another disk"
             )
             raise RunError(
-                f"cannot save the checkpoint {path}: {reason.strerror}. {before} Make room or make it writable, then "
+                f"cannot save the checkpoint {path}: {reason.strerror}. {before} Free space or make it writable, then "
                 f"{then}"
             ) from error
 

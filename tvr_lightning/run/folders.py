@@ -36,7 +36,7 @@ def check_names(config: Any) -> None:
     run_home(config)
     if config.run_id is not None and not is_name(str(config.run_id)):
         raise ConfigError(
-            f"run_id is {config.run_id!r}, which is no name of a folder: a run lies in RUNS_DIR/EXPERIMENT/RUN_ID; "
+            f"run_id is {config.run_id!r}, which is not a folder name: a run lies in RUNS_DIR/EXPERIMENT/RUN_ID; "
             "set --runs_dir to have it elsewhere"
         )
 
@@ -46,14 +46,14 @@ def resumed_folder(cli: ExperimentCLI, command: str) -> Path:
 
     Raises:
         ConfigError: settings that contradict `--resume`.
-        RunError: there is no such run, it is finished, or it began with other settings.
+        RunError: there is no such run, it is finished, or it was started with other settings.
     """
     config = cli.config
     folder = going_on_in(config, command)
     if "LOCAL_RANK" in os.environ and RUN_FOLDER_VARIABLE in os.environ:
         return folder
     if config.run_id not in (None, folder.name):
-        raise ConfigError(f"--resume goes on in {folder}; --run_id={config.run_id} names another folder")
+        raise ConfigError(f"--resume continues in {folder}; --run_id={config.run_id} names another folder")
     check_settings(folder, resolved_config(cli), partial(with_defaults, cli))
     os.environ[RUN_FOLDER_VARIABLE] = str(folder)
     return folder
@@ -67,9 +67,7 @@ def going_on_in(config: Any, command: str) -> Path:
         RunError: there is no such run, or it is finished.
     """
     if command != "fit" or config.ckpt_path is not None:
-        raise ConfigError(
-            "--resume goes on with a run that did not finish: it is for `tvr fit`, and --ckpt_path is for new runs"
-        )
+        raise ConfigError("--resume continues an unfinished run: it is for `tvr fit`, and --ckpt_path is for new runs")
     if "LOCAL_RANK" in os.environ and RUN_FOLDER_VARIABLE in os.environ:
         return Path(os.environ[RUN_FOLDER_VARIABLE])
     return find_unfinished(run_home(config), config.resume)
@@ -115,7 +113,7 @@ def _make_first(folders: list[Path]) -> Path:
             raise RunError(f"cannot make the run folder {folder}: {error.strerror}; set --runs_dir") from None
         return folder
     raise RunError(
-        f"run folder {folders[-1]} exists; a run never writes over another. Choose another --run_id or remove it."
+        f"run folder {folders[-1]} exists; a run never overwrites another. Choose another --run_id or remove it."
     )
 
 

@@ -19,7 +19,7 @@ _PLACEHOLDERS = "Last Resort"  # a font of boxes for everything, which matplotli
 
 
 def render(draw: Callable[[], Figure], text: str) -> tuple[bytes, str]:
-    """Draws a figure in fonts that have the letters of a text; dollar signs are no formulas.
+    """Draws a figure in fonts that have the letters of a text; dollar signs are not formulas.
 
     Args:
         draw: makes the figure.

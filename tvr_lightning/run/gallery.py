@@ -202,16 +202,16 @@ def num_frames(jpeg: bytes) -> int:
     """How many frames a strip holds.
 
     Raises:
-        ValueError: it is no picture of square frames side by side.
+        ValueError: it is not a picture of square frames side by side.
     """
     from PIL import Image
 
     try:
         width, height = Image.open(io.BytesIO(jpeg), formats=["JPEG"]).size
     except OSError as error:
-        raise ValueError(f"a picture is no JPEG: {error}") from None
+        raise ValueError(f"a picture is not a JPEG: {error}") from None
     if width % height:
-        raise ValueError(f"a picture of {width} x {height} pixels is no strip of square frames")
+        raise ValueError(f"a picture of {width} x {height} pixels is not a strip of square frames")
     return width // height
 
 
@@ -297,5 +297,5 @@ def _rank(row: Mapping[str, Any]) -> float:
 
 def _list(row: Mapping[str, Any], name: str) -> list[Any]:
     if not isinstance(row[name], list):
-        raise TypeError(f"{name} of {row.get('query', row.get('video'))} is no list")
+        raise TypeError(f"{name} of {row.get('query', row.get('video'))} is not a list")
     return list(row[name])

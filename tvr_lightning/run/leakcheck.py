@@ -106,14 +106,14 @@ class LeakReport:
             why = (
                 "as its settings say: scores read the ground truth" if self.reads_ground_truth else "noise is retrieved"
             )
-            lines.append(f"{self.name}: LEAK, {why}. Its figures are no retrieval results; see docs/leakage.md.")
+            lines.append(f"{self.name}: LEAK, {why}. Its figures are not retrieval results; see docs/leakage.md.")
         else:
             lines.append(f"{self.name}: no leak found, fresh noise is retrieved at chance.")
             if not self.trains:
                 lines.append("The experiment trains nothing (trains: false): the method was tested untrained.")
             elif not self.trainable:
                 lines.append(
-                    "The method has no trainable parameters beside its encoders', which noise replaces: it was tested "
+                    "The method has no trainable parameters besides its encoders', which noise replaces: it was tested "
                     "untrained."
                 )
             elif self.trained.p_value >= SIGNIFICANCE:
@@ -161,7 +161,7 @@ def probe_arguments(words: Sequence[str], probe: LeakProbe) -> dict[str, Any]:
 
 
 def replace_encoders(model: RetrievalModule[Any, Any], seed: int) -> int:
-    """Puts noise in the place of every encoder of a method; returns how many there were."""
+    """Puts noise in place of every encoder of a method; returns how many there were."""
     found = encoders_in(model)
     for number, (parent, name, child) in enumerate(found):
         setattr(parent, name, NoiseEncoder(child, seed + number))

@@ -82,7 +82,7 @@ def load_run(path: str | os.PathLike[str], device: str | torch.device | None = N
         The run, its model in eval mode. No split is set up: call `data.setup("test")`.
 
     Raises:
-        RunError: the path is no run.
+        RunError: the path is not a run.
         CheckpointError: there are no weights, or they cannot be read or do not fit the run's configuration.
         ConfigError: the run's configuration no longer fits the suite, or names a module of the working directory; or
             there is no such device.

@@ -28,7 +28,7 @@ def data_of(config: Path, settings: Sequence[str] = ()) -> tuple[Annotations, Ma
     """
     experiment, flags = read_arguments(["--config", str(config), *settings])
     if flags:
-        raise ConfigError(f"{flags[0]} is no setting of an experiment")
+        raise ConfigError(f"{flags[0]} is not a setting of an experiment")
     data = experiment.get("data") or {}
     return build_reader(data.get("annotations")), data
 

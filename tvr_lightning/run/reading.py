@@ -64,7 +64,7 @@ def read_json(path: Path, then: str = AGAIN) -> Any:
         then: what a damaged one asks for.
 
     Raises:
-        RunError: it cannot be read or is no JSON.
+        RunError: it cannot be read or is not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -176,7 +176,7 @@ _COSTS = ("train_time_s", "peak_memory_mib", "parameters")
 
 
 def misfits(content: Mapping[str, Any]) -> Iterator[str]:
-    """What of a result is no text, figure or group where those who read it count on one.
+    """What of a result is not text, figure or group where those who read it count on one.
 
     >>> list(misfits({"experiment": 1, "metrics": {"test/SumR": "high"}}))[0]
     'experiment is 1, not text'

@@ -111,7 +111,7 @@ def rehearse(file: Path, settings: Sequence[str] = (), steps: int = STEPS) -> Ne
     given = ["--config", str(file), *settings]
     config, flags = read_arguments(given)
     if flags:
-        raise ConfigError(f"{flags[0]} is no setting of an experiment")
+        raise ConfigError(f"{flags[0]} is not a setting of an experiment")
     batch = int((config.get("data") or {}).get("batch_size", 0) or 32)
     with tempfile.TemporaryDirectory(prefix="tvr-rehearse-") as name:
         root, cache = Path(name, "data"), Path(name, "cache")

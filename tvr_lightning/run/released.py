@@ -86,7 +86,7 @@ def _is_released(content: Any) -> bool:
 
 
 def _found(content: Any) -> str:
-    """What a file holds that is no checkpoint of either kind, in words."""
+    """What a file holds that is not a checkpoint of either kind, in words."""
     place, here = "", content
     for _ in range(DEEPEST):
         tensors = isinstance(here, Mapping) and any(isinstance(x, Tensor) for x in here.values())

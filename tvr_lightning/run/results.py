@@ -283,7 +283,7 @@ def read_run(path: Path) -> Run:
     """
     file = path / METRICS
     if not file.is_file():
-        raise RunError(f"{path}: no {METRICS}; the run did not finish a test, or this is no run folder")
+        raise RunError(f"{path}: no {METRICS}; the run did not finish a test, or this is not a run folder")
     again = f"test the run again: make eval EXP=... CKPT={path}"
     content = read_json(file, again)
     if not isinstance(content, dict) or not content.keys() >= REQUIRED:
@@ -331,12 +331,12 @@ def result_table(content: Mapping[str, Any]) -> Table:
         + "".join(f"{what};\n" for what in _added(data))
         + "95 % bootstrap intervals in brackets"
         + ("\nnot all batches: a part of the test split, which is easier than the whole" if content["partial"] else "")
-        + ("\nleaky: scores read the ground truth, these are no retrieval results" if leaky else "")
+        + ("\nleaky: scores read the ground truth, these are not retrieval results" if leaky else "")
         + ("\npadding attended: places that do not exist take part" if content.get("padding") == ATTENDED else "")
         + "".join(f"\n{what}" for what in _begun_from(content.get("trained", {})))
         + "".join(f"\n{what}" for what in without_synonyms(content))
         + ("\nzero-shot: nothing was trained" if content.get("trained", {}).get("selection") == UNTRAINED else "")
-        + (f"\ntrained on {seen} of the test videos: these are no results" if (seen := data.get("trained_on")) else ""),
+        + (f"\ntrained on {seen} of the test videos: no results" if (seen := data.get("trained_on")) else ""),
     )
     table.add_column("text -> video", justify="right")
     table.add_column("video -> text", justify="right")

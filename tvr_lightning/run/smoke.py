@@ -96,7 +96,7 @@ def smoke(names: Sequence[str], trust: bool = False) -> int:
                 data = smoke_data(file, root / "data", trust=trust)
                 config, _ = read_arguments(smoke_arguments(file, data, root / "runs", trust))
                 if run("fit", config, kept=False) != 0:
-                    raise KeyboardInterrupt  # a signal: the only other end of a run that is no error
+                    raise KeyboardInterrupt  # a signal: the only other end of a run that is not an error
             except Exception as error:  # one broken experiment must not hide the next
                 failed.append(name)
                 if not isinstance(error, TVRError):

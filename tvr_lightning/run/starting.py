@@ -1,6 +1,6 @@
 """What a run starts from: another run's state (`--ckpt_path`), its weights alone (`--weights`), or nothing (zero-shot).
 
-An experiment with `trains: false` has no weights of its own: its encoders are tested as they come.
+An experiment with `trains: false` has no weights of its own: its encoders are tested as they are.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def say_untrained(model: RetrievalModule[Any, Any], wanted: str) -> None:
         wanted: the command that was given.
     """
     if wanted == "fit":
-        say("tvr: the experiment trains nothing (trains: false): it is tested as it comes", file=sys.stderr)
+        say("tvr: the experiment trains nothing (trains: false): it is tested as it is", file=sys.stderr)
     if random := random_parts(model):
         say(
             f"tvr: random weights, that nothing trains, in {few(random)}: figures will be near chance. Set the "

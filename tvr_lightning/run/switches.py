@@ -19,7 +19,7 @@ from tvr_lightning.run.accelerators import ExperimentTrainer
 from tvr_lightning.run.results import DIRECTIONS, LOWER_IS_BETTER
 
 REFUSED = {
-    "overfit_batches": "Lightning would put its own sampler in the place of the seeded one. For a few videos that "
+    "overfit_batches": "Lightning would put its own sampler in place of the seeded one. For a few videos that "
     "every epoch sees: --data.subset=N (of each split), with --data.batch_size at most N",
     "barebones": "it leaves out checkpoints, metrics and everything else that a result is made of",
     "default_root_dir": "a run keeps all it writes in its own folder: set --runs_dir",
@@ -76,14 +76,13 @@ def check_strategy(strategy: Any) -> None:
     """Refuses strategies that leave no process with the whole model, or the first one without what was trained.
 
     Raises:
-        ConfigError: FSDP, DeepSpeed or another that cuts parameters into shards; or one whose ranks are copies of this
-            process.
+        ConfigError: FSDP, DeepSpeed or another that shards parameters; or one whose ranks are copies of this process.
     """
     name = strategy if isinstance(strategy, str) else type(strategy).__name__
     plain = name.lower().replace("_", "")
     if any(word in plain for word in SHARDS):
         raise ConfigError(
-            f"trainer.strategy={name} cuts parameters into shards that are whole only inside the module's forward "
+            f"trainer.strategy={name} splits parameters into shards that are whole only inside the module's forward "
             "pass; scoring all pairs and checking a checkpoint's shapes happen outside of it. Use ddp (what "
             "--trainer.devices=N chooses); for memory: bf16-mixed, gradient_checkpointing and "
             "model.optimizer.loss_chunk, see docs/training.md"
@@ -148,7 +147,8 @@ def check_with_data(settings: Mapping[str, Any], data: VideoTextDataModule, comm
             batches = min(-(-len(items) // data.eval_batch_size) for items in (split.captions, split.records))
             if isinstance(limit, float) and 0 < limit < 1 and int(limit * batches) < 1:
                 raise ConfigError(
-                    f"trainer.limit_{part}_batches={limit} of {batches} batches of {split.name} is none: set a number "
+                    f"trainer.limit_{part}_batches={limit} of {batches} batches of {split.name} leaves none: set a "
+                    "number "
                     "of batches, a smaller data.eval_batch_size, or data.subset"
                 )
 
@@ -180,9 +180,9 @@ def _check_monitor(callback: Any, selection: str) -> None:
     what = f"{type(callback).__name__}: monitor is {name}"
     if not OF_VALIDATION.match(name):
         known = [f"val/{direction}/{metric}" for direction in DIRECTIONS for metric in METRICS]
-        raise ConfigError(f"{what}, which no validation gives; {nearest(name, ['val/SumR', *known])}")
+        raise ConfigError(f"{what}, which no validation computes; {nearest(name, ['val/SumR', *known])}")
     if selection == "last":
         raise ConfigError(f"{what}, but data.selection is `last`: nothing validates. Set validation or holdout")
     best = "min" if name.rpartition("/")[2] in LOWER_IS_BETTER else "max"
     if mode in ("min", "max") and mode != best:
-        raise ConfigError(f"{what}, of which the {best}imum is best, but mode is {mode}: set mode={best}")
+        raise ConfigError(f"{what}, whose {best}imum is best, but mode is {mode}: set mode={best}")

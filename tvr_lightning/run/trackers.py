@@ -87,9 +87,9 @@ def _wandb(folder: Path, experiment: str, group: str, tags: Sequence[str]) -> Wa
     try:
         logger = start(offline)
     except wandb.errors.CommError as error:
-        say(f"W&B cannot be reached ({error}); this run is kept offline", file=sys.stderr)
+        say(f"W&B cannot be reached ({error}); this run is logged offline", file=sys.stderr)
         offline, logger = True, start(True)
     if offline and is_first_rank():
         run = Path(logger.experiment.dir).parent
-        say(f"W&B: offline, kept in {run}; send it with: wandb sync {run}", file=sys.stderr)
+        say(f"W&B: offline, saved in {run}; upload it with: wandb sync {run}", file=sys.stderr)
     return logger

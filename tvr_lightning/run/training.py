@@ -95,8 +95,8 @@ def run(command: str, arguments: Mapping[str, Any], flags: Sequence[str] = (), k
 def going_on(folder: Path) -> str:
     """How a run that ended early is taken up again, as a sentence."""
     if (folder / CHECKPOINTS / LAST).is_file():
-        return f"The run goes on from its last checkpoint: --resume={folder}"
-    return "No checkpoint was due yet: start it again"
+        return f"The run can continue from its last checkpoint: --resume={folder}"
+    return "There was no checkpoint yet: start it again"
 
 
 def build_for(
@@ -205,7 +205,7 @@ def check_options(cli: ExperimentCLI, command: str) -> None:
 
 
 def choose_weights(cli: ExperimentCLI, command: str) -> Path | None:
-    """Puts a checkpoint's path in the place of `last`, `best`, a run folder or `--resume`.
+    """Puts a checkpoint's path in place of `last`, `best`, a run folder or `--resume`.
 
     Returns:
         The folder of the run that goes on; None for a new run.

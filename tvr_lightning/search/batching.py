@@ -29,7 +29,7 @@ class _Asked(NamedTuple):
         """Gives the answer to who waits for it, from another thread."""
 
         def tell() -> None:
-            if self.future.done():  # who asked has gone
+            if self.future.done():  # who asked is gone
                 return
             if isinstance(answer, BaseException):
                 self.future.set_exception(answer)
@@ -68,7 +68,7 @@ class Batcher:
             TVRError: as `answers`.
         """
         if self._line.qsize() >= WAITING:
-            raise BusyError(f"{WAITING} queries are waiting already: ask again in a moment")
+            raise BusyError(f"{WAITING} queries are waiting already: try again in a moment")
         asked = _Asked(query, k, asyncio.get_running_loop().create_future())
         self._line.put(asked)
         return await asked.future

@@ -47,9 +47,9 @@ class Built:
         windows: likewise.
         added: videos that were encoded.
         moved: videos whose features were there under another name.
-        removed: videos that have gone.
+        removed: videos that are gone.
         unreadable: what could not be indexed.
-        others: files of the folder that are no videos by their name.
+        others: files of the folder that are not videos by their name.
         repeats: names of a list that lead to a file which another name has led to; such a file is indexed once.
         copies: files that hold the same as another; each is indexed.
     """
@@ -68,8 +68,8 @@ class Built:
 def build_index(run: Experiment, source: Source, videos: Path, folder: Path, options: IndexOptions) -> Built:
     """Indexes videos, or brings an index up to date with them. Every rank calls this.
 
-    A file whose content is in the index is not encoded again, wherever it lies now; what has gone leaves. After a kill
-    the same call goes on: at most one batch a rank is encoded again.
+    A file whose content is in the index is not encoded again, wherever it lies now; what is gone leaves. After a kill
+    the same call continues: at most one batch per rank is encoded again.
 
     Args:
         run: what encodes, on its device.

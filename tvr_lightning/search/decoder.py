@@ -62,7 +62,7 @@ class Decoder:
                 found = line.recv()
             except (EOFError, OSError):
                 self._end()
-                raise DecodeError("the decoder broke down over it: the file is damaged, or too large") from None
+                raise DecodeError("the decoder failed on it: the file is damaged, or too large") from None
         if isinstance(found, str):
             raise DecodeError(found)
         shown, mask = map(torch.from_numpy, found)

@@ -68,7 +68,7 @@ def writing(folder: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise SearchError(
-                f"another process is writing the index {folder}: wait for it, or end it; what it has done stays"
+                f"another process is writing the index {folder}: wait for it, or end it; what it has done is kept"
             ) from None
         try:
             yield
@@ -85,7 +85,8 @@ def _check_ours(folder: Path) -> None:
     """Refuses a folder that holds what no index has: the writer would replace and remove files of others."""
     if (folder / SHARDS).is_symlink():
         raise SearchError(
-            f"{folder / SHARDS} is a link: an index writes and removes files there, and follows none. Put the folder "
+            f"{folder / SHARDS} is a link: an index writes and removes files there, and follows no links. Put the "
+            "folder "
             "itself in its place"
         )
     if os.path.lexists(folder / MANIFEST):
@@ -100,8 +101,8 @@ def _check_ours(folder: Path) -> None:
         others += [f"{SHARDS}/{name}" for name in inside if not _OWN.fullmatch(name) and not _OWN_HALF.fullmatch(name)]
     if others:
         raise SearchError(
-            f"{folder} is no index and holds other files ({few(others)}), which an index would mix with its own: "
-            "name a folder that is empty or not there yet"
+            f"{folder} is not an index and holds other files ({few(others)}), which an index would mix with its own: "
+            "name a folder that is empty or does not exist yet"
         )
 
 
@@ -145,7 +146,7 @@ class Shards:
         """Reads which windows a shard holds, those that count no more too.
 
         Raises:
-            SearchError: its file is damaged or has gone.
+            SearchError: its file is damaged or is gone.
         """
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -187,7 +188,7 @@ class Shards:
         """Maps a shard's tensors; what is not looked at is not read.
 
         Raises:
-            SearchError: its file is damaged or has gone, or holds other vectors than the manifest says.
+            SearchError: its file is damaged or is gone, or holds other vectors than the manifest says.
         """
         import torch
         from safetensors import SafetensorError
@@ -262,7 +263,7 @@ class Shards:
         """The picture of a window, as JPEG.
 
         Raises:
-            SearchError: the shard's file is damaged or has gone.
+            SearchError: the shard's file is damaged or is gone.
         """
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -276,7 +277,7 @@ class Shards:
                     if row < rows:
                         found = file.read_row_group(group, columns=["picture"])["picture"][row].as_py()
                         if not isinstance(found, bytes) or not found.startswith(b"\xff\xd8\xff"):
-                            raise ValueError("a picture is no JPEG")
+                            raise ValueError("a picture is not a JPEG")
                         if len(found) > LARGEST_PICTURE:
                             raise ValueError(f"a picture has {len(found)} bytes")
                         return found
@@ -289,7 +290,7 @@ class Shards:
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, FileNotFoundError):
             return unreachable(path, error)
         return SearchError(
-            f"{path} is damaged or has gone ({one_line(error)[:200]}): remove {self.folder} and make the index again"
+            f"{path} is damaged or gone ({one_line(error)[:200]}): remove {self.folder} and make the index again"
         )
 
     def merged(self, manifest: Manifest) -> Manifest:
@@ -343,12 +344,12 @@ def _size(path: Path) -> int:
     """Bytes of a regular file.
 
     Raises:
-        OSError: it has gone.
+        OSError: it is gone.
         ValueError: it is something else, also a link.
     """
     status = path.lstat()
     if not stat.S_ISREG(status.st_mode):
-        raise ValueError("it is no regular file")
+        raise ValueError("it is not a regular file")
     return status.st_size
 
 

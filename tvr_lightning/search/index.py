@@ -55,7 +55,7 @@ class Index:
         trust: bool = False,
     ) -> None:
         if candidates is not None and candidates < 1:
-            raise ConfigError(f"--candidates is {candidates}; at least 1, or `all`")
+            raise ConfigError(f"--candidates is {candidates}; it must be at least 1, or `all`")
         self.folder = folder
         self.candidates = candidates
         self._run_path, self._device, self._trust = run, device, trust
@@ -126,13 +126,12 @@ class Index:
         """What encodes queries.
 
         Raises:
-            SearchError: the run has gone, or its weights are not those that the videos were encoded with.
+            SearchError: the run is gone, or its weights are not those that the videos were encoded with.
         """
         path = self._run_path or self.manifest.source.path
         if self._run_path is None and Path(path).is_absolute() and not is_there(Path(path)):
             raise SearchError(
-                f"{self.folder} was made with the run {path}, which is not there any more: say where it lies now, "
-                "--run=FOLDER"
+                f"{self.folder} was made with the run {path}, which is gone: say where it is now, --run=FOLDER"
             )
         run = load_source(path, self._device, self._trust)
         check_source(self.manifest, source_of(run, path), str(self.folder))
@@ -336,7 +335,7 @@ class Index:
 
 def _check_k(k: int) -> None:
     if k < 1:
-        raise ConfigError(f"-k is {k}; at least 1")
+        raise ConfigError(f"-k is {k}; it must be at least 1")
 
 
 def load_index(

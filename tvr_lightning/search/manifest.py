@@ -153,7 +153,7 @@ def read_manifest(folder: Path) -> Manifest:
     except FileNotFoundError:
         if (folder / SHARDS).is_dir():
             raise SearchError(
-                f"{folder} is an index of which nothing was finished (no {MANIFEST}): make it: "
+                f"{folder} is an index in which nothing was finished (no {MANIFEST}): make it: "
                 f"tvr index RUN VIDEOS {folder}"
             ) from None
         raise SearchError(f"no index in {folder} (no {MANIFEST}); make one: tvr index RUN VIDEOS {folder}") from None
@@ -162,7 +162,7 @@ def read_manifest(folder: Path) -> Manifest:
     except ValueError as error:
         raise SearchError(f"{file} is damaged ({one_line(error)[:200]}): {again}") from None
     if not isinstance(content, dict) or not content.keys() >= {"format", "source", "shards"}:
-        raise SearchError(f"{file} is no index of videos: something else wrote it. Name the folder of an index")
+        raise SearchError(f"{file} is not an index of videos: something else wrote it. Name the folder of an index")
     version = content["format"]
     if type(version) is int and version > FORMAT:
         raise SearchError(
@@ -186,7 +186,7 @@ def read_part(file: Path) -> Part:
     try:
         content = _json(file)
         if not isinstance(content, dict):
-            raise _Wrong("it is no object")
+            raise _Wrong("it is not an object")
         part = Part(
             _shards(content), _unreadable(content), _kind(content), _count(content, "width", most=1 << 20),
             _count(content, "next_id"), _count(content, "next_shard"),
@@ -205,7 +205,7 @@ def read_part(file: Path) -> Part:
 
 def unreachable(file: Path, error: OSError) -> SearchError:
     """What to say of a file that the system does not give; it may well be whole."""
-    return SearchError(f"{file} cannot be read: {error.strerror}. See to that, then call again; nothing was changed")
+    return SearchError(f"{file} cannot be read: {error.strerror}. Fix that and try again; nothing was changed")
 
 
 class _Wrong(ValueError):

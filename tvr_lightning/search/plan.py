@@ -1,4 +1,4 @@
-"""What an index lacks of its videos, and what it holds of videos that have gone or moved."""
+"""What an index lacks of its videos, and what it holds of videos that are gone or moved."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Job(NamedTuple):
 
 
 def make_plan(run: Experiment, source: Source, listed: Listed, folder: Path, options: IndexOptions) -> Job:
-    """Compares the index with the videos; takes out what has gone, renames what has moved.
+    """Compares the index with the videos; takes out what is gone, renames what has moved.
 
     Raises:
         SearchError: the index is damaged, or of something else; or its vectors cannot be kept where they should.
@@ -107,7 +107,7 @@ def make_plan(run: Experiment, source: Source, listed: Listed, folder: Path, opt
 def _check_loss(table: Table, contents: Mapping[str, str], folder: Path, root: str, listed: Listed) -> None:
     """Refuses a call that would empty an index: of another folder, or of one that is not all there.
 
-    Of its own folder, files that hold something else now are no loss, unless they cannot be read.
+    Of its own folder, files that hold something else now are not a loss, unless they cannot be read.
     """
     there, other = set(contents.values()) - {""}, str(listed.root) != root
     kept = [
@@ -121,7 +121,7 @@ def _check_loss(table: Table, contents: Mapping[str, str], folder: Path, root: s
     if other:
         raise SearchError(
             f"{folder} indexes the videos of {root}; with those of {listed.root} {count}. An index follows one folder: "
-            "index the other one in a folder of its own, or let them go with --forget"
+            "index the other one in another folder, or remove them with --forget"
         )
     unread = sum(name in contents for name in lost)
     raise SearchError(

@@ -102,7 +102,7 @@ class Service:
         self.index = await run_sync(self.index.reopened)
 
     async def keep_fresh(self) -> None:
-        """Looks again and again; what cannot be read is said once, and the state before goes on answering."""
+        """Looks again and again; what cannot be read is said once, and the previous state keeps answering."""
         while True:
             await asyncio.sleep(self.limits.refresh)
             stale = said = ""
@@ -113,7 +113,7 @@ class Service:
             except Exception as error:  # whatever it is, the next state may be whole
                 stale, said = repr(error), "".join(traceback.format_exception(error))
             if stale != self.stale and said:
-                say(f"tvr: the index is answered from as it was: {said}", file=sys.stderr, flush=True)
+                say(f"tvr: queries are answered from the previous state: {said}", file=sys.stderr, flush=True)
             self.stale = stale
 
     async def about(self, request: Request) -> Response:
@@ -145,7 +145,7 @@ class Service:
     async def search_by_clip(self, request: Request) -> Response:
         """Windows that are like a clip."""
         if self.uploads.locked():
-            raise BusyError(f"{UPLOADS} clips are looked at already: send it again in a moment")
+            raise BusyError(f"{UPLOADS} clips are being processed already: send it again in a moment")
         async with self.uploads, uploaded(request, self.limits.upload) as upload:
             _check_names(upload.fields, ("k", "video"))
             k = _number_of_hits(upload.fields.get("k"))
@@ -202,7 +202,7 @@ class Service:
         state = await run_sync(look)
         if state is None:
             raise HTTPException(
-                410, f"the file {shown_name(hit.file)} has gone or changed since it was indexed: run tvr index again"
+                410, f"the file {shown_name(hit.file)} is gone or has changed since it was indexed: run tvr index again"
             )
         kept = "attachment" if "download" in request.query_params else "inline"
         return _File(

@@ -46,7 +46,7 @@ def write_sheet(path: Path, title: str, index: Index, hits: Sequence[Hit]) -> li
     title = wrapped(visible(title if len(title) <= MOST else f"{title[: MOST - 1]}…"), COLUMNS * INCHES)
     try:
         pictures = [_opened(index.picture(hit.window)) for hit in hits]
-    except (OSError, ValueError, Image.DecompressionBombError) as error:  # PIL's, of what is no whole JPEG
+    except (OSError, ValueError, Image.DecompressionBombError) as error:  # PIL's, of what is not a whole JPEG
         raise SearchError(
             f"{index.folder} holds a picture that is damaged ({one_line(error)}): make it again"
         ) from None

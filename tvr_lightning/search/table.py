@@ -81,7 +81,7 @@ def check_table(table: Table) -> None:
     if not (whole | ((starts >= 0) & (starts < ends) & (ends <= durations + 1e-3))).all():
         raise ValueError("a window begins or ends outside its video")
     if not {len(content) for content in table.contents} <= {0, DIGEST}:
-        raise ValueError("a content is no hash")
+        raise ValueError("a content is not a hash")
     for name in set(table.files):
         if not name or "\0" in name or os.path.normpath(name) != name or name.split("/")[0] == "..":
             raise ValueError(f"the file {name!r} leads out of the index's folder of videos")

@@ -28,7 +28,7 @@ class VectorIndex(Protocol):
         """Takes vectors under numbers that it does not hold yet."""
 
     def delete(self, ids: NDArray[np.int64]) -> None:
-        """Forgets vectors; numbers that it does not hold are passed over."""
+        """Forgets vectors; numbers that it does not hold are skipped."""
 
     def search(self, queries: NDArray[Any], k: int) -> Found:
         """The k largest inner products of each query, largest first, and their numbers; all where there are fewer.
@@ -257,7 +257,7 @@ class MilvusVectors:
         self.local = "://" not in place
         self.binary = kind == "code" and not self.local
         if self.local and not make and not Path(place).exists():  # the client would make it
-            raise SearchError(f"{place}, where the index keeps its vectors, is not there: look for it, or index again")
+            raise SearchError(f"{place}, where the index keeps its vectors, does not exist: find it, or index again")
         field = DataType.BINARY_VECTOR if self.binary else DataType.FLOAT_VECTOR
         dim = 8 * -(-width // 8) if self.binary else width
         metric = "HAMMING" if self.binary else "IP"

@@ -32,7 +32,7 @@ class Listed(NamedTuple):
     Attributes:
         root: what relative names are relative to.
         files: names from there, or absolute ones, sorted.
-        others: files of the folder that are no videos by their name.
+        others: files of the folder that are not videos by their name.
         repeats: names of a list that lead to a file which another name has led to.
     """
 
@@ -54,10 +54,10 @@ def is_video_name(name: str) -> bool:
 
 
 def list_videos(source: Path) -> Listed:
-    """Finds the videos of a folder at any depth, or those that a text file names, one path a line.
+    """Finds the videos of a folder at any depth, or those that a text file names, one path per line.
 
     A list takes files of any name; its relative paths begin at its own folder, and a file that it names twice counts
-    once. Hidden files are passed over. Links to files count as the files, links to folders are not followed.
+    once. Hidden files are skipped. Links to files count as the files, links to folders are not followed.
 
     Raises:
         DataError: there is no such folder or list, or no video in it, or a part of it cannot be listed.
@@ -83,7 +83,7 @@ def _of_folder(source: Path) -> Listed:
                 try:
                     regular = is_video_name(name) and stat.S_ISREG(path.stat().st_mode)
                 except OSError as error:
-                    if error.errno not in (errno.ENOENT, errno.ELOOP):  # a link that leads nowhere is no video
+                    if error.errno not in (errno.ENOENT, errno.ELOOP):  # a link that leads nowhere is not a video
                         refuse(error)
                     regular = False
                 (found if regular else others).append(str(path.relative_to(source)))
@@ -103,12 +103,12 @@ def _of_list(source: Path) -> Listed:
         raise DataError(f"no folder of videos and no list at {source}: {error.strerror}") from None
     if b"\0" in content:
         raise DataError(
-            f"{source} is neither a folder of videos nor a text file in UTF-8 that names them, one path a line"
+            f"{source} is neither a folder of videos nor a text file in UTF-8 that names them, one path per line"
         )
     lines = [line.strip() for line in content.removeprefix(codecs.BOM_UTF8).splitlines()]
     names = [os.fsdecode(line) for line in lines if line and not line.startswith(b"#")]
     if not names:
-        raise DataError(f"{source} names no video: write one path a line")
+        raise DataError(f"{source} names no video: write one path per line")
     root = source.absolute().parent
     files: dict[str, str] = {}  # by where each leads to
     for name in names:
@@ -140,7 +140,7 @@ def windows(duration: float, window: float | None, stride: float) -> list[tuple[
     if not duration / stride < MOST_WINDOWS:
         raise DecodeError(
             f"{duration:.6g} seconds in windows every {stride:g} are more than {MOST_WINDOWS:,}: index it with a "
-            "longer --stride, or as a whole with --window 0"
+            "longer --stride, or whole with --window 0"
         )
     count = math.ceil(round((duration - window) / stride, 9))
     starts = [*(i * stride for i in range(count)), duration - window]
@@ -154,10 +154,12 @@ def check_windows(window: float | None, stride: float | None) -> tuple[float | N
         ConfigError: one is out of range.
     """
     if window and not LEAST <= window < LONGEST:
-        raise ConfigError(f"--window is {window}; {LEAST} seconds or more, or 0 for videos as a whole")
+        raise ConfigError(f"--window is {window}; it must be at least {LEAST} seconds, or 0 for whole videos")
     if stride is not None and not LEAST <= stride < LONGEST:
-        raise ConfigError(f"--stride is {stride}; {LEAST} seconds or more")
+        raise ConfigError(f"--stride is {stride}; it must be at least {LEAST} seconds")
     if stride is not None and window and stride > window:
-        raise ConfigError(f"--stride {stride} is longer than --window {window}: what lies between would never be found")
+        raise ConfigError(
+            f"--stride {stride} is longer than --window {window}: what is in between would never be found"
+        )
     window = window or None
     return window, stride or max((window or 2.0) / 2, LEAST)

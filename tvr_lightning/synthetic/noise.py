@@ -1,4 +1,4 @@
-"""Noise in the place of data and encoders: what the leak check trains and tests on; see `leakcheck`."""
+"""Noise in place of data and encoders: what the leak check trains and tests on; see `leakcheck`."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def test_broken_rows(root, row, message):
             lambda text: text.replace("actions", "labels"),
             "expected the columns id, script, descriptions, actions, found",
         ),
-        (lambda text: text.replace(",24.83\r\n", "\r\n", 1), "line 2 has 10 cells where the header has 11"),
+        (lambda text: text.replace(",24.83\r\n", "\r\n", 1), "line 2 has 10 cells but the header has 11"),
         (lambda text: text + '"open', "broken CSV at line 4"),
         (lambda text: text + text.split("\r\n")[1] + "\r\n", "1 ids occur more than once: YSKX3"),
         (lambda text: text.split("\r\n")[0], "no video is listed"),

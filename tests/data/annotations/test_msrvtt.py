@@ -260,7 +260,7 @@ def test_broken_json_content(root, fault):
     [
         (b'{"videos": [],\n "sentences": [}', r"broken JSON at line 2, column 16"),
         (b"", "broken JSON at line 1, column 1: .*0 characters"),
-        (b"[" * 100_000, "JSON that cannot be read: .*recursion"),
+        (b"[" * 100_000, "this JSON cannot be read: .*recursion"),
         (b"[1]", r"videos \(list\), sentences \(list\); found list \[1\]"),
         (b'{\n"a": "\xe9"}', "not UTF-8: byte 0xe9 at offset 8 .line 2"),
     ],
@@ -280,7 +280,7 @@ def test_broken_json_file(root, content, message):
         (b"video_id\nvideo0\nvideo1\nvideo0\n", "1 ids occur more than once: video0"),
         (b"video_id\nvideo0\n/tmp/video1\n", "'/tmp/video1' is not a file name inside"),
         (b"video_id\na/../../b\n", "is not a file name inside"),
-        (b"video_id\nvideo0\nvideo1,2\n", "line 3 has 2 cells where the header has 1"),
+        (b"video_id\nvideo0\nvideo1,2\n", "line 3 has 2 cells but the header has 1"),
         (b'video_id\n"video0\n', "broken CSV at line 2"),
         (b"video_id\nvid\xffo0\n", "not UTF-8: byte 0xff at offset 12 .line 2"),
         (b"video_id\nvideo0\nvideo77\nvideo78\n", "2 of 3 listed train videos are not in .*: video77, video78"),

@@ -157,7 +157,7 @@ def test_bytes_that_are_not_utf8(make, dataset, tmp_path):
     [
         ('{\n"a": [}', "broken JSON at line 2, column 7"),
         ("", "broken JSON at line 1, column 1"),
-        ("[" * 100_000, "JSON that cannot be read"),
+        ("[" * 100_000, "this JSON cannot be read"),
         ("[]", "expected .*found (an empty list|list)"),
         ("{}", "expected .*found (an empty dict|dict)"),
         ("[3]", "expected an object"),
@@ -280,7 +280,7 @@ def test_pickle_of_builtin_types(tmp_path, protocol):
 )  # fmt: skip
 def test_pickle_that_asks_for_code(tmp_path, protocol, value, name, capfd):
     (tmp_path / "x.pkl").write_bytes(pickle.dumps(value, protocol=protocol))
-    with pytest.raises(DataError, match=f"x.pkl: the pickle asks for {name}"):
+    with pytest.raises(DataError, match=f"x.pkl: the pickle refers to {name}"):
         read_pickle(tmp_path / "x.pkl")
     assert "run" not in capfd.readouterr().out
 

@@ -187,11 +187,11 @@ def test_links_in_circles_end(own: Own, tmp_path: Path) -> None:
         ("video,woorden\na,een hond\n", "no column for captions.*'woorden' looks like it"),
         ("video,caption,caption\na,a,b\n", "2 columns are called 'caption' .the 2nd, 3rd"),
         ("video,,caption\na,b,c\n", "column 2 of 3 has no name"),
-        ("video,caption\na,a dog, asleep\n", "line 2 has 3 cells where the header has 2"),
+        ("video,caption\na,a dog, asleep\n", "line 2 has 3 cells but the header has 2"),
         ('video,caption\na,"a dog\n', "broken at line 2"),
         ("video,caption\n", "a header without rows"),
         ("", "the file is empty"),
-        ("video,caption,split\na,x,holdout\n", "line 2: 'holdout' is no split"),
+        ("video,caption,split\na,x,holdout\n", "line 2: 'holdout' is not a split"),
         ("video,caption,split\na,x,train\n", "no row is for testing"),
         ("video,caption,start\na,x,soon\n", "line 2: the start is 'soon'"),
         ("video,caption,start,end\na,x,9,3\n", "ends at 3 s, not after its start, 9 s"),
@@ -215,7 +215,7 @@ def test_other_files_are_refused_with_what_to_do(own: Own, tmp_path: Path) -> No
         own(encoding="undefined").load("test")
     with pytest.raises(DataError, match="CSV UTF-8"):
         own(name="t.xlsx", file="t.xlsx").load("test")
-    with pytest.raises(DataError, match="line 2 is no JSON"):
+    with pytest.raises(DataError, match="line 2 is not JSON"):
         own('{"video": "a", "caption": "x"}\n{"video"\n', name="t.jsonl", file="t.jsonl").load("test")
     with pytest.raises(DataError, match="cannot be read as Parquet"):
         own("no table", name="t.parquet", file="t.parquet").load("test")

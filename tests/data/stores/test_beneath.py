@@ -139,7 +139,7 @@ def test_triples_are_kept_through_no_link(
 def test_pipes_and_folders_in_the_place_of_files_stop_nobody(folder: Path) -> None:
     os.mkfifo(folder / "lock")
     (folder / "frames").write_bytes(b"")
-    with pytest.raises(OSError, match="is no regular file"), file_beneath(folder, "lock", os.O_RDWR):
+    with pytest.raises(OSError, match="is not a regular file"), file_beneath(folder, "lock", os.O_RDWR):
         pass
     with pytest.raises(OSError, match="is a link or a file"), folder_beneath(folder, ["frames"], make=True):
         pass

@@ -20,7 +20,7 @@ from tvr_lightning.errors import RunError
 def test_a_pipe_or_a_folder_is_not_replaced(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
-    for name, why in (("pipe", "it is no file"), ("folder", "a folder of that name is there")):
+    for name, why in (("pipe", "it is not a file"), ("folder", "a folder of that name is there")):
         with pytest.raises(RunError, match=why):
             write_json(tmp_path / name, {})
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)

@@ -255,7 +255,7 @@ def test_default_folder_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     [
         ({"cache_gib": 0}, "cache_gib is 0; it must be above 0"),
         ({"cache_gib": float("nan")}, "cache_gib is nan"),
-        ({"jitter": True}, "data.jitter draws other frames each epoch"),
+        ({"jitter": True}, "data.jitter draws different frames each epoch"),
     ],
 )
 def test_settings_that_do_not_fit(make_data: Make, folder: Path, settings: dict[str, Any], message: str) -> None:

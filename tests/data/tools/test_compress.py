@@ -151,7 +151,7 @@ def test_refusals(tmp_path):
     source, target = folders(tmp_path)
     write_clip(source / "a.mp4", 3)
     for wrong in (source, source / "small", tmp_path):
-        with pytest.raises(ConfigError, match="in one another"):
+        with pytest.raises(ConfigError, match="inside one another"):
             compress(source, wrong)
     with pytest.raises(DataError, match="no such folder"):
         compress(tmp_path / "none", target)
@@ -163,7 +163,7 @@ def test_refusals(tmp_path):
         compress(source, target, fps=4)
     other = tmp_path / "other"
     other.mkdir()
-    with pytest.raises(DataError, match="write its place into"):
+    with pytest.raises(DataError, match="write its new place into"):
         compress(other, target)
     (target / MANIFEST).write_text("{")
     with pytest.raises(DataError, match="damaged"):

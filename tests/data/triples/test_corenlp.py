@@ -131,7 +131,7 @@ def test_many_files_are_read_when_needed(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "captions-00001.txt.json").write_text("{")
     extractor = CoreNLPFiles(tmp_path)
     assert extractor.extract([captions[4], captions[0]]) == [(), ()]
-    with pytest.raises(DataError, match=r"captions-00001.txt.json is no JSON"):
+    with pytest.raises(DataError, match=r"captions-00001.txt.json is not JSON"):
         extractor.extract([captions[2]])
 
 
@@ -248,7 +248,7 @@ def test_output_that_is_none_of_these_captions(folder: Path, change: Change, sai
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b'{"sentences": 1e'])
 def test_malformed_json(folder: Path, content: bytes) -> None:
     (folder / "captions-00000.txt.json").write_bytes(content)
-    with pytest.raises(DataError, match=r"captions-00000.txt.json is no JSON, or only a part of it .*again"):
+    with pytest.raises(DataError, match=r"captions-00000.txt.json is not JSON, or only a part of it .*again"):
         CoreNLPFiles(folder).extract([GUITAR])
 
 
@@ -307,5 +307,5 @@ def test_sizes_are_bounded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_captions_that_are_no_text(folder: Path) -> None:
     (folder / "captions-00000.txt").write_bytes(b"a man\xff\n")
-    with pytest.raises(DataError, match=r"captions-00000.txt is no UTF-8 text"):
+    with pytest.raises(DataError, match=r"captions-00000.txt is not UTF-8 text"):
         CoreNLPFiles(folder).extract([GUITAR])

@@ -1,4 +1,4 @@
-"""Losses, gradients and weights that are no numbers never reach a checkpoint."""
+"""Losses, gradients and weights that are not numbers never reach a checkpoint."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_weights_that_are_no_numbers_are_never_saved(
 
 
 class TestScaler:
-    """What fp16 leaves out is no fault."""
+    """What fp16 leaves out is not a fault."""
 
     @pytest.fixture
     def trainer(self) -> Trainer:
@@ -109,5 +109,5 @@ class TestScaler:
     def test_no_step_at_all_is_one(self, trainer: Trainer) -> None:
         module: Any = nn.Linear(2, 1)
         trainer.precision_plugin.scaler.update(SMALLEST_SCALE / 2)  # type: ignore[attr-defined]
-        with pytest.raises(ScoreError, match="fp16 takes no step any more at step 0"):
+        with pytest.raises(ScoreError, match="fp16 training takes no more steps at step 0"):
             FiniteTraining().on_save_checkpoint(trainer, module, {})

@@ -63,7 +63,7 @@ def test_the_line_names_what_is_left_to_do(make_data: Callable[..., Any], monkey
     assert "50%" in plain
     assert "data.num_workers=8" in plain
     assert "cache_frames=true" not in kept
-    assert "later epochs read kept frames" in kept
+    assert "later epochs read cached frames" in kept
     assert "num_workers" not in waiting_line(0.5, make_data(num_workers=8)).partition(". ")[2]
 
 

@@ -99,7 +99,7 @@ class Annotations(ABC):
         return ()
 
     def annotation_files(self) -> Sequence[Path]:
-        """Files that are no videos although they may lie among them; those of a fixed layout lie elsewhere."""
+        """Files that are not videos although they may lie among them; those of a fixed layout lie elsewhere."""
         return ()
 
     def check_split(self, split: str) -> None:

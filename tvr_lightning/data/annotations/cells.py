@@ -27,7 +27,7 @@ def text_of(cell: Any, where: str, what: str) -> str:
     """A cell as a text without outer spaces; whole numbers come without `.0`.
 
     Raises:
-        DataError: a list, an object or another value that is no text, or what a spreadsheet writes for an error.
+        DataError: a list, an object or another value that is not text, or what a spreadsheet writes for an error.
 
     >>> text_of(7.0, "clips.csv: line 2", "video"), text_of(None, "clips.csv: line 3", "video")
     ('7', '')
@@ -114,7 +114,7 @@ def split_of(cell: Any, where: str) -> str:
     word = text_of(cell, where, "split")
     if word.lower() not in SPLIT_WORDS:
         raise DataError(
-            f"{where}: '{word}' is no split; write train, validation (or val) or test. To leave the column out "
+            f"{where}: '{word}' is not a split; write train, validation (or val) or test. To leave the column out "
             "of account: --data.annotations.split=draw"
         )
     return SPLIT_WORDS[word.lower()]
@@ -134,7 +134,7 @@ def classes_of(cells: Sequence[Any], wheres: Sequence[str]) -> tuple[list[tuple[
         For every row its labels, ascending; and the names by number, empty where labels are numbers.
 
     Raises:
-        DataError: a label that is no text.
+        DataError: a label that is not text.
 
     >>> classes_of(["dog|park", '["cat"]', ""], ["line 2", "line 3", "line 4"])
     ([(1, 2), (0,), ()], ('cat', 'dog', 'park'))

@@ -41,7 +41,7 @@ def find_columns(table: TableRows, wanted: Mapping[Role, str | None], split: boo
 
     Raises:
         DataError: no column for videos or captions, one that the settings name is not there, a name that is needed
-            stands twice, or one column has two roles.
+            occurs twice, or one column has two roles.
     """
     places: dict[str, list[int]] = {}
     for place, name in enumerate(table.columns):

@@ -54,7 +54,7 @@ class MSRVTT(Annotations):
 
     Annotations come from `MSRVTT_data.json`, or, where it is absent, from the official release's two files, of which
     only those are opened that the split needs. Captions lose outer and repeated spaces and stand in the order of
-    their `sen_id`; a caption that repeats within its video stays, it is data. Videos stand in the order of their
+    their `sen_id`; a caption that repeats within its video stays, it is data. Videos are in the order of their
     list, or by number where a label chooses them. Labels are the video's category, 0-19. Records have no start and
     end: the released clips are already cut, `start time` and `end time` refer to the video they were cut from.
 
@@ -207,7 +207,7 @@ class MSRVTT(Annotations):
     def _check_apart(self, both: set[str], where: str) -> None:
         if both:
             raise DataError(
-                f"{self.root}: {len(both)} ids stand in {TRAIN_LISTS[self.protocol]} and {where}: "
+                f"{self.root}: {len(both)} ids are in {TRAIN_LISTS[self.protocol]} and {where}: "
                 f"{few(sorted(both, key=natural_key))}. Training on test videos makes results worthless; fetch the "
                 "lists again."
             )

@@ -29,7 +29,7 @@ LISTS = {TRAIN: "train_list.txt", VALIDATION: "val_list.txt", TEST: "test_list.t
 class MSVD(SplitAnnotations):
     """Reader of MSVD; nothing is read before it is asked for, and every file only once.
 
-    Videos stand in the order of their list, captions in the order of the file, tokens joined by spaces. The pickle is
+    Videos are in the order of their list, captions in the order of the file, tokens joined by spaces. The pickle is
     data from the internet: only containers, str and int are read from it.
 
     Args:

@@ -72,11 +72,11 @@ def read_json(path: Path) -> Any:
             f"({len(text)} characters were read). Is the download complete? Fetch the file again."
         ) from error
     except (RecursionError, ValueError) as error:  # nesting or a number beyond what Python reads
-        raise DataError(f"{path}: JSON that cannot be read: {error}. Fetch the file again.") from error
+        raise DataError(f"{path}: this JSON cannot be read: {error}. Fetch the file again.") from error
 
 
 def read_csv(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
-    """Reads the named columns of a CSV file with a header, outer spaces removed; empty lines are passed over.
+    """Reads the named columns of a CSV file with a header, outer spaces removed; empty lines are skipped.
 
     Returns:
         For every row the number of its (last) line and its cells by column.
@@ -98,13 +98,15 @@ def read_csv(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, st
                 continue
             if len(cells) != len(header):
                 raise DataError(
-                    f"{path}: line {reader.line_num} has {len(cells)} cells where the header has {len(header)}. "
-                    "A text that contains a comma must stand in double quotes."
+                    f"{path}: line {reader.line_num} has {len(cells)} cells but the header has {len(header)}. "
+                    "A text that contains a comma must be in double quotes."
                 )
             row = dict(zip(header, cells, strict=True))
             rows.append((reader.line_num, {name: row[name].strip() for name in columns}))
     except csv.Error as error:
-        raise DataError(f"{path}: broken CSV at line {reader.line_num}: {error}. Mend its quotation marks.") from error
+        raise DataError(
+            f"{path}: broken CSV at line {reader.line_num}: {error}. Correct its quotation marks."
+        ) from error
     return rows
 
 
@@ -117,7 +119,7 @@ class _Unpickler(pickle.Unpickler):
         if module in ("builtins", "__builtin__") and name in ("set", "frozenset"):
             return super().find_class(module, name)
         raise DataError(
-            f"{self.source}: the pickle asks for {module}.{name}; only builtin containers, str and int are read, "
+            f"{self.source}: the pickle refers to {module}.{name}; only builtin containers, str and int are read, "
             "because a pickle can run any code. Do not open it elsewhere; fetch the file from its authors."
         )
 
@@ -126,7 +128,7 @@ def read_pickle(path: Path) -> Any:
     """Reads a pickle of builtin containers, str and int; it is data from the internet and runs nothing.
 
     Raises:
-        DataError: the file cannot be read, is no pickle, holds other types or text that is not UTF-8.
+        DataError: the file cannot be read, is not a pickle, holds other types or text that is not UTF-8.
     """
     data = read_bytes(path)
     unpickler = _Unpickler(io.BytesIO(data), encoding="utf-8")
@@ -160,7 +162,7 @@ def _check_builtin(value: Any, path: Path) -> None:
 
 
 def read_list(path: Path) -> list[str]:
-    """Reads ids, one a line; ids may hold spaces, empty lines are passed over, the last line may lack its end.
+    """Reads ids, one a line; ids may hold spaces, empty lines are skipped, the last line may lack its end.
 
     Raises:
         DataError: the file cannot be read, lists nothing, an id twice, or one that would leave the folder.

@@ -107,7 +107,7 @@ def _decode(path: Path, encoding: str | None) -> tuple[str, str]:
             f"{path}: cannot be read as {name}: {one_line(error)}. Examples: utf-8, utf-16, cp1252"
         ) from error
     if "\0" in text:
-        raise DataError(f"{path}: holds NUL characters: no text, or in another encoding than {name.upper()}")
+        raise DataError(f"{path}: holds NUL characters: not text, or in another encoding than {name.upper()}")
     return text.removeprefix("\ufeff"), name.upper().removesuffix("-LE").removesuffix("-BE")
 
 
@@ -192,8 +192,8 @@ def _fitted(cells: list[str], width: int, where: str, separator: str) -> list[st
     found = _trimmed(cells)
     if len(found) > width:
         raise DataError(
-            f"{where} has {len(found)} cells where the header has {width} (the last: {found[-1][:40]!r}). A text that "
-            f"contains {separator!r} must stand in double quotes."
+            f"{where} has {len(found)} cells but the header has {width} (the last: {found[-1][:40]!r}). A text that "
+            f"contains {separator!r} must be in double quotes."
         )
     return found + [""] * (width - len(found))
 
@@ -211,7 +211,7 @@ def _read_json_lines(path: Path, text: str, encoding: str) -> TableRows:
                 entries.append((number, json.loads(line)))
             except (ValueError, RecursionError) as error:
                 raise DataError(
-                    f"{path}: line {number} is no JSON: {error}. In JSON Lines every line is an object of its own: "
+                    f"{path}: line {number} is not JSON: {error}. In JSON Lines every line is an object of its own: "
                     '{"video": "a.mp4", "caption": "a dog sleeps"}'
                 ) from error
     return _of_objects(path, entries, "line", f"JSON Lines, {encoding}")

@@ -1,6 +1,6 @@
 """Own data: a table of videos and captions, and a folder of videos; see docs/own_data.md.
 
-captions.csv        video,caption,split,...   a row a caption, or a row a video with a list of captions
+captions.csv        video,caption,split,...   one row per caption, or one row per video with a list of captions
 videos/**           files at any depth, whatever their endings
 
 The only file of `rows.FORMATS` in the folder is the table, or `train.csv`, `val.csv` and `test.csv` are; columns have
@@ -206,7 +206,7 @@ class Table(Annotations):
         if silent:
             said.append(
                 f"{self.name}: {len(silent)} rows have no caption: {few(silent, 3)}. A video that has none at all is "
-                "never trained on, and stands in a test's gallery without being looked for."
+                "never trained on, and is in a test's gallery without being searched for."
             )
         source = f"{self.name}:"
         records = {name: tuple(e.record(name, source + e.drawn_by) for e in part) for name, part in splits.items()}

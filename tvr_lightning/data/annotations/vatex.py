@@ -39,7 +39,7 @@ PUBLIC_TEST, REFERENCES = "vatex_public_test_english_v1.1.json", "ref_captions.j
 class VATEX(SplitAnnotations):
     """Reader of VATEX in the HGR split; nothing is read before it is asked for, and every file only once.
 
-    Videos stand in the order of their list, captions in the order of the file.
+    Videos are in the order of their list, captions in the order of the file.
 
     Args:
         root: the folder of the annotation files.

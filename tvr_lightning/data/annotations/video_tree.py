@@ -138,7 +138,7 @@ def _ending(name: str) -> str:
 
 
 def _walk(folder: Path) -> Iterator[str]:
-    """Files below a folder, relative to it with `/`; hidden ones are passed over."""
+    """Files below a folder, relative to it with `/`; hidden ones are skipped."""
     waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
     while waiting:
         below, above = waiting.pop()

@@ -71,7 +71,7 @@ def file_beneath(folder: Path, name: str, flags: int) -> Iterator[int]:
     try:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
-            raise _refused(folder / name, "is no regular file")
+            raise _refused(folder / name, "is not a regular file")
         if flags & (os.O_WRONLY | os.O_RDWR) and status.st_nlink > 1:
             raise _refused(folder / name, "has another name elsewhere (a hard link)")
         yield handle

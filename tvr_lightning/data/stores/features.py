@@ -59,13 +59,13 @@ class FeatureRows:
         """Reads one item.
 
         Raises:
-            DataError: its block has gone or is damaged.
+            DataError: its block is gone or is damaged.
         """
         number, row = divmod(index, self.size)
         key = self.keys[number]
         block = self._blocks.get(key) or self.store.read("features", key, mapped=True)
         if block is None:
-            raise DataError(f"kept features {self.store.path('features', key)} are damaged or have gone; start again")
+            raise DataError(f"kept features {self.store.path('features', key)} are damaged or gone; start again")
         self._blocks[key] = block
         return FeatureRow(block["features"][row], block["mask"][row], bool(block["failed"][row]))
 
@@ -162,7 +162,7 @@ class FeatureStore:
             except StoreFullError:
                 raise self._unusable(f"data.cache_gib={self.store.gib:g} is full of features in use") from None
             if kept is None:
-                raise self._unusable("a block has gone as soon as it was written")
+                raise self._unusable("a block is gone as soon as it was written")
             self._blocks[key] = kept
 
     def _unusable(self, reason: str) -> NotKeptError:

@@ -73,7 +73,7 @@ def _check_replaceable(path: Path) -> None:
     with suppress(FileNotFoundError):
         mode = path.lstat().st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
-            raise OSError(errno.EEXIST, "a folder of that name is there" if stat.S_ISDIR(mode) else "it is no file")
+            raise OSError(errno.EEXIST, "a folder of that name is there" if stat.S_ISDIR(mode) else "it is not a file")
 
 
 @contextmanager
@@ -107,7 +107,7 @@ def _replace_folder(path: Path, new: Path) -> None:
     names = {file.name for file in new.iterdir()}
     others = [path.name] if not path.is_dir() else sorted(p.name for p in path.iterdir() if p.name not in names)
     if path.is_symlink() or others:
-        raise RunError(f"{path} is there and holds other things ({few(others) or 'a link'}): give another --out")
+        raise RunError(f"{path} exists and holds other things ({few(others) or 'a link'}): give another --out")
     old = _beside(path)
     path.rename(old)
     new.rename(path)

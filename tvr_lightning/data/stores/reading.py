@@ -32,7 +32,7 @@ def read_regular(path: Path, most: int) -> bytes:
         most: bytes that it may have.
 
     Raises:
-        OSError: there is none, it cannot be read, is no regular file, or is larger.
+        OSError: there is none, it cannot be read, is not a regular file, or is larger.
 
     >>> read_regular(Path("/dev/zero"), 100)
     Traceback (most recent call last):

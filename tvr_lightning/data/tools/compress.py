@@ -32,7 +32,7 @@ EXTENSIONS = (
     *("mp4", "avi", "webm", "mkv", "mov", "mpg", "3gp", "wmv", "m4v", "3g2", "mts", "m2ts", "ts", "mpeg", "qt"),
     *("3gpp", "asf", "divx", "flv", "ogv", "null", ""),
 )
-"""What videos are called, in order of preference; `""` is no extension, or a bare dot."""
+"""What videos are called, in order of preference; `""` is not an extension, or a bare dot."""
 
 LOST = 0.05
 """Share of a video that may be damaged; more would hide in the copy that something is missing."""
@@ -50,7 +50,7 @@ class Compressed:
         skipped: files that were there already, newer than their source.
         failed: for each source without a copy, why.
         patched: for each copy of a source with a few broken frames, what was wrong.
-        ignored: files of the source folder whose names are no video's.
+        ignored: files of the source folder whose names are not video's.
         source_bytes: size of the sources of `made`.
         made_bytes: size of `made`.
     """
@@ -97,12 +97,14 @@ def compress(
         DataError: no source, a destination with other content or settings, or one that is written to right now.
     """
     if not 0 < fps <= 1000 or not 2 <= short_side <= 8192:
-        raise ConfigError(f"fps ({fps}) must lie in (0, 1000], short_side ({short_side}) in [2, 8192]")
+        raise ConfigError(f"fps ({fps}) must be in (0, 1000], short_side ({short_side}) in [2, 8192]")
     source, destination = Path(source).resolve(), Path(destination).resolve()
     if not source.is_dir():
         raise DataError(f"{source}: no such folder of videos")
     if source == destination or source in destination.parents or destination in source.parents:
-        raise ConfigError(f"{destination} and {source} lie in one another; the copies need a folder beside the source")
+        raise ConfigError(
+            f"{destination} and {source} are inside one another; the copies need a folder outside the source"
+        )
     settings = {"fps": fps, "short_side": short_side, "codec": "libx264", **_X264, "source": str(source)}
     with _locked(destination, settings):
         return _compress(source, destination, fps, short_side, workers)
@@ -184,7 +186,7 @@ def _hold(file: IO[str], destination: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise DataError(f"{destination}: another `tvr data compress` writes there; wait for its end") from None
+        raise DataError(f"{destination}: another `tvr data compress` is writing there; wait until it ends") from None
 
 
 def _check_settings(text: str, settings: dict[str, Any], manifest: Path) -> None:
@@ -193,12 +195,14 @@ def _check_settings(text: str, settings: dict[str, Any], manifest: Path) -> None
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        raise DataError(f"{manifest} is damaged, so nobody knows how the copies beside it were made. Use a new folder.")
+        raise DataError(
+            f"{manifest} is damaged, so it is unknown how the copies beside it were made. Use a new folder."
+        )
     other = [f"{k} {found.get(k)}, not {v}" for k, v in settings.items() if found.get(k) != v]
     if other:
         raise DataError(
             f"{manifest.parent} was made with {'; '.join(other)}. Choose another folder for these settings"
-            + (f", or, if the source has only moved, write its place into {manifest.name}." if "source" in other[-1]
+            + (f", or, if the source has only moved, write its new place into {manifest.name}." if "source" in other[-1]
                else ".")
         )  # fmt: skip
 

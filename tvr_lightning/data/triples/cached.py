@@ -85,7 +85,7 @@ class CachedTriples(TripleExtractor):
             self._repair(error)
             return {}
         except OSError as error:
-            _log.warning("kept triples are not read: %s", error.strerror)
+            _log.warning("cached triples are not read: %s", error.strerror)
             return {}
         known, broken = {}, 0
         for caption, key in keys.items():
@@ -122,7 +122,7 @@ class CachedTriples(TripleExtractor):
             yield file
 
     def _repair(self, error: sqlite3.Error) -> None:
-        """Removes a file that is no cache, unless another process has done so."""
+        """Removes a file that is not a cache, unless another process has done so."""
         if not _is_broken(error):
             _log.warning("triples are not kept: %s: %s", self.path, error)
             return
@@ -137,7 +137,7 @@ class CachedTriples(TripleExtractor):
                 except sqlite3.Error as again:
                     sound = not _is_broken(again)
                 if not sound:
-                    _log.warning("%s is broken (%s); it is removed and made anew", self.path, error)
+                    _log.warning("%s is broken (%s); it is removed and made again", self.path, error)
                     # its journal belongs to it: SQLite would play it into the new file
                     self.path.with_name(f"{self.path.name}-journal").unlink(missing_ok=True)
                     self.path.unlink(missing_ok=True)

@@ -63,8 +63,8 @@ def completed(
 
     - a noun: the object of the preposition before it (race; before; finish line), else an entity alone, which is a
       subject without relation and object (warming jars; ; );
-    - an adjective behind a noun: what is said of it, with the relation only implied (them; ; excited);
-    - a verb: the relation of the noun before it and the noun right behind it. A caption that leaves its subject out
+    - an adjective after a noun: what is said of it, with the relation only implied (them; ; excited);
+    - a verb: the relation of the noun before it and the noun right after it. A caption that leaves its subject out
       has none there either (; can see; lady);
     - any other word, an adverb for example: it joins the nearest verb (lady; gets up slowly; ).
 
@@ -77,7 +77,7 @@ def completed(
         words: the caption's words.
 
     Returns:
-        The triples as they are, and the additional ones behind them.
+        The triples as they are, and the additional ones after them.
     """
     found = dict.fromkeys(triples)
     if not found:

@@ -193,7 +193,7 @@ def _content(file: Path, bound: int) -> bytes:
         with file.open("rb") as opened:
             content = opened.read(bound + 1)
     except OSError as error:
-        raise DataError(f"cannot read {file}: {error.strerror}. Make it readable, or make it anew.") from error
+        raise DataError(f"cannot read {file}: {error.strerror}. Make it readable, or make it again.") from error
     if len(content) > bound:
         raise DataError(
             f"{file} is larger than {bound >> 20} MiB. Write fewer captions to a file; tvr triples --write has "
@@ -207,7 +207,7 @@ def _text(file: Path) -> str:
         return _content(file, MAX_TEXT_BYTES).decode("utf-8")
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{file} is no UTF-8 text ({error.reason} at byte {error.start}). Make it with tvr triples --write."
+            f"{file} is not UTF-8 text ({error.reason} at byte {error.start}). Make it with tvr triples --write."
         ) from error
 
 
@@ -218,7 +218,7 @@ def _read_document(text_file: Path, json_file: Path) -> dict[str, tuple[Triple, 
         # CoreNLP leaves control characters in strings as they are
         document = json.loads(_content(json_file, MAX_JSON_BYTES).decode("utf-8"), strict=False)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{json_file} is no JSON, or only a part of it ({error}). Run CoreNLP on it again.") from error
+        raise DataError(f"{json_file} is not JSON, or only a part of it ({error}). Run CoreNLP on it again.") from error
     lines = text.split("\n")
     starts = [0, *accumulate(len(line) + 1 for line in lines)]
     places = _utf16_places(text)
@@ -255,7 +255,7 @@ def _place(token: dict[str, Any], text: str, places: Sequence[int]) -> Span:
     """Where a token stands in the text.
 
     Raises:
-        LookupError, TypeError, ValueError: it is no token of this text.
+        LookupError, TypeError, ValueError: it is not a token of this text.
     """
     begin, end, said = token["characterOffsetBegin"], token["characterOffsetEnd"], token["originalText"]
     if type(begin) is not int or type(end) is not int or not isinstance(token["word"], str):
@@ -276,7 +276,7 @@ def _triples(caption: str, pieces: Sequence[Span], sentence: dict[str, Any]) -> 
     for number, token in enumerate(sentence["tokens"]):
         spelt.setdefault(token["word"], []).append(number)
     if not isinstance(sentence["openie"], list):
-        raise TypeError("openie is no list")
+        raise TypeError("openie is not a list")
     return [
         Triple(*(
             _phrase(caption, found[name], found[f"{name}Span"], spelt, pieces, words)
@@ -308,6 +308,6 @@ def _phrase(
 
 def _utf16_places(text: str) -> list[int]:
     """Which character each offset of Java's strings is, where those outside the basic plane count twice."""
-    # the second half of such a one is no place where a token begins or ends
+    # the second half of such a one is not a place where a token begins or ends
     places = [place for i, c in enumerate(text) for place in ((i, -1) if ord(c) > 0xFFFF else (i,))]
     return [*places, len(text)]

@@ -81,7 +81,7 @@ def open_video(path: Path) -> Iterator[InputContainer]:
     except OSError as error:
         raise DecodeError(f"{path}: {error.strerror}") from error
     except ValueError as error:  # a lone surrogate, a zero
-        raise DecodeError(f"{path}: no name that a file can have here ({error}); rename it") from error
+        raise DecodeError(f"{path}: not a possible file name here ({error}); rename it") from error
     if kind := refers_elsewhere(head):
         raise DecodeError(f"{path}: {kind} and no video; nothing that it names is opened. Put the video itself there")
     with pyav_errors(path):
@@ -96,7 +96,8 @@ def open_video(path: Path) -> Iterator[InputContainer]:
             )
         except av.error.ArgumentError as error:  # what FFmpeg says of a format that the list lacks
             raise DecodeError(
-                f"{path}: cannot be decoded: {reason(error)}. Its content or its name (has it a % ?) may stand for "
+                f"{path}: cannot be decoded: {reason(error)}. Its content or its name (does it contain a %?) may "
+                "stand for "
                 "other files, which are not opened; rename it, or put the video itself there"
             ) from error
     with container:
@@ -107,7 +108,7 @@ def open_video(path: Path) -> Iterator[InputContainer]:
 
 
 def refers_elsewhere(head: bytes) -> str | None:
-    r"""What a file is that names other files or addresses in the place of pictures; None for what may be a video.
+    r"""What a file is that names other files or addresses in place of pictures; None for what may be a video.
 
     Args:
         head: its first bytes.
@@ -205,7 +206,7 @@ def video_streams(container: InputContainer, path: Path) -> list[int]:
 def demux(video: OpenVideo) -> Iterator[Packet[VideoStream] | str]:
     """Yields the packets of a stream and, in place of what cannot be read, the reason.
 
-    The last packet is empty and flushes the decoder. Reading goes on after errors until a second one follows
+    The last packet is empty and flushes the decoder. Reading continues after errors until a second one follows
     without a packet in between.
     """
     failed = flushed = False

@@ -37,7 +37,7 @@ def examine(video: OpenVideo, full: bool = False) -> Examination:
         full: decode every frame. An error that the decoder reports is believed too: not every decoder flags frames.
 
     Raises:
-        DecodeError: no frame decodes, or frames are no pictures.
+        DecodeError: no frame decodes, or frames are not pictures.
     """
     packets = scan(video)
     _, stop, end, _ = packets.timeline

@@ -216,5 +216,5 @@ def segment(path: Path, start: float | None, end: float | None, duration: float)
     if not 0 <= first < duration:
         raise DecodeError(f"{path}: the segment starts at {first} s, outside the video (0 to {duration:.2f} s)")
     if not first < last:
-        raise DecodeError(f"{path}: the segment runs from {first} s to {end} s: its start must lie before its end")
+        raise DecodeError(f"{path}: the segment runs from {first} s to {end} s: its start must be before its end")
     return first, last

@@ -52,7 +52,7 @@ def read_key_frames(
     """Reads the frames at which the content of a video or a segment of it changes most; see `choose_key_frames`.
 
     Frames look as those of `frames.read_frames`. A video with fewer than `num_frames` frames gives all of them; in
-    a damaged video those that do not decode are passed over.
+    a damaged video those that do not decode are skipped.
 
     Args:
         path: the video file.

@@ -60,7 +60,7 @@ def square_pixels(frame: av.VideoFrame, video: OpenVideo) -> tuple[Fraction, Fra
     """
     sides = frame.width * _pixel_aspect(video.stream), Fraction(frame.height)
     if not 0 < max(sides) <= MAX_ASPECT * min(sides):
-        raise DecodeError(f"{video.path}: frames of {frame.width} x {frame.height} pixels are no pictures")
+        raise DecodeError(f"{video.path}: frames of {frame.width} x {frame.height} pixels cannot be pictures")
     return sides
 
 

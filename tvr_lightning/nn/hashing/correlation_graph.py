@@ -40,7 +40,7 @@ class CorrelationGraph(CollaborativeGraph):
     ) -> None:
         super().__init__(video_features, text_features, weight, dropped)
         if not 0 <= mixture <= 1:
-            raise ValueError(f"mixture is {mixture}; it is a share, from 0 to 1")
+            raise ValueError(f"mixture is {mixture}; it must be between 0 and 1")
         self.mixture = mixture
 
     def _process(self, similarity: Tensor, drop: Tensor, rows: Tensor) -> Tensor:

@@ -148,7 +148,7 @@ class LEANConv(MessagePassing):  # type: ignore[misc]  # PyG's annotations are n
         a_ik =  softmax_k MLP([x_i ; e_k])                           over the hyperedges of i       Eq. 11
         x_i  <- x_i + sum_k a_ik e_k                                                                Eq. 12
 
-    N(i) are the other nodes that share a hyperedge with i; p runs over the nodes of the hyperedge that are no words.
+    N(i) are the other nodes that share a hyperedge with i; p runs over the nodes of the hyperedge that are not words.
     The paper concatenates members in Eq. 9, which fits no varying number of them, lets the MLP compare two nodes, and
     leaves open what N, the MLP and the factors of Eq. 8 and Eq. 10 are. The MLP is D -> 1 after a hidden layer of D
     with LeakyReLU. Between two iterations nothing reads the hyperedges of Eq. 13: they are `RefreshedHyperedges`.

@@ -79,7 +79,7 @@ def project(conv: LEANConv, x: Tensor) -> Projected:
 
 
 class _Shares(NamedTuple):
-    """1 / |N(j)| of Eq. 8 by who sends to whom, zero where those are no neighbours: (t or 1, v or 1, 1) each."""
+    """1 / |N(j)| of Eq. 8 by who sends to whom, zero where those are not neighbours: (t or 1, v or 1, 1) each."""
 
     word_to_word: Tensor
     visual_to_word: Tensor

@@ -17,7 +17,7 @@ class PairWeights(NamedTuple):
 
     Attributes:
         kinds: of the E hyperedges, in their order; those of words follow each other in the words' order.
-        attention: (iterations, N, E), Eq. 11's, not a number where a node is no member; without LEAN's network there
+        attention: (iterations, N, E), Eq. 11's, not a number where a node is not a member; without LEAN's network there
             is no iteration.
         readout: (N,) or, where hyperedges are read too, (N + E,): Eq. 16's.
     """

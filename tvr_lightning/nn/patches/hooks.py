@@ -29,7 +29,7 @@ class TokenHook:
         return tokens, mask
 
     def before_attention(self, block: int, num_blocks: int, tokens: Tensor, mask: Tensor) -> Tensor | None:
-        """Tokens that the block's attention reads in the place of its own, of the same shape; None for its own."""
+        """Tokens that the block's attention reads in place of its own, of the same shape; None for its own."""
         return None
 
 

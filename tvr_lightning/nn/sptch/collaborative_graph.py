@@ -51,7 +51,7 @@ class CollaborativeGraph:
             raise ValueError(f"{len(video_features)} videos, but {len(text_features)} texts")
         for name, share in (("weight", weight), ("dropped", dropped)):
             if not 0 <= share <= 1:
-                raise ValueError(f"{name} is {share}; it is a share, from 0 to 1")
+                raise ValueError(f"{name} is {share}; it must be between 0 and 1")
         kind = torch.promote_types(video_features.dtype, torch.float32)
         self.video_features, self.text_features = (x.detach().to(kind) for x in (video_features, text_features))
         self.weight, self.processed = weight, processed

@@ -62,7 +62,7 @@ class Galleries(Callback):
         try:
             write_gallery(self.path / GALLERY, gallery)
         except RunError as error:
-            rank_zero_warn(f"the run is finished, but its gallery is not kept: {error}")
+            rank_zero_warn(f"the run is finished, but its gallery was not saved: {error}")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 _log_wandb(logger.experiment, gallery, result, run)

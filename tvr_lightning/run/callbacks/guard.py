@@ -1,4 +1,4 @@
-"""Stops a run whose loss, gradients or weights are no numbers, before a checkpoint holds them."""
+"""Stops a run whose loss, gradients or weights are not numbers, before a checkpoint holds them."""
 
 from __future__ import annotations
 
@@ -81,7 +81,8 @@ class FiniteTraining(Callback):
         scaler = plugin.scaler if isinstance(plugin, MixedPrecision) else None
         if scaler is not None and scaler.get_scale() < SMALLEST_SCALE:
             raise ScoreError(
-                f"fp16 takes no step any more at step {trainer.global_step}: gradients were not finite so often that "
+                f"fp16 training takes no more steps at step {trainer.global_step}: gradients were not finite so often "
+                "that "
                 f"its scale fell to {scaler.get_scale():.0e}. {REMEDY}"
             )
 

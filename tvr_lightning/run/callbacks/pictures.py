@@ -23,7 +23,7 @@ class Pictures(Callback):
     """After a test, the pictures of a few captions with their own videos; see `RetrievalModule.explain`."""
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draws and logs them; methods that show nothing and trackers without pictures are passed over."""
+        """Draws and logs them; methods that show nothing and trackers without pictures are skipped."""
         loggers = [x for x in trainer.loggers if isinstance(x, WandbLogger | TensorBoardLogger)]
         if not (trainer.is_global_zero and loggers and isinstance(pl_module, RetrievalModule)):
             return

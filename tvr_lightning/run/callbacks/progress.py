@@ -33,7 +33,7 @@ def duration(seconds: float) -> str:
 class Throughput(Callback):
     """Logs training samples per second (data, forward, backward, optimiser; over all ranks) and time left.
 
-    Where standard error is no terminal, prints a line now and then instead of a bar.
+    Where standard error is not a terminal, prints a line now and then instead of a bar.
     """
 
     def __init__(self) -> None:
@@ -123,7 +123,7 @@ def waiting_line(share: float, data: VideoTextDataModule) -> str:
     if data.num_workers < cores:
         ways.append(f"--data.num_workers={cores} uses all cores")
     if data.cache_frames:
-        ways.append("later epochs read kept frames")
+        ways.append("later epochs read cached frames")
     ways.append("`tvr data compress` makes small copies of the videos")
     return (
         f"GPU waits for decoding: {share:.0%} of the first {WAITS_AFTER} steps, with data.num_workers="

@@ -91,7 +91,8 @@ class KeepLast(Checkpoint):
             began, here = checkpoint.get("precision", str(trainer.precision)), str(trainer.precision)
             if began != here:
                 raise RunError(
-                    f"the run began in {began} and its devices here give {here} (trainer.precision is auto): resume it "
+                    f"the run was started in {began}, but its devices here give {here} (trainer.precision is auto): "
+                    "resume it "
                     f"where they give {began}, or start a new run from its weights: --ckpt_path={self.path.parents[1]}"
                 )
             selecting = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
@@ -136,7 +137,9 @@ class KeepLast(Checkpoint):
     def _interrupted(self, number: int, frame: Any) -> None:
         self._stop = True
         self._release()
-        say("ends after this step, with its weights kept; Ctrl-C again ends at once", file=sys.stderr, flush=True)
+        say(
+            "ends after this step and saves its weights; press Ctrl-C again to end at once", file=sys.stderr, flush=True
+        )
 
     def _release(self) -> None:
         if self._handler is not None:

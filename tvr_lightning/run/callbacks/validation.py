@@ -30,7 +30,7 @@ class ValidateFrom(Callback):
             if trainer.max_epochs is not None and 0 < trainer.max_epochs < self.epoch and chooses:
                 raise ConfigError(
                     f"ValidateFrom: validation begins with epoch {self.epoch}, but trainer.max_epochs is "
-                    f"{trainer.max_epochs}: nothing could choose a checkpoint. Lower the one or raise the other."
+                    f"{trainer.max_epochs}: nothing could choose a checkpoint. Lower the former or raise the latter."
                 )
             self._every = trainer.check_val_every_n_epoch
         early = trainer.current_epoch + 1 < self.epoch

@@ -18,7 +18,9 @@ def main(words: Sequence[str]) -> int:
     """Trains and writes; returns the exit code."""
     parser = argparse.ArgumentParser("python -m tvr_lightning.synthetic.stand_ins", description=__doc__)
     parser.add_argument("encoder", choices=RECIPES, help="which preset `tiny`")
-    parser.add_argument("file", type=Path, metavar="FILE", help="where, NAME.safetensors; it must not exist")
+    parser.add_argument(
+        "file", type=Path, metavar="FILE", help="the file to write, NAME.safetensors; it must not exist"
+    )
     options = parser.parse_args(words)
     try:
         accuracy = RECIPES[options.encoder]().make(options.file)
@@ -26,7 +28,7 @@ def main(words: Sequence[str]) -> int:
         say(error, file=sys.stderr)
         return 2
     right = ", ".join(f"{asked} {share:.1%}" for asked, share in accuracy.items())
-    say(f"tiny {options.encoder.upper()} in {options.file}; right on held-out pictures: {right}")
+    say(f"tiny {options.encoder.upper()} in {options.file}; correct on held-out pictures: {right}")
     return 0
 
 

@@ -65,7 +65,7 @@ class Recipe:
             RunError: the file exists or cannot be written.
         """
         if file.exists():
-            raise RunError(f"{file} exists; weights are never written over. Name another file, or move it away.")
+            raise RunError(f"{file} exists; weights are never overwritten. Name another file, or move it away.")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.settings.seed)
             state = self.train()
