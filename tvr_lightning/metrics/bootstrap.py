@@ -19,7 +19,10 @@ BOOTSTRAPPED = ("t2v/R@1", "v2t/R@1", "SumR", "t2v/mAP", "v2t/mAP")
 LEVEL = 0.05  # chance of a mistake that a difference called significant may have
 TAILS = 0.025, 0.975  # what a 95 % interval leaves out at either end
 # metrics of ranks that are means over queries; MdR, a median, is none
-MEANS = (*(f"{d}/{name}" for d in ("t2v", "v2t") for name in (*(f"R@{k}" for k in CUTOFFS), "RSum", "MnR", "mAP")), "SumR")
+MEANS = (
+    *(f"{d}/{name}" for d in ("t2v", "v2t") for name in (*(f"R@{k}" for k in CUTOFFS), "RSum", "MnR", "mAP")),
+    "SumR",
+)
 
 
 @dataclass(frozen=True)

@@ -64,11 +64,11 @@ class Reported:
     def is_of(self, method: str, dataset: str, split: str, encoder: str) -> bool:
         """Whether it is about this method on this dataset and split with this encoder, whatever the settings."""
         return (
-            _plain(method) == _plain(self.method)
+            plain(method) == plain(self.method)
             and dataset == self.dataset
             and self.split in (None, split)
             and self.encoder is not None
-            and _plain(encoder.removesuffix("-quickgelu")) == _plain(self.encoder)
+            and plain(encoder.removesuffix("-quickgelu")) == plain(self.encoder)
         )
 
     def matches(self, run: Run) -> bool:
@@ -90,7 +90,12 @@ class Reported:
         )
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """A name without case and signs.
+
+    >>> plain("TC-MGC") == plain("TCMGC")
+    True
+    """
     return "".join(c for c in name.lower() if c.isalnum())
 
 
@@ -134,9 +139,7 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _table(
-    table: Mapping[str, Any], methods: Mapping[str, Mapping[str, Any]], file: str, where: str
-) -> list[Reported]:
+def _table(table: Mapping[str, Any], methods: Mapping[str, Mapping[str, Any]], file: str, where: str) -> list[Reported]:
     known = TABLE_KEYS | OPTIONAL_KEYS
     for key in table.keys() - known:
         raise ConfigError(f"{where}: unknown key '{key}'; {nearest(str(key), known)}")

@@ -35,11 +35,18 @@ def to_results_page(comparison: Comparison, command: str, on: date) -> str:
         to_markdown(comparison),
         "## What the runs took",
         "",
+        *took_lines(groups),
+    ]
+    return "\n".join(out) + "\n"
+
+
+def took_lines(groups: Sequence[Group]) -> list[str]:
+    """A table of what each run of some groups took, line by line."""
+    return [
         markdown_row(TOOK),
         "|---|---:|---:|---:|---:|---:|---:|---|---|---|",
         *(markdown_row(cells) for group in groups for cells in _took(group)),
     ]
-    return "\n".join(out) + "\n"
 
 
 def _took(group: Group) -> Iterator[Sequence[str]]:
