@@ -25,6 +25,7 @@ TARGETS = [
         "eval",
         "smoke",
         "rehearse",
+        "reproduce",
         "ablate",
         "leakcheck",
         "compare",
@@ -49,7 +50,7 @@ def test_help_lists_every_target_with_one_line() -> None:
 def test_phony_targets_are_the_listed_ones() -> None:
     phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert phony
-    assert set(phony[1].split()) == {*TARGETS, "need-exp"}
+    assert set(phony[1].split()) == {*TARGETS, "need-exp", "need-paper"}
 
 
 @pytest.mark.skipif(not (ROOT / ".venv" / ".ready").exists(), reason="make setup has not run here")
@@ -60,6 +61,12 @@ def test_wrong_and_missing_experiment() -> None:
     wrong = make("train", "EXP=clip4clip_msrvtt_8k")
     assert wrong.returncode != 0
     assert "did you mean clip4clip_msrvtt_7k" in wrong.stderr
+
+
+def test_a_reproduction_without_a_paper_is_refused_before_the_set_up() -> None:
+    missing = make("reproduce")
+    assert missing.returncode != 0
+    assert "which paper? PAPER=NAME" in missing.stderr
 
 
 def test_set_up_takes_the_pythons_of_pyproject() -> None:

@@ -41,7 +41,7 @@ def main(words: Sequence[str]) -> int:
                         help="smoke: tiny encoders, some steps, generated clips in the datasets' layouts")  # fmt: skip
     parser.add_argument("--seeds", type=filled, help="with commas (default: 0,1,2; of a smoke run 0,1)")
     parser.add_argument("--only", type=filled, metavar="A,B", help="these experiments' rows alone")
-    parser.add_argument("--runs_dir", type=Path, help="where runs lie (default: runs; of a smoke run nowhere for long)")
+    parser.add_argument("--runs_dir", type=Path, help="where runs lie (default: runs; a smoke run leaves none)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the page there, Markdown")
     parser.add_argument("--check", action="store_true", help="say what is missing, and stop there")
     parser.add_argument("--dry_run", action="store_true", help="print the commands; check and run nothing")
@@ -51,16 +51,21 @@ def main(words: Sequence[str]) -> int:
         raise ConfigError(f"--out {options.out} is a folder, or lies in none that exists; give a file, such as page.md")
     if options.check and options.dry_run:
         raise ConfigError("--check looks at this machine, --dry_run at nothing: leave one out")
+    smoke = options.scale == "smoke"
+    if smoke and options.dry_run and options.runs_dir is None:
+        raise ConfigError("a smoke run's clips are gone when it ends: give --runs_dir, so that its commands find them")
     from tvr_lightning.report.reported import load_reported
     from tvr_lightning.report.reproduction import points_of, targets_of
 
     targets, without = targets_of(options.paper, load_reported())
     targets = _chosen(targets, options.only, options.paper)
-    smoke = options.scale == "smoke"
     with ExitStack() as use:
-        work = Path(use.enter_context(tempfile.TemporaryDirectory(prefix="tvr-reproduce-"))) if smoke else None
-        runs_dir = options.runs_dir or (Path("runs") if work is None else work / "runs")
-        points = [points_of(t, seeds, runs_dir, settings, work and work / "data") for t in targets]
+        runs_dir, data = options.runs_dir or Path("runs"), None
+        if smoke:
+            if options.runs_dir is None:
+                runs_dir = Path(use.enter_context(tempfile.TemporaryDirectory(prefix="tvr-reproduce-")))
+            data = runs_dir / "generated_data"
+        points = [points_of(t, seeds, runs_dir, settings, data) for t in targets]
         if options.dry_run:
             return _describe(targets, points)
         from tvr_lightning.run.readiness import check_ready

@@ -251,6 +251,8 @@ def reproduced(target: Target, runs: Sequence[Run], wanted: int, smoke: bool = F
         notes.append(f"{len(runs)} of {wanted} runs have a result")
     if len(runs) == 1:
         notes.append("one seed: seed noise is not known, the interval holds the choice of videos alone")
+    if len(runs) == 2:
+        notes.append("two seeds: they say so little of a third that next to nothing is beyond it; make three")
     if len(group_runs(runs)) > 1:
         notes.append("the runs differ in more than their seed (device, precision, or what changed between them)")
     notes += without_synonyms(group.first.content)

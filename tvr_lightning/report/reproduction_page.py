@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 HEAD = ("figure", "paper", "ours", "95 % interval", "one more seed", "ours - paper", "verdict")
 SAID = {
     "within": "within seed noise",
-    "beyond": "**beyond seed noise**",
+    "beyond": "BEYOND seed noise",
     "inside": "inside the interval",
-    "outside": "**outside the interval**",
+    "outside": "OUTSIDE the interval",
     "not judged": "not judged",
 }
 SMOKE = (
@@ -78,7 +78,7 @@ def to_page(found: Reproduction, on: date) -> str:
         out += [line for note in row.notes for line in (f"- {note}",)]
         if row.figures:
             out += [*([""] if row.notes else []), markdown_row(HEAD), "|---|---:|---:|---:|---:|---:|---|"]
-            out += [markdown_row((*_cells(figure), SAID[figure.verdict])) for figure in row.figures]
+            out += [markdown_row(cells) for cells in _lines(row)]
     if found.without:
         out += ["", "## Rows that no experiment here makes", ""]
         out += [f"- {e.name}, {e.dataset} {e.split}, {e.encoder or 'any encoder'}: {e.source}" for e in found.without]
@@ -96,15 +96,16 @@ def to_tables(found: Reproduction) -> Iterator[Table]:
     for row in found.rows:
         entry = row.target.entry
         table = Table(
-            title=f"{row.target.title}: {_experiment(row)}, {_seeds(row)}", caption="\n".join([entry.source, *row.notes]),
+            title=f"{row.target.title}: {_experiment(row)}, {_seeds(row)}",
+            caption="\n".join([entry.source, *row.notes]),
             title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False,
         )  # fmt: skip
         table.add_column(HEAD[0])
         for name in HEAD[1:-1]:
             table.add_column(name, justify="right", no_wrap=True)
         table.add_column(HEAD[-1])
-        for figure in row.figures:
-            table.add_row(*_cells(figure), SAID[figure.verdict].strip("*"))
+        for cells in _lines(row):
+            table.add_row(*cells)
         yield table
 
 
@@ -114,7 +115,7 @@ def summary(row: ReproducedRow) -> str:
     if not judged:
         return "not judged" if row.figures else "no result"
     far = row.of("beyond", "outside")
-    named = ", ".join(f"{figure.key} {_signed(figure)}" for figure in far)
+    named = ", ".join(f"{figure.key} {_signed(figure, _digits(figure))}" for figure in far)
     return f"{len(far)} of {len(judged)}{': ' if far else ''}{named}"
 
 
@@ -129,16 +130,16 @@ def _seeds(row: ReproducedRow) -> str:
     return f"seeds {seeds}" if len(row.group.runs) > 1 else f"seed {seeds}"
 
 
-def _cells(figure: Figure) -> tuple[str, ...]:
-    digits = _digits(figure)
-    return (
-        figure.key, _number(figure.printed, digits), _number(figure.mean, digits), _range(figure.interval, digits),
-        _range(figure.further, digits), _signed(figure),
-    )  # fmt: skip
+def _lines(row: ReproducedRow) -> Iterator[tuple[str, ...]]:
+    """Cells of each figure, all with as many digits as the paper prints of any."""
+    digits = max((_digits(figure) for figure in row.figures), default=1)
+    for f in row.figures:
+        numbers = _number(f.printed, digits), _number(f.mean, digits)
+        ranges = _range(f.interval, digits), _range(f.further, digits)
+        yield (f.key, *numbers, *ranges, _signed(f, digits), SAID[f.verdict])
 
 
 def _digits(figure: Figure) -> int:
-    """As many as the paper prints, one at least."""
     return max(1, len(repr(round(figure.printed, 4)).partition(".")[2]))
 
 
@@ -150,6 +151,6 @@ def _range(bounds: tuple[float, float] | None, digits: int) -> str:
     return "-" if bounds is None else f"{bounds[0]:.{digits}f} to {bounds[1]:.{digits}f}"
 
 
-def _signed(figure: Figure) -> str:
+def _signed(figure: Figure, digits: int) -> str:
     better = "" if Column(figure.key, "", "").sign > 0 else " (less is better)"
-    return f"{figure.difference:+.{_digits(figure)}f}{better}"
+    return f"{figure.difference:+.{digits}f}{better}"
