@@ -1,4 +1,4 @@
-# Every target is one line in `make help`. Settings: EXP, BASE, SEEDS, RESUME, CKPT, RUNS, ARGS, PYTHON, TORCH.
+# Every target is one line in `make help`. Settings: EXP, PAPER, SCALE, BASE, SEEDS, RESUME, CKPT, RUNS, ARGS, PYTHON, TORCH.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 SHELL := /bin/bash
@@ -18,7 +18,7 @@ READY := .venv/.ready$(addprefix -,$(BUILD))
 EXPERIMENTS := $(filter-out reported,$(patsubst experiments/%.yaml,%,$(wildcard experiments/*.yaml)))
 GRIDS := $(patsubst experiments/%.yaml,%,$(wildcard experiments/ablations/*/*.yaml))
 
-.PHONY: need-exp $(shell sed -n 's/^\([a-z-]*\):.*\#\# .*/\1/p' $(firstword $(MAKEFILE_LIST)))
+.PHONY: need-exp need-paper $(shell sed -n 's/^\([a-z-]*\):.*\#\# .*/\1/p' $(firstword $(MAKEFILE_LIST)))
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -101,6 +101,12 @@ smoke: $(READY) ## run every experiment for two batches on tiny generated data, 
 
 rehearse: need-exp $(READY) ## hours, memory and disk that a full run will need: EXP=tc_mgc_msrvtt ARGS='--data.batch_size=16'
 	@$(BIN)/tvr rehearse --config experiments/$(EXP).yaml $(ARGS)
+
+need-paper:
+	@[ -n "$(PAPER)" ] || { echo "which paper? PAPER=NAME, such as PAPER=tc_mgc, lean, ghan or sptch" >&2; exit 2; }
+
+reproduce: need-paper $(READY) ## a paper's rows beside its figures: PAPER=tc_mgc SEEDS=0,1,2 ARGS='--check', or SCALE=smoke without its data
+	@$(BIN)/tvr reproduce $(PAPER) $(if $(SCALE),--scale=$(SCALE)) $(if $(SEEDS),--seeds="$(SEEDS)") $(ARGS)
 
 ablate: $(READY) ## run a grid, then compare: EXP=ablations/tc_mgc/heads BASE=tc_mgc_msrvtt
 	@[ -n "$(EXP)" ] || { echo "which grid? EXP=NAME, one of: $(GRIDS)" >&2; exit 2; }

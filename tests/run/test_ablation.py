@@ -228,6 +228,31 @@ def test_a_grid_goes_on_where_it_stopped(
     assert len(started) == 4
 
 
+def test_a_killed_point_goes_on_from_its_last_checkpoint(
+    grid: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    points = read_grid(grid())
+    old, killed = points[0].home / "num_layers-1", points[0].home / "num_layers-1_attempt-2"
+    old.mkdir(parents=True)
+    (killed / "checkpoints").mkdir(parents=True)
+    (killed / "checkpoints" / "last.ckpt").touch()
+    assert describe(points).splitlines()[0].endswith(f"--model.num_layers=1 --resume={killed}")
+    started: list[Sequence[str]] = []
+
+    def run(words: Sequence[str]) -> int:
+        started.append(words)
+        write_json(killed / "metrics.json", RESULT)
+        return 0
+
+    monkeypatch.setattr(ablation, "_run", run)
+    assert run_grid(points[:1], "reproduce row 1/1") == ([killed], {})
+    assert [words[-1] for words in started] == [f"--resume={killed}"]
+    out = capsys.readouterr().out
+    assert f"reproduce row 1/1 1/1 num_layers-1: {killed} was started and continues from its last checkpoint" in out
+    assert run_grid(points[:1]) == ([killed], {})
+    assert len(started) == 1
+
+
 def test_a_failed_point_does_not_stop_the_others(
     grid: Callable[..., Path], fake_run: tuple[list[str], dict[str, int]], capsys: pytest.CaptureFixture[str]
 ) -> None:

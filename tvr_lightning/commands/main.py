@@ -17,7 +17,7 @@ COMMANDS = {
     **{
         name: name
         for name in ("ablate", "compare", "encode", "features", "scores", "leakcheck", "inspect", "index", "search",
-                     "serve", "dashboard", "data", "triples", "experiments", "smoke", "rehearse")
+                     "serve", "dashboard", "data", "triples", "experiments", "smoke", "rehearse", "reproduce")
     },
 }  # fmt: skip
 

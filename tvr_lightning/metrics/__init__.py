@@ -6,6 +6,8 @@ from tvr_lightning.metrics.bootstrap import (
     PairedDifference,
     bootstrap_intervals,
     holm,
+    interval_of_means,
+    interval_over_runs,
     mean_interval,
     paired_bootstrap,
     paired_means,
@@ -23,6 +25,7 @@ from tvr_lightning.metrics.hashing import (
 from tvr_lightning.metrics.postprocess import dual_softmax, qb_norm
 from tvr_lightning.metrics.probes import probe_metrics, probe_wins
 from tvr_lightning.metrics.ranking import DirectionRanks, Ranks, metrics_of, query_ranks, ranking_metrics
+from tvr_lightning.metrics.seeds import one_more_run
 from tvr_lightning.metrics.sinkhorn import sinkhorn_biases, sinkhorn_single_query
 
 __all__ = [
@@ -39,9 +42,12 @@ __all__ = [
     "hamming_counts",
     "hashing_metrics",
     "holm",
+    "interval_of_means",
+    "interval_over_runs",
     "mean_interval",
     "metrics_of",
     "metrics_of_codes",
+    "one_more_run",
     "paired_bootstrap",
     "paired_means",
     "precision_recall_curve",

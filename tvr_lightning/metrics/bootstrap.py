@@ -13,11 +13,16 @@ import torch
 from torch import Tensor
 
 from tvr_lightning.metrics.matrix import CHUNK, chunks
-from tvr_lightning.metrics.ranking import SUMMED_CUTOFFS, DirectionRanks, Ranks
+from tvr_lightning.metrics.ranking import CUTOFFS, SUMMED_CUTOFFS, DirectionRanks, Ranks
 
 BOOTSTRAPPED = ("t2v/R@1", "v2t/R@1", "SumR", "t2v/mAP", "v2t/mAP")
 LEVEL = 0.05  # chance of a mistake that a difference called significant may have
 TAILS = 0.025, 0.975  # what a 95 % interval leaves out at either end
+# metrics of ranks that are means over queries; MdR, a median, is none
+MEANS = (
+    *(f"{d}/{name}" for d in ("t2v", "v2t") for name in (*(f"R@{k}" for k in CUTOFFS), "RSum", "MnR", "mAP")),
+    "SumR",
+)
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,7 @@ def paired_bootstrap(
     Args:
         runs_a: ranks of each run of the first group.
         runs_b: of the second, the same queries in the same order.
-        metrics: which of `BOOTSTRAPPED`.
+        metrics: which of `MEANS`.
         seed: of the resampling.
         resamples: how many.
 
@@ -176,6 +181,56 @@ def paired_means(a: Tensor, b: Tensor, video: Tensor, seed: int = 0, resamples: 
     return _paired([(a[:, ~unknown], unit)], [(b[:, ~unknown], unit)], seed, resamples)
 
 
+def interval_over_runs(
+    runs: Sequence[Ranks], metrics: Sequence[str] = MEANS, seed: int = 0, resamples: int = 2000
+) -> dict[str, tuple[float, float]]:
+    """Percentile 95 % intervals of the mean over runs that differ in their seed: seeds and videos are drawn anew.
+
+    Of one run it holds the choice of videos alone, of two or three too little of the choice of seeds.
+
+    Args:
+        runs: ranks of each run, the same queries in the same order.
+        metrics: which of `MEANS`.
+        seed: of the resampling.
+        resamples: how many.
+
+    Returns:
+        (low, high) by metric.
+
+    Raises:
+        ValueError: an unknown metric, fewer than one resample, or directions that do not cover the same videos.
+    """
+    units = _units(runs[0])
+    found = {}
+    for metric in metrics:
+        of_runs = [_per_query(ranks, metric) for ranks in runs]
+        parts = [(torch.stack([run[name] for run in of_runs]), units[name]) for name in of_runs[0]]
+        found[metric] = _interval_of_parts(parts, seed, resamples)
+    return found
+
+
+def interval_of_means(values: Tensor, video: Tensor, seed: int = 0, resamples: int = 2000) -> tuple[float, float]:
+    """The same of a metric whose values are at hand query by query.
+
+    Args:
+        values: (S, Q) what each query adds to the mean of each run, NaN for queries that are left out of all.
+        video: (Q,) int64, the video that each query is or describes.
+        seed: of the resampling.
+        resamples: how many.
+
+    Raises:
+        ValueError: fewer than one resample, or no value.
+
+    >>> interval_of_means(torch.tensor([[50.0] * 40, [50.0] * 40]), torch.arange(40))
+    (50.0, 50.0)
+    """
+    known = ~values[0].isnan()
+    if not bool(known.any()):
+        raise ValueError("no query has a value: there is no interval")
+    unit = video[known].unique(return_inverse=True)[1]
+    return _interval_of_parts([(values[:, known], unit)], seed, resamples)
+
+
 _Part = tuple[Tensor, Tensor]  # (S, Q) values of S runs, and (Q,) which of the resampled videos each belongs to
 
 
@@ -197,6 +252,19 @@ def _paired(a: Sequence[_Part], b: Sequence[_Part], seed: int, resamples: int) -
     return PairedDifference(difference, low, high, p, p < LEVEL)
 
 
+def _interval_of_parts(parts: Sequence[_Part], seed: int, resamples: int) -> tuple[float, float]:
+    if resamples < 1:
+        raise ValueError(f"resamples must be at least 1, got {resamples}")
+    videos = 1 + max(int(unit.max()) for _, unit in parts)
+    generator = torch.Generator().manual_seed(seed)
+    samples = torch.cat([
+        _resampled(parts, _draw(part.stop - part.start, videos, generator), generator)
+        for part in chunks(resamples, videos, CHUNK)
+    ])  # fmt: skip
+    low, high = samples.quantile(torch.tensor(TAILS, dtype=torch.float64)).tolist()
+    return low, high
+
+
 def _resampled(parts: Sequence[_Part], counts: Tensor, generator: torch.Generator) -> Tensor:
     """(B,) the metric on resamples (B, V) of videos, and on as many runs as there are, drawn anew each time."""
     runs = len(parts[0][0])
@@ -212,12 +280,25 @@ def _resampled(parts: Sequence[_Part], counts: Tensor, generator: torch.Generato
 def _per_query(ranks: Ranks, metric: str) -> dict[str, Tensor]:
     """Per-query values whose means over each direction, added up, are the metric."""
     directions: dict[str, DirectionRanks] = {"t2v": ranks.t2v, "v2t": ranks.v2t}
-    if metric not in BOOTSTRAPPED:
-        raise ValueError(f"no bootstrap of {metric!r}, only of {', '.join(BOOTSTRAPPED)}")
+    if metric not in MEANS:
+        raise ValueError(f"no bootstrap of {metric!r}, only of {', '.join(MEANS)}")
     if metric == "SumR":
-        return {n: 100.0 * torch.stack([r.hit(k) for k in SUMMED_CUTOFFS]).sum(0) for n, r in directions.items()}
+        return {name: _summed(direction) for name, direction in directions.items()}
     name, kind = metric.split("/")
-    return {name: 100.0 * (directions[name].hit(1) if kind == "R@1" else directions[name].average_precision)}
+    direction = directions[name]
+    match kind:
+        case "RSum":
+            return {name: _summed(direction)}
+        case "MnR":
+            return {name: direction.expected_rank}
+        case "mAP":
+            return {name: 100.0 * direction.average_precision}
+        case _:
+            return {name: 100.0 * direction.hit(int(kind.removeprefix("R@")))}
+
+
+def _summed(direction: DirectionRanks) -> Tensor:
+    return 100.0 * torch.stack([direction.hit(k) for k in SUMMED_CUTOFFS]).sum(0)
 
 
 def _interval(

@@ -9,6 +9,7 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 from tvr_lightning.errors import RunError
+from tvr_lightning.names import RANKS
 from tvr_lightning.report.columns import figure
 from tvr_lightning.run.query_values import check_left_out, read_values
 from tvr_lightning.run.results import Run, StoredRanks, leaky_prefix, read_ranks
@@ -75,6 +76,24 @@ class Group:
             return bootstrap_intervals(stack(self.stored))
         except RunError:
             return {}
+
+    def interval_over_seeds(self, key: str) -> tuple[float, float] | None:
+        """95 % bootstrap interval of the mean over runs, for which both videos and seeds are drawn anew.
+
+        None where a run kept nothing to draw from, and of a median.
+
+        Raises:
+            RunError: what a run kept is damaged.
+        """
+        from tvr_lightning.metrics.bootstrap import MEANS, interval_of_means, interval_over_runs
+
+        if key in self.query_values:
+            queries, values = self.query_values[key]
+            check_left_out(f"{self.name}, {key}", values)
+            return interval_of_means(values, _units([video for _, video in queries]))
+        if key not in MEANS or not all((run.path / RANKS).is_file() for run in self.runs):
+            return None
+        return interval_over_runs([stored.ranks for stored in self.stored], (key,))[key]
 
     @cached_property
     def stored(self) -> list[StoredRanks]:

@@ -42,6 +42,9 @@ class Reported:
         conditions: how the paper got it.
         caution: why the figures are doubtful; empty where nothing is known.
         metrics: by the suite's names, in percent where ours are; RSum and SumR are computed.
+        file: the name of the paper's file, `tc_mgc`.
+        ablation: whether it is a row of a table that changes one method's settings.
+        printed: which of `metrics` the paper itself gives.
     """
 
     name: str
@@ -54,6 +57,19 @@ class Reported:
     conditions: str
     caution: str
     metrics: Mapping[str, float]
+    file: str = ""
+    ablation: bool = False
+    printed: tuple[str, ...] = ()
+
+    def is_of(self, method: str, dataset: str, split: str, encoder: str) -> bool:
+        """Whether it is about this method on this dataset and split with this encoder, whatever the settings."""
+        return (
+            plain(method) == plain(self.method)
+            and dataset == self.dataset
+            and self.split in (None, split)
+            and self.encoder is not None
+            and plain(encoder.removesuffix("-quickgelu")) == plain(self.encoder)
+        )
 
     def matches(self, run: Run) -> bool:
         """Whether a run has the same method, settings, dataset, split and encoder, over the whole test set.
@@ -67,16 +83,19 @@ class Reported:
         return (
             whole
             and content["v2t"] == "sets"
-            and _plain(content.get("method", "")) == _plain(self.method)
-            and content["dataset"] == self.dataset
-            and self.split in (None, content["split"])
-            and self.encoder is not None
-            and _plain(str(content.get("encoder", "")).removesuffix("-quickgelu")) == _plain(self.encoder)
+            and self.is_of(
+                content.get("method", ""), content["dataset"], content["split"], str(content.get("encoder", ""))
+            )
             and all(key in init_args and init_args[key] == value for key, value in self.settings.items())
         )
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """A name without case and signs.
+
+    >>> plain("TC-MGC") == plain("TCMGC")
+    True
+    """
     return "".join(c for c in name.lower() if c.isalnum())
 
 
@@ -102,7 +121,7 @@ def load_reported(folder: Path = REPORTED) -> list[Reported]:
         for number, table in enumerate(tables, 1):
             if not isinstance(table, dict):
                 raise ConfigError(f"{path}: table {number}: a table is a mapping, found {type(table).__name__}")
-            entries += _table(shared | table, methods, f"{path}: table {number}")
+            entries += _table(shared | table, methods, path.stem, f"{path}: table {number}")
     return entries
 
 
@@ -120,7 +139,7 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _table(table: Mapping[str, Any], methods: Mapping[str, Mapping[str, Any]], where: str) -> list[Reported]:
+def _table(table: Mapping[str, Any], methods: Mapping[str, Mapping[str, Any]], file: str, where: str) -> list[Reported]:
     known = TABLE_KEYS | OPTIONAL_KEYS
     for key in table.keys() - known:
         raise ConfigError(f"{where}: unknown key '{key}'; {nearest(str(key), known)}")
@@ -163,6 +182,9 @@ def _table(table: Mapping[str, Any], methods: Mapping[str, Mapping[str, Any]], w
                 conditions=conditions,
                 caution=table.get("caution", ""),
                 metrics=metrics | _sums(metrics),
+                file=file,
+                ablation=ablated is not None,
+                printed=tuple(metrics),
             )
             for split in splits
         ]

@@ -41,11 +41,18 @@ def to_results_page(sections: Mapping[str, Comparison], command: str, on: date, 
     out += [
         "## What the runs took",
         "",
+        *took_lines(groups),
+    ]
+    return "\n".join(out) + "\n"
+
+
+def took_lines(groups: Sequence[Group]) -> list[str]:
+    """A table of what each run of some groups took, line by line."""
+    return [
         markdown_row(TOOK),
         "|---|---:|---:|---:|---:|---:|---:|---|---|---|",
         *(markdown_row(cells) for group in groups.values() for cells in _took(group)),
     ]
-    return "\n".join(out) + "\n"
 
 
 def _took(group: Group) -> Iterator[Sequence[str]]:

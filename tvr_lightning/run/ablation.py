@@ -1,7 +1,8 @@
 """Grids of runs: a W&B sweep file with `method: grid`, run point by point on this machine.
 
 Each point is an ordinary `tvr fit` in its own process, so its memory is given back. A point's run id says what the
-point is; a point that has a finished run is not run again, so a grid that was stopped goes on with the same command.
+point is; a point that has a finished run is not run again, and one that was killed goes on from its last checkpoint: a
+grid that was stopped goes on with the same command. `tvr reproduce` runs the rows of a paper's table in the same way.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 from tvr_lightning.config.arguments import read_arguments
 from tvr_lightning.config.compose import find_file
 from tvr_lightning.errors import INTERRUPTED, TERMINATED, ConfigError, TVRError, nearest
-from tvr_lightning.names import METRICS, folder_below
+from tvr_lightning.names import CHECKPOINTS, LAST, METRICS, folder_below
 from tvr_lightning.visible import say
 
 KEYS = ("program", "command", "method", "metric", "parameters", "name", "description", "project", "entity")
@@ -55,6 +56,17 @@ class Point:
         """The run folder that holds its result."""
         return next((p for p in self.attempts() if (p / METRICS).is_file()), None)
 
+    def resumable(self) -> Path | None:
+        """The newest run folder that has no result and weights to go on from."""
+        kept = (p for p in reversed(self.attempts()) if not (p / METRICS).is_file())
+        return next((p for p in kept if (p / CHECKPOINTS / LAST).is_file()), None)
+
+    def command(self) -> list[str]:
+        """The words after `tvr` that make its result, be it by going on."""
+        if (begun := self.resumable()) is not None:
+            return ["fit", *self.words, f"--resume={begun}"]
+        return ["fit", *self.words, f"--run_id={self.next_run_id()}"]
+
     def next_run_id(self) -> str:
         """A run id that no folder has: the name, or `NAME_attempt-2` and so on after runs that did not finish."""
         names = itertools.chain([self.name], (f"{self.name}_attempt-{i}" for i in itertools.count(2)))
@@ -77,7 +89,7 @@ def read_grid(file: Path, base: str | None = None, overrides: Sequence[str] = ()
     own_base, shared = _command(content.get("command"), file)
     axes = _parameters(content.get("parameters"), file)
     experiment, shared = base or own_base, [*shared, *overrides]
-    settings = _settings(shared)
+    settings = named_settings(shared)
     for name in settings:
         if name in RESERVED_OPTIONS:
             raise ConfigError(f"--{name}: a grid sets this itself; --base FILE replaces its experiment")
@@ -98,7 +110,7 @@ def read_grid(file: Path, base: str | None = None, overrides: Sequence[str] = ()
             raise ConfigError(f"{experiment} is not an experiment: it names no model")
         if config["experiment"] != home:  # by what varies: one grid has one home
             words, config["experiment"] = (*words, f"--experiment={home}"), home
-        name = _name({key: point[key] for key in varied}, constants)
+        name = point_name({key: point[key] for key in varied}, constants)
         if name in points:
             raise ConfigError(
                 f"{file}: two points would both be called {name}; their values differ only in punctuation"
@@ -107,8 +119,12 @@ def read_grid(file: Path, base: str | None = None, overrides: Sequence[str] = ()
     return list(points.values())
 
 
-def run_grid(points: Sequence[Point]) -> tuple[list[Path], dict[str, int]]:
+def run_grid(points: Sequence[Point], what: str = "ablate") -> tuple[list[Path], dict[str, int]]:
     """Runs the points that have no result yet, one after another.
+
+    Args:
+        points: in their order.
+        what: begins each line that is said.
 
     Returns:
         The run folders that hold results, in the grid's order, and the exit codes of points that failed.
@@ -119,19 +135,17 @@ def run_grid(points: Sequence[Point]) -> tuple[list[Path], dict[str, int]]:
     results: list[Path] = []
     failed: dict[str, int] = {}
     for number, point in enumerate(points, start=1):
-        place = f"ablate {number}/{len(points)} {point.name}"
+        place = f"{what} {number}/{len(points)} {point.name}"
         if done := point.finished():
             say(f"{place}: finished already, see {done}; remove that folder to run the point again", flush=True)
             results.append(done)
             continue
-        run_id = point.next_run_id()
-        for folder in point.attempts():
-            say(
-                f"{place}: {folder} was started and has no result ({METRICS}); it stays as it is and the point runs as "
-                f"{run_id}. Remove {folder} if its weights are not needed and nothing is running there.",
-                flush=True,
-            )
-        words = ["fit", *point.words, f"--run_id={run_id}"]
+        begun, words = point.resumable(), point.command()
+        if begun is not None:
+            say(f"{place}: {begun} was started and continues from its last checkpoint", flush=True)
+        else:
+            _say_begun(place, point)
+        folder = begun or point.home / point.next_run_id()
         say(f"{place}: tvr {shlex.join(words)}", flush=True)
         try:
             code = _run(words)
@@ -140,16 +154,24 @@ def run_grid(points: Sequence[Point]) -> tuple[list[Path], dict[str, int]]:
         except KeyboardInterrupt:
             say(f"{place}: interrupted; the same command runs this point again and continues", file=sys.stderr)
             raise
-        folder = point.home / run_id
         if code == 0 and (folder / METRICS).is_file():
             results.append(folder)
         else:
             failed[point.name] = code
             say(f"{place}: FAILED, {_reason(code)}", file=sys.stderr, flush=True)
     for name, code in failed.items():
-        say(f"ablate: {name} failed: {_reason(code)}", file=sys.stderr)
-    say(f"ablate: {len(results)} of {len(points)} points have results, {len(failed)} failed", flush=True)
+        say(f"{what}: {name} failed: {_reason(code)}", file=sys.stderr)
+    say(f"{what}: {len(results)} of {len(points)} points have results, {len(failed)} failed", flush=True)
     return results, failed
+
+
+def _say_begun(place: str, point: Point) -> None:
+    for folder in point.attempts():
+        say(
+            f"{place}: {folder} was started and has no result ({METRICS}) and no checkpoint; it stays as it is and the "
+            f"point runs as {point.next_run_id()}. Remove {folder} if nothing is running there.",
+            flush=True,
+        )
 
 
 def check_points(points: Sequence[Point]) -> None:
@@ -175,7 +197,7 @@ def describe(points: Sequence[Point]) -> str:
     lines = []
     for point in points:
         done = point.finished()
-        command = shlex.join(["tvr", "fit", *point.words, f"--run_id={point.next_run_id()}"])
+        command = shlex.join(["tvr", *point.command()])
         lines.append(f"# finished already: {done}" if done else command)
     return "\n".join(lines)
 
@@ -266,7 +288,7 @@ def _parameters(parameters: Any, file: Path) -> dict[str, list[Any]]:
     return axes
 
 
-def _settings(words: Sequence[str]) -> dict[str, str]:
+def named_settings(words: Sequence[str]) -> dict[str, str]:
     """`--a.b=c` and `--a.b c` as names and texts; what is no setting is left to `read_arguments`."""
     settings: dict[str, str] = {}
     options = iter(words)
@@ -285,7 +307,7 @@ def _short(name: str) -> str:
     return name.replace(".init_args.", ".")
 
 
-def _name(varied: Mapping[str, Any], constants: Mapping[str, str]) -> str:
+def point_name(varied: Mapping[str, Any], constants: Mapping[str, str]) -> str:
     """A run id: names and values of what varies, and a hash of the settings that all points share."""
     name = "_".join(f"{_short(key).removeprefix('model.')}-{_label(value)}" for key, value in varied.items())
     cut = name[:LONGEST_NAME]

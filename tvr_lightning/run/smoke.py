@@ -28,6 +28,11 @@ BATCHES = 2
 
 def smoke_arguments(file: Path, data_root: Path, runs_dir: Path, trust: bool = False) -> list[str]:
     """The arguments that shrink an experiment: generated videos, tiny encoders, two batches, CPU."""
+    return [*small_arguments(file, data_root, runs_dir, trust), f"--trainer.fast_dev_run={BATCHES}"]
+
+
+def small_arguments(file: Path, data_root: Path, runs_dir: Path, trust: bool = False) -> list[str]:
+    """Those of them that leave a run its length: it keeps weights and results as any other."""
     named = [*("--config", str(file)), *([TRUST] if trust else [])]
     config, _ = read_arguments(named)
     return [
@@ -35,7 +40,6 @@ def smoke_arguments(file: Path, data_root: Path, runs_dir: Path, trust: bool = F
         f"--data.annotations.init_args.root={data_root}",
         f"--runs_dir={runs_dir}",
         f"--data.cache_dir={runs_dir / 'cache'}",
-        f"--trainer.fast_dev_run={BATCHES}",
         "--trainer.accelerator=cpu",
         "--trainer.devices=1",
         *smallest_parts(config),
