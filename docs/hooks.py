@@ -6,6 +6,7 @@ The pages read on a code host without any of it. mkdocs calls the functions name
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import re
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
     from mkdocs.structure.files import Files
     from mkdocs.structure.pages import Page
+
+    from tvr_lightning.config.catalogue import Entry
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
@@ -124,13 +127,18 @@ def _relative(place: Path, folder: Path) -> str:
     return "../" * up + place.relative_to(folder).as_posix()
 
 
-def _experiments(methods: list[str]) -> Iterator[str]:
+@functools.cache
+def _catalogue() -> list[Entry]:
     from tvr_lightning.config.catalogue import list_experiments
     from tvr_lightning.config.compose import known_experiments
 
+    return list_experiments(known_experiments())
+
+
+def _experiments(methods: list[str]) -> Iterator[str]:
     yield "| experiment | dataset | what it reproduces |"
     yield "|---|---|---|"
-    for entry in list_experiments(known_experiments()):
+    for entry in _catalogue():
         if entry.method in methods:
             yield f"| `{entry.name}` | {entry.dataset} | {entry.reproduces} |"
 
@@ -138,7 +146,8 @@ def _experiments(methods: list[str]) -> Iterator[str]:
 def _reported(methods: list[str]) -> Iterator[str]:
     from tvr_lightning.report.reported import load_reported
 
-    entries = [e for e in load_reported() if _plain(e.method) in map(_plain, methods) and not e.source.endswith("ablation")]
+    wanted = {_plain(name) for name in methods}
+    entries = [e for e in load_reported() if _plain(e.method) in wanted and ", " not in e.name]  # no ablations
     names = [name for name in COLUMNS if any(name in e.metrics for e in entries)]
     yield f"| row | data | encoder | {' | '.join(names)} | source |"
     yield "|---|---|---|" + "---:|" * len(names) + "---|"
