@@ -29,8 +29,8 @@ SHELL = (*OURS, "docker", "pip", "uv", "wandb", "python", "python3", "source", "
          "mkdir", "ls", "curl", "ssh", "TVR_")  # fmt: skip
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 MARKER = re.compile(r"^<!-- (experiments|reported): ([\w, -]+) -->$", re.MULTILINE)
-COLUMNS = ("t2v/R@1", "t2v/R@5", "t2v/R@10", "t2v/MdR", "t2v/MnR", "v2t/R@1", "v2t/R@5", "v2t/R@10", "v2t/MdR", "v2t/MnR",
-           "SumR", "hash/t2v/mAP", "hash/v2t/mAP")  # fmt: skip
+COLUMNS = ("t2v/R@1", "t2v/R@5", "t2v/R@10", "t2v/MdR", "t2v/MnR", "v2t/R@1", "v2t/R@5", "v2t/R@10",
+           "v2t/MdR", "v2t/MnR", "SumR", "hash/t2v/mAP", "hash/v2t/mAP")  # fmt: skip
 
 
 def blocks(text: str) -> Iterator[tuple[int, int, str, str]]:
@@ -149,12 +149,14 @@ def _reported(methods: list[str]) -> Iterator[str]:
     wanted = {_plain(name) for name in methods}
     entries = [e for e in load_reported() if _plain(e.method) in wanted and ", " not in e.name]  # no ablations
     names = [name for name in COLUMNS if any(name in e.metrics for e in entries)]
+    yield '<div class="figures" markdown>\n'
     yield f"| row | data | encoder | {' | '.join(names)} | source |"
     yield "|---|---|---|" + "---:|" * len(names) + "---|"
     for e in entries:
         cells = [f"{e.metrics[name]:.1f}" if name in e.metrics else "" for name in names]
         data = f"{e.dataset} {e.split or ''}".strip()
         yield f"| {e.name} | {data} | {e.encoder or ''} | {' | '.join(cells)} | {e.source} |"
+    yield "\n</div>"
     for caution in dict.fromkeys(e.caution for e in entries if e.caution):
         yield f"\nCaution: {caution}."
 

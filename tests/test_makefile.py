@@ -30,7 +30,7 @@ TARGETS = [
         "compare",
         "dashboard",
     ),
-    *("test", "test-all", "test-gpu", "torture", "check", "format", "bench", "lock", "clean"),
+    *("test", "test-all", "test-gpu", "torture", "check", "format", "docs", "docs-serve", "bench", "lock", "clean"),
 ]
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
