@@ -207,8 +207,9 @@ def test_docstrings_as_the_site_has_them() -> None:
         "readout  as printed,\n         or not\nall      pairs\n\nArgs:\n    a: b.  c"
     )
     assert module.as_markdown(text) == (
-        "LEAN: a method.\n\n```text\nnodes  words   -> LEAN\nloss   both    -> LEAN\n```"
-        "\n\nDepartures:\n\n- one\n  of two\n\nreadout\n:   as printed,\n    or not\n\nall\n:   pairs\n\nArgs:\n    a: b.  c"
+        "LEAN: a method.\n\n```text\nnodes  words   -> LEAN\nloss   both    -> LEAN\n```\n\n"
+        "Departures:\n\n- one\n  of two\n\n"
+        "readout\n:   as printed,\n    or not\n\nall\n:   pairs\n\nArgs:\n    a: b.  c"
     )
 
 
