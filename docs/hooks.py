@@ -113,6 +113,8 @@ def rewritten(text: str, page: str) -> str:
             place = DOCS / ELSEWHERE[place.name]
         elif place == ROOT / "README.md":
             place, anchor = DOCS / "index.md", ""
+        elif place.suffix == ".ipynb":
+            place = place.with_suffix(".md")
         if not place.is_relative_to(DOCS):
             return title
         return f"[{title}]({_relative(place, shown)}{anchor})"
@@ -168,10 +170,36 @@ def _plain(name: str) -> str:
 TABLES = {"experiments": _experiments, "reported": _reported}
 
 
+def notebook_page(text: str) -> str:
+    """A notebook's cells as Markdown, without what they gave."""
+    cells = json.loads(text)["cells"]
+    parts = [
+        ("{}" if cell["cell_type"] == "markdown" else "```python\n{}\n```").format("".join(cell["source"]).strip())
+        for cell in cells
+        if "".join(cell["source"]).strip() and cell["cell_type"] in ("markdown", "code")
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def notebooks() -> dict[str, Path]:
+    """The notebooks, by the pages that they become."""
+    return {f"notebooks/{file.stem}.md": file for file in sorted((DOCS / "notebooks").glob("*.ipynb"))}
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Puts notebooks, where there are any, behind the start."""
+    if (found := list(notebooks())) and config.nav:
+        config.nav.insert(1, {"Notebooks": found})
+    return config
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds the pages that are kept elsewhere."""
+    """Adds the pages that are kept elsewhere, and those of notebooks."""
     from mkdocs.structure.files import File
 
+    for page, place in notebooks().items():
+        text = rewritten(notebook_page(place.read_text(encoding="utf-8")), page)
+        files.append(File.generated(config, page, content=text))
     for name, page in ELSEWHERE.items():
         text = rewritten((ROOT / name).read_text(encoding="utf-8"), f"../{name}")
         files.append(File.generated(config, page, content=text))

@@ -173,6 +173,18 @@ def test_pages_as_the_site_has_them() -> None:
     assert hooks.rewritten("[a](../search.md)", "methods/lean.md") == "[a](../search.md)"
 
 
+def test_notebooks_become_pages() -> None:
+    cells = [
+        {"cell_type": "markdown", "source": ["# Look\n", "See [a](../search.md)."]},
+        {"cell_type": "code", "source": "x = 1\n", "outputs": ["1"]},
+        {"cell_type": "code", "source": []},
+    ]
+    page = hooks.notebook_page(json.dumps({"cells": cells}))
+    assert page == "# Look\nSee [a](../search.md).\n\n```python\nx = 1\n```\n"
+    assert hooks.rewritten(page, "notebooks/look.md") == page
+    assert hooks.rewritten("[a](notebooks/look.ipynb)", "search.md") == "[a](notebooks/look.md)"
+
+
 @pytest.mark.parametrize(
     ("code", "language"),
     [
@@ -238,7 +250,8 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
     site = tmp_path / "site"
     made = {file.relative_to(site).with_suffix(".md").as_posix() for file in site.rglob("*.html")} - {"404.md"}
-    assert made == {*(f.relative_to(ROOT / "docs").as_posix() for f in SITE_PAGES), *hooks.ELSEWHERE.values()}
+    ours = {f.relative_to(ROOT / "docs").as_posix() for f in SITE_PAGES}
+    assert made == {*ours, *hooks.ELSEWHERE.values(), *hooks.notebooks()}
     asked = [
         (file.name, address)
         for file in site.rglob("*.html")
