@@ -121,6 +121,9 @@ compare: $(READY) ## one table over runs: RUNS='runs/clip4clip_shapes runs/other
 dashboard: $(READY) ## one page over runs, runs/report.html: RUNS='runs/clip4clip_shapes runs/other' ARGS='--full'
 	@$(BIN)/tvr dashboard $(RUNS) $(ARGS)
 
+# without the theme's notice of what follows it
+MKDOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
+
 # a worker a core, of one thread each; one holds about 1.5 GB, hence the bound; a file's tests share what they made
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadscope
 
@@ -145,6 +148,13 @@ check: $(READY) ## lint, format, types and docker/
 format: $(READY) ## format the code
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+docs: $(READY) ## build the documentation into site/, no network; a warning ends it
+	@$(MKDOCS) build --strict --quiet $(ARGS)
+	@echo "open site/index.html, or make docs-serve for a page that can be searched"
+
+docs-serve: $(READY) ## the documentation as a page that follows what is edited
+	@$(MKDOCS) serve $(ARGS)
 
 bench: $(READY) ## print and keep the benchmarks' figures
 	@for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done

@@ -21,7 +21,8 @@ from pytorch_lightning import Trainer
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "tvr_lightning"
-DOCS = [ROOT / "README.md", *sorted(f for f in (ROOT / "docs").glob("*.md") if f.name != "log.md")]
+PAGES = sorted(f for f in (ROOT / "docs").rglob("*.md") if "katex" not in f.parts)
+DOCS = [ROOT / "README.md", *(f for f in PAGES if f.name != "log.md")]
 FOLDERS = ("tvr_lightning", "experiments", "docs", "tests", "benchmarks", "docker", "specs")
 OURS = (".py", ".md")  # endings of files that are ours even without a folder; others may be a run's or a user's
 OTHERS = (".json", ".npz", ".npy", ".csv", ".png", ".ckpt", ".yaml", ".parquet", ".txt", ".exc", ".noun", ".pkl")
@@ -162,7 +163,7 @@ def missing_in(text: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("file", DOCS, ids=lambda f: f.name)
+@pytest.mark.parametrize("file", DOCS, ids=lambda f: str(f.relative_to(ROOT)))
 def test_what_docs_name_exists(file: Path) -> None:
     text = file.read_text()
     blocks = re.findall(r"^```.*?^```", text, flags=re.DOTALL | re.MULTILINE)

@@ -21,6 +21,9 @@ class Tokens(TensorRows):
         weights: (N, n), what each counts: sums to 1, 0 where the mask is False.
         mask: (N, n) bool.
         padded: (N,) bool, where places that do not exist take part in maxima with a similarity of 0.
+
+    >>> TokenInteraction(8).of_texts(torch.randn(3, 5, 8), torch.ones(3, 5).bool()).weights.shape
+    torch.Size([3, 5])
     """
 
     unit: Tensor

@@ -57,7 +57,6 @@ class FaissVectors:
         kind: what the vectors are.
         width: D or K.
         exact: whether every vector is looked at; codes always are.
-        seed: of the lists' centres.
     """
 
     def __init__(self, kind: Kind, width: int, exact: bool = True) -> None:

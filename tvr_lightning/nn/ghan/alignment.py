@@ -37,6 +37,9 @@ class Hierarchy(TensorRows):
         whole: (N, D).
         parts: (N, n, D), phrases or clips, or words or frames; n = 0 where nothing looks at parts.
         mask: (N, n) bool.
+
+    >>> Hierarchy(torch.randn(3, 8), torch.randn(3, 6, 8), torch.ones(3, 6).bool()).parts.shape
+    torch.Size([3, 6, 8])
     """
 
     whole: Tensor

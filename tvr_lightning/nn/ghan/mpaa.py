@@ -45,6 +45,9 @@ class Roots(NamedTuple):
         skip: (A, R, H, C), W_c h.
         source: (A, R, H), what the root adds to the logit of an edge that it starts.
         target: (A, R, H), ... of an edge that ends in it.
+
+    >>> MPAA(width=8, heads=2, head_width=4).prepare_roots(torch.randn(1, 3, 8)).values.shape
+    torch.Size([1, 3, 2, 4])
     """
 
     values: Tensor
@@ -64,6 +67,9 @@ class Leaves(NamedTuple):
         target: (L, 1, N, H), ... of an edge that ends in it.
         total: (L, 1, N, H), logsumexp of the logits of the edges between leaves that end in it.
         mask: (L, N) bool.
+
+    >>> MPAA(width=8, heads=2, head_width=4).prepare_leaves(torch.randn(5, 6, 8), torch.ones(5, 6).bool()).values.shape
+    torch.Size([5, 2, 6, 4])
     """
 
     values: Tensor

@@ -17,6 +17,10 @@ class Factors(NamedTuple):
         text_basis: U_t (K, F').
         video_projection: P_v (F, K).
         text_projection: P_t (F', K).
+
+    >>> found = collective_factors(torch.randn(6, 5), torch.randn(6, 4), 3, 0.5, 100.0, 0.01, rounds=2, seed=0)
+    >>> found.latent.shape, found.video_projection.shape
+    (torch.Size([6, 3]), torch.Size([5, 3]))
     """
 
     latent: Tensor

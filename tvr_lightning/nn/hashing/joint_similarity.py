@@ -59,6 +59,10 @@ class Bounds(NamedTuple):
         right: a number.
         smallest: the least of them.
         largest: the greatest.
+
+    >>> bounds = Bounds(*torch.tensor([-0.5, 0.5, -1.0, 1.0]))
+    >>> weighted_by_distribution(torch.tensor([[0.2]]), bounds, 0.1, 0.2)  # between the two: as it was
+    tensor([[0.2000]])
     """
 
     left: Tensor

@@ -20,6 +20,10 @@ class TopicWeights(NamedTuple):
         video_share: r.
         agreement: l.
         norm: g.
+
+    >>> weights = TopicWeights(video_share=0.5, agreement=0.5, norm=1e-4)
+    >>> topics_of(torch.tensor([[1.0]]), torch.tensor([[1.0], [9.0]]), torch.zeros(1, 2), weights)  # the nearer of two
+    tensor([[1., 0.]])
     """
 
     video_share: float
@@ -36,6 +40,10 @@ class TopicFactors(NamedTuple):
         transform: R (K, K).
         of_videos: G_v (N, K).
         of_texts: G_t (N, K), 0 or 1.
+
+    >>> weights = TopicWeights(video_share=0.5, agreement=0.5, norm=1e-4)
+    >>> topic_factors(torch.randn(3, 5), torch.randn(3, 6), 4, weights, rounds=2, seed=0).of_texts.sum(1)
+    tensor([2., 2., 2.])
     """
 
     concepts: Tensor

@@ -42,6 +42,11 @@ class Hypergraphs(NamedTuple):
         graph: (N,) int64, which hypergraph a node belongs to.
         hyperedge_graph: (E,) int64, which one a hyperedge belongs to.
         size: P, how many hypergraphs there are.
+
+    >>> words, visual = torch.randn(2, 3, 8), torch.randn(1, 4, 8)
+    >>> graphs, _ = pair_hypergraphs(words, torch.ones(2, 3).bool(), visual, torch.ones(1, 4).bool())
+    >>> graphs.size, graphs.x.shape
+    (2, torch.Size([14, 8]))
     """
 
     x: Tensor

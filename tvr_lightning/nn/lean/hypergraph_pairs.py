@@ -39,6 +39,11 @@ class PairNodes(NamedTuple):
         visual: (1 or t, v, n, D), the video node first, or one row likewise.
         word_mask: (t, 1, W) bool.
         visual_mask: (1, v, n) bool.
+
+    >>> words, visual = torch.randn(3, 1, 5, 8), torch.randn(1, 2, 4, 8)
+    >>> masks = torch.ones(3, 1, 5).bool(), torch.ones(1, 2, 4).bool()
+    >>> [count.shape for count in PairNodes(words, visual, *masks).counts()]
+    [torch.Size([3, 1, 1]), torch.Size([1, 2, 1])]
     """
 
     words: Tensor
@@ -59,6 +64,9 @@ class PairHyperedges(NamedTuple):
         kinds: those of the hyperedges in `whole`, in order.
         whole: (t, v, number of kinds, D), without the cross hyperedges.
         cross: (t, v, W, D), one for each word; None where there are none.
+
+    >>> PairHyperedges(("global", "text"), torch.randn(3, 2, 2, 8), cross=None).whole.shape
+    torch.Size([3, 2, 2, 8])
     """
 
     kinds: tuple[Kind, ...]
@@ -67,7 +75,11 @@ class PairHyperedges(NamedTuple):
 
 
 class Projected(NamedTuple):
-    """Nodes after the two products of Eq. 8, W_x x and W_N x."""
+    """Nodes after the two products of Eq. 8, W_x x and W_N x.
+
+    >>> project(LEANConv(8), torch.randn(3, 5, 8)).neighbour.shape
+    torch.Size([3, 5, 8])
+    """
 
     own: Tensor
     neighbour: Tensor

@@ -60,6 +60,10 @@ class PairScores(NamedTuple):
         scores: (T, V).
         divergence: (T, V), each hypergraph's mean over its nodes and dimensions; None where it was not asked for or
             states have no spread.
+
+    >>> words, frames = torch.randn(3, 5, 8), torch.randn(2, 4, 8)
+    >>> HypergraphScorer(8)(words, torch.ones(3, 5).bool(), frames, torch.ones(2, 4).bool(), True).divergence.shape
+    torch.Size([3, 2])
     """
 
     scores: Tensor

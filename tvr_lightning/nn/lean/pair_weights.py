@@ -20,6 +20,10 @@ class PairWeights(NamedTuple):
         attention: (iterations, N, E), Eq. 11's, not a number where a node is not a member; without LEAN's network there
             is no iteration.
         readout: (N,) or, where hyperedges are read too, (N + E,): Eq. 16's.
+
+    >>> found = pair_weights(HypergraphScorer(8), torch.randn(2, 8), torch.randn(3, 8))
+    >>> float(found.readout.detach().sum().round(decimals=4))
+    1.0
     """
 
     kinds: tuple[str, ...]

@@ -22,6 +22,9 @@ class Gaussian(NamedTuple):
     Attributes:
         mean: (..., D).
         log_sigma: the same, in [-10, 10]; None where states have no spread.
+
+    >>> Gaussian(torch.zeros(2), torch.zeros(2)).draw(torch.tensor([1.0, -1.0]))
+    tensor([ 1., -1.])
     """
 
     mean: Tensor

@@ -32,6 +32,9 @@ class PairStates(NamedTuple):
     Attributes:
         states: (t, v, X, D), or one row where all X are alike.
         mask: (t or 1, v or 1, X) bool.
+
+    >>> PairStates(Gaussian(torch.zeros(3, 2, 5, 8), None), torch.ones(3, 1, 5).bool()).states.mean.shape
+    torch.Size([3, 2, 5, 8])
     """
 
     states: Gaussian

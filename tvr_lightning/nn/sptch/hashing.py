@@ -124,6 +124,10 @@ class GraphCodes(NamedTuple):
         relaxed: H (B, K), inside -1..1.
         video_features: the decoder's X^v (B, F).
         text_features: the decoder's X^t (B, F').
+
+    >>> relaxed = torch.tensor([[0.3, -0.2]])
+    >>> GraphCodes(relaxed, relaxed, relaxed, relaxed, relaxed).codes
+    tensor([[ 1., -1.]])
     """
 
     video: Tensor

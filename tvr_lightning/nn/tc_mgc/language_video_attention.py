@@ -51,6 +51,9 @@ class VideoBasis(NamedTuple):
         frame_mask: (V, n) bool.
         grams: C C^T / D (V, H n, H n), that of the P (one more row), that of `vectors` without the division.
         vectors: (V, H n + 2, D): z is a combination of them.
+
+    >>> LanguageVideoAttention(width=8).basis(torch.randn(2, 4, 8), torch.ones(2, 4).bool()).vectors.shape
+    torch.Size([2, 6, 8])
     """
 
     keys: Tensor
@@ -68,6 +71,11 @@ class PairCosines(NamedTuple):
         sentence_words: (V, T, m), the sentence looks, words are compared.
         words_sentence: (V, T, m), words look, the sentence is compared.
         words_words: (V, T, m, m), the looking words first.
+
+    >>> block, mask = LanguageVideoAttention(width=8), torch.ones(2, 4).bool()
+    >>> found = block.text_cosines(torch.randn(3, 8), torch.randn(3, 5, 8), block.basis(torch.randn(2, 4, 8), mask))
+    >>> found.words_words.shape
+    torch.Size([2, 3, 5, 5])
     """
 
     sentence_sentence: Tensor
