@@ -25,6 +25,7 @@ from tvr_lightning.names import METRICS, PREDICTIONS, RANKS, RELEASED, UNTRAINED
 from tvr_lightning.run.callbacks.progress import count_parameters
 from tvr_lightning.run.query_values import write_values
 from tvr_lightning.run.results import LOWER_IS_BETTER, is_part, result_table, write_ranks
+from tvr_lightning.run.trackers import log_result
 from tvr_lightning.visible import console
 
 PACKAGES = ("torch", "pytorch_lightning", "open_clip_torch", "av")  # besides this one, which may run from a checkout
@@ -104,6 +105,7 @@ class RunFolder(Callback):
         write_ranks(self.path / RANKS, result, split)
         write_values(self.path, result, split)
         parameters, trainable = count_parameters(pl_module)
+        result_metrics = {f"test/{k}": v for k, v in result.metrics.items()}
         content = {
             "experiment": self.experiment,
             "method": type(pl_module).__name__,
@@ -112,7 +114,7 @@ class RunFolder(Callback):
             "padding": method.padding,
             "dataset": data.dataset,
             "split": data.annotations.protocol,
-            "metrics": {f"test/{k}": v for k, v in result.metrics.items()},
+            "metrics": result_metrics,
             "intervals": {f"test/{k}": list(v) for k, v in result.intervals.items()},
             "v2t": method.evaluation.v2t,
             "hashing": dict(result.hashing.facts) if result.hashing else None,
@@ -152,8 +154,7 @@ class RunFolder(Callback):
         }
         write_json(self.path / METRICS, content)
         for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.experiment.summary.update(content["metrics"])
+            log_result(logger, result_metrics, trainer.global_step)
         console().print(result_table(content))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
