@@ -9,6 +9,14 @@ from pathlib import Path
 from typing import Any
 
 
+def end_wandb() -> None:
+    """Ends a run that is open, which the next would go on with, and lets W&B read its variables again."""
+    import wandb
+
+    wandb.finish()
+    wandb.teardown()
+
+
 def offline_file(folder: Path) -> Path:
     """The one file that W&B keeps of a run in its folder."""
     (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")

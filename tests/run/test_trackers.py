@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.offline_wandb import offline_file, read_items, records_of, wait_for_end
+from tests.offline_wandb import end_wandb, offline_file, read_items, records_of, wait_for_end
 from tests.small_runs import run_arguments
 from tvr_lightning.commands.main import main
 from tvr_lightning.run.results import read_run
@@ -22,9 +22,7 @@ KEYS = ("WANDB_API_KEY", "WANDB_MODE", "WANDB_NOTES", "WANDB_BASE_URL")
 @pytest.fixture(scope="module")
 def runs(shapes_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A run selected on test, `a`, tested again twice: tracked by W&B, `b`, and by TensorBoard, `c`."""
-    import wandb
-
-    wandb.finish()  # a run that another test left open would be gone on with
+    end_wandb()
     runs = tmp_path_factory.mktemp("tracked")
     with pytest.MonkeyPatch.context() as patch:
         for name in KEYS:
@@ -34,15 +32,16 @@ def runs(shapes_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             patch.setenv(variable, str(runs / variable))
         tracked = ["--tracker=wandb", "--run_id=a", "--data.selection=test", "--trainer.max_epochs=1"]
         assert main(["fit", *run_arguments(shapes_root, runs, *tracked)]) == 0
-        wandb.finish()
+        end_wandb()
         home = runs / "clip4clip_shapes"
         patch.setenv("WANDB_NOTES", "second look")
         assert main(["test", str(home / "a"), "--tracker=wandb", "--run_id=b"]) == 0
-        wandb.finish()
+        end_wandb()
         assert main(["test", str(home / "a"), "--tracker=tensorboard", "--run_id=c"]) == 0
     for name in "ab":
         wait_for_end(offline_file(home / name))
     yield home
+    end_wandb()
 
 
 def kept(folder: Path) -> tuple[Any, dict[str, Any]]:
@@ -121,6 +120,7 @@ def test_online_without_a_key_is_a_sentence(
 def test_online_with_a_key_that_is_refused_is_a_sentence(
     no_key: Path, shapes_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    end_wandb()
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.setenv("WANDB_API_KEY", "short")
     assert main(["fit", *run_arguments(shapes_root, tmp_path / "runs", "--tracker=wandb")]) == 2
