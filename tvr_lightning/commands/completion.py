@@ -53,9 +53,9 @@ def complete() -> int:
     from argcomplete.lexers import split_line
 
     line = os.environ["COMP_LINE"]
-    before: list[str] = split_line(line, int(os.environ.get("COMP_POINT", len(line))))[3]
+    _, prefix, _, before, _ = split_line(line, int(os.environ.get("COMP_POINT", len(line))))
     try:
-        parser = _parser_of(before[1:])
+        parser = _parser_of(before[1:], prefix)
     except TVRError:
         return 1
     if len(before) > 1:
@@ -67,8 +67,13 @@ def complete() -> int:
     return 0
 
 
-def _parser_of(words: Sequence[str]) -> argparse.ArgumentParser:
-    """The parser that the words so far lead to: of the command, or of commands where there is none yet."""
+def _parser_of(words: Sequence[str], prefix: str) -> argparse.ArgumentParser:
+    """The parser that the words so far lead to: of the command, or of commands where there is none yet.
+
+    Args:
+        words: after `tvr`, whole ones.
+        prefix: the beginning of the next.
+    """
     from tvr_lightning.commands.main import COMMANDS
 
     if not words:
@@ -79,7 +84,7 @@ def _parser_of(words: Sequence[str]) -> argparse.ArgumentParser:
     if command not in COMMANDS:
         raise ConfigError(f"no command '{command}'")
     if COMMANDS[command] == "fit":
-        return _settings_parser(command, words)
+        return _settings_parser(command, words, prefix)
     with patch.object(Parser, "parse_known_args", _found), patch.object(Parser, "parse_args", _found):
         try:
             import_module(f"tvr_lightning.commands.{COMMANDS[command]}").main([command])
@@ -99,22 +104,33 @@ def _found(parser: argparse.ArgumentParser, *arguments: Any, **settings: Any) ->
     raise _FoundError(parser)
 
 
-def _settings_parser(command: str, words: Sequence[str]) -> argparse.ArgumentParser:
-    """The parser of a command that takes an experiment's settings: those of the one that the words name."""
-    from tvr_lightning.config.help import settings_rows
+def _settings_parser(command: str, words: Sequence[str], prefix: str) -> argparse.ArgumentParser:
+    """The parser of a command that takes settings, with those that may be meant: reading all takes too long."""
+    from tvr_lightning.config.help import TITLES, settings_rows
 
     parser = Parser(f"tvr {command}")
     parser.add_argument("-c", "--config")
     for flag in ("--print_config", "--trust"):
         parser.add_argument(flag, action="store_true")
+    typed = prefix if prefix.startswith("-") else words[-1] if words[-1].startswith("--") else ""
+    option, equals, _ = typed.partition("=")
+    group, dot, _ = option.removeprefix("--").partition(".")
+    wanted: Sequence[str] = ()
+    if dot:
+        wanted = [group]
+    elif not prefix.startswith("-") or equals:  # a value, or a run
+        wanted = ["run"] if option not in ("-c", "--config") else []
+    else:  # those of a method where the option may begin so
+        wanted = [name for name in TITLES if name != "model" or (group and name.startswith(group))]
+    config = _experiment(words) if "model" in wanted else {}
     if command != "fit":
         parser.add_argument("run", nargs="?", type=Path)
-    for rows in settings_rows(_experiment(words)).values():
+    for rows in settings_rows(config, wanted).values():
         for row in rows:
             parser.add_argument(f"--{row.name}").completer = _of_choices(row.choices)  # type: ignore[attr-defined]
     for name, more in {"ckpt_path": ("best", "last"), "weights": (), "resume": ("last",)}.items():
-        action = next(action for action in parser._actions if action.dest == name)
-        action.completer = _runs_or(more)  # type: ignore[attr-defined]
+        for action in (action for action in parser._actions if action.dest == name):
+            action.completer = _runs_or(more)  # type: ignore[attr-defined]
     return parser
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import ast
 import re
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from types import UnionType
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 from tvr_lightning.config.compose import PACKAGED
 from tvr_lightning.config.options import OF_ENCODER, ROOT, followed
@@ -26,22 +27,35 @@ TITLES = {
 }
 
 
-class Row(NamedTuple):
+@dataclass(frozen=True)
+class Row:
     """A setting.
 
     Attributes:
         name: as on the command line, without dashes.
         value: in the experiment, else its default, as it is written there; empty where it has to be given.
-        doc: what it is.
-        kind: its type, and the default that the experiment changed.
-        choices: its values where it has few.
+        slot: what is known of it.
+        changed: whether the experiment gives another value than the default.
+        more: what stands behind its text.
     """
 
     name: str
     value: str
-    doc: str
-    kind: str
-    choices: tuple[str, ...] = ()
+    slot: Slot
+    changed: bool = False
+    more: str = ""
+
+    @property
+    def text(self) -> str:
+        """What it is, its type, and the default that the experiment changed."""
+        default = f"default: {_written(self.slot.default_value())}" if self.changed else ""
+        kind = "; ".join(part for part in (_kind(self.slot), default) if part)
+        return " ".join(part for part in (plain(self.slot.doc), self.more, f"({kind})" if kind else "") if part)
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """Its values, where it has few."""
+        return _choices(self.slot)
 
 
 def settings_help(config: Mapping[str, Any], width: int) -> str:
@@ -66,15 +80,22 @@ def settings_help(config: Mapping[str, Any], width: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def settings_rows(config: Mapping[str, Any]) -> dict[str, list[Row]]:
-    """The settings by their groups."""
+def settings_rows(config: Mapping[str, Any], wanted: Container[str] = TITLES) -> dict[str, list[Row]]:
+    """The settings by their groups.
+
+    Args:
+        config: a composed experiment, or an empty one.
+        wanted: the groups that are.
+    """
     skipped = {*_followed(config), *(f"data.{name}" for name in OF_ENCODER)}
-    groups: dict[str, list[Row]] = {name: [] for name in TITLES}
+    groups: dict[str, list[Row]] = {name: [] for name in TITLES if name in wanted}
     for name, slot in ROOT.slots.items():
-        group = name if name in groups else "run"
-        groups[group] += _rows(name, slot, config, skipped)
-    if not config.get("model"):
-        groups["model"] = [Row("model", "", f"a method: {_methods()}; --config FILE --help lists its settings", "")]
+        group = name if name in TITLES else "run"
+        if group in wanted:
+            groups[group] += _rows(name, slot, config, skipped)
+    if "model" in groups and not config.get("model"):
+        slot = Slot("", "", doc=f"a method, of the files in method: {_methods()}.")
+        groups["model"] = [Row("model", "", slot, more="--config FILE --help lists its settings.")]
     return groups
 
 
@@ -120,20 +141,16 @@ def _rows(name: str, slot: Slot, values: Mapping[str, Any], skipped: set[str]) -
 def _object_rows(name: str, slot: Slot, value: Mapping[str, Any], skipped: set[str]) -> Iterator[Row]:
     path = str(value["class_path"])
     known = signature(path)
-    doc, kind = slot.doc, _kind(slot)
-    if known is None or not known.complete:
-        doc = f"{doc} Its arguments: --{_short(name)}.help={path}".strip()
-    yield Row(_short(name), path, doc, kind)
+    whole = known is not None and known.complete
+    yield Row(_short(name), path, slot, more="" if whole else f"Its arguments: --{_short(name)}.help={path}.")
     for argument, inner in (known or Signature({})).slots.items():
         yield from _rows(f"{name}.init_args.{argument}", inner, value.get("init_args") or {}, skipped)
 
 
 def _row(name: str, slot: Slot, value: Any, given: bool) -> Row:
-    default = slot.default_value()
-    changed = given and slot.default is not None and value != default
-    kind = "; ".join(part for part in (_kind(slot), f"default: {_written(default)}" if changed else "") if part)
+    changed = given and slot.default is not None and value != slot.default_value()
     needed = not given and slot.default is None
-    return Row(_short(name), "" if needed else _written(value), slot.doc, kind, _choices(slot))
+    return Row(_short(name), "" if needed else _written(value), slot, changed)
 
 
 def _short(name: str) -> str:
@@ -205,9 +222,8 @@ def _split(text: str) -> list[str]:
 def _lines(row: Row, width: int) -> list[str]:
     """A row: name and value, then what it is, beside them or below where they are long."""
     head = f"  --{row.name}" + (f"={row.value}" if row.value else "")
-    text = plain(row.doc) + (f" ({row.kind})" if row.kind else "")
     column = min(NAMES, width // 2)
-    wrapped = textwrap.wrap(text.strip(), width - column, break_long_words=False, break_on_hyphens=False)
+    wrapped = textwrap.wrap(row.text, width - column, break_long_words=False, break_on_hyphens=False)
     if len(head) < column and wrapped:
         head += " " * (column - len(head)) + wrapped.pop(0)
     return [head, *(" " * column + line for line in wrapped)]

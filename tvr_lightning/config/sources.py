@@ -300,12 +300,16 @@ def _names(module: str) -> Mapping[str, list[ast.AST]] | None:
 
 @cache
 def _names_in(file: Path) -> Mapping[str, list[ast.AST]]:
-    tree = ast.parse(file.read_text(encoding="utf-8"))
+    text = file.read_text(encoding="utf-8")
+    tree = ast.parse(text)
     names: dict[str, list[ast.AST]] = {}
     for name, by in _bindings(tree):
         names.setdefault(name, []).append(by)
-    if DYNAMIC & {*names, *(n.id for n in ast.walk(tree) if isinstance(n, ast.Name))}:
-        names["*"] = [tree]
+    # looked for in the text first: a walk through a long module takes as long as all else here
+    if any(word in text for word in DYNAMIC):
+        used = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
+        if DYNAMIC & {*names, *used}:
+            names["*"] = [tree]
     return names
 
 
