@@ -171,7 +171,7 @@ def test_a_stopped_writer_does_not_hang_the_others(
     folder: Path, videos: list[Record], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fetch(cache_in(folder, 1), videos[0])
-    monkeypatch.setattr(store_module, "LOCK_S", 0.05)
+    monkeypatch.setattr(use, "LOCK_S", 0.05)
     cache = cache_in(folder, 1)
     with (folder / "lock").open("rb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
