@@ -10,7 +10,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tvr_lightning.commands.parser import Parser
-from tvr_lightning.data.stores.caches import HELD, NOT_MADE_AGAIN, PARTS, Part, entries_of, prune, sizes_of
+from tvr_lightning.data.stores.caches import (
+    HELD,
+    NOT_MADE_AGAIN,
+    NOTED,
+    PARTS,
+    Entry,
+    Part,
+    Pruned,
+    entries_of,
+    prune,
+    sizes_of,
+)
 from tvr_lightning.data.stores.files import cache_folder
 from tvr_lightning.errors import ConfigError, RunError, few
 from tvr_lightning.visible import console, from_home, json_text, say
@@ -63,13 +74,16 @@ def main(words: Sequence[str]) -> int:
                 raise ConfigError(
                     "say what is to go: tvr cache prune --older-than 30d, --max-size 10G or --part frames, or several"
                 )
-            return _prune(folder, options)
+            parts: list[Part] = options.part or [part for part in PARTS if part not in NOT_MADE_AGAIN]
+            result = prune(folder, parts, options.older_than, options.max_size, options.dry_run)
+            return _say_pruned(folder, result, options.dry_run)
         if said or options.dry_run:
             name = f"--{said[0].replace('_', '-')}" if said else "--dry_run"
             raise ConfigError(f"{name} removes nothing by itself: tvr cache prune {name} ...")
-        _show(folder, options.json)
+        entries = entries_of(folder)
     except OSError as error:
         raise RunError(f"the cache folder {from_home(str(folder))}: {error.strerror or error}") from error
+    _show(folder, entries, options.json)
     return 0
 
 
@@ -86,10 +100,10 @@ def _of(units: dict[str, int]) -> Callable[[str], int]:
     return read
 
 
-def _show(folder: Path, as_json: bool) -> None:
+def _show(folder: Path, entries: Sequence[Entry], as_json: bool) -> None:
     from rich.table import Table
 
-    sizes = sizes_of(entries_of(folder))
+    sizes = sizes_of(entries)
     if as_json:
         parts = {part: {"files": f, "bytes": b, "last_used": used} for part, (f, b, used) in sizes.items()}
         say(json_text({"folder": from_home(str(folder)), "parts": parts}, 1))
@@ -98,17 +112,16 @@ def _show(folder: Path, as_json: bool) -> None:
     for name in ("files", "size", "last used"):
         table.add_column(name, justify="right")
     for part, (files, size, used) in sizes.items():
-        table.add_row(part, HELD[part], f"{files:,}", in_words(size), "" if used is None else _ago(used))
+        noted = "" if part in NOTED else "written "
+        table.add_row(part, HELD[part], f"{files:,}", in_words(size), "" if used is None else noted + _ago(used))
     table.add_row("all", "", f"{sum(f for f, _, _ in sizes.values()):,}", in_words(sum(b for _, b, _ in sizes.values())))
     say(f"cache folder: {from_home(str(folder))}" + ("" if folder.is_dir() else ", which is not there yet"))
     console().print(table)
 
 
-def _prune(folder: Path, options: argparse.Namespace) -> int:
-    parts: list[Part] = options.part or [part for part in PARTS if part not in NOT_MADE_AGAIN]
-    result = prune(folder, parts, options.older_than, options.max_size, options.dry_run)
+def _say_pruned(folder: Path, result: Pruned, dry_run: bool) -> int:
     size = sum(entry.size for entry in result.removed)
-    done = "would be removed" if options.dry_run else "removed"
+    done = "would be removed" if dry_run else "removed"
     say(f"{from_home(str(folder))}: {_entries(result.removed)} of {in_words(size)} {done}, {in_words(result.left)} left")
     if result.in_use:
         held = sum(entry.size for entry in result.in_use)

@@ -16,6 +16,7 @@ import torch
 
 from tvr_lightning.data.dataset import VideoReader
 from tvr_lightning.data.stores import store as store_module
+from tvr_lightning.data.stores import use
 from tvr_lightning.types import Record
 
 from .frame_cases import CLIP_BYTES, OPTIONS, age, cache_in, clips_of, decode, fetch, gib, same

@@ -31,6 +31,7 @@ HELD = {
 }
 """What lies in each."""
 
+NOTED: tuple[Part, ...] = ("frames", "features")  # runs note when they use these
 NOT_MADE_AGAIN: tuple[Part, ...] = ("wordnet",)  # nothing computes it: it goes where it is named and not otherwise
 BATCH = 1000  # entries that are removed in one turn: writers wait for a minute and no longer
 _BESIDE = ("-journal", "-wal", "-shm")  # files of SQLite's, which belong to the one of the name before
@@ -192,7 +193,7 @@ def prune(
 def _is_used(entry: Entry, since: int | None) -> bool:
     """Whether a run that began then may use an entry; what does not note its use counts as used by each."""
     return since is not None and entry.part != "triples" and (
-        entry.part not in ("frames", "features") or entry.used >= since - GRACE_S
+        entry.part not in NOTED or entry.used >= since - GRACE_S
     )  # fmt: skip
 
 
