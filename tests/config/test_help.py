@@ -39,7 +39,7 @@ def full(config: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("name", ["lean_shapes", "tc_mgc_shapes", "sptch_shapes", "clip4clip_msrvtt_released"])
 def test_settings_and_values_are_those_of_the_full_parser(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    config = read_arguments(["--config", name, "--data.batch_size=7", "--model.evaluation.sinkhorn=1"])[0]
+    config = read_arguments(["--config", name, "--data.batch_size=7", "--model.evaluation.sinkhorn=0.5"])[0]
     known = full(config)
     shown = {row.name: row.value for rows in settings_rows(config).values() for row in rows}
     inside = [key for key in known if any(key.startswith(f"{name}.") for name in shown if name not in TITLES)]
@@ -54,7 +54,7 @@ def test_settings_and_values_are_those_of_the_full_parser(name: str, monkeypatch
     }
     # by the name of a class's module, or a default that is an expression
     assert {key for key, (value, _) in wrong.items() if not str(value).isupper()} == set()
-    assert (shown["data.batch_size"], shown["model.evaluation.sinkhorn"]) == ("7", "1")
+    assert (shown["data.batch_size"], shown["model.evaluation.sinkhorn"]) == ("7", "0.5")
 
 
 def test_what_is_printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

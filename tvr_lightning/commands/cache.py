@@ -114,7 +114,9 @@ def _show(folder: Path, entries: Sequence[Entry], as_json: bool) -> None:
     for part, (files, size, used) in sizes.items():
         noted = "" if part in NOTED else "written "
         table.add_row(part, HELD[part], f"{files:,}", in_words(size), "" if used is None else noted + _ago(used))
-    table.add_row("all", "", f"{sum(f for f, _, _ in sizes.values()):,}", in_words(sum(b for _, b, _ in sizes.values())))
+    table.add_row(
+        "all", "", f"{sum(f for f, _, _ in sizes.values()):,}", in_words(sum(b for _, b, _ in sizes.values()))
+    )
     say(f"cache folder: {from_home(str(folder))}" + ("" if folder.is_dir() else ", which is not there yet"))
     console().print(table)
 
@@ -122,7 +124,9 @@ def _show(folder: Path, entries: Sequence[Entry], as_json: bool) -> None:
 def _say_pruned(folder: Path, result: Pruned, dry_run: bool) -> int:
     size = sum(entry.size for entry in result.removed)
     done = "would be removed" if dry_run else "removed"
-    say(f"{from_home(str(folder))}: {_entries(result.removed)} of {in_words(size)} {done}, {in_words(result.left)} left")
+    say(
+        f"{from_home(str(folder))}: {_entries(result.removed)} of {in_words(size)} {done}, {in_words(result.left)} left"
+    )
     if result.in_use:
         held = sum(entry.size for entry in result.in_use)
         say(f"{_entries(result.in_use)} of {in_words(held)} stay: a running process uses them", file=sys.stderr)

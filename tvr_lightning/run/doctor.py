@@ -14,7 +14,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,10 @@ SHOWN = ("torch", "torchvision", "pytorch-lightning", "torch-geometric", "transf
 VARIABLES = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "XDG_CACHE_HOME", "HF_HOME", "HF_HUB_OFFLINE", "TORCH_HOME",
              "WANDB_MODE", "WANDB_PROJECT", "WANDB_BASE_URL", "WNSEARCHDIR", "SLURM_JOB_ID", "LOCAL_RANK")  # fmt: skip
 LOW_DISK, LOW_MEMORY = 5 << 30, 4 << 30
+CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 UNBOUNDED = 1 << 60  # cgroup 1 has a number of about that size where there is no limit
+
+Lines = Iterator[tuple[str, str] | tuple[str, str, str | None]]  # name, value and what may be wrong
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def examine(runs_dir: Path) -> list[Finding]:
     Args:
         runs_dir: where runs lie, for the room on its disk.
     """
-    parts: dict[str, Callable[[], Iterator[tuple[str, str] | tuple[str, str, str | None]]]] = {
+    parts: dict[str, Callable[[], Lines]] = {
         "versions": _versions,
         "extras": _extras,
         "devices": _devices,
@@ -79,9 +81,6 @@ def examine(runs_dir: Path) -> list[Finding]:
             why = from_home(f"{type(error).__name__}: {one_line(error)}")
             found.append(Finding(part, "cannot be found out", why, f"{part}: {why}"))
     return found
-
-
-Lines = Iterator[tuple[str, str] | tuple[str, str, str | None]]
 
 
 def _versions() -> Lines:
@@ -143,7 +142,10 @@ def _devices() -> Lines:
     yield "torch", f"{torch.__version__}, CUDA {torch.version.cuda or 'none'}, cuDNN {torch.backends.cudnn.version()}"
     for card in range(torch.cuda.device_count()):
         facts = torch.cuda.get_device_properties(card)
-        yield f"GPU {card}", f"{facts.name}, {facts.total_memory / 2**30:.0f} GiB, capability {facts.major}.{facts.minor}"
+        yield (
+            f"GPU {card}",
+            f"{facts.name}, {facts.total_memory / 2**30:.0f} GiB, capability {facts.major}.{facts.minor}",
+        )
     if not torch.cuda.is_available():
         yield "GPU", "none that torch can use"
     yield "precision of `auto`", str(choose_precision("auto")), device_advice("auto")
@@ -165,8 +167,10 @@ def _processor() -> Lines:
     limits = [limit for limit in (_limit(), memory["MemTotal"]) if limit is not None]
     inside = f", a limit of {_gib(limits[0])}" if len(limits) > 1 else ""
     low = min(*limits, memory["MemAvailable"]) if limits else memory["MemAvailable"]
-    yield "memory", f"{_gib(memory['MemTotal'])}, {_gib(memory['MemAvailable'])} available{inside}", (
-        f"{_gib(low)} of memory may not be enough to train" if low < LOW_MEMORY else None
+    yield (
+        "memory",
+        f"{_gib(memory['MemTotal'])}, {_gib(memory['MemAvailable'])} available{inside}",
+        (f"{_gib(low)} of memory may not be enough to train" if low < LOW_MEMORY else None),
     )
 
 
@@ -178,11 +182,10 @@ def _meminfo() -> dict[str, int]:
 
 def _groups() -> Iterator[tuple[str, Path]]:
     """The process's control groups and those above, by controller; "" is that of all in version 2."""
-    mount = Path("/sys/fs/cgroup")
-    for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
+    for line in OWN_CGROUPS.read_text(encoding="utf-8").splitlines():
         _, controllers, path = line.split(":", 2)
         for name in controllers.split(","):
-            home = mount / name if name else mount
+            home = CGROUPS / name if name else CGROUPS
             inside = home / path.lstrip("/")
             # inside a container the path is the host's, and the group lies at the mount itself
             for folder in (inside, *inside.parents):
@@ -226,7 +229,9 @@ def _shared_memory() -> Lines:
     room = shutil.disk_usage(SHARED_MEMORY)
     fields = ROOT.slots["data"].fields()
     assert fields is not None
-    number = {name: int(fields.slots[name].default_value()) for name in ("batch_size", "num_frames", "size", "num_workers")}
+    number = {
+        name: int(fields.slots[name].default_value()) for name in ("batch_size", "num_frames", "size", "num_workers")
+    }
     batch = number["batch_size"] * number["num_frames"] * 3 * number["size"] ** 2
     need = (number["num_workers"] * BATCHES_AHEAD + 1) * batch
     yield str(SHARED_MEMORY), f"{_gib(room.total)}, {_gib(room.free)} free", (
@@ -257,7 +262,7 @@ def _cache() -> Lines:
     yield "folder", str(folder) + (", in use" if in_use else "") + ("" if folder.is_dir() else ", not there yet")
     for part, (files, size, _) in sizes_of(entries_of(folder)).items():
         if files:
-            yield part, f"{_gib(size)} in {files:,} files: {HELD[part]}"
+            yield part, f"{_gib(size)} in {files:,} {'file' if files == 1 else 'files'}: {HELD[part]}"
     hub = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface").expanduser()
     yield "Hugging Face", str(hub) + ("" if hub.is_dir() else ", not there")
 
@@ -280,16 +285,24 @@ def _wordnet() -> Lines:
     from tvr_lightning.data.augment_text import find_wordnet
 
     found = find_wordnet()
-    yield "files", str(found or "none"), (
-        None if found else "captions are augmented without synonyms (SPTCH): make wordnet, or apt install wordnet-base"
+    yield (
+        "files",
+        str(found or "none"),
+        (
+            None
+            if found
+            else "captions are augmented without synonyms (SPTCH): make wordnet, or apt install wordnet-base"
+        ),
     )
 
 
 def _experiments() -> Lines:
     from tvr_lightning.config.compose import FOLDER, PACKAGED, experiments_in
 
-    yield "the suite's", f"{len(experiments_in(PACKAGED))} in {PACKAGED.resolve()}", (
-        None if experiments_in(PACKAGED) else "the package holds no experiments: install it again"
+    yield (
+        "the suite's",
+        f"{len(experiments_in(PACKAGED))} in {PACKAGED.resolve()}",
+        (None if experiments_in(PACKAGED) else "the package holds no experiments: install it again"),
     )
     here = Path(FOLDER)
     if here.is_dir() and not here.samefile(PACKAGED):
@@ -299,7 +312,7 @@ def _experiments() -> Lines:
 def _variables() -> Lines:
     for name in VARIABLES:
         if name in os.environ:
-            yield name, os.environ[name]
+            yield name, re.sub("//[^/@]*@", "//", os.environ[name])  # without a name and a password
 
 
 def _gib(size: int) -> str:

@@ -17,7 +17,7 @@ def wandb_has_key() -> bool:
         return True
     given = urlparse(os.environ.get("WANDB_BASE_URL", "")).hostname
     try:
-        logins = netrc.netrc(os.environ.get("NETRC"))
+        logins = netrc.netrc(os.path.expanduser(os.environ.get("NETRC") or "~/.netrc"))
     except (OSError, netrc.NetrcParseError):
         return False
     return any(logins.authenticators(host) is not None for host in ([given] if given else HOSTS))
