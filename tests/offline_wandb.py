@@ -33,7 +33,7 @@ def wait_for_end(file: Path) -> None:
 
 def records_of(file: Path) -> Iterator[Any]:
     """Reads W&B's offline file: a header of 7 bytes, then blocks of 32 KiB of LevelDB's log format with protobufs."""
-    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.proto import wandb_internal_pb2
 
     data, position, parts = file.read_bytes(), 7, b""
     assert data[:4] == b":W&B"
@@ -46,7 +46,7 @@ def records_of(file: Path) -> Iterator[Any]:
         parts += data[position : position + length]
         position += length
         if kind in (1, 4):  # whole, or the last part
-            record = Record()
+            record = wandb_internal_pb2.Record()  # type: ignore[attr-defined, unused-ignore]
             record.ParseFromString(parts)
             parts = b""
             yield record

@@ -1,4 +1,4 @@
-"""The settings that `tvr fit --help` lists are those of the full parser, with its values, and nothing slow is needed."""
+"""The settings that `tvr fit --help` lists are those of the full parser, with its values; nothing slow is needed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`tvr doctor`: a report that says what is wrong, shows no key and no name of a home folder, and survives what is broken."""
+"""`tvr doctor`: a report that says what is wrong, shows no key and no home folder, and survives what is broken."""
 
 from __future__ import annotations
 
@@ -127,7 +127,11 @@ def test_online_without_a_key(home: Path, monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     ("groups", "files", "memory", "cores"),
     [
-        ("0::/a/b", {"a/memory.max": "1073741824", "a/b/memory.max": "max", "a/b/cpu.max": "150000 100000"}, 1 << 30, 1.5),
+        (
+            "0::/a/b",
+            {"a/memory.max": "1073741824", "a/b/memory.max": "max", "a/b/cpu.max": "150000 100000"},
+            1 << 30, 1.5,
+        ),
         ("0::/not/inside", {"memory.max": "2147483648", "cpu.max": "max 100000"}, 2 << 30, None),
         (
             "4:memory:/x\n1:cpu,cpuacct:/y",

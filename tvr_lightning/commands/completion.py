@@ -39,9 +39,9 @@ def main(words: Sequence[str]) -> int:
     options = parser.parse_args(words[1:])
     if find_spec("argcomplete") is None:
         raise ConfigError("tvr completion needs argcomplete: pip install 'tvr-lightning[completion]'")
-    import argcomplete
+    from argcomplete.shell_integration import shellcode
 
-    say(argcomplete.shellcode(["tvr"], shell=options.shell), end="")  # type: ignore[no-untyped-call, unused-ignore]
+    say(shellcode(["tvr"], shell=options.shell), end="")
     return 0
 
 
@@ -169,7 +169,7 @@ def _completer(action: argparse.Action) -> Completer:
         return _experiments
     if action.dest in ("run", "runs", "against", "baseline"):
         return _runs_or(())
-    return FilesCompleter() if action.type is Path else _of_choices(())  # type: ignore[return-value]
+    return FilesCompleter() if action.type is Path else _of_choices(())
 
 
 def _of_choices(choices: Sequence[str]) -> Completer:
@@ -185,7 +185,7 @@ def _experiments(prefix: str, **_: Any) -> list[str]:
 
     from tvr_lightning.config.compose import known_experiments
 
-    files: Sequence[str] = FilesCompleter(("yaml",))(prefix)  # type: ignore[no-untyped-call]
+    files: Sequence[str] = FilesCompleter(("yaml",))(prefix)
     return [*(name for name in known_experiments() if name.startswith(prefix)), *files]
 
 
@@ -199,6 +199,6 @@ def _runs_or(more: Sequence[str]) -> Completer:
         runs = {path.parent for name in RUN_FILES for path in home.glob(f"*/*/{name}")}
         found = [*more, *sorted(map(str, runs | {run.parent for run in runs}))]
         # a folder of runs, to go on into it, or any other path
-        return [word for word in found if word.startswith(prefix)] or [*FilesCompleter(directories=True)(prefix)]  # type: ignore[no-untyped-call]
+        return [word for word in found if word.startswith(prefix)] or [*FilesCompleter(directories=True)(prefix)]
 
     return complete

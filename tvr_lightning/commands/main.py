@@ -31,7 +31,7 @@ Text-video retrieval methods, trained and compared honestly.
 """
 FOOT = """
 Settings of an experiment follow as --trainer.x, --data.x, --model.x, e.g. --trainer.max_epochs=1 --data.batch_size=8;
-`tvr fit --config FILE --help` lists them all with their values, `tvr fit --config FILE --print_config` shows the resolved experiment.
+`tvr fit --config FILE --help` lists them all with their values, `--print_config` shows the resolved experiment.
 """
 
 

@@ -109,7 +109,7 @@ def _installed(name: str) -> str | None:
 
 
 def _unmet(extra: str) -> Iterator[tuple[str, str]]:
-    """Requirements of the suite, or of one of its extras, that what is installed does not meet, each with the remedy."""
+    """Requirements, of the suite or one of its extras, that what is installed does not meet, with the remedy."""
     from packaging.requirements import Requirement
 
     for text in requires(PACKAGE) or ():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import netrc
 import os
+from pathlib import Path
 from urllib.parse import urlparse
 
 from tvr_lightning.errors import ConfigError
@@ -17,8 +18,8 @@ def wandb_has_key() -> bool:
         return True
     given = urlparse(os.environ.get("WANDB_BASE_URL", "")).hostname
     try:
-        logins = netrc.netrc(os.path.expanduser(os.environ.get("NETRC") or "~/.netrc"))
-    except (OSError, netrc.NetrcParseError):
+        logins = netrc.netrc(Path(os.environ.get("NETRC") or "~/.netrc").expanduser())
+    except (OSError, RuntimeError, netrc.NetrcParseError):
         return False
     return any(logins.authenticators(host) is not None for host in ([given] if given else HOSTS))
 

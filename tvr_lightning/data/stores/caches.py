@@ -238,7 +238,7 @@ def _is_free(folder: Path, name: str) -> bool:
 
 def sizes_of(entries: Iterable[Entry]) -> dict[Part, tuple[int, int, float | None]]:
     """For each part its files, its bytes and its last use, None where it is empty."""
-    found: dict[Part, tuple[int, int, float | None]] = {part: (0, 0, None) for part in PARTS}
+    found: dict[Part, tuple[int, int, float | None]] = dict.fromkeys(PARTS, (0, 0, None))
     for entry in entries:
         files, size, used = found[entry.part]
         last = entry.used if used is None else max(used, entry.used)
