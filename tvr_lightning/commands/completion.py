@@ -45,8 +45,12 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def complete() -> int:
-    """Answers a shell, which asks by argcomplete's variables; returns the exit code where there is no answer."""
+def complete(commands: Mapping[str, str]) -> int:
+    """Answers a shell, which asks by argcomplete's variables; returns the exit code where there is no answer.
+
+    Args:
+        commands: each with its module.
+    """
     if find_spec("argcomplete") is None or "COMP_LINE" not in os.environ:
         return 1
     import argcomplete
@@ -55,39 +59,38 @@ def complete() -> int:
     line = os.environ["COMP_LINE"]
     _, prefix, _, before, _ = split_line(line, int(os.environ.get("COMP_POINT", len(line))))
     try:
-        parser = _parser_of(before[1:], prefix)
+        parser = _parser_of(commands, before[1:], prefix)
     except TVRError:
         return 1
     if len(before) > 1:
         os.environ["_ARGCOMPLETE"] = "2"  # the words begin with the command
     for action in _actions(parser):
         if not hasattr(action, "completer"):
-            action.completer = _completer(action)  # type: ignore[attr-defined]
+            action.completer = _completer(action, parser.prog)  # type: ignore[attr-defined]
     argcomplete.autocomplete(parser)
     return 0
 
 
-def _parser_of(words: Sequence[str], prefix: str) -> argparse.ArgumentParser:
+def _parser_of(commands: Mapping[str, str], words: Sequence[str], prefix: str) -> argparse.ArgumentParser:
     """The parser that the words so far lead to: of the command, or of commands where there is none yet.
 
     Args:
+        commands: each with its module.
         words: after `tvr`, whole ones.
         prefix: the beginning of the next.
     """
-    from tvr_lightning.commands.main import COMMANDS
-
     if not words:
         parser = Parser("tvr")
-        parser.add_argument("command", choices=[*COMMANDS])
+        parser.add_argument("command", choices=[*commands])
         return parser
     command = words[0]
-    if command not in COMMANDS:
+    if command not in commands:
         raise ConfigError(f"no command '{command}'")
-    if COMMANDS[command] == "fit":
+    if commands[command] == "fit":
         return _settings_parser(command, words, prefix)
     with patch.object(Parser, "parse_known_args", _found), patch.object(Parser, "parse_args", _found):
         try:
-            import_module(f"tvr_lightning.commands.{COMMANDS[command]}").main([command])
+            import_module(f"tvr_lightning.commands.{commands[command]}").main([command])
         except _FoundError as found:
             return found.parser
     raise ConfigError(f"tvr {command} takes no arguments")
@@ -159,12 +162,14 @@ def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
                 yield from _actions(inner)
 
 
-def _completer(action: argparse.Action) -> Completer:
+def _completer(action: argparse.Action, command: str) -> Completer:
     """What completes an option's value, by its name and type."""
     from argcomplete.completers import FilesCompleter
 
     if action.choices is not None:
         return _of_choices([*map(str, action.choices)])
+    if action.dest == "config" and command == "tvr ablate":
+        return _grids
     if action.dest in ("config", "base", "experiments"):
         return _experiments
     if action.dest in ("run", "runs", "against", "baseline"):
@@ -187,6 +192,16 @@ def _experiments(prefix: str, **_: Any) -> list[str]:
 
     files: Sequence[str] = FilesCompleter(("yaml",))(prefix)
     return [*(name for name in known_experiments() if name.startswith(prefix)), *files]
+
+
+def _grids(prefix: str, **_: Any) -> list[str]:
+    """Names of the suite's grids, and files."""
+    from argcomplete.completers import FilesCompleter
+
+    from tvr_lightning.config.compose import GRIDS, PACKAGED
+
+    grids = sorted(f.relative_to(PACKAGED).with_suffix("").as_posix() for f in (PACKAGED / GRIDS).glob("*/*.yaml"))
+    return [*(name for name in grids if name.startswith(prefix)), *FilesCompleter(("yaml",))(prefix)]
 
 
 def _runs_or(more: Sequence[str]) -> Completer:

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "_ARGCOMPLETE" in os.environ and arguments is None:
         from tvr_lightning.commands.completion import complete
 
-        return complete()
+        return complete(COMMANDS)
     make_messages_visible()
     if not words or words[0] in ("-h", "--help", "help"):
         say(overview(), end="")
