@@ -91,7 +91,7 @@ def test_processes_share_the_folder(folder: Path, videos: list[Record]) -> None:
     in_processes(folder, videos, 1)
     assert len(clips_of(folder)) == len(videos)
     # the table of fingerprints is there where the machine was slow: videos have settled meanwhile
-    assert {p.name for p in folder.iterdir() if not p.is_dir()} - {"fingerprints"} == {"lock"}
+    assert {p.name for p in folder.iterdir() if not p.is_dir()} - {"fingerprints"} == {"lock", "in_use"}
     assert int((folder / "lock").read_bytes()) == len(videos) * CLIP_BYTES
 
 
