@@ -14,6 +14,7 @@ import traceback
 import warnings
 from collections.abc import Iterable
 from functools import cache
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -68,6 +69,22 @@ def whole(text: str) -> str:
     "'a \\ufffd b'"
     """
     return re.sub("[\ud800-\udfff]", "\ufffd", text)
+
+
+def from_home(text: str) -> str:
+    """A text with `~` in the place of the user's home folder, for what is passed on to others.
+
+    >>> from_home(f"{Path.home()}/runs, {Path.home()}2"), from_home("/data")
+    ... # doctest: +ELLIPSIS
+    ('~/runs, ...2', '/data')
+    """
+    try:
+        homes = {str(Path.home()), str(Path.home().resolve())} - {"/"}
+    except (RuntimeError, OSError):  # no home folder
+        return text
+    for home in sorted(homes, key=len, reverse=True):
+        text = re.sub(re.escape(home) + r"(?![\w.-])", "~", text)
+    return text
 
 
 def say(*values: object, end: str = "\n", file: TextIO | None = None, flush: bool = False) -> None:

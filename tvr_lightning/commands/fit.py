@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tvr_lightning.errors import ConfigError
+from tvr_lightning.visible import say
+
+if TYPE_CHECKING:
+    from tvr_lightning.config.arguments import Words
 
 OVERVIEW = """\
   fit       train an experiment, then test it     tvr fit --config experiments/clip4clip_shapes.yaml
@@ -19,6 +25,26 @@ OVERVIEW = """\
   predict   write the ten best items of every test caption and video
 """
 
+HELP = """\
+usage: tvr {command} {what} [--NAME=VALUE ...]
+
+{title}
+
+  -c FILE, --config FILE  an experiment: its name, its file or YAML in braces; several are laid over each other
+  --print_config          print the resolved experiment and end
+  --NAME.help=CLASS       what a class takes in the place of a setting: --model.help=tvr_lightning.methods.lean.LEAN
+  --trust                 a run's configuration may import modules of the working directory
+
+Settings {which}
+"""
+TITLES = {
+    "fit": "Train an experiment, then test it.",
+    "validate": "Evaluate weights on the split that selects.",
+    "test": "Evaluate weights on the test split.",
+    "predict": "Write the ten best items of every test caption and video.",
+}
+HELP_WIDTHS = 60, 120
+
 
 def main(words: Sequence[str]) -> int:
     """Runs the command that `words` begin with; returns the exit code."""
@@ -29,6 +55,8 @@ def main(words: Sequence[str]) -> int:
     if command != "fit" and settings and not settings[0].startswith("-"):
         settings[0] = f"--ckpt_path={settings[0]}"
     given = split_words(settings)
+    if {"-h", "--help"}.intersection(given.flags):
+        return _print_help(command, given)
     # settings of parts can be read only with the classes that they are of, which a run's configuration may name
     whole = [f"--{name}={value}" for name, value in given.settings if "." not in name or name == "model.class_path"]
     files = [word for file in given.files for word in ("--config", file)]
@@ -50,6 +78,30 @@ def main(words: Sequence[str]) -> int:
     from tvr_lightning.run.training import run
 
     return run(command, config, flags)
+
+
+def _print_help(command: str, given: Words) -> int:
+    """Prints the settings of the experiment that is named, or those that all have."""
+    from tvr_lightning.config.arguments import TRUST, read_arguments
+    from tvr_lightning.config.help import settings_help
+    from tvr_lightning.names import CONFIG
+
+    files, settings = list(given.files), dict(given.settings)
+    run = Path(settings.get("ckpt_path", "")) / CONFIG
+    if not files and "ckpt_path" in settings and run.is_file():
+        files = [str(run)]
+    words = [word for file in files for word in ("--config", file)]
+    words += [f"--{name}={value}" for name, value in given.settings] + ([TRUST] if given.trusted else [])
+    config: Mapping[str, Any] = read_arguments(words)[0]
+    low, high = HELP_WIDTHS
+    width = max(low, min(high, shutil.get_terminal_size((high, 1)).columns - 1))
+    what = "--config FILE" if command == "fit" else "[--config FILE | RUN]"
+    which = f"of {', '.join(files)}, with their values there:" if files else (
+        "that all experiments have, with their defaults; --config FILE --help lists those of one experiment:"
+    )  # fmt: skip
+    say(HELP.format(command=command, what=what, title=TITLES[command], which=which), end="")
+    say(settings_help(config, width), end="")
+    return 0
 
 
 def _of_run(path: str, settings: Sequence[str]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -11,24 +12,26 @@ from tvr_lightning import __version__
 from tvr_lightning.errors import INTERRUPTED, ConfigError, TVRError, nearest
 from tvr_lightning.visible import make_messages_visible, say
 
-# each command and its module in this package, in the order in which `tvr --help` shows them
-COMMANDS = {
-    **dict.fromkeys(("fit", "validate", "test", "predict"), "fit"),
-    **{
-        name: name
-        for name in ("ablate", "compare", "encode", "features", "scores", "leakcheck", "inspect", "index", "search",
-                     "serve", "dashboard", "data", "triples", "experiments", "smoke", "rehearse", "reproduce")
+# commands by what they are for, each with its module in this package; `tvr --help` shows them in this order
+GROUPS: dict[str, dict[str, str]] = {
+    "Train and test": {
+        **dict.fromkeys(("fit", "validate", "test", "predict"), "fit"),
+        **{name: name for name in ("ablate", "leakcheck", "rehearse", "reproduce", "smoke")},
     },
-}  # fmt: skip
+    "Compare and look": {name: name for name in ("compare", "dashboard", "inspect", "encode", "features", "scores")},
+    "Search": {name: name for name in ("index", "search", "serve")},
+    "Data": {name: name for name in ("experiments", "data", "triples")},
+    "Tools": {name: name for name in ("doctor", "cache", "completion")},
+}
+COMMANDS = {name: module for group in GROUPS.values() for name, module in group.items()}
 
 HEAD = """usage: tvr COMMAND ...
 
 Text-video retrieval methods, trained and compared honestly.
-
 """
 FOOT = """
 Settings of an experiment follow as --trainer.x, --data.x, --model.x, e.g. --trainer.max_epochs=1 --data.batch_size=8;
-`tvr fit --config FILE --help` lists them all, `tvr fit --config FILE --print_config` shows the resolved experiment.
+`tvr fit --config FILE --help` lists them all with their values, `--print_config` shows the resolved experiment.
 """
 
 
@@ -38,6 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     That is 0, 1 for an error, 2 for a wrong call, 130 after Ctrl-C, 143 after SIGTERM.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if "_ARGCOMPLETE" in os.environ and arguments is None:
+        from tvr_lightning.commands.completion import complete
+
+        return complete(COMMANDS)
     make_messages_visible()
     if not words or words[0] in ("-h", "--help", "help"):
         say(overview(), end="")
@@ -65,7 +72,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def overview() -> str:
     """What `tvr --help` prints."""
-    return HEAD + "".join(_module(name).OVERVIEW for name in dict.fromkeys(COMMANDS.values())) + FOOT
+    parts = [
+        f"\n{title}:\n" + "".join(_module(name).OVERVIEW for name in dict.fromkeys(group.values()))
+        for title, group in GROUPS.items()
+    ]
+    return HEAD + "".join(parts) + FOOT
 
 
 def _module(name: str) -> Any:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Any, Literal
 
 from tvr_lightning.config.sources import Signature, Slot, signature
 
@@ -48,7 +49,8 @@ def _root() -> Signature:
     assert options
     return Signature(
         {
-            "seed_everything": Slot("", "int"),  # no bool: a seed that nobody knows repeats nothing
+            # no bool: a seed that nobody knows repeats nothing
+            "seed_everything": Slot("", "int", default="0", doc="what everything that is drawn begins with."),
             **options.slots,
             "trainer": Slot("", "tvr_lightning.run.accelerators.ExperimentTrainer", group=True),
             "data": Slot("", "tvr_lightning.data.datamodule.VideoTextDataModule", group=True),
@@ -58,3 +60,23 @@ def _root() -> Signature:
 
 
 ROOT = _root()
+
+
+def followed(model: Mapping[str, Any], takes: Callable[[Any, str], bool]) -> dict[str, str]:
+    """Settings that take the value of another one, by their whole names; nobody gives them.
+
+    Args:
+        model: an experiment's `model`.
+        takes: whether a value names a class whose constructor has an argument of that name.
+    """
+    links = {"data.seed": "seed_everything", "data.tokenizer.init_args.context_length": "data.max_words"}
+    if takes(model, "num_frames"):
+        links["model.init_args.num_frames"] = "data.num_frames"
+    for name, value in (model.get("init_args") or {}).items():
+        if takes(value, "context_length"):
+            links[f"model.init_args.{name}.init_args.context_length"] = "data.max_words"
+    return links
+
+
+OF_ENCODER = {"size": "image_size", "resize": "resize"}
+"""Settings of `data` that follow the encoder, and its attribute."""

@@ -35,11 +35,15 @@ class Slot:
         module: where it is defined.
         annotation: the text of its type, empty where there is none.
         group: whether the arguments of the class lie directly in it, without a `class_path`.
+        default: the text of its default; None where it has to be given.
+        doc: what the docstring says of it.
     """
 
     module: str
     annotation: str
     group: bool = False
+    default: str | None = None
+    doc: str = ""
 
     def plain_type(self) -> Any:
         """The type, where it consists of plain ones and literals alone; else None."""
@@ -52,6 +56,15 @@ class Slot:
             return None
         code = compile(ast.fix_missing_locations(ast.Expression(node)), self.annotation, "eval")
         return eval(code, {"__builtins__": {}, **PLAIN, **TYPING})
+
+    def default_value(self) -> Any:
+        """The default, where it is a literal or the name of one; else its text, and None where there is none."""
+        if self.default is None:
+            return None
+        try:
+            return ast.literal_eval(_constant(self.module, self.default) or self.default)
+        except (ValueError, SyntaxError):
+            return self.default
 
     def class_path(self) -> str | None:
         """The class, where the type is one class, or one class or None."""
@@ -105,18 +118,71 @@ def signature(class_path: str) -> Signature | None:
     if init:
         arguments = [*init.args.posonlyargs, *init.args.args][1:] + init.args.kwonlyargs
         types = {a.arg: a.annotation for a in arguments}
+        given = _defaults(init.args)
         passed_on = [a.arg for a in (init.args.vararg, init.args.kwarg) if a]
         complete = not passed_on or bool(parent and parent.complete and _only_for_parent(init, passed_on))
         inherited = parent.slots if passed_on and parent else {}
     elif is_data:
         fields = [n for n in definition.body if isinstance(n, ast.AnnAssign)]
         types = {ast.unparse(n.target): n.annotation for n in fields}
+        given = {ast.unparse(n.target): _field_default(n.value) for n in fields if n.value is not None}
         complete = not parents or bool(parent and parent.complete)
         inherited = parent.slots if parent else {}
     else:
         return parent
-    own = {name: Slot(module, ast.unparse(kind) if kind else "") for name, kind in types.items()}
+    docs = {**_documented(init), **_documented(definition)}
+    own = {
+        name: Slot(module, ast.unparse(kind) if kind else "", False, given.get(name), docs.get(name, ""))
+        for name, kind in types.items()
+    }
     return Signature({**inherited, **own}, complete)
+
+
+def _constant(module: str, name: str) -> ast.expr | None:
+    """What a name stands for that a module gives a value once, or takes from another that does."""
+    match (_names(module) or {}).get(name):
+        case [ast.ImportFrom() as node]:
+            return _constant(*_imported(module, node, name))
+        case [ast.expr() as value]:
+            return value
+    return None
+
+
+def _defaults(arguments: ast.arguments) -> dict[str, str]:
+    """The texts of the defaults, by argument."""
+    plain = [*arguments.posonlyargs, *arguments.args]
+    last = plain[len(plain) - len(arguments.defaults) :]
+    named = zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+    found = [*zip(last, arguments.defaults, strict=True), *((a, value) for a, value in named if value is not None)]
+    return {argument.arg: ast.unparse(value) for argument, value in found}
+
+
+def _field_default(value: ast.expr) -> str:
+    """The text of a dataclass field's default; of one that a function makes, the call."""
+    if isinstance(value, ast.Call) and ast.unparse(value.func).rpartition(".")[2] == "field":
+        given = {k.arg: ast.unparse(k.value) for k in value.keywords}
+        return given.get("default") or f"{given.get('default_factory', '')}()"
+    return ast.unparse(value)
+
+
+def _documented(node: ast.ClassDef | ast.FunctionDef | None) -> dict[str, str]:
+    """What a docstring says of arguments or attributes, by name, each on one line."""
+    found: dict[str, list[str]] = {}
+    inside, indent = "", 0
+    for line in ((ast.get_docstring(node) if node else None) or "").splitlines():
+        depth = len(line) - len(line.lstrip())
+        if not line.strip():
+            continue
+        if not depth:
+            inside, indent = line.strip(), 0
+        elif inside in ("Args:", "Attributes:"):
+            indent = indent or depth
+            entry = re.match(r"(\w+)(?: \([^)]*\))?: *(.*)", line.strip()) if depth == indent else None
+            if entry:
+                found[entry[1]] = [entry[2]]
+            elif found and depth > indent:
+                found[next(reversed(found))].append(line.strip())
+    return {name: " ".join(lines).strip() for name, lines in found.items()}
 
 
 def declared(class_path: str, name: str) -> Any:
@@ -234,12 +300,16 @@ def _names(module: str) -> Mapping[str, list[ast.AST]] | None:
 
 @cache
 def _names_in(file: Path) -> Mapping[str, list[ast.AST]]:
-    tree = ast.parse(file.read_text(encoding="utf-8"))
+    text = file.read_text(encoding="utf-8")
+    tree = ast.parse(text)
     names: dict[str, list[ast.AST]] = {}
     for name, by in _bindings(tree):
         names.setdefault(name, []).append(by)
-    if DYNAMIC & {*names, *(n.id for n in ast.walk(tree) if isinstance(n, ast.Name))}:
-        names["*"] = [tree]
+    # looked for in the text first: a walk through a long module takes as long as all else here
+    if any(word in text for word in DYNAMIC):
+        used = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
+        if DYNAMIC & {*names, *used}:
+            names["*"] = [tree]
     return names
 
 

@@ -28,7 +28,7 @@ def write_report(comparison: Comparison) -> str:
     Raises:
         RunError: W&B refuses it or cannot be reached.
     """
-    from tvr_lightning.run.trackers import wandb_has_key, wandb_project
+    from tvr_lightning.run.wandb_account import wandb_has_key, wandb_project
 
     if os.environ.get("WANDB_MODE", "online") != "online" or not wandb_has_key():
         return "W&B: offline or without a key, only the page was written"

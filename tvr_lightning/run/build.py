@@ -15,7 +15,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from tvr_lightning.config.class_paths import check_named, check_parsed
 from tvr_lightning.config.objects import class_of, readable_errors
-from tvr_lightning.config.options import RunOptions
+from tvr_lightning.config.options import OF_ENCODER, RunOptions, followed
 from tvr_lightning.data.datamodule import VideoTextDataModule
 from tvr_lightning.encoders.base import TextEncoder
 from tvr_lightning.encoders.kept import check_finished, checkpoint_errors
@@ -51,17 +51,10 @@ class ExperimentCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds what belongs to a run, and links what data and model share."""
         parser.add_class_arguments(RunOptions, instantiate=False)
-        model = self.composed.get("model") or {}
-        links = {"data.seed": "seed_everything", "data.tokenizer.init_args.context_length": "data.max_words"}
-        if _takes(model, "num_frames"):
-            links["model.init_args.num_frames"] = "data.num_frames"
-        for name, value in (model.get("init_args") or {}).items():
-            if _takes(value, "context_length"):
-                links[f"model.init_args.{name}.init_args.context_length"] = "data.max_words"
-        for target, source in links.items():
+        for target, source in followed(self.composed.get("model") or {}, _takes).items():
             self._refuse_given(target, source)
             parser.link_arguments(source, target)
-        for name, source in (("size", "image_size"), ("resize", "resize")):
+        for name, source in OF_ENCODER.items():
             self._refuse_given(f"data.{name}", "the encoder")
             parser.link_arguments(f"model.{source}", f"data.{name}", apply_on="instantiate")
 

@@ -2,33 +2,57 @@
 
 from __future__ import annotations
 
-import netrc
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlparse
+from typing import Any, Literal
 
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from tvr_lightning.config.options import Tracker
+from tvr_lightning.errors import ConfigError, one_line
 from tvr_lightning.run.lightning_private import without_deprecated
+from tvr_lightning.run.wandb_account import wandb_has_key, wandb_project
 from tvr_lightning.visible import say
 
 WANDB_INIT_TIMEOUT_S = 30.0
 MAX_PARTS = 1000  # of a resumed run
 
 
-def build_tracker(tracker: Tracker, folder: Path, experiment: str, group: str, tags: Sequence[str]) -> Logger | bool:
+@dataclass(frozen=True)
+class Tracked:
+    """What a tracker is told of a run at its start.
+
+    Attributes:
+        experiment: its name.
+        seed: of the run.
+        settings: the whole resolved configuration: its hyperparameters.
+        group: the dataset: W&B puts the runs of a group side by side.
+        job_type: whether it trains.
+        tags: method, encoder, split.
+    """
+
+    experiment: str
+    seed: int
+    settings: Mapping[str, Any]
+    group: str
+    job_type: Literal["train", "test"]
+    tags: Sequence[str]
+
+
+def build_tracker(tracker: Tracker, folder: Path, run: Tracked) -> Logger | bool:
     """Builds the logger of a run.
 
     Args:
         tracker: which one.
         folder: the run's folder; everything is written below it.
-        experiment: the run's name in W&B.
-        group: the dataset: W&B puts the runs of a group side by side.
-        tags: method, encoder, split.
+        run: what it is told.
+
+    Raises:
+        ConfigError: W&B refuses the key, and WANDB_MODE=online asks for it.
     """
     if tracker == "none":
         return False
@@ -37,24 +61,36 @@ def build_tracker(tracker: Tracker, folder: Path, experiment: str, group: str, t
         names = ("csv", *(f"csv-{part}" for part in range(2, MAX_PARTS)))
         return CSVLogger(folder, name="", version=next(name for name in names if not (folder / name).exists()))
     if tracker == "tensorboard":
-        return TensorBoardLogger(folder, name="", version="tensorboard")
-    return _wandb(folder, experiment, group, tags)
+        # without its own `hp_metric` of -1: `log_result` gives the hyperparameters the figures of the test
+        logger = TensorBoardLogger(folder, name="", version="tensorboard", default_hp_metric=False)
+        logger.log_hyperparams(dict(run.settings))
+        return logger
+    return _wandb(folder, run)
 
 
-def wandb_has_key() -> bool:
-    """Whether W&B could log in: a key in the environment or a login in the netrc file."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    try:
-        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
-    except (FileNotFoundError, netrc.NetrcParseError):
-        return False
+def log_result(logger: Logger, metrics: Mapping[str, float], step: int) -> None:
+    """Gives a tracker the figures of a test, beside the hyperparameters that it was told at the start.
+
+    Args:
+        logger: of the run.
+        metrics: by name, as in `metrics.json`.
+        step: of the training.
+    """
+    if isinstance(logger, WandbLogger):
+        logger.experiment.summary.update(dict(metrics))
+    elif isinstance(logger, TensorBoardLogger) and logger.hparams:
+        logger.log_hyperparams(dict(logger.hparams), dict(metrics), step)
 
 
-def wandb_project() -> str:
-    """The project in W&B that runs and their report go to."""
-    return os.environ.get("WANDB_PROJECT", "tvr_lightning")
+def run_name(run: Tracked, folder: Path) -> str:
+    """The run's name in W&B, which no other has: a run that goes on is another run there, the next part.
+
+    >>> run = Tracked("lean_shapes", 3, {}, "shapes", "train", ())
+    >>> run_name(run, Path("runs/lean_shapes/a"))
+    'lean_shapes-3-a'
+    """
+    parts = len([*folder.glob("wandb/*run-*")])
+    return f"{run.experiment}-{run.seed}-{folder.name}" + (f"-part{parts + 1}" if parts else "")
 
 
 def is_first_rank() -> bool:
@@ -62,7 +98,7 @@ def is_first_rank() -> bool:
     return int(getattr(rank_zero_only, "rank", 0)) == 0
 
 
-def _wandb(folder: Path, experiment: str, group: str, tags: Sequence[str]) -> WandbLogger | bool:
+def _wandb(folder: Path, run: Tracked) -> WandbLogger | bool:
     import wandb
 
     os.environ.setdefault("WANDB_SILENT", "true")
@@ -71,13 +107,15 @@ def _wandb(folder: Path, experiment: str, group: str, tags: Sequence[str]) -> Wa
         os.environ.setdefault(variable, str(folder / "wandb" / variable.split("_")[1].lower()))
     if os.environ.get("WANDB_MODE") == "disabled":
         return False
-    offline = os.environ.get("WANDB_MODE", "online" if wandb_has_key() else "offline") != "online"
+    mode = os.environ.get("WANDB_MODE")
+    offline = (mode or ("online" if wandb_has_key() else "offline")) != "online"
+    name = run_name(run, folder)
 
     def start(offline: bool) -> WandbLogger:
         logger = without_deprecated(
             WandbLogger(
-                project=wandb_project(),
-                name=experiment, save_dir=folder, group=group, tags=list(tags), offline=offline,
+                project=wandb_project(), name=name, save_dir=folder, group=run.group, job_type=run.job_type,
+                tags=list(run.tags), config=dict(run.settings), offline=offline,
                 settings=wandb.Settings(init_timeout=WANDB_INIT_TIMEOUT_S),
             )
         )  # fmt: skip
@@ -86,10 +124,15 @@ def _wandb(folder: Path, experiment: str, group: str, tags: Sequence[str]) -> Wa
 
     try:
         logger = start(offline)
+    except wandb.errors.AuthenticationError as error:
+        if mode == "online":
+            raise ConfigError(f"WANDB_MODE is online, and W&B refuses the key: {one_line(error)}") from None
+        say(f"W&B refuses the key ({one_line(error)}); this run is logged offline", file=sys.stderr)
+        offline, logger = True, start(True)
     except wandb.errors.CommError as error:
-        say(f"W&B cannot be reached ({error}); this run is logged offline", file=sys.stderr)
+        say(f"W&B cannot be reached ({one_line(error)}); this run is logged offline", file=sys.stderr)
         offline, logger = True, start(True)
     if offline and is_first_rank():
-        run = Path(logger.experiment.dir).parent
-        say(f"W&B: offline, saved in {run}; upload it with: wandb sync {run}", file=sys.stderr)
+        kept = Path(logger.experiment.dir).parent
+        say(f"W&B: offline, saved in {kept}; upload it with: wandb sync {kept}", file=sys.stderr)
     return logger

@@ -53,7 +53,8 @@ from tvr_lightning.run.readable import readable_error
 from tvr_lightning.run.released import is_released
 from tvr_lightning.run.starting import check_goes_on, check_trained, command_of, say_untrained, start_from, steps_of
 from tvr_lightning.run.switches import check_switches, check_with_data
-from tvr_lightning.run.trackers import build_tracker, is_first_rank
+from tvr_lightning.run.trackers import Tracked, build_tracker, is_first_rank
+from tvr_lightning.run.wandb_account import check_online
 from tvr_lightning.visible import console, say
 
 
@@ -202,6 +203,12 @@ def check_options(cli: ExperimentCLI, command: str) -> None:
     if config.checkpoint_every < 1:
         raise ConfigError(f"checkpoint_every is {config.checkpoint_every}; it must be at least 1")
     check_switches(cli.config_init.trainer.as_dict(), command)
+    if config.tracker == "wandb" and cli.config_init.trainer.logger is None and _is_tracked(cli, command):
+        check_online()
+
+
+def _is_tracked(cli: ExperimentCLI, command: str) -> bool:
+    return command != "validate" and not cli.config_init.trainer.fast_dev_run
 
 
 def choose_weights(cli: ExperimentCLI, command: str) -> Path | None:
@@ -299,11 +306,14 @@ def make_trainer(cli: ExperimentCLI, command: str, folder: Path) -> Trainer:
         say(f"tvr: {advice}", file=sys.stderr)
     encoder = " + ".join(encoder.name for encoder in model.encoders)
     smoke = bool(settings["fast_dev_run"])
-    if command == "validate" or smoke:
+    if not _is_tracked(cli, command):
         settings["logger"] = False
     elif settings["logger"] is None:
-        tags = [type(model).__name__, encoder, data.annotations.protocol]
-        settings["logger"] = build_tracker(config.tracker, folder, config.experiment, data.dataset, tags)
+        tracked = Tracked(
+            config.experiment, config.seed_everything, resolved_config(cli), data.dataset,
+            "train" if command == "fit" else "test", (type(model).__name__, encoder, data.annotations.protocol),
+        )  # fmt: skip
+        settings["logger"] = build_tracker(config.tracker, folder, tracked)
     callbacks: list[Callback] = list(settings["callbacks"] or [])
     callbacks += [
         StartSummary(model=settings["enable_model_summary"] is not False),

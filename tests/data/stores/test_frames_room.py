@@ -16,6 +16,7 @@ import torch
 
 from tvr_lightning.data.dataset import VideoReader
 from tvr_lightning.data.stores import store as store_module
+from tvr_lightning.data.stores import use
 from tvr_lightning.types import Record
 
 from .frame_cases import CLIP_BYTES, OPTIONS, age, cache_in, clips_of, decode, fetch, gib, same
@@ -90,7 +91,7 @@ def test_processes_share_the_folder(folder: Path, videos: list[Record]) -> None:
     in_processes(folder, videos, 1)
     assert len(clips_of(folder)) == len(videos)
     # the table of fingerprints is there where the machine was slow: videos have settled meanwhile
-    assert {p.name for p in folder.iterdir() if not p.is_dir()} - {"fingerprints"} == {"lock"}
+    assert {p.name for p in folder.iterdir() if not p.is_dir()} - {"fingerprints"} == {"lock", "in_use"}
     assert int((folder / "lock").read_bytes()) == len(videos) * CLIP_BYTES
 
 
@@ -171,7 +172,7 @@ def test_a_stopped_writer_does_not_hang_the_others(
     folder: Path, videos: list[Record], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fetch(cache_in(folder, 1), videos[0])
-    monkeypatch.setattr(store_module, "LOCK_S", 0.05)
+    monkeypatch.setattr(use, "LOCK_S", 0.05)
     cache = cache_in(folder, 1)
     with (folder / "lock").open("rb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

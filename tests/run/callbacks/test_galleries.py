@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.offline_wandb import offline_file, read_items, records_of, wait_for_end
 from tvr_lightning.commands.main import main
 from tvr_lightning.errors import RunError
 from tvr_lightning.evaluation import EncodedSplit, Evaluation, EvaluationResult, evaluate
@@ -34,39 +33,6 @@ def arguments(data: Path, runs: Path, *more: str) -> list[str]:
     return [*small, "--trainer.max_epochs=2", "--trainer.check_val_every_n_epoch=2", "--run_id=r", *more]
 
 
-def records_of(file: Path) -> Iterator[Any]:
-    """Reads W&B's offline file: a header of 7 bytes, then blocks of 32 KiB of LevelDB's log format with protobufs."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    data, position, parts = file.read_bytes(), 7, b""
-    assert data[:4] == b":W&B"
-    while position + 7 <= len(data):
-        if 32768 - position % 32768 < 7:  # too short for a record's header: padding
-            position += 32768 - position % 32768
-            continue
-        length, kind = int.from_bytes(data[position + 4 : position + 6], "little"), data[position + 6]
-        position += 7
-        parts += data[position : position + length]
-        position += length
-        if kind in (1, 4):  # whole, or the last part
-            record = Record()
-            record.ParseFromString(parts)
-            parts = b""
-            yield record
-
-
-def read_items(items: Any) -> dict[str, Any]:
-    """Items of a record as a dictionary; a part of an object comes with the path to it."""
-    found: dict[str, Any] = {}
-    for item in items:
-        *path, last = item.nested_key or [item.key]
-        place = found
-        for name in path:
-            place = place.setdefault(name, {})
-        place[last] = json.loads(item.value_json)
-    return found
-
-
 @pytest.fixture(scope="module")
 def logged(shapes_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run, tracked by W&B offline."""
@@ -82,16 +48,12 @@ def logged(shapes_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert main(["fit", *arguments(shapes_root, runs, "--tracker=wandb")]) == 0
         wandb.finish()
     folder = runs / "clip4clip_shapes" / "r"
-    (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
-    deadline = time.monotonic() + 60  # offline, W&B's own process writes on after `finish`
-    while "exit" not in {record.WhichOneof("record_type") for record in records_of(file)}:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_for_end(offline_file(folder))
     return folder
 
 
 def test_offline_run_read_back(logged: Path) -> None:
-    (file,) = logged.glob("wandb/offline-run-*/run-*.wandb")
+    file = offline_file(logged)
     history: dict[str, Any] = {}
     summary: dict[str, Any] = {}
     config: dict[str, Any] = {}
@@ -111,7 +73,7 @@ def test_offline_run_read_back(logged: Path) -> None:
             staged.update((entry.path, Path(entry.local_path)) for entry in record.artifact.manifest.contents)
     content = json.loads((logged / "metrics.json").read_text())
     assert run is not None
-    assert (run.run_group, run.display_name) == ("shapes", "clip4clip_shapes")
+    assert (run.run_group, run.display_name) == ("shapes", "clip4clip_shapes-0-r")
     assert (config["dataset"], config["split"], config["method"], config["marks"]) == ("shapes", "9k", "CLIP4Clip", "")
     # what `tvr compare` arranges runs by
     assert (config["test_set"], config["settings"]) == (read_run(logged).test_set, read_run(logged).settings())

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from tvr_lightning.data.stores.code import code_fingerprint, files_behind
 from tvr_lightning.data.stores.contents import Contents, file_state
-from tvr_lightning.data.stores.store import GRACE_S, Store, StoreFullError, key_of
+from tvr_lightning.data.stores.store import Store, StoreFullError, key_of
+from tvr_lightning.data.stores.use import GRACE_S
 from tvr_lightning.data.video import frames as video
 from tvr_lightning.data.video.frames import VideoFrames
 from tvr_lightning.data.video.sampling import FrameOptions

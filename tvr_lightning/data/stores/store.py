@@ -8,20 +8,18 @@ the bound holds however many processes write. Every entry carries a checksum: a 
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import functools
 import hashlib
 import json
 import logging
 import mmap
 import os
-import re
 import struct
 import time
+import weakref
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from math import prod
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -33,15 +31,10 @@ from torch import Tensor
 
 from tvr_lightning.data.stores.beneath import file_beneath, folder_beneath, write_all
 from tvr_lightning.data.stores.files import cache_folder
+from tvr_lightning.data.stores.use import ENTRY, GRACE_S, mark_use, turn
 from tvr_lightning.errors import ConfigError
 
 Kind = Literal["frames", "features"]  # the later may push out what this run has used of the earlier
-
-GRACE_S = 600
-"""What was used this long before a run's start counts as its own, because ranks of one run start one after another."""
-
-LOCK_S = 60
-"""How long a writer waits for another one, which may be a stopped process."""
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +44,6 @@ _ALIGN = 64
 _DTYPES = {name: np.dtype(name) for name in ("bool", "uint8", "int64", "float32", "float64")}
 _INCOMING = "incoming"  # the one temporary name
 _CHUNK = 1 << 18  # bytes of a file that are checked at a time
-_NAME = re.compile(r"[0-9a-f]{40,}\..+")  # entries, also those of earlier versions, which nobody reads
 
 
 class StoreFullError(Exception):
@@ -77,6 +69,17 @@ class Store:
         self.bound = int(gib * 2**30)
         # The age of an entry is the start of the last run that used it: one comparison tells what this run has used
         self.started = int(time.time())
+        self._marked = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_marked": False}  # a process that is started afresh marks for itself
+
+    def _mark(self) -> None:
+        """Marks the folder as used by this run: `tvr cache prune` leaves alone what it uses."""
+        if not self._marked:
+            self._marked = True
+            if (handle := mark_use(self.folder, self.started)) is not None:
+                weakref.finalize(self, os.close, handle)
 
     def path(self, kind: Kind, key: bytes) -> Path:
         """Where an entry lies, if it exists."""
@@ -116,6 +119,8 @@ class Store:
                         os.utime(file, (self.started, self.started))
         except FileNotFoundError:
             return None
+        if tensors:
+            self._mark()
         return tensors
 
     def write(self, kind: Kind, key: bytes, tensors: Mapping[str, Tensor]) -> None:
@@ -128,7 +133,7 @@ class Store:
         content = _packed(key, tensors)
         *parts, name = _name(kind, key).split("/")
         temporary = self.folder / _INCOMING
-        with folder_beneath(self.folder, parts, make=True) as place, self._locked() as lock:
+        with folder_beneath(self.folder, parts, make=True) as place, turn(self.folder) as lock:
             try:
                 before = os.stat(name, dir_fd=place, follow_symlinks=False).st_size
             except FileNotFoundError:
@@ -140,6 +145,7 @@ class Store:
                     write_all(file, content)
                     os.utime(file, (self.started, self.started))
                 os.replace(temporary, name, dst_dir_fd=place)
+                self._mark()
             except OSError:
                 temporary.unlink(missing_ok=True)
                 raise
@@ -163,7 +169,7 @@ class Store:
             # frames are decoded again where they lack, so those in use give way to features, never the other way round
             spared = self.started - GRACE_S if kinds.index(other) >= kinds.index(kind) else float("inf")
             for path in self._entries(other):
-                if _NAME.fullmatch(path.name):
+                if ENTRY.fullmatch(path.name):
                     status = path.lstat()
                     entries.append((status.st_mtime, path, status.st_size, spared))
         total = before = sum(size for _, _, size, _ in entries)
@@ -181,22 +187,6 @@ class Store:
         for folder in (self.folder / kind).glob("??"):
             if not folder.parent.is_symlink() and not folder.is_symlink():
                 yield from folder.iterdir()
-
-    @contextmanager
-    def _locked(self) -> Iterator[int]:
-        """Holds the folder's lock, which the system lets go when a process ends in whatever way; gives its handle."""
-        with file_beneath(self.folder, "lock", os.O_RDWR | os.O_CREAT) as handle:
-            deadline = time.monotonic() + LOCK_S
-            while True:
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        why = f"another process has held the lock of the folder for {LOCK_S} s; is one stopped?"
-                        raise TimeoutError(errno.ETIMEDOUT, why) from None
-                    time.sleep(0.002)
-            yield handle
 
 
 def key_of(*parts: object) -> bytes:

@@ -134,6 +134,9 @@ def _log_wandb(experiment: Any, gallery: Gallery, result: EvaluationResult, run:
     settings |= {"test_set": run.test_set, "settings": run.settings()}
     settings |= {"bits": content["hashing"]["bits"]} if content.get("hashing") else {}
     experiment.config.update(settings, allow_val_change=True)
+    if run.marks:  # beside what the user noted: WANDB_NOTES
+        why = f"Not ranked with plain figures: {'; '.join(run.marks)}. See docs/comparing.md."
+        experiment.notes = "\n".join([*([experiment.notes] if experiment.notes else []), why])
     for name, _, low, high in figures(run):
         if low is not None:
             experiment.summary.update({f"{name}/low": low, f"{name}/high": high})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import resource
-import subprocess
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -23,8 +22,10 @@ from tvr_lightning.evaluation import EvaluationResult
 from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.names import METRICS, PREDICTIONS, RANKS, RELEASED, UNTRAINED
 from tvr_lightning.run.callbacks.progress import count_parameters
+from tvr_lightning.run.git import git_commit
 from tvr_lightning.run.query_values import write_values
 from tvr_lightning.run.results import LOWER_IS_BETTER, is_part, result_table, write_ranks
+from tvr_lightning.run.trackers import log_result
 from tvr_lightning.visible import console
 
 PACKAGES = ("torch", "pytorch_lightning", "open_clip_torch", "av")  # besides this one, which may run from a checkout
@@ -104,6 +105,7 @@ class RunFolder(Callback):
         write_ranks(self.path / RANKS, result, split)
         write_values(self.path, result, split)
         parameters, trainable = count_parameters(pl_module)
+        result_metrics = {f"test/{k}": v for k, v in result.metrics.items()}
         content = {
             "experiment": self.experiment,
             "method": type(pl_module).__name__,
@@ -112,7 +114,7 @@ class RunFolder(Callback):
             "padding": method.padding,
             "dataset": data.dataset,
             "split": data.annotations.protocol,
-            "metrics": {f"test/{k}": v for k, v in result.metrics.items()},
+            "metrics": result_metrics,
             "intervals": {f"test/{k}": list(v) for k, v in result.intervals.items()},
             "v2t": method.evaluation.v2t,
             "hashing": dict(result.hashing.facts) if result.hashing else None,
@@ -152,8 +154,7 @@ class RunFolder(Callback):
         }
         write_json(self.path / METRICS, content)
         for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.experiment.summary.update(content["metrics"])
+            log_result(logger, result_metrics, trainer.global_step)
         console().print(result_table(content))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -181,18 +182,3 @@ def peak_memory_mib(on_gpu: bool) -> int:
     if on_gpu:
         return torch.cuda.max_memory_allocated() >> 20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-
-
-def git_commit() -> str | None:
-    """The commit of the checkout that the package runs from, `+` when files were changed; None outside git."""
-    here = Path(__file__).parent
-
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(["git", "-C", str(here), *arguments], capture_output=True, text=True, check=False)
-        except FileNotFoundError:
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    commit = git("rev-parse", "HEAD")
-    return commit and commit + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
