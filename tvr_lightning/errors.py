@@ -10,7 +10,7 @@ INTERRUPTED, TERMINATED = 130, 143  # exit codes after Ctrl-C and after SIGTERM:
 
 
 class TVRError(Exception):
-    """Base of every error that is the user's to mend; the command line prints it without a traceback."""
+    """Base of every error that is the user's to fix; the command line prints it without a traceback."""
 
 
 class ConfigError(TVRError):

@@ -1,4 +1,4 @@
-"""Text as a person may see it: characters that steer a terminal, or turn a line around, stand there escaped.
+"""Text as a person may see it: characters that steer a terminal, or turn a line around, are shown escaped.
 
 Captions, ids, paths and names come from files of others. Whatever prints them prints through `say`, `console` or the
 page's template, and none of these lets through what is not a letter.

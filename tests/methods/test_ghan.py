@@ -369,7 +369,7 @@ def test_matched_retrieves_noise_and_all_pairs_do_not(small_encoder):
     [
         ({"num_phrases": 0}, "num_phrases is 0"),
         ({"heads": 0}, "heads is 0"),
-        ({"steps": 0}, "steps is 0; at least 1"),
+        ({"steps": 0}, "steps is 0; it must be at least 1"),
         ({"share_graphs": True, "graph": "ho_1graph"}, "graph=ho_1graph has one: set it to false"),
         ({"share_graphs": True, "graph": "he_1graph"}, "to ho_2graph or he_2graph"),
         ({"share_graphs": True, "layers": "no_inter"}, "layers=no_inter has none"),

@@ -300,15 +300,15 @@ def test_codes_have_their_length(kind: Any) -> None:
 @pytest.mark.parametrize(
     ("kind", "settings", "message"),
     [
-        (DJSRH, {"video_share": 1.5}, "video_share is 1.5; it is a share"),
+        (DJSRH, {"video_share": 1.5}, "video_share is 1.5; it must be between 0 and 1"),
         (JDSH, {"shares": (0.5, 0.5)}, "model.shares is .*three numbers"),
         (AGCH, {"radius": 0.0}, "radius is 0.0; distances are divided by it"),
         (AGCH, {"shares": (0.5, -0.5)}, "model.shares is .*two numbers"),
-        (CIRH, {"mixture": -1.0}, "mixture is -1.0; it is a share"),
+        (CIRH, {"mixture": -1.0}, "mixture is -1.0; it must be between 0 and 1"),
         (CIRH, {"mixing": (1.0,)}, "model.mixing is .*three shares"),
         (DBRC, {"scale_weight": -1.0}, "scale_weight is -1.0"),
         (CMFH, {"norm_weight": 0.0}, r"model\.norm_weight is 0.0; it must be above 0"),
-        (CMFH, {"rounds": 0}, "rounds is 0; at least 1"),
+        (CMFH, {"rounds": 0}, "rounds is 0; it must be at least 1"),
         (STMH, {"agreement_weight": 0.0}, r"model\.agreement_weight is 0.0; it must be above 0"),
         (STMH, {"code_length": 1}, "code_length 1; at least 1 and 2"),
     ],

@@ -161,7 +161,7 @@ def test_one_batch_can_be_learned() -> None:
     [
         ({"code_length": 0}, "code_length is 0"),
         ({"variant": "b3"}, "variant is 'b3'"),
-        ({"dropped": 10}, "dropped is 10; it is a share"),
+        ({"dropped": 10}, "dropped is 10; it must be between 0 and 1"),
         ({"video_share": -0.5}, r"video_share is -0\.5"),
         ({"temperature": 0.0}, "temperature is 0"),
         ({"heads": 3}, "heads is 3; it must divide model.width, 16"),

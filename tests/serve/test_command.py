@@ -27,12 +27,12 @@ from tvr_lightning.search.hits import Answer
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--port", "70000"], "--port is 70000; 1 to 65535"),
+        (["--port", "70000"], "--port is 70000; it must be 1 to 65535"),
         (["--port", "-1"], "--port is -1"),
-        (["--max_upload", "0"], "--max_upload is 0; MB, above 0"),
+        (["--max_upload", "0"], "--max_upload is 0; it must be above 0"),
         (["--max_upload", "nan"], "--max_upload is nan"),
-        (["--candidates", "few"], "--candidates is few; a number"),
-        (["--candidates", "0"], "--candidates is 0; a number of at least 1"),
+        (["--candidates", "few"], "--candidates is few; it must be a number"),
+        (["--candidates", "0"], "--candidates is 0; it must be a number of at least 1"),
         (["--names", " ,"], "--names is empty"),
     ],
 )

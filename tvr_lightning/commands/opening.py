@@ -1,4 +1,4 @@
-"""What the commands share that ask an index."""
+"""What the commands that query an index share."""
 
 from __future__ import annotations
 

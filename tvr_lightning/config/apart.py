@@ -1,4 +1,4 @@
-"""Runs of one experiment that lie apart by a number: `sptch_msrvtt_32` is `sptch_msrvtt` with codes of 32 bits.
+"""Runs of one experiment kept apart by a number: `sptch_msrvtt_32` is `sptch_msrvtt` with codes of 32 bits.
 
 A method names the setting, `runs_apart_by`. Under another value than its file has, an experiment's runs lie in a folder
 of their own, whose name ends in the value; and where there is no file of such a name, the name means that experiment

@@ -1,4 +1,4 @@
-"""Banks of training items, with which post-processing compares what a test looks for."""
+"""Banks of training items, with which post-processing compares the queries of a test."""
 
 from __future__ import annotations
 

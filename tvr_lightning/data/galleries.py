@@ -1,4 +1,4 @@
-"""Videos of a gallery that cannot be read, found before hours of training end at one of them."""
+"""Videos of a gallery that cannot be read, found before hours of training fail on one of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frame features that somebody has computed before: read instead of video files, for methods whose encoder is frozen.
+"""Precomputed frame features: read instead of video files, for methods whose encoder is frozen.
 
 FOLDER/<id>.npy              an array (N, F): one row per frame, in order; (F,) is one frame
 FOLDER/<id>.safetensors      one tensor, or the one called `features`

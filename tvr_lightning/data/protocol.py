@@ -1,4 +1,4 @@
-"""What a protocol adds to a test split whatever its dataset: videos that nobody looks for, and further right ones."""
+"""What a protocol adds to a test split of any dataset: videos that no query asks for, and further relevant ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must not happen to a result unseen: videos that are missing, that occur twice, or that were trained on.
+"""What must not happen to a result unnoticed: videos that are missing, that occur twice, or that were trained on.
 
 Two records show the same video where they have the same id, the same file, or files of equal content. To compare
 contents, only files of equal size are read, and what was read is remembered (`stores.contents`). Weights carry what

@@ -1,4 +1,4 @@
-"""Processes that read for a loader: room for their batches in shared memory, and an end to waiting for them."""
+"""Processes that read for a loader: room for their batches in shared memory, and a limit to waiting for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Channels of texts and videos that should say the same thing, each something else (DRL, Wang et al. 2022)."""
+"""Channels of texts and videos that should agree, each channel saying something else (DRL, Wang et al. 2022)."""
 
 from __future__ import annotations
 

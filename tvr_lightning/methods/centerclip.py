@@ -1,4 +1,4 @@
-"""CenterCLIP (Zhao et al. 2022): inside the image tower, of the patches of neighbouring frames cluster centres stay.
+"""CenterCLIP (Zhao et al. 2022): of the patches of neighbouring frames, only cluster centres stay in the image tower.
 
 segments     d frames each; their class tokens are averaged         -> nn.patches.hooks.SegmentCentres
 clustering   K patches of a segment stay, later blocks see these    -> nn.patches.clustering.cluster_centres

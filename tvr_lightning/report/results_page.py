@@ -1,4 +1,4 @@
-"""A page of results that nobody types: a comparison in Markdown, with how the page and its runs came about."""
+"""A page of results that is not typed by hand: a comparison in Markdown, with how the page and its runs came about."""
 
 from __future__ import annotations
 

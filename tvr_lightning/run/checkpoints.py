@@ -1,4 +1,4 @@
-"""Weights on disk: finding them, going on with a run that did not finish, saving that survives a full disk."""
+"""Weights on disk: finding them, resuming an unfinished run, saving that survives a full disk."""
 
 from __future__ import annotations
 

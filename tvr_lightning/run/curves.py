@@ -1,4 +1,4 @@
-"""Curves of a run as `curves.csv` in its folder: one row an epoch."""
+"""Curves of a run as `curves.csv` in its folder: one row per epoch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders of runs: where they lie, making one, going on in one, removing one that holds nothing."""
+"""Folders of runs: where they are, making one, resuming in one, removing an empty one."""
 
 from __future__ import annotations
 

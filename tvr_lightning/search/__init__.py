@@ -1,1 +1,1 @@
-"""One's own videos: an index of them, searched by text or by example."""
+"""Your own videos: an index of them, searched by text or by example."""

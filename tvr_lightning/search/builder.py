@@ -1,4 +1,4 @@
-"""Making an index, and keeping it up with its videos."""
+"""Making an index, and keeping it up to date with its videos."""
 
 from __future__ import annotations
 

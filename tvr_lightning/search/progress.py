@@ -1,4 +1,4 @@
-"""How far a long job has come: a bar on a terminal, a line now and then elsewhere."""
+"""How far a long job has got: a bar on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 

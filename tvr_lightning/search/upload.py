@@ -1,4 +1,4 @@
-"""Taking a clip from a client: bounded while it comes, in a file without a name that is gone in every case."""
+"""Taking a clip from a client: limited in size while it arrives, in an unnamed file that is gone in every case."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Vector indexes: one small protocol, FAISS on this machine and Milvus beside it."""
+"""Vector indexes: one small protocol, FAISS on this machine, or Milvus."""
 
 from __future__ import annotations
 

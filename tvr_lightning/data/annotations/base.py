@@ -1,4 +1,4 @@
-"""What every dataset reader gives, and what readers share: finding files without leaving the root."""
+"""What every dataset reader provides, and what readers share: finding files without leaving the root."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of code, for results that are kept on disk: changed code never meets what other code has made."""
+"""Names of code, for results that are kept on disk: changed code never reads what other code has made."""
 
 from __future__ import annotations
 

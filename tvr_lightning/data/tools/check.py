@@ -1,4 +1,4 @@
-"""What is on disk of a dataset: which listed videos have a file that decodes, which files nobody lists.
+"""What is on disk of a dataset: which listed videos have a file that decodes, which files are unlisted.
 
 This module imports no torch; its functions run in worker processes.
 """
@@ -128,7 +128,7 @@ def check_dataset(
 
     Args:
         annotations: the dataset's reader.
-        splits: those to check; all when none is named. The others are read too, to know which files nobody lists.
+        splits: those to check; all when none is named. The others are read too, to know which files are unlisted.
         full: decode every frame; else only read all packets, as reading does, and decode the first frame.
         workers: processes that decode; None for one per core.
         distractors: `data.distractors`, which stand in the test's gallery; they are a row of their own.

@@ -1,4 +1,4 @@
-"""Parts of speech and chunks of English captions, offline: HanTa's tagger, mended where captions need it, and NLTK.
+"""Parts of speech and chunks of English captions, offline: HanTa's tagger, corrected where captions need it, and NLTK.
 
 HanTa tags with the BNC's C5 tags. Its model comes with the package; it knows newspapers better than captions, so it
 calls the verbs of short captions nouns ("a camera pans"). What the lexicon allows and the clause lacks mends that.

@@ -1,4 +1,4 @@
-"""Frames of a record, whether it is a video file or a folder of pictures that somebody has taken out of one.
+"""Frames of a record, whether it is a video file or a folder of pictures extracted from one.
 
 A folder holds a picture a frame, `000001.jpg` and so on, in the order of the numbers in their names. When each was on
 screen follows from how many there are a second, so the same moments are chosen as from the video.

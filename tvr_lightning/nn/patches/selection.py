@@ -1,4 +1,4 @@
-"""Token selection (TS2-Net): the patches of a frame that tell most, chosen so that the choice can be learned."""
+"""Token selection (TS2-Net): the most informative patches of a frame, chosen so that the choice can be learned."""
 
 from __future__ import annotations
 

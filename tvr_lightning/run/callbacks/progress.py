@@ -1,4 +1,4 @@
-"""What people see while a run goes on: what it starts with, how fast it is, how long it will take."""
+"""What people see while a run is going on: what it starts with, how fast it is, how long it will take."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keeps `last.ckpt` such that a run that was killed goes on from it as if nothing had happened."""
+"""Keeps `last.ckpt` such that a killed run continues from it as if nothing had happened."""
 
 from __future__ import annotations
 
