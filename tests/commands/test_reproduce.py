@@ -161,4 +161,4 @@ def test_the_whole_way_on_generated_clips(tmp_path: Path, capfd: pytest.CaptureF
     assert out.count("finished already") == 1
     assert f"{finished} was begun and goes on from its last checkpoint" in out
     assert (finished / "metrics.json").is_file()
-    assert sorted(p.name for p in runs.iterdir()) == ["cache", "generated_data", "ghan_msvd"]
+    assert sorted(p.name for p in runs.iterdir()) == ["generated_data", "ghan_msvd"]
