@@ -6,10 +6,13 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.report.finished_runs import BAD, GOOD, make_run
 from tvr_lightning.errors import ConfigError
+from tvr_lightning.report.groups import Group
 from tvr_lightning.report.reported import Reported, load_reported
 from tvr_lightning.report.reproduction import Target, judge, points_of, reproduced, rounding, targets_of
 from tvr_lightning.report.reproduction_page import Reproduction, summary, to_page, to_tables
@@ -157,6 +160,19 @@ def test_ranks_that_were_not_kept_leave_the_range_of_seeds(tmp_path: Path) -> No
     (runs[1].path / "ranks.parquet").unlink()
     figure = reproduced(TARGET, runs, 3).figures[0]
     assert (figure.interval, figure.verdict) == (None, "within")
+
+
+def test_hashing_figures_are_drawn_query_by_query(tmp_path: Path) -> None:
+    runs = runs_of(tmp_path, 2)
+    for seed, run in enumerate(runs):
+        rows = [
+            {"metric": "hash/t2v/mAP", "query": f"video{i:02}#0", "video": f"video{i:02}", "value": i + 10.0 * seed}
+            for i in range(40)
+        ]
+        pq.write_table(pa.Table.from_pylist(rows), run.path / "values.parquet")
+    low, high = Group(tuple(runs)).interval_over_seeds("hash/t2v/mAP") or (0.0, 0.0)
+    assert 10 < low < 20 < 24.5 < 29 < high < 40  # seeds of 19.5 and 29.5 on average
+    assert Group(tuple(runs)).interval_over_seeds("hash/v2t/mAP") is None
 
 
 def test_the_page_says_what_it_is_of(tmp_path: Path) -> None:

@@ -106,12 +106,12 @@ def _check_data(wanted: Sequence[_Wanted], workers: int | None, found: Readiness
             reader = build_reader(data.get("annotations"))
             reader.prepare()
             if given:
-                for split in reader.splits:
-                    reader.load(split)
+                for name in reader.splits:
+                    reader.load(name)
                 found.notes.append(f"data: {reader.name}: {given[0]} is read instead of videos, which were not checked")
                 continue
-            gallery = {n: Path(data[n]) for n in ("distractors", "relevance") if data.get(n) is not None}
-            check = check_dataset(reader, workers=workers, **gallery)
+            further = [None if data.get(name) is None else Path(data[name]) for name in ("distractors", "relevance")]
+            check = check_dataset(reader, (), False, workers, *further)
         except TVRError as error:
             found.missing.append(f"data: {error}")
             continue
