@@ -120,7 +120,7 @@ dashboard: $(READY) ## one page over runs, runs/report.html: RUNS='runs/clip4cli
 SPREAD := -q -n logical --maxprocesses 4 --dist loadscope
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SPREAD)
 
-test: $(READY) ## the fast tests, under 15 minutes on two cores
+test: $(READY) ## the fast tests, under 8 minutes on two idle cores
 	@$(PYTEST) $(ARGS)
 
 test-all: $(READY) ## all tests
