@@ -1,4 +1,4 @@
-"""Experiments run for two batches on generated data: between them the fast ones have every setting that is no number."""
+"""Experiments run for two batches on generated data: the fast ones have between them every setting but numbers."""
 
 from __future__ import annotations
 
