@@ -21,7 +21,7 @@ GRIDS := $(patsubst experiments/%.yaml,%,$(wildcard experiments/ablations/*/*.ya
 .PHONY: need-exp need-paper $(shell sed -n 's/^\([a-z-]*\):.*\#\# .*/\1/p' $(firstword $(MAKEFILE_LIST)))
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## make .venv from requirements.lock; for older cards and drivers: TORCH=cu126, back again: TORCH=lock
 
@@ -125,9 +125,10 @@ dashboard: $(READY) ## one page over runs, runs/report.html: RUNS='runs/clip4cli
 MKDOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
 
 # a worker a core, of one thread each; one holds about 1.5 GB, hence the bound; a file's tests share what they made
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadscope
+SPREAD := -q -n logical --maxprocesses 4 --dist loadscope
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SPREAD)
 
-test: $(READY) ## the fast tests, under 15 minutes on two cores
+test: $(READY) ## the fast tests, under 8 minutes on two idle cores
 	@$(PYTEST) $(ARGS)
 
 test-all: $(READY) ## all tests
@@ -139,11 +140,12 @@ test-gpu: $(READY) ## the tests that need a GPU, two minutes on one
 torture: $(READY) ## odd and damaged media, kills: docs/reliability.md, under 10 minutes on two cores: ARGS='--seed 1'
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.torture $(ARGS)
 
-check: $(READY) ## lint, format, types and docker/
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy
-	@docker/check.sh
+coverage: $(READY) ## lines that the fast tests run; every line of metrics/, evaluation/ and losses/ must be among them
+	@$(PYTEST) --cov --cov-report= $(ARGS)
+	@$(BIN)/coverage report
+	@$(BIN)/coverage report --fail-under=100 --include='tvr_lightning/metrics/*,tvr_lightning/evaluation/*,tvr_lightning/losses/*'
+
+check: ci-lint ci-types ## lint, format, types, docker/, the workflow and the citation
 
 format: $(READY) ## format the code
 	@$(BIN)/ruff check --fix .
@@ -171,5 +173,59 @@ lock: $(UV) ## renew requirements.lock from pyproject.toml
 	  --no-emit-index-url --no-header --extra dev $(if $(UPGRADE),--upgrade) \
 	  --constraint constraints.txt -o requirements.lock pyproject.toml
 
+# The jobs of .github/workflows/ci.yml and of .ci/run, which call these and nothing else.
+
+ci-packages: ## what ci-lint takes from the system: docker compose, installed where root and apt-get are
+	@# without Debian's recommendations no engine comes with it
+	@if command -v docker-compose > /dev/null || docker compose version > /dev/null 2>&1; then exit 0; fi; \
+	if ! command -v apt-get > /dev/null || { [ "$$(id -u)" != 0 ] && ! sudo -n true 2> /dev/null; }; then \
+	  echo "docker compose is not installed, and only root on Debian can install it here; install it first" >&2; exit 1; fi; \
+	root=$$([ "$$(id -u)" = 0 ] || echo sudo); $$root apt-get update -qq && \
+	$$root env DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends docker-compose > /dev/null
+
+WORKFLOWS := vendor.github-workflows:.github/workflows/ci.yml vendor.citation-file-format:CITATION.cff \
+  vendor.github-issue-config:.github/ISSUE_TEMPLATE/config.yml \
+  $(addprefix vendor.github-issue-forms:,$(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml)))
+
+ci-lint: $(READY) ## lint, format, docker/, and what GitHub reads against its schemas
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@docker/check.sh
+	@for pair in $(WORKFLOWS); do $(BIN)/check-jsonschema --quiet --builtin-schema $${pair%%:*} $${pair#*:} || exit 1; done
+
+ci-types: $(READY) ## mypy, strict
+	@$(BIN)/mypy
+
+ci-tests: test ## the fast tests, on PYTHON: PYTHON=python3.13
+
+# TORCH chooses the build of torch as for set-up: that for CPUs, TORCH=cpu, is a tenth of the size
+MINIMUM := .minimum/bin/python
+ci-minimum: $(UV) ## the oldest versions that pyproject.toml takes, in .minimum, and the fast tests on them: ARGS=tests/metrics
+	@$(UV) venv --quiet --clear --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" .minimum
+	@$(UV) pip compile --quiet --resolution lowest-direct --no-header --extra completion --extra reports --extra search \
+	  --extra milvus --python $(MINIMUM) $(if $(BUILD),--torch-backend $(BUILD)) -o .minimum/requirements.txt pyproject.toml
+	@$(UV) pip install --quiet --python $(MINIMUM) $(if $(BUILD),--torch-backend $(BUILD)) \
+	  -r .minimum/requirements.txt setuptools pytest pytest-timeout pytest-xdist hypothesis
+	@$(UV) pip install --quiet --python $(MINIMUM) --no-deps --no-build-isolation --editable .
+	@# what old releases warn of, later ones have mended
+	@OMP_NUM_THREADS=1 $(MINIMUM) -m pytest $(SPREAD) -o filterwarnings=default $(ARGS)
+
+ci-docs: docs ## the docs site, warnings are errors
+
+ci-wheel: $(UV) ## build the wheel, install it into an empty environment away from the checkout, and use it there
+	@.ci/wheel "$(abspath $(UV))" "$$($(PYTHON) -c 'import sys; print(sys.executable)')"
+
+ci-smoke: smoke ## every experiment for two batches
+
+ci-notebooks: notebooks ## both notebooks, executed
+
+ci-container: ## build the image for CPUs and run it; skipped, with the reason, where no engine answers
+	@if ! command -v docker > /dev/null; then echo "ci-container: skipped, docker is not installed"; \
+	elif ! docker info > /dev/null 2>&1; then echo "ci-container: skipped, docker's engine does not answer (docker info)"; \
+	else mkdir -p data runs && export TVR_UID=$$(id -u) TVR_GID=$$(id -g) && \
+	if [ "$$TVR_UID" = 0 ]; then TVR_UID=1000 TVR_GID=1000; fi && \
+	docker compose -f docker/compose.yaml build cpu && \
+	docker compose -f docker/compose.yaml run --rm cpu tvr smoke clip4clip_shapes; fi
+
 clean: ## remove the environment and caches; data and runs stay
-	@rm -rf .venv .tools .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	@rm -rf .venv .tools .minimum .mypy_cache .pytest_cache .ruff_cache .coverage *.egg-info

@@ -83,6 +83,7 @@ def test_leakcheck_finds_a_leak_in_it(project: Path) -> None:
     assert "LEAK" in printed
 
 
+@pytest.mark.slow  # the same file runs over the suite's methods; test_smoke runs this one
 def test_properties_of_the_method(project: Path) -> None:
     printed = run(project, "pytest", "-v", "-m", "", "-p", "no:cacheprovider", "--experiments", "experiments",
                   str(ROOT / "tests/methods/test_properties.py"), "-k", "foo or every_method")  # fmt: skip

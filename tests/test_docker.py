@@ -232,7 +232,9 @@ def test_check_fails_with_a_tool(check: Path, tmp_path: Path, failing: str) -> N
 
 
 def test_make_check_runs_it() -> None:
-    rule = re.search(r"^check: .*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    makefile = (ROOT / "Makefile").read_text()
+    assert re.search(r"^check: ci-lint ", makefile, re.MULTILINE)
+    rule = re.search(r"^ci-lint: .*\n((?:\t.*\n)+)", makefile, re.MULTILINE)
     assert rule
     assert "docker/check.sh" in rule[1]
     assert os.access(DOCKER / "check.sh", os.X_OK)

@@ -110,6 +110,10 @@ def test_own_method_runs_end_to_end(folder: Path) -> None:
     done = tvr(folder, ROOT, "smoke", "mine.yaml")
     assert done.returncode == 0, done.stderr
     assert "smoke: 1 passed" in done.stdout
+
+
+@pytest.mark.slow
+def test_own_method_is_checked_for_leaks(folder: Path) -> None:
     leak = tvr(folder, ROOT, "leakcheck", "--config", "mine.yaml", "--steps", "2", "--videos", "20", "--texts", "30")
     assert leak.returncode == 0, leak.stderr
     assert "no leak found" in leak.stdout

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from tvr_lightning.run.load import load_run as load_run
     from tvr_lightning.search.index import load_index as load_index
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["__version__", "load_experiment", "load_index", "load_run"]
 
 _HOME = {

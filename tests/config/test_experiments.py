@@ -1,4 +1,4 @@
-"""Every experiment is built without weights, and every kind of them runs for two batches on generated data."""
+"""Experiments run for two batches on generated data: the fast ones have between them every setting but numbers."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from tvr_lightning.run.load import build
 from tvr_lightning.run.smoke import smoke_arguments, smoke_data
 from tvr_lightning.run.training import run
 
+from ..kinds import cover, slow_unless
+
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
 
@@ -34,20 +36,18 @@ def settings_of(part: Any, where: str = "") -> Iterator[tuple[str, Any]]:
         yield where, part
 
 
-def kind_of(name: str) -> str:
+def seen_of(name: str) -> set[str]:
     """What a trial run sees of an experiment: neither numbers nor the encoders that it puts small ones in place of."""
     config = compose(EXPERIMENTS / f"{name}.yaml")
     replaced = {setting.removeprefix("--").partition("=")[0] for setting in smallest_parts(config)}
-    return json.dumps([s for s in settings_of(config) if s[0] not in replaced], sort_keys=True)
+    return {json.dumps(s, sort_keys=True) for s in settings_of(config) if s[0] not in replaced}
 
 
 NAMES = experiments_in(EXPERIMENTS)
-FIRST = set({kind_of(name): name for name in reversed(NAMES)}.values())  # of each kind
+COVER = cover({name: seen_of(name) for name in NAMES})
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in FIRST else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
-)
+@pytest.mark.parametrize("name", slow_unless(NAMES, COVER))
 def test_two_batches(name: str, layouts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = EXPERIMENTS / f"{name}.yaml"
     config, _ = read_arguments(smoke_arguments(file, smoke_data(file, layouts), tmp_path))
@@ -55,7 +55,7 @@ def test_two_batches(name: str, layouts: Path, tmp_path: Path, capsys: pytest.Ca
     assert name in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in FIRST])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in COVER])
 def test_those_that_do_not_run_are_built(name: str, tmp_path: Path) -> None:
     config, _ = read_arguments(smoke_arguments(EXPERIMENTS / f"{name}.yaml", tmp_path, tmp_path))
     assert build(config).name == name

@@ -56,6 +56,28 @@ def test_files_keep_codes_and_ids(tmp_path: Path) -> None:
         save_codes(tmp_path / "gone" / "codes.npz", written)
 
 
+def test_labels_come_back_as_they_were(tmp_path: Path) -> None:
+    file, labels = tmp_path / "codes.npz", [(3, 1), (), (7,)]
+    written = Codes.pack(draw(3, 12), ["a", "b", "c"], labels)
+    save_codes(file, {"video": written, "text": named(draw(2, 12))})
+    read = load_codes(file)
+    assert read["video"].labels == tuple(labels)
+    assert read["text"].labels == ()
+    assert Codes.pack(draw(3, 12), ["a", "b", "c"], [(), (), ()]).labels == ()  # nothing is known of any
+    with pytest.raises(ValueError, match="3 codes need labels of as many items or none, got 2"):
+        Codes.pack(draw(3, 12), ["a", "b", "c"], labels[:2])
+
+
+@pytest.mark.parametrize("pairs", [[[3, 0]], [[-1, 0]], [[0, 1, 2]], [0, 1], [[0.5, 1]]])
+def test_labels_of_no_item_are_refused(tmp_path: Path, pairs: list[object]) -> None:
+    file = tmp_path / "codes.npz"
+    save_codes(file, {"video": named(draw(3, 12))})
+    with np.load(file) as whole:
+        np.savez(file, **whole, **{"video/labels": np.asarray(pairs)})
+    with pytest.raises(DataError, match="holds no codes"):
+        load_codes(file)
+
+
 def test_files_that_are_no_codes(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="make them with: tvr encode"):
         load_codes(tmp_path / "codes.npz")

@@ -220,6 +220,30 @@ def test_a_split_without_captions_is_named_before_anything_is_encoded() -> None:
         feature_type(Hasher(), empty)
 
 
+def test_the_type_of_features_is_that_of_the_first_caption() -> None:
+    text = TextInput(
+        torch.ones(3, BITS, dtype=torch.int64), torch.ones(3, BITS, dtype=torch.bool), *[torch.arange(3)] * 2
+    )
+    asked: list[list[int]] = []
+
+    class Captions:
+        def __len__(self) -> int:
+            return 3
+
+        def rows(self, which: Tensor) -> TextInput:
+            asked.append(which.tolist())
+            return text[which]
+
+    some: Any = SimpleNamespace(name="test", captions=Captions())
+    assert feature_type(Hasher(), some) is CodeFeatures
+
+    class Module(torch.nn.Linear):
+        encode_text = Hasher.encode_text
+
+    assert feature_type(Module(2, 2), some) is CodeFeatures  # its weights say where captions go
+    assert asked == [[0], [0]]
+
+
 @pytest.mark.parametrize("name", ["database", "normalise"])
 def test_the_options_old_names_lead_to_their_place(name: str) -> None:
     setting = f"--model.evaluation.hashing_{name}=test"

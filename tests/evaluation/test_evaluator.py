@@ -14,10 +14,14 @@ from tvr_lightning.evaluation import (
     TrainingItems,
     encode_texts,
     encode_videos,
+    encoding,
     evaluate,
     score_all,
+    scored_items,
+    scoring,
 )
-from tvr_lightning.evaluation.encoding import inference
+from tvr_lightning.evaluation.encoding import ItemIndex, inference, join_batches
+from tvr_lightning.evaluation.postprocessing import PartOf
 from tvr_lightning.metrics import ranking_metrics, sinkhorn_biases
 from tvr_lightning.types import TensorRows, TextInput, VideoInput
 
@@ -116,6 +120,69 @@ def test_scores_of_another_shape_are_not_spread_over_the_matrix(
     monkeypatch.setattr(Dot, "score", lambda *_: torch.zeros(shape))
     with pytest.raises(ScoreError, match="6 texts and 5 videos"):
         score_all(Dot(), vectors(6, 0), vectors(5, 1))
+
+
+def test_a_device_that_has_room_keeps_features_and_scores_until_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = score_all(Dot(), vectors(9, 0), vectors(7, 1), chunk_size=4)
+    asked: list[int] = []
+    monkeypatch.setattr(scoring, "fits", lambda size, device: asked.append(size) or True)
+    assert torch.equal(score_all(Dot(), vectors(9, 0), vectors(7, 1), chunk_size=4), plain)
+    assert asked == [9 * 7 * 4, 7 * 3 * 4]  # the matrix, the videos
+
+
+def test_a_matrix_that_is_given_is_filled_and_must_fit() -> None:
+    out = torch.empty(5, 4)
+    assert score_all(Dot(), vectors(5, 0), vectors(4, 1), out=out) is out
+    assert torch.equal(out, score_all(Dot(), vectors(5, 0), vectors(4, 1)))
+    for wrong in (torch.empty(4, 5), torch.empty(5, 4, dtype=torch.double)):
+        with pytest.raises(ValueError, match=r"5 texts and 4 videos need float32 \(5, 4\)"):
+            score_all(Dot(), vectors(5, 0), vectors(4, 1), out=wrong)
+
+
+def test_every_gpu_gets_a_chunk() -> None:
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    assert scoring._suited(cpu, 10, 4) == scoring._suited(cpu, 100_000, 1)
+    assert [scoring._suited(gpu, 10, world) for world in (1, 4, 20)] == [10, 3, 1]
+    assert scoring._suited(gpu, 1_000_000, 4) == scoring._suited(gpu, 10_000_000, 1)
+
+
+def test_features_that_lie_in_two_places_are_brought_to_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    here, there = vectors(3, 0), vectors(2, 1).map(lambda x: x.to("meta"))
+    waited: list[torch.device] = []
+    monkeypatch.setattr(encoding, "to_host", lambda x: torch.ones(x.shape) if x.is_meta else x)
+    monkeypatch.setattr(encoding, "wait", waited.append)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    items = [ItemIndex(torch.tensor([2, 0, 1])), ItemIndex(torch.tensor([4, 3]))]
+    joined, places = join_batches([(here, items[0]), (there, items[1])])
+    assert torch.equal(joined.vector, torch.cat([here.vector, torch.ones(2, 3)]))
+    assert places.tolist() == [2, 0, 1, 4, 3]
+    assert waited == [torch.device("cuda")]  # copies from a GPU are read when they are there
+
+
+def test_a_method_that_reads_the_truth_is_given_the_captions_own_videos() -> None:
+    texts, videos, owner = vectors(6, 0), vectors(3, 1), torch.arange(6) % 3
+    encoded = EncodedSplit(texts, videos, owner)
+
+    class Reader(Dot):
+        reads_ground_truth = True
+
+        def match(self, texts: Vectors, videos: Vectors, rows: Tensor) -> tuple[Vectors, Vectors]:
+            assert not self.training
+            return Vectors(videos.vector[rows]), videos
+
+    matched = scored_items(Reader(), encoded)
+    assert torch.equal(matched.texts.vector, videos.vector[owner])
+    assert torch.equal(scored_items(Dot(), encoded).texts.vector, texts.vector)
+
+
+def test_a_part_of_a_score_encodes_as_the_method_does() -> None:
+    model = Dot()
+    part = PartOf(model, 0)
+    index = torch.arange(2)
+    text = TextInput(torch.arange(6).view(2, 3), torch.ones(2, 3, dtype=torch.bool), index, index)
+    video = VideoInput(torch.ones(2, 2, 3, 4, 4, dtype=torch.uint8), torch.ones(2, 2, dtype=torch.bool), index)
+    assert torch.equal(part.encode_text(text).vector, model.encode_text(text).vector)
+    assert torch.equal(part.encode_video(video).vector, model.encode_video(video).vector)
 
 
 def test_every_part_of_a_method_gets_its_own_mode_back() -> None:

@@ -6,7 +6,12 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from tvr_lightning.losses.contrastive import directional_cross_entropy, symmetric_cross_entropy
+from tvr_lightning.losses.contrastive import (
+    Pairs,
+    directional_cross_entropy,
+    similarity_decorrelation,
+    symmetric_cross_entropy,
+)
 from tvr_lightning.nn.lean.variational import gaussian_divergence
 
 
@@ -66,3 +71,24 @@ def test_divergence_pulls_towards_the_prior() -> None:
     gaussian_divergence(mean, log_sigma).backward()
     assert (mean.grad.sign() == mean.sign()).all()
     assert (log_sigma.grad.sign() == log_sigma.sign()).all()
+
+
+@pytest.mark.parametrize("pairs", ["positive", "negative", "all"])
+@pytest.mark.parametrize("video", [None, [0, 1, 0, 2]])
+def test_contrasts_differ_by_their_variance_over_the_pairs_that_are_meant(
+    pairs: Pairs, video: list[int] | None
+) -> None:
+    scores = torch.randn(4, 4, 3, dtype=torch.double, generator=torch.Generator().manual_seed(0))
+    owner = video or [0, 1, 2, 3]
+    meant = {
+        "positive": lambda i, j: i == j,
+        "negative": lambda i, j: owner[i] != owner[j],  # the caption's own video is no negative
+        "all": lambda i, j: True,
+    }[pairs]
+    found = [scores[i, j].var().item() for i in range(4) for j in range(4) if meant(i, j)]
+    given = None if video is None else torch.tensor(video)
+    assert similarity_decorrelation(scores, pairs, given).item() == pytest.approx(sum(found) / len(found))
+
+
+def test_a_batch_without_negatives_gives_nothing() -> None:
+    assert similarity_decorrelation(torch.randn(3, 3, 2), "negative", torch.zeros(3, dtype=torch.int64)) == 0

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tvr_lightning.losses.hashing import (
+    agreement,
     code_regression,
     instance_contrast,
     inter_modal_contrast,
@@ -16,6 +17,7 @@ from tvr_lightning.losses.hashing import (
     neighbourhood_preservation,
     neighbourhood_reconstruction,
     quantisation,
+    reconstruction,
     semantic_reconstruction,
 )
 
@@ -97,3 +99,11 @@ def test_gradients() -> None:
     assert torch.autograd.gradcheck(lambda *x: neighbourhood_reconstruction(s, *x), (v, t, w))
     assert torch.autograd.gradcheck(lambda *x: inter_modal_contrast(*x, 0.2, index), (v, t, w, u))
     assert torch.autograd.gradcheck(lambda *x: intra_modal_contrast(*x, 0.2, index), (v, t, w, u))
+
+
+def test_codes_of_two_kinds_repeat_similarities_and_agree() -> None:
+    video, text, similarity = draw(4, 6), draw(4, 6, seed=2), draw(4, 4, seed=3)
+    gaps = [(cos(v, t) - float(similarity[i, j])) ** 2 for i, v in enumerate(video) for j, t in enumerate(text)]
+    assert float(reconstruction(video, text, similarity)) == pytest.approx(sum(gaps) / 16)
+    assert float(agreement(video, text)) == pytest.approx(-sum(map(cos, video, text)) / 4)
+    assert float(agreement(video, 2 * video)) == pytest.approx(-1)

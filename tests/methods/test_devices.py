@@ -2,7 +2,7 @@
 
 Methods are all that the package has, each as its experiment on shapes trains it, with noise, augmentation and dropout,
 in the sizes that it declares as `tested_with` and with the smallest encoders; where our own dropout can be set, it is.
-Processes are forks of a script, this file: see tests/test_distributed.py.
+Processes are forks of a script, this module: see tests/test_distributed.py.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from pytorch_lightning import Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from tests.kinds import is_fast
 from tvr_lightning import methods
 from tvr_lightning.config.arguments import read_arguments
 from tvr_lightning.config.compose import compose, experiments_in
@@ -74,7 +75,8 @@ class Scheme:
 
 SMALL, LARGE = Size(24, 12, 4, 500), Size(80, 64, 8, 1200)
 RUNS: dict[str, tuple[Size, Mapping[str, Scheme]]] = {
-    "quick": (SMALL, {"odd": Scheme(first=1)}),
+    "quick": (SMALL, {"odd": Scheme(first=1)}),  # of `QUICK` alone
+    "others": (SMALL, {"odd": Scheme(first=1)}),
     "settings": (
         SMALL,
         {
@@ -105,6 +107,7 @@ def experiments() -> dict[str, Path]:
 
 
 NAMES = sorted(experiments())
+QUICK = [name for name in NAMES if is_fast(name)]
 
 
 @dataclass
@@ -181,23 +184,30 @@ def draw_apart() -> None:
     base.joined_rows = lambda first, total, *key: joined_rows(0, total, *key, ranks()[0])
 
 
-def rank_main(rank: int, folder: Path, size: Size, schemes: Mapping[str, Scheme], port: int) -> None:
+def names_of(run: str) -> list[str]:
+    """The methods that a run trains."""
+    return {"quick": QUICK, "others": [name for name in NAMES if name not in QUICK]}.get(run, NAMES)
+
+
+def rank_main(rank: int, folder: Path, run: str, port: int) -> None:
     # what torchrun sets
     os.environ |= {
         "RANK": str(rank), "WORLD_SIZE": str(WORLD), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(WORLD),
         "GROUP_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test",
     }  # fmt: skip
+    size, schemes = RUNS[run]
     found = {}
     for how, scheme in schemes.items():
         if scheme.wrong:
             draw_apart()
-        found |= {(how, name): train(name, folder, size, scheme) for name in NAMES}
+        found |= {(how, name): train(name, folder, size, scheme) for name in names_of(run)}
     torch.save(found, folder / f"rank{rank}.pt")
 
 
-def single_main(folder: Path, size: Size, schemes: Mapping[str, Scheme]) -> None:
+def single_main(folder: Path, run: str) -> None:
+    size, schemes = RUNS[run]
     found = {}
-    for name in NAMES:
+    for name in names_of(run):
         known = {n: train(name, folder, size, Scheme(accumulate=n)) for n in {s.accumulate for s in schemes.values()}}
         found |= {(how, name): known[scheme.accumulate] for how, scheme in schemes.items()}
     torch.save(found, folder / "single.pt")
@@ -225,13 +235,18 @@ def check(how: str, name: str, found: Mapping[str, Any]) -> None:
 
 def results(folder: Path, run: str, run_alone: Any) -> dict[str, Any]:
     """What two ranks and one process found."""
-    run_alone([sys.executable, __file__, str(folder), run], RUNS[run][0].limit_s)
+    run_alone([sys.executable, "-m", "tests.methods.test_devices", str(folder), run], RUNS[run][0].limit_s)
     return {name: torch.load(folder / f"{name}.pt", weights_only=True) for name in ("single", "rank0", "rank1")}
 
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory: pytest.TempPathFactory, run_alone: Any) -> dict[str, Any]:
     return results(tmp_path_factory.mktemp("quick"), "quick", run_alone)
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory, run_alone: Any) -> dict[str, Any]:
+    return results(tmp_path_factory.mktemp("others"), "others", run_alone)
 
 
 @pytest.fixture(scope="module")
@@ -245,9 +260,16 @@ def large(tmp_path_factory: pytest.TempPathFactory, run_alone: Any) -> dict[str,
 
 
 @pytest.mark.timeout(SMALL.limit_s + 60)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", QUICK)
 def test_two_devices_with_uneven_shares_train_as_one(quick: dict[str, Any], name: str) -> None:
     check("odd", name, quick)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(SMALL.limit_s + 60)
+@pytest.mark.parametrize("name", names_of("others"))
+def test_so_do_the_other_methods(others: dict[str, Any], name: str) -> None:
+    check("odd", name, others)
 
 
 @pytest.mark.slow
@@ -275,12 +297,12 @@ def test_the_check_sees_ranks_that_draw_for_themselves(settings: dict[str, Any])
 
 
 if __name__ == "__main__":
-    place, (extent, ways) = Path(sys.argv[1]), RUNS[sys.argv[2]]
+    place, what = Path(sys.argv[1]), sys.argv[2]
     torch.set_num_threads(1)
-    for each in NAMES:
-        settings_of(each, place, extent)  # makes the data
+    for each in names_of(what):
+        settings_of(each, place, RUNS[what][0])  # makes the data
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         number = free.getsockname()[1]
-    torch.multiprocessing.start_processes(rank_main, (place, extent, ways, number), nprocs=WORLD, start_method="fork")
-    single_main(place, extent, ways)
+    torch.multiprocessing.start_processes(rank_main, (place, what, number), nprocs=WORLD, start_method="fork")
+    single_main(place, what)

@@ -28,7 +28,13 @@ from tvr_lightning.types import TextInput, VideoInput, VideoTextBatch
 
 from .method_cases import EXPERIMENTS, cases_of, features, random_text, random_video
 
-LONG = ("test_one_batch_can_be_learned",)  # seconds a case: variants of a method are slow tests
+# what takes longest: of these, variants of a method are slow tests
+LONG = (
+    "test_one_batch_can_be_learned",
+    "test_untrained_scores_of_noise_are_chance",
+    "test_chunked_scoring_equals_the_whole",
+    "test_number_of_texts_and_videos_may_differ",
+)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

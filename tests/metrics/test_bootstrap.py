@@ -155,6 +155,8 @@ def test_paired_means_leave_out_what_both_leave_out():
     assert whole == paired_means(a[:, known], b[:, known], video[known])
     with pytest.raises(ValueError, match="different queries"):
         paired_means(a.masked_fill(holes, torch.nan), b, video)
+    with pytest.raises(ValueError, match="resamples must be at least 1, got 0"):
+        paired_means(a, b, video, resamples=0)
     with pytest.raises(ValueError, match="no query has a value"):
         paired_means(a * torch.nan, b * torch.nan, video)
 

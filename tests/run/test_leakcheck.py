@@ -32,6 +32,8 @@ from tvr_lightning.run.smoke import smoke_arguments
 from tvr_lightning.synthetic.noise import VOCABULARY, LeakProbe, NoiseData, NoiseEncoder, NoiseTokenizer
 from tvr_lightning.types import SentenceFeatures, TextInput, VideoInput
 
+from ..kinds import few_fast
+
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = ROOT / "experiments"
 SMALL = LeakProbe(steps=60, pairs=32, videos=40, texts=60, lr=1e-2)
@@ -207,7 +209,7 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("method", few_fast(sorted(METHODS)))
 def test_every_method_can_be_checked(method: str) -> None:
     if not METHODS[method]:
         pytest.skip(f"{method} has no experiment on the embedded dataset")

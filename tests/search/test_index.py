@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tests.data.clips import write_clip
+from tests.kinds import few_fast
 from tests.search import made
 from tvr_lightning.errors import ConfigError, DataError, DecodeError, SearchError
 from tvr_lightning.evaluation import score_all
@@ -24,7 +25,7 @@ from tvr_lightning.search.manifest import MANIFEST, read_manifest
 Load = Callable[..., Index]
 
 
-@pytest.mark.parametrize("name", made.METHODS)
+@pytest.mark.parametrize("name", few_fast(made.METHODS))
 def test_all_pairs_are_the_evaluators(name: str, shapes_root: Path, tmp_path: Path, load: Load) -> None:
     run = made.untrained(name, shapes_root, tmp_path)
     encoded = made.encoded_test(run)

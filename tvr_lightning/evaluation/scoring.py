@@ -63,9 +63,7 @@ def score_all(
     """
     check_chunk_size(chunk_size)
     device, (rank, world) = model.device, ranks() if shared else (0, 1)
-    step = chunk_size or sizes(device).score_chunk
-    if chunk_size is None and device.type != "cpu":  # a chunk for every rank
-        step = max(1, min(step, -(-len(texts) // world)))
+    step = chunk_size or _suited(device, len(texts), world)
     shares = [share(len(texts), step, r, world) for r in range(world)]
     scores, own = _matrix(len(texts), len(videos), matrix_limit_mib) if out is None else out, shares[rank]
     if scores.shape != (len(texts), len(videos)) or scores.dtype != torch.float32:
@@ -111,6 +109,12 @@ def _refuse(model: Retriever[Any, Any], scores: Tensor, rows: range) -> None:
         f"{type(model).__name__} scored text {row} with video {column} as {scores[row, column].item()}; a rank of it "
         "would mean nothing. Look at the weights (a diverged run?) and at that video's and caption's features."
     )
+
+
+def _suited(device: torch.device, num_texts: int, world: int) -> int:
+    """Texts and videos that a device scores at a time; on GPUs there is a chunk for every rank."""
+    chunk = sizes(device).score_chunk
+    return chunk if device.type == "cpu" else max(1, min(chunk, -(-num_texts // world)))
 
 
 def _resident(rows: TensorRows, device: torch.device) -> bool:

@@ -59,7 +59,16 @@ def by_index(
     return scores.view(shape), divergence.view(shape)
 
 
-@pytest.mark.parametrize(("kinds", "network", "read"), list(product(SUBSETS, NETWORKS, READS)))
+# each subset, network and readout once, and all together, are fast
+@pytest.mark.parametrize(
+    ("kinds", "network", "read"),
+    [
+        case
+        if case[0] == SUBSETS[-1] or case[1:] == (NETWORKS[0], READS[0])
+        else pytest.param(*case, marks=pytest.mark.slow)
+        for case in product(SUBSETS, NETWORKS, READS)
+    ],
+)
 def test_scores_divergences_and_gradients(kinds: tuple[Kind, ...], network: Network, read: Read) -> None:
     scorer = build(12, kinds=kinds, network=network, read=read)
     words, word_mask, frames, frame_mask = inputs(4, 3, 5, 3, 12)

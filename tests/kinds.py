@@ -1,0 +1,40 @@
+"""Which cases of a test over all methods are fast: one of each kind of method. The others are slow tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Set
+from typing import Any, TypeVar
+
+import pytest
+
+# cosines of CLIP's features; noise, own encoders and pairs scored together; codes of two networks in turn; closed form
+METHODS = ("clip4clip", "lean", "sptch", "stmh")
+
+T = TypeVar("T")
+
+
+def is_fast(name: str) -> bool:
+    """Whether a method, or its experiment on shapes, stands for its kind."""
+    return name.partition("_shapes")[0] in METHODS
+
+
+def slow_unless(cases: Iterable[T], fast: Iterable[T]) -> list[Any]:
+    """Cases as parameters; those that are not among the fast ones are marked slow."""
+    chosen = list(fast)
+    return [case if case in chosen else pytest.param(case, marks=pytest.mark.slow) for case in cases]
+
+
+def few_fast(names: Iterable[str]) -> list[Any]:
+    """All methods, or their experiments on shapes, of which one of each kind is fast."""
+    names = list(names)
+    return slow_unless(names, filter(is_fast, names))
+
+
+def cover(cases: Mapping[str, Set[Any]]) -> list[str]:
+    """Cases that have between them everything that any case has, the one with most of what is missing first."""
+    missing, chosen = set().union(*cases.values()), []
+    while missing:
+        best = max(sorted(cases), key=lambda name: len(cases[name] & missing))
+        chosen.append(best)
+        missing -= cases[best]
+    return chosen
