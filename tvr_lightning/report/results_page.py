@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
+from pathlib import Path
+from typing import Any
 
 from tvr_lightning.report.comparison import Comparison
 from tvr_lightning.report.formats import markdown_row, to_markdown
@@ -24,8 +26,8 @@ def to_results_page(sections: Mapping[str, Comparison], command: str, on: date, 
         on: the day.
         notes: lines that stand after the tables.
     """
-    groups = {row.group.name: row.group for comparison in sections.values() for row in comparison.rows}
-    runs = {run.path for group in groups.values() for run in group.runs}
+    groups = [row.group for comparison in sections.values() for row in comparison.rows]
+    runs = {run.path for group in groups for run in group.runs}
     count = "one run folder" if len(runs) == 1 else f"{len(runs)} run folders"
     out = [
         "# Results",
@@ -47,20 +49,20 @@ def to_results_page(sections: Mapping[str, Comparison], command: str, on: date, 
 
 
 def took_lines(groups: Sequence[Group]) -> list[str]:
-    """A table of what each run of some groups took, line by line."""
+    """A table of what each run of some groups took, line by line; a run of several groups is one line."""
+    runs = {run.path: (group.experiment, run.content) for group in groups for run in group.runs}
     return [
         markdown_row(TOOK),
         "|---|---:|---:|---:|---:|---:|---:|---|---|---|",
-        *(markdown_row(cells) for group in groups.values() for cells in _took(group)),
+        *(markdown_row(cells) for cells in _took(runs)),
     ]
 
 
-def _took(group: Group) -> Iterator[Sequence[str]]:
-    for run in group.runs:
-        c = run.content
+def _took(runs: Mapping[Path, tuple[str, Mapping[str, Any]]]) -> Iterator[Sequence[str]]:
+    for path, (experiment, c) in runs.items():
         commit, parameters = c.get("git_commit") or "", c.get("parameters")
         yield (
-            f"{group.experiment}/{run.path.name}",
+            f"{experiment}/{path.name}",
             str(c["seed"]),
             _number((c.get("trained") or {}).get("steps")),
             _minutes(c.get("train_time_s")),
