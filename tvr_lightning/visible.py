@@ -75,7 +75,6 @@ def from_home(text: str) -> str:
     """A text with `~` in the place of the user's home folder, for what is passed on to others.
 
     >>> from_home(f"{Path.home()}/runs, {Path.home()}2"), from_home("/data")
-    ... # doctest: +ELLIPSIS
     ('~/runs, ...2', '/data')
     """
     try:
