@@ -32,7 +32,8 @@ def few_fast(names: Iterable[str]) -> list[Any]:
 
 def cover(cases: Mapping[str, Set[Any]]) -> list[str]:
     """Cases that have between them everything that any case has, the one with most of what is missing first."""
-    missing, chosen = set().union(*cases.values()), []
+    missing: set[Any] = set().union(*cases.values())
+    chosen: list[str] = []
     while missing:
         best = max(sorted(cases), key=lambda name: len(cases[name] & missing))
         chosen.append(best)
