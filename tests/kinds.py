@@ -19,9 +19,12 @@ def is_fast(name: str) -> bool:
 
 
 def slow_unless(cases: Iterable[T], fast: Iterable[T]) -> list[Any]:
-    """Cases as parameters; those that are not among the fast ones are marked slow."""
+    """Cases as parameters, a tuple as one for each name; those that are not among the fast ones are marked slow."""
     chosen = list(fast)
-    return [case if case in chosen else pytest.param(case, marks=pytest.mark.slow) for case in cases]
+    return [
+        pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=() if case in chosen else pytest.mark.slow)
+        for case in cases
+    ]
 
 
 def few_fast(names: Iterable[str]) -> list[Any]:

@@ -122,7 +122,7 @@ def test_commands_are_found() -> None:
 @pages
 def test_commands_exist(file: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
-    known = {"make": targets, "tvr": {*COMMANDS, "help"}}
+    known = {"make": targets, "tvr": {*COMMANDS, "help", "--help", "--version"}}
     text = file.read_text(encoding="utf-8")
     calls = [call for _, _, language, code in hooks.blocks(text) if language == "sh" for call in commands_in(code)]
     if file.name not in ("log.md", "CHANGELOG.md"):  # they tell of what was

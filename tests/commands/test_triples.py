@@ -67,7 +67,7 @@ def test_file_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
         (["--write", "/no/such/folder"], 2, "no captions"),
         (["--config", "/no/such/experiment.yaml"], 2, "/no/such/experiment.yaml"),
         (["--file", "/no/such/file"], 1, "cannot read /no/such/file"),
-        (["\udcff"], 2, "is not UTF-8 text"),
+        (["\udcff"], 2, "is not UTF-8"),
     ],
 )
 def test_errors(words: list[str], code: int, text: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,7 +131,7 @@ def test_file_that_is_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     file = tmp_path / "captions.txt"
     file.write_bytes(b"a man\xff sings")
     assert main(["triples", "--file", str(file)]) == 1
-    assert "is not UTF-8 text" in capsys.readouterr().err
+    assert "is not UTF-8" in capsys.readouterr().err
     file.write_text("\n")
     assert main(["triples", "--file", str(file)]) == 2
 

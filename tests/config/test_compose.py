@@ -122,9 +122,9 @@ def test_resolved_configuration_builds_the_same_again(tmp_path: Path) -> None:
         ("data.annotations.init_args.protocol=9kk", "9k"),
         ("data.batchsize=3", "batchsize"),
         ("model.optimizer.betas=3", "betas"),
-        ("data.size=96", "data.size is 96, but it follows the encoder"),
-        ("data.seed=3", "data.seed is 3, but it follows seed_everything"),
-        ("model.encoder.context_length=7", "model.encoder.context_length is 7, but it follows data.max_words"),
+        ("data.size=96", "data.size is 96, but it is derived from the encoder"),
+        ("data.seed=3", "data.seed is 3, but it is derived from seed_everything"),
+        ("model.encoder.context_length=7", "model.encoder.context_length is 7, but it is derived from data.max_words"),
     ],
 )
 def test_wrong_values_raise_our_errors(override: str, message: str) -> None:

@@ -59,6 +59,7 @@ def test_settings_and_values_are_those_of_the_full_parser(name: str, monkeypatch
 
 def test_what_is_printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("COLUMNS", "120")  # else as wide as the terminal
     assert main(["fit", "--config", "experiments/lean_shapes.yaml", "--data.batch_size=7", "--help"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("usage: tvr fit --config FILE")

@@ -329,7 +329,7 @@ def test_file_without_tensors(tmp_path):
         ),
         (
             ("text.ln_final.bias", "ln_final.bias"),
-            r"one place, ln_final\.bias: text\.ln_final\.bias and ln_final\.bias",
+            r"two tensors for one parameter, ln_final\.bias: text\.ln_final\.bias and ln_final\.bias",
         ),
         (("x" * 100_000, "module." + "x" * 100_000), "two tensors for one parameter, x{40}…x{40}: "),
     ],

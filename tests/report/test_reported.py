@@ -68,7 +68,7 @@ def test_an_ablation_changes_settings_of_what_it_ablates(tmp_path: Path) -> None
     ("changes", "message"),
     [
         ({"datset": "x"}, "unknown key 'datset'; did you mean dataset"),
-        ({"encoder": ...}, "table 1: without encoder"),
+        ({"encoder": ...}, "table 1: missing encoder"),
         ({"table": 1}, "table is 1; give text, in quotes"),
         ({"split": 9}, "split is 9"),
         ({"rows": {"A": [1.0]}}, "row 'A' does not give one figure for each of 3 columns"),

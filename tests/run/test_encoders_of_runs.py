@@ -204,7 +204,7 @@ def test_a_bare_name_is_a_tag_whatever_lies_in_the_working_directory(
         (tmp_path / folder / "config.yaml").write_text("trains: false")
     monkeypatch.chdir(tmp_path)
     assert CLIPEncoder("tiny", "shapes").pretrained  # an index in the working directory holds a run's configuration too
-    with pytest.raises(CheckpointError, match=r"there is no run runs/a/c; known: runs/a/b"):
+    with pytest.raises(CheckpointError, match=r"there is no run runs/a/c; did you mean runs/a/b"):
         CLIPEncoder("tiny", "runs/a/c")
 
 

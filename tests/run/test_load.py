@@ -22,7 +22,7 @@ from ..small_runs import EXPERIMENT, run_arguments
 def run(shapes_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run, whose best weights are not its last."""
     runs = tmp_path_factory.mktemp("runs")
-    assert main(["fit", *run_arguments(shapes_root, runs, "--run_id=a", "--model.optimizer.lr=0.01")]) == 0
+    assert main(["fit", *run_arguments(shapes_root, runs, "--run_id=a", "--model.optimizer.lr=0.05")]) == 0
     return runs / "clip4clip_shapes" / "a"
 
 

@@ -45,7 +45,7 @@ def test_what_a_run_keeps_averages_to_its_figures(method: str, shapes_root: Path
     kept = read_values(run.path)
     means = {name: float(found.value.nanmean()) for name, found in kept.items()}
     assert means == pytest.approx({name: run.content["metrics"][f"test/{name}"] for name in kept})
-    assert {"probe/order", "probe/count"} <= set(kept)
+    assert {"probe/order", "probe/size"} <= set(kept)
     assert ({"hash/t2v/mAP", "hash/v2t/P@100"} <= set(kept)) == method.startswith("sptch")
 
 

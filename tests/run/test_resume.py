@@ -308,7 +308,7 @@ def test_devices_of_another_precision_do_not_go_on(
     torch.save({**content, "precision": "bf16-mixed"}, last)
     assert fit("--resume=last") == 1
     error = capsys.readouterr().err
-    assert "the run began in bf16-mixed and its devices here give 32-true (trainer.precision is auto)" in error
+    assert "the run was started in bf16-mixed, but its devices here give 32-true (trainer.precision is auto)" in error
     assert last.is_file()
     torch.save({k: v for k, v in content.items() if k != "precision"}, last)  # of an earlier version
     assert fit("--resume=last") == 0

@@ -99,8 +99,8 @@ def test_a_run_that_moved(trained: Path, index: Path, tmp_path: Path, tell: Tell
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["search", "{index}"], 2, "say what to look for"),
-        (["search", "{index}", "a", "--video", "x.mp4"], 2, "say what to look for"),
+        (["search", "{index}"], 2, "say what to search for"),
+        (["search", "{index}", "a", "--video", "x.mp4"], 2, "say what to search for"),
         (["search", "{index}", "  "], 2, "the query is empty"),
         (["search", "{index}", "a", "-k", "0"], 2, "-k is 0"),
         (["search", "{index}", "a", "--candidates", "some"], 2, "it must be a number of at least 1, or all"),
@@ -121,8 +121,8 @@ def test_a_run_that_moved(trained: Path, index: Path, tmp_path: Path, tell: Tell
         (["index", "{run}", "{videos}", "i", "--workers", "1000000"], 2, "at most 1,024"),
         (["index", "{run}", "{videos}", "i", "--workers", "-1"], 2, "at least 0"),
         (["index", "{run}", "{videos}", "{videos}"], 1, "is not an index and holds other files"),
-        (["index", "{run}", "a\0b", "i"], 2, "holds a zero byte"),
-        (["search", "{index}", "a\0b"], 2, "holds a zero byte"),
+        (["index", "{run}", "a\0b", "i"], 2, "contains a zero byte"),
+        (["search", "{index}", "a\0b"], 2, "contains a zero byte"),
         (["search", "{index}", "\x01\x02"], 2, "the query is empty"),
         (["search", "{index}", "\u200b"], 2, "the query is empty"),
         (["search", "{index}", "a", "--candidates", "9" * 5000], 2, "it must be a number of at least 1, or all"),

@@ -319,7 +319,7 @@ def test_unreadable_file(root, monkeypatch):
 
 def test_test_videos_in_the_train_list(root):
     (root / "MSRVTT_train.9k.csv").write_text("video_id\nvideo0\nvideo11\n")
-    with pytest.raises(DataError, match=r"1 ids stand in MSRVTT_train.9k.csv and in MSRVTT_JSFUSION_test.csv: video11"):
+    with pytest.raises(DataError, match=r"1 ids are in MSRVTT_train.9k.csv and in MSRVTT_JSFUSION_test.csv: video11"):
         _ = MSRVTT(root).splits
 
 

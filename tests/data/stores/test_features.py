@@ -240,7 +240,7 @@ def test_rows_outlive_the_removal_of_their_files(tmp_path: Path) -> None:
     assert torch.equal(store.rows(keys_of(6), 2, "items", values(3, calls))[5].features, rows[5].features)
     assert calls == []  # a later stage of the same run does not ask the disk again
     started_afresh = pickle.loads(pickle.dumps(rows))
-    with pytest.raises(DataError, match=r"kept features .*\.features are damaged or have gone"):
+    with pytest.raises(DataError, match=r"kept features .*\.features are damaged or gone"):
         started_afresh[0]
 
 

@@ -87,7 +87,7 @@ def test_a_name_is_no_pattern(tmp_path: Path) -> None:
 
     for name in ("a1.png", "a2.png", "a%d.png"):
         Image.new("RGB", (64, 64), "red").save(tmp_path / name)
-    refused(tmp_path / "a%d.png", r"or its name \(has it a % \?\) may stand for other files")
+    refused(tmp_path / "a%d.png", r"or its name \(does it contain a %\?\) may stand for other files")
     assert int(read_frames(tmp_path / "a1.png", 4).mask.sum()) == 1  # nor does its number make it the first of many
     clip = write_clip(tmp_path / "a%d.mp4", 12)
     assert number_of(read_frames(clip, 1, size=32).frames[0]) == 6
