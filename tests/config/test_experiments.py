@@ -55,6 +55,7 @@ def test_two_batches(name: str, layouts: Path, tmp_path: Path, capsys: pytest.Ca
     assert name in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in COVER])
 def test_those_that_do_not_run_are_built(name: str, tmp_path: Path) -> None:
     config, _ = read_arguments(smoke_arguments(EXPERIMENTS / f"{name}.yaml", tmp_path, tmp_path))

@@ -16,7 +16,7 @@ from tvr_lightning.visible import say
 
 OVERVIEW = """\
   compare   one table over runs and seeds         tvr compare runs/clip4clip_shapes --baseline RUN --format markdown
-            a page of results            tvr compare runs --format markdown --out docs/results.md
+            a page of results                     tvr compare runs --format markdown --out docs/results.md
             mAP by code length as a picture       tvr compare runs/sptch_shapes runs/sptch_shapes_16 --plot bits
 """
 

@@ -8,7 +8,7 @@ from tvr_lightning.commands.parser import Parser, add_split_of_run
 from tvr_lightning.visible import say
 
 OVERVIEW = """\
-  features  write a split's features             tvr features runs/tc_mgc_shapes/RUN --split test
+  features  write a split's features              tvr features runs/tc_mgc_shapes/RUN --split test
 """
 
 
