@@ -43,7 +43,7 @@ MOST_POINTS = 3
 TABLES = ("retrieval", "hashing", "ablations")
 README = Path("README.md")
 BEGIN, END = "<!-- benchmarks/figures/protocol.py writes this table -->\n", "<!-- end of the table -->\n"
-SHORT = "t2v/R@1,v2t/R@1,SumR,probe/order,probe/size"
+SHORT, DROPPED = "t2v/R@1,v2t/R@1,SumR,probe/order,probe/size", ("mem GiB", "params M", "notes")
 
 
 @dataclass(frozen=True)
@@ -236,6 +236,12 @@ def write_page(protocol: Mapping[str, Any], rows: Sequence[Row], file: Path) -> 
             sections[f"Without parts of {row.name}"] = compare_paths([whole, *parts], Path(), str(whole))
     lacking = [row.name for row in rows if not chosen_runs(row)]
     notes = [line for row in rows if (line := chosen_line(row))]
+    own = [row.name for row in rows if len(row.grid) > 1 and row.chosen() is None and chosen_runs(row)]
+    notes += (
+        [f"At the experiment's own settings, since the rest of their grids is not trained: {', '.join(own)}."]
+        if own
+        else []
+    )
     notes += [f"Not trained here: {', '.join(lacking)}."] if lacking else []
     notes += [f"{name}: {why}." for name, why in protocol["left_out"].items()]
     command = shlex.join(["python", "benchmarks/figures/protocol.py", "--page", str(file)])
@@ -255,7 +261,9 @@ def write_short_table(rows: Sequence[Row], file: Path) -> None:
         raise TVRError(f"{file} has no place for the table: {BEGIN.strip()} ... {END.strip()}")
     folders = [run.folder for row in rows if row.table == "retrieval" for run in chosen_runs(row)]
     lines = to_markdown(compare_paths(folders, Path(), metrics=SHORT)).splitlines()
-    table = [line for line in lines if line.startswith("|")]
+    cells = [line.split("|")[1:-1] for line in lines if line.startswith("|")]
+    shown = [i for i, title in enumerate(cells[0]) if title.strip() not in DROPPED]
+    table = ["|".join(("", *(row[i] for i in shown), "")) for row in cells]
     write_text(file, "".join((before, BEGIN, "\n", "\n".join(table), "\n\n", END, after)))
     say(f"wrote the table of {file}")
 
