@@ -24,14 +24,14 @@ KEY = "f" * 40
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home folder with a cache, a login and the working directory below it."""
     home = tmp_path / "home" / "somebody"
-    (home / "work").mkdir(parents=True)
+    (home / "desk").mkdir(parents=True)
     (home / ".netrc").write_text(f"machine api.wandb.ai login user password {KEY}\n")
     (home / ".cache/tvr_lightning/frames/aa").mkdir(parents=True)
     (home / ".cache/tvr_lightning/frames/aa" / f"aa{'0' * 62}.frames").write_bytes(b"x" * 5000)
     for name in ("XDG_CACHE_HOME", "NETRC", "WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL", "WNSEARCHDIR", "HF_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(home))
-    monkeypatch.chdir(home / "work")
+    monkeypatch.chdir(home / "desk")
     return home
 
 
@@ -55,11 +55,11 @@ def test_report(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     assert said["variables"]["WANDB_BASE_URL"] == "https://wandb.lab.org"
     assert said["cache"]["folder"] == "~/.cache/tvr_lightning"
     assert "in 1 file: decoded frames" in said["cache"]["frames"]
-    assert said["disk"]["working folder"].startswith("~/work: ")
+    assert said["disk"]["working folder"].startswith("~/desk: ")
     assert said["devices"]["precision of `auto`"] in ("32-true", "bf16-mixed", "16-mixed")
     assert int(said["experiments"]["the suite's"].split()[0]) > 100
     assert set(said["extras"]) >= {"search", "milvus", "reports", "dev", "completion"}
-    assert not [*home.glob("work/*")]
+    assert not [*home.glob("desk/*")]
 
 
 def test_text_marks_warnings(home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,8 +67,8 @@ def test_text_marks_warnings(home: Path, capsys: pytest.CaptureFixture[str], mon
     assert main(["doctor", "--runs_dir", "elsewhere"]) == 0
     out = capsys.readouterr().out
     assert "\ndisk\n  cache " in out
-    assert "  ! ~/work/elsewhere" not in out
-    assert "are free at ~/work/elsewhere" in out
+    assert "  ! ~/desk/elsewhere" not in out
+    assert "are free at ~/desk/elsewhere" in out
     assert out.rstrip().endswith("warnings, marked !")
     assert text([Finding("a", "b", "c")]) == "a\n  b                    c\n\nnothing looks wrong"
     assert text([Finding("a", "b", "c", "d")]).endswith("  ! d\n\n1 warning, marked !")
