@@ -282,7 +282,7 @@ def test_what_cannot_be_removed_is_named(
         (["--part", "frames"], "tvr cache prune --part"),
         (["--older-than", "3d"], "tvr cache prune --older-than"),
         (["--dry_run"], "tvr cache prune --dry_run"),
-        (["prune", "--older-than", "30"], "'30' is no number with a unit, such as 3h, 3d, 3w"),
+        (["prune", "--older-than", "30"], "'30' is not a number with a unit, such as 3h, 3d, 3w"),
         (["prune", "--max-size", "10X"], "such as 3K, 3M, 3G, 3T"),
         (["prune", "--part", "videos"], "invalid choice: 'videos'"),
     ],

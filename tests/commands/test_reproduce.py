@@ -38,7 +38,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[str]]:
     ("words", "message"),
     [
         (["tc_mcg"], "no figures of a paper 'tc_mcg'; did you mean tc_mgc"),
-        (["tc_mgc", "--seeds", "0,x"], "--seeds has 'x', which is no seed"),
+        (["tc_mgc", "--seeds", "0,x"], "--seeds has 'x', which is not a seed"),
         (["tc_mgc", "--seeds", "1,01"], "has a seed twice"),
         (["ghan", "--only", "ghan_msrvt"], "no row of ghan is made by 'ghan_msrvt'; did you mean ghan_msrvtt"),
         (["ghan", "--out", "docs"], "--out docs is a folder"),

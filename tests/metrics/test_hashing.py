@@ -11,7 +11,7 @@ from tvr_lightning.metrics import (
     average_precision,
     hamming_counts,
     hashing_metrics,
-    mean_interval,
+    interval_of_means,
     precision_recall_curve,
     query_precisions,
 )
@@ -189,18 +189,18 @@ def test_intervals_resample_videos_and_hold_the_mean():
     generator = torch.Generator().manual_seed(0)
     values = torch.rand(300, generator=generator, dtype=torch.float64)
     own = torch.arange(300)
-    low, high = mean_interval(values, own, resamples=4000)
+    low, high = interval_of_means(values[None], own, resamples=4000)
     width = 2 * 1.96 * float(values.std()) / 300**0.5
     assert low < float(values.mean()) < high
     assert high - low == pytest.approx(width, rel=0.1)
-    assert mean_interval(values, own) == mean_interval(values, own)
+    assert interval_of_means(values[None], own) == interval_of_means(values[None], own)
     # ten equal queries a video tell no more than one
-    ten = mean_interval(values.repeat_interleave(10), own.repeat_interleave(10), resamples=4000)
+    ten = interval_of_means(values.repeat_interleave(10)[None], own.repeat_interleave(10), resamples=4000)
     assert ten == pytest.approx((low, high))
     holes = torch.cat([values, torch.full((50,), torch.nan, dtype=torch.float64)])
-    assert mean_interval(holes, torch.arange(350), resamples=4000) == (low, high)
-    with pytest.raises(ValueError, match="0 and 300"):
-        mean_interval(values, own, resamples=0)
+    assert interval_of_means(holes[None], torch.arange(350), resamples=4000) == (low, high)
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        interval_of_means(values[None], own, resamples=0)
 
 
 def test_input_that_does_not_fit():

@@ -94,7 +94,7 @@ def _of(units: dict[str, int]) -> Callable[[str], int]:
         found = re.fullmatch(rf"(\d{{1,9}}(?:\.\d+)?)({'|'.join(units)})(?:i?B)?", text.strip())
         if not found:
             known = ", ".join(f"3{unit}" for unit in units)
-            raise argparse.ArgumentTypeError(f"'{text[:40]}' is no number with a unit, such as {known}")
+            raise argparse.ArgumentTypeError(f"'{text[:40]}' is not a number with a unit, such as {known}")
         return round(float(found[1]) * units[found[2]])
 
     return read

@@ -89,7 +89,7 @@ def read_seeds(text: str) -> list[int]:
     seeds = [part.strip() for part in text.split(",")]
     for seed in seeds:
         if not (seed.isascii() and seed.isdecimal()):
-            raise ConfigError(f"--seeds has '{seed}', which is no seed: --seeds 0,1,2, numbers from 0 on")
+            raise ConfigError(f"--seeds has '{seed}', which is not a seed: --seeds 0,1,2, numbers from 0 on")
     if len({*map(int, seeds)}) < len(seeds):
         raise ConfigError(f"--seeds {text} has a seed twice: it would be the same run")
     return [int(seed) for seed in seeds]

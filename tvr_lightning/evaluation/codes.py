@@ -27,7 +27,7 @@ from tvr_lightning.metrics import (
     PrecisionRecall,
     curve_of_codes,
     hamming_counts,
-    mean_interval,
+    interval_of_means,
     metrics_of_codes,
     query_precisions,
 )
@@ -135,7 +135,7 @@ def evaluate_codes(
             values[f"hash/{name}/{metric}"] = QueryValues(100.0 * precision, direction.video, rows, name == "t2v")
         if final and options.resamples:
             of_query = 100.0 * precisions["mAP"]
-            intervals[f"hash/{name}/mAP"] = mean_interval(of_query, direction.video, seed, options.resamples)
+            intervals[f"hash/{name}/mAP"] = interval_of_means(of_query[None], direction.video, seed, options.resamples)
     metrics["hash/mAP"] = (metrics["hash/t2v/mAP"] + metrics["hash/v2t/mAP"]) / 2
     if final:
         metrics |= _baselines(queries, searched, relevance, counts, seed)

@@ -8,7 +8,6 @@ from tvr_lightning.metrics.bootstrap import (
     holm,
     interval_of_means,
     interval_over_runs,
-    mean_interval,
     paired_bootstrap,
     paired_means,
 )
@@ -44,7 +43,6 @@ __all__ = [
     "holm",
     "interval_of_means",
     "interval_over_runs",
-    "mean_interval",
     "metrics_of",
     "metrics_of_codes",
     "one_more_run",

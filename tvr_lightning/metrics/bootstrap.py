@@ -126,33 +126,6 @@ def paired_bootstrap(
     return found
 
 
-def mean_interval(values: Tensor, video: Tensor, seed: int = 0, resamples: int = 1000) -> tuple[float, float]:
-    """Percentile 95 % bootstrap interval of a mean over queries, a video with all its queries resampled together.
-
-    Args:
-        values: (Q,), NaN for queries that are left out.
-        video: (Q,) int64, the video that each query is or describes.
-        seed: of the resampling.
-        resamples: how many.
-
-    Raises:
-        ValueError: fewer than one resample, or no value.
-    """
-    known = ~values.isnan()
-    if resamples < 1 or not bool(known.any()):
-        raise ValueError(f"a bootstrap needs resamples and values, got {resamples} and {int(known.sum())}")
-    number, unit = video[known].unique(return_inverse=True)
-    sums = torch.zeros(len(number), dtype=torch.float64).index_add_(0, unit, values[known].double())
-    sizes = torch.bincount(unit, minlength=len(number)).double()
-    generator = torch.Generator().manual_seed(seed)
-    means = []
-    for part in chunks(resamples, len(number), CHUNK):
-        drawn = torch.randint(len(number), (part.stop - part.start, len(number)), generator=generator)
-        means.append(sums[drawn].sum(1) / sizes[drawn].sum(1))
-    low, high = torch.cat(means).quantile(torch.tensor(TAILS, dtype=torch.float64)).tolist()
-    return low, high
-
-
 def paired_means(a: Tensor, b: Tensor, video: Tensor, seed: int = 0, resamples: int = 10_000) -> PairedDifference:
     """Compares two means over the same queries, of runs or of groups of runs; see `paired_bootstrap`.
 
@@ -210,7 +183,7 @@ def interval_over_runs(
 
 
 def interval_of_means(values: Tensor, video: Tensor, seed: int = 0, resamples: int = 2000) -> tuple[float, float]:
-    """The same of a metric whose values are at hand query by query.
+    """The same of a metric whose values are at hand query by query; of one run it holds the choice of videos alone.
 
     Args:
         values: (S, Q) what each query adds to the mean of each run, NaN for queries that are left out of all.
