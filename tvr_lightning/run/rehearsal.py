@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from tvr_lightning.config.arguments import read_arguments
 from tvr_lightning.config.objects import without_weights
 from tvr_lightning.data.annotations.base import TEST, TRAIN, Extent
 from tvr_lightning.data.datamodule import VideoTextDataModule
+from tvr_lightning.data.stores.caches import NOTED, entries_of
 from tvr_lightning.errors import ConfigError
 from tvr_lightning.evaluation import encode_split, score_all
 from tvr_lightning.methods.base import RetrievalModule
@@ -29,6 +31,7 @@ from tvr_lightning.run.accelerators import ExperimentTrainer
 from tvr_lightning.run.build import build_cli
 from tvr_lightning.run.callbacks.run_folder import device_name, peak_memory_mib
 from tvr_lightning.run.reader import reader_of
+from tvr_lightning.run.training import silence_lightning
 from tvr_lightning.synthetic.long_clips import write_long_clips
 from tvr_lightning.synthetic.plan import plan_shapes
 from tvr_lightning.visible import say
@@ -142,11 +145,14 @@ def rehearse(file: Path, settings: Sequence[str] = (), steps: int = STEPS) -> Ne
             "enable_model_summary": False, "callbacks": [clock], "default_root_dir": name,
         }  # fmt: skip
         say(f"rehearsing {config['experiment']}: {len(files)} clips of {seconds:g} s, {WARM + steps} steps of {batch}")
-        trainer = ExperimentTrainer(**(options | own))
-        trainer.fit(model, datamodule=data)
+        with warnings.catch_warnings():
+            silence_lightning()
+            trainer = ExperimentTrainer(**(options | own))
+            trainer.fit(model, datamodule=data)
         taken = data.splits[TRAIN]
         items = len(data.train_dataloader().dataset)
-        cached = sum(f.stat().st_size for f in cache.rglob("*") if f.is_file()) / len(taken.records)
+        # the files beside frames and features do not grow with the dataset
+        cached = sum(entry.size for entry in entries_of(cache, NOTED)) / len(taken.records)
         evaluation = _evaluation(model, data, extent.get(TEST))
         each_caption = len(taken.captions) > len(taken.records) and items == len(taken.captions)
         whole = extent.get(TRAIN)
@@ -182,17 +188,19 @@ def needs_lines(needs: Needs) -> list[str]:
     """What is printed of a rehearsal.
 
     >>> needs_lines(Needs("x CPU", 8, 2.0, 0.1, 5, 3600, 90.0, 2048, 3e9))[1]
-    'training: 5 epochs, 3,600 steps: 2.0 hours, validations left out'
+    'training: 5 epochs, 3,600 steps: 2.0 hours, without validations and what is computed once before'
     """
     unknown = "the size of the dataset is not known: its reader says no `extent`"
     training = unknown if needs.steps is None else (
-        f"{needs.epochs} epochs, {needs.steps:,} steps: {needs.training_h:.1f} hours, validations left out"
+        f"{needs.epochs} epochs, {needs.steps:,} steps: {needs.training_h:.1f} hours, without validations and what is "
+        "computed once before"
     )  # fmt: skip
     return [
         f"a step: {needs.step_s:.2f} s, {needs.batch / needs.step_s:.0f} pairs a second, {100 * needs.waiting:.0f} % "
         f"of it waiting for the batch, on {needs.device}",
         f"training: {training}",
-        f"a test: {unknown if needs.evaluation_s is None else f'{needs.evaluation_s / 60:.1f} minutes'}",
+        # what starting costs is scaled up with the rest
+        f"a test: {unknown if needs.evaluation_s is None else f'at most {needs.evaluation_s / 60:.1f} minutes'}",
         f"memory: {needs.memory_mib / 1024:.1f} GiB at its peak",
         f"caches: {unknown if needs.cache_bytes is None else f'{needs.cache_bytes / 1e9:.1f} GB of disk'}",
         "clips and captions are generated, encoders random: times are the real ones as far as their sizes agree",
