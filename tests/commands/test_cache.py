@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -215,6 +216,18 @@ def test_the_first_of_those_at_work_counts(tmp_path: Path) -> None:
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     assert used_since(tmp_path) is None
+
+
+def test_where_nothing_tells_what_runs_use_nothing_goes(
+    cache: Callable[..., tuple[int, str]], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(fcntl, "F_OFD_SETLK")
+    assert mark_use(folder, 1) is None
+    before = kept(folder)
+    code, said = cache("prune", "--part", "frames")
+    assert (code, kept(folder)) == (1, before)
+    assert "this system does not tell what runs use it" in said
+    assert cache()[0] == 0
 
 
 def test_a_store_marks_as_long_as_it_is_there(folder: Path) -> None:

@@ -64,6 +64,8 @@ def mark_use(folder: Path, started: int) -> int | None:
         folder: the cache.
         started: when the run began, in seconds.
     """
+    if not _knows_marks():
+        return None
     try:
         try:
             return _marked(folder, started, os.O_RDONLY)
@@ -72,6 +74,11 @@ def mark_use(folder: Path, started: int) -> int | None:
     except OSError as error:
         _log.info("%s is not marked as used: %s", folder, error.strerror or error)
         return None
+
+
+def _knows_marks() -> bool:
+    """Whether the system has locks of open files; Linux does."""
+    return hasattr(fcntl, "F_OFD_SETLK")
 
 
 def _marked(folder: Path, started: int, flags: int) -> int:
@@ -84,8 +91,10 @@ def used_since(folder: Path) -> int | None:
     """When the first of the runs began that use a folder now; None where none does.
 
     Raises:
-        OSError: the mark cannot be read.
+        OSError: the mark cannot be read, or the system has none.
     """
+    if not _knows_marks():
+        raise OSError(errno.ENOSYS, "this system does not tell what runs use it; when none does, remove it yourself")
     first = None
     try:
         with file_beneath(folder, IN_USE, os.O_RDONLY) as handle:
