@@ -12,6 +12,8 @@ command goes on where it was stopped. At the end it names the runs that have no 
 from __future__ import annotations
 
 import argparse
+import fcntl
+import math
 import os
 import shlex
 import subprocess
@@ -102,9 +104,9 @@ def best_validation(folder: Path) -> float:
     Raises:
         TVRError: it kept none.
     """
-    values = [row[CRITERION] for row in read_curves(folder / CURVES) if CRITERION in row]
+    values = [row[CRITERION] for row in read_curves(folder / CURVES) if math.isfinite(row.get(CRITERION, math.nan))]
     if not values:
-        raise TVRError(f"{folder} kept no {CRITERION}: it cannot be chosen on the validation split")
+        raise TVRError(f"{folder} kept no {CRITERION} that is a number: it cannot be chosen on the validation split")
     return max(values)
 
 
@@ -151,12 +153,20 @@ def _row(
 
 
 def train(run: Run) -> bool:
-    """Makes a run that has no result; its output goes beside its folder."""
-    if run.finished:
-        return True
+    """Makes a run that has no result; its output goes beside its folder. One that another process is making is left."""
+    run.folder.parent.mkdir(parents=True, exist_ok=True)
+    with (run.folder.parent / f"{run.point}.making").open("w") as making:
+        try:
+            fcntl.flock(making, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"{run.name} {run.point}: another process is making it", flush=True)
+            return False
+        return run.finished or _train(run)
+
+
+def _train(run: Run) -> bool:
     if run.folder.exists():  # killed before: what it began is of no use without its result
         run.folder.rename(run.folder.with_name(f"{run.folder.name}.begun-{time.time_ns()}"))
-    run.folder.parent.mkdir(parents=True, exist_ok=True)
     log = run.folder.parent / f"{run.point}.log"
     began = time.monotonic()
     with log.open("w") as out:
@@ -172,26 +182,38 @@ def train(run: Run) -> bool:
     return run.finished
 
 
-def main() -> int:
+def _from_one(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    return number
+
+
+def main(words: Sequence[str] | None = None) -> int:
     """Makes what is missing, or the page; returns 1 where a run failed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("tables", nargs="*", default=["retrieval", "hashing"], metavar="TABLE", help=", ".join(TABLES))
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="rows whose names begin so")
-    parser.add_argument("--points", type=int, default=MOST_POINTS, help="of each grid at most: 1 for a first look")
+    parser.add_argument(
+        "--points", type=_from_one, default=MOST_POINTS, help="of each grid at most: 1 for a first look"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", help="these instead of the file's; -1 for the first alone")
     parser.add_argument("--runs_dir", type=Path, default=Path("runs/protocol"))
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, of one thread each")
+    parser.add_argument("--jobs", type=_from_one, default=2, help="runs at a time, of one thread each")
     parser.add_argument("--page", type=Path, metavar="FILE", help="write the page of results there")
     parser.add_argument("--dry_run", action="store_true")
-    options = parser.parse_args()
+    options = parser.parse_args(words)
     if unknown := set(options.tables) - set(TABLES):
         parser.error(f"no table {', '.join(sorted(unknown))}; there are {', '.join(TABLES)}")
     protocol = yaml.safe_load(PROTOCOL.read_text(encoding="utf-8"))
-    rows = [
-        row for row in rows_of(protocol, options.runs_dir, options.points)
-        if not options.only or row.name.startswith(tuple(options.only))
-    ]  # fmt: skip
+    rows = list(rows_of(protocol, options.runs_dir, options.points))
+    if unknown := [name for name in options.only if not any(row.name.startswith(name) for row in rows)]:
+        parser.error(f"--only: no row's name begins with {', '.join(unknown)}; see {PROTOCOL.name}")
+    if options.page and (options.only or options.points != MOST_POINTS):
+        parser.error("--page is of all rows: leave --only and --points out, or README.md's table would lose the others")
+    rows = [row for row in rows if not options.only or row.name.startswith(tuple(options.only))]
     if options.page:
+        _around_table(README)  # before the page is written: both are or neither
         write_page(protocol, rows, options.page)
         write_short_table(rows, README)
         return 0
@@ -249,16 +271,23 @@ def write_page(protocol: Mapping[str, Any], rows: Sequence[Row], file: Path) -> 
     say(f"wrote {file}")
 
 
+def _around_table(file: Path) -> tuple[str, str]:
+    """What stands before and after the table in a file."""
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    before, begun, rest = text.partition(BEGIN)
+    _, ended, after = rest.partition(END)
+    if not begun or not ended:
+        raise TVRError(f"{file} has no place for the table: {BEGIN.strip()} ... {END.strip()}")
+    return before, after
+
+
 def write_short_table(rows: Sequence[Row], file: Path) -> None:
     """Writes the table of retrieval between its marks in a file.
 
     Raises:
         TVRError: the file has no marks.
     """
-    before, begun, rest = file.read_text(encoding="utf-8").partition(BEGIN)
-    _, ended, after = rest.partition(END)
-    if not begun or not ended:
-        raise TVRError(f"{file} has no place for the table: {BEGIN.strip()} ... {END.strip()}")
+    before, after = _around_table(file)
     folders = [run.folder for row in rows if row.table == "retrieval" for run in chosen_runs(row)]
     lines = to_markdown(compare_paths(folders, Path(), metrics=SHORT)).splitlines()
     cells = [line.split("|")[1:-1] for line in lines if line.startswith("|")]
@@ -284,4 +313,7 @@ def chosen_line(row: Row) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except TVRError as error:
+        sys.exit(f"protocol: {error}")

@@ -62,7 +62,7 @@ def test_the_validation_split_chooses_whatever_the_test_split_says(script: Any, 
 def test_a_run_without_validation_cannot_be_chosen(script: Any, tmp_path: Path) -> None:
     finish(tmp_path / "a", 1.0, 1.0)
     write_curves(tmp_path / "a" / "curves.csv", [{"epoch": 1, "step": 1}])
-    with pytest.raises(TVRError, match="kept no val/SumR"):
+    with pytest.raises(TVRError, match="kept no val/SumR that is a number"):
         script.best_validation(tmp_path / "a")
 
 
@@ -80,6 +80,61 @@ def test_what_is_finished_is_not_made_again(script: Any, tmp_path: Path, monkeyp
     assert len(made) == 1
     assert not other.folder.exists()
     assert len([p for p in other.folder.parent.iterdir() if ".begun-" in p.name]) == 1
+
+
+def test_a_run_that_another_process_makes_is_left_alone(
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = script.Run("a_shapes", "s0", ("--config=x",), tmp_path / "a_shapes" / "s0")
+    answers = []
+
+    def meanwhile(*_: Any, **__: Any) -> int:
+        run.folder.mkdir()
+        answers.append(script.train(run))  # another process comes by
+        return 0
+
+    monkeypatch.setattr(script.subprocess, "call", meanwhile)
+    script.train(run)
+    assert answers == [False]
+    assert run.folder.is_dir()
+    assert not [*tmp_path.rglob("*.begun-*")]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--points", "0"], "0 is less than 1"),
+        (["--jobs", "-1"], "-1 is less than 1"),
+        (["--only", "lean", "nothing"], "no row's name begins with nothing"),
+        (["--only", "lean", "--page", "page.md"], "--page is of all rows"),
+    ],
+)
+def test_wrong_options_are_refused_before_anything_is_made(
+    script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        script.main([*words, "--runs_dir", str(tmp_path)])
+    assert message in capsys.readouterr().err
+    assert not [*tmp_path.iterdir()]
+
+
+def test_no_page_is_written_where_the_table_has_no_place(
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "README.md").write_text("no marks")
+    monkeypatch.setattr(script, "README", tmp_path / "README.md")
+    with pytest.raises(TVRError, match="has no place for the table"):
+        script.main(["--page", str(tmp_path / "page.md"), "--runs_dir", str(tmp_path)])
+    assert [file.name for file in tmp_path.iterdir()] == ["README.md"]
+
+
+@pytest.mark.parametrize("content", ["epoch,step,val/SumR\n1,1,nan\n", "epoch,step,val/SumR\n1,1,inf\n"])
+def test_a_figure_that_is_no_number_chooses_nothing(script: Any, tmp_path: Path, content: str) -> None:
+    (tmp_path / "curves.csv").write_text(content)
+    with pytest.raises(TVRError, match="that is a number"):
+        script.best_validation(tmp_path)
+    (tmp_path / "curves.csv").write_text(content + "2,2,300\n")
+    assert script.best_validation(tmp_path) == 300
 
 
 def test_the_page_holds_chosen_runs_and_parts(script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

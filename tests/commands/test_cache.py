@@ -23,6 +23,8 @@ from tvr_lightning.data.stores.use import GRACE_S, IN_USE, TURNS, mark_use, used
 
 DAY = 86400
 
+DATABASE = f"triples/{'a' * 32}.sqlite"
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
@@ -34,14 +36,14 @@ def folder(tmp_path: Path) -> Path:
         store.write(kind, key_of(name), {"x": torch.zeros(9000)})
     del store
     (folder / "triples").mkdir()
-    with sqlite3.connect(folder / "triples/a.sqlite") as file:
+    with sqlite3.connect(folder / DATABASE) as file:
         file.execute("CREATE TABLE triples (key BLOB PRIMARY KEY, triples TEXT)")
     file.close()
     (folder / "fingerprints").write_bytes(b"x" * 64)
     (folder / "wordnet").mkdir()
     (folder / "wordnet/index.noun").write_text("dog")
     (folder / "wordnet/data.noun").write_text("dog")
-    for name in ("triples/a.sqlite", "fingerprints", "wordnet/index.noun", "wordnet/data.noun"):
+    for name in (DATABASE, "fingerprints", "wordnet/index.noun", "wordnet/data.noun"):
         os.utime(folder / name, (0, time.time() - 10 * DAY))
     return folder
 
@@ -143,13 +145,14 @@ def test_no_link_is_followed_and_no_other_s_file_goes(
     some = next(folder.glob("frames/??/*.frames")).parent
     (some / name).symlink_to(outside / name)
     (some / "notes.txt").write_text("mine")
-    (folder / "triples/b.sqlite").symlink_to(outside / "a.sqlite")
+    (folder / f"triples/{'b' * 32}.sqlite").symlink_to(outside / "a.sqlite")
     (folder / "wordnet/index.verb").symlink_to(outside / "index.noun")
-    (folder / "mine.txt").write_text("mine")
+    for own in ("mine.txt", "triples/diary.sqlite", "wordnet/notes.txt"):
+        (folder / own).write_text("mine")
     code, said = cache("prune", "--max-size", "0K", *(word for part in caches.PARTS for word in ("--part", part)))
     assert code == 0, said
     assert [file.read_text() for file in outside.rglob("*") if file.is_file()] == ["mine"] * 4
-    assert kept(folder) == {"frames 1", "mine.txt 1"}
+    assert kept(folder) == {"frames 1", "mine.txt 1", "triples 1", "wordnet 1"}
     assert (some / "notes.txt").exists()
     assert (some / name).is_symlink()
 
@@ -252,7 +255,7 @@ def test_what_was_used_shortly_before_a_run_began_is_its_own(
 
 
 def test_a_database_that_is_written_stays(cache: Callable[..., tuple[int, str]], folder: Path) -> None:
-    file = sqlite3.connect(folder / "triples/a.sqlite", isolation_level=None)
+    file = sqlite3.connect(folder / DATABASE, isolation_level=None)
     file.execute("BEGIN IMMEDIATE")
     try:
         code, said = cache("prune", "--part", "triples")
@@ -266,9 +269,9 @@ def test_a_database_that_is_written_stays(cache: Callable[..., tuple[int, str]],
 
 
 def test_a_broken_database_and_its_journal_go(cache: Callable[..., tuple[int, str]], folder: Path) -> None:
-    (folder / "triples/a.sqlite").write_text("no database, but long enough to be taken for one" * 30)
-    (folder / "triples/a.sqlite-journal").write_text("x")
-    (folder / "triples/a.lock").write_text("")
+    (folder / DATABASE).write_text("no database, but long enough to be taken for one" * 30)
+    (folder / f"{DATABASE}-journal").write_text("x")
+    (folder / f"triples/{'a' * 32}.lock").write_text("")
     assert cache("prune", "--part", "triples")[0] == 0
     assert not [*(folder / "triples").iterdir()]
 

@@ -62,6 +62,19 @@ def ask(tmp_path: Path) -> Callable[..., list[str]]:
     return ask
 
 
+def test_names_that_steer_a_terminal_are_not_offered(ask: Callable[..., list[str]], tmp_path: Path) -> None:
+    for name in ("a\x1b[2J", "b\nrm", "c\x0brm", "d\te", "e f;g", "é"):
+        (tmp_path / "runs/own" / name).mkdir(parents=True)
+        (tmp_path / "runs/own" / name / "metrics.json").touch()
+    assert ask("tvr inspect runs/own") == ["runs/own", r"runs/own/e\ f\;g", "runs/own/é"]
+
+
+def test_an_experiment_of_another_shape_gives_no_names(ask: Callable[..., list[str]], tmp_path: Path) -> None:
+    for content in ("model: [1]", "model: {class_path: 5, init_args: 7}", "data: 3"):
+        (tmp_path / "own.yaml").write_text(content)
+        assert ask("tvr fit --config own.yaml --model.enc") == []
+
+
 def test_commands(ask: Callable[..., list[str]]) -> None:
     assert ask("tvr ") == ["-h", "--help", *COMMANDS]
     assert ask("tvr comp") == ["compare", "completion"]

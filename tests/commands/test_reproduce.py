@@ -40,6 +40,8 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[str]]:
         (["tc_mcg"], "no figures of a paper 'tc_mcg'; did you mean tc_mgc"),
         (["tc_mgc", "--seeds", "0,x"], "--seeds has 'x', which is not a seed"),
         (["tc_mgc", "--seeds", "1,01"], "has a seed twice"),
+        (["tc_mgc", "--seeds", "4294967296"], "from 0 to 4294967295"),
+        (["tc_mgc", "--seeds", "9" * 5000], "has '9999"),
         (["ghan", "--only", "ghan_msrvt"], "no row of ghan is made by 'ghan_msrvt'; did you mean ghan_msrvtt"),
         (["ghan", "--out", "docs"], "--out docs is a folder"),
         (["ghan", "--out", "nowhere/page.md"], "lies in none that exists"),

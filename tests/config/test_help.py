@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from tvr_lightning.commands.main import main
+from tvr_lightning.config import sources
 from tvr_lightning.config.arguments import read_arguments
 from tvr_lightning.config.help import TITLES, plain, settings_help, settings_rows
 from tvr_lightning.config.layers import flat
@@ -112,6 +113,31 @@ def test_a_class_whose_source_does_not_tell_is_left_to_the_full_parser(
     monkeypatch.syspath_prepend(tmp_path)
     assert main(["fit", "--config", "{model: {class_path: mine.Mine}}", "--help"]) == 0
     assert "Its arguments: --model.help=mine.Mine." in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "class A(A):\n    pass\n",
+        "class A(B):\n    pass\nclass B(A):\n    pass\n",
+        "from own_method import x\nclass A:\n    def __init__(self, y: int = x): pass\n",
+        "Kind = Kind\nclass A:\n    def __init__(self, y: Kind = 1): pass\n",
+        "def (:\n",
+        "x = " + "(" * 5000,
+        b"\xff\xfe",
+        "raise RuntimeError('imported')\nclass A:\n    pass\n",
+    ],
+)
+def test_a_source_that_is_damaged_or_runs_in_circles_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str | bytes
+) -> None:
+    (tmp_path / "own_method.py").write_bytes(source if isinstance(source, bytes) else source.encode())
+    (tmp_path / "x.yaml").write_text("model: {class_path: own_method.A}")
+    monkeypatch.syspath_prepend(tmp_path)
+    sources._names_in.cache_clear()
+    config, _ = read_arguments(["--config", str(tmp_path / "x.yaml")])
+    assert "--model=own_method.A" in settings_help(config, 100)
+    assert "own_method" not in sys.modules
 
 
 def test_long_texts_are_cut_and_plain() -> None:

@@ -23,7 +23,7 @@ from tvr_lightning.report.formats import to_csv, to_latex, to_markdown, to_table
 from tvr_lightning.report.groups import Group, group_runs
 from tvr_lightning.report.reported import Reported
 from tvr_lightning.report.text import lines_of
-from tvr_lightning.run.results import find_runs, result_table
+from tvr_lightning.run.results import find_runs, read_run, result_table
 
 from .finished_runs import BAD, GOOD, VIDEOS, make_run
 
@@ -345,3 +345,14 @@ def test_captions_augmented_without_synonyms_are_noted(tmp_path: Path) -> None:
     assert rows["without/a"]["notes"] == ("captions were augmented without synonyms: no WordNet",)
     assert rows["with/a"]["notes"] == ()
     assert "without synonyms" in str(result_table(json.loads((folder / "metrics.json").read_text())).caption)
+
+
+def test_seeds_of_which_one_has_no_number(tmp_path: Path) -> None:
+    """NaN stands where there was nothing to count."""
+    for seed in range(2):
+        folder = make_run(tmp_path, f"foo/{seed}", seed)
+        content = json.loads((folder / "metrics.json").read_text())
+        content["metrics"]["test/SumR"] = float("nan") if seed else 450.0
+        (folder / "metrics.json").write_text(json.dumps(content))
+    mean, spread = Group(tuple(read_run(tmp_path / f"foo/{seed}") for seed in range(2))).summary("SumR") or (0, 0)
+    assert (str(mean), str(spread)) == ("nan", "nan")

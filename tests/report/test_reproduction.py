@@ -91,6 +91,9 @@ def test_settings_that_a_reproduction_sets_itself(word: str, message: str, tmp_p
         (49.0, (40.0, 50.0), None, "inside"),
         (51.0, (40.0, 50.0), None, "outside"),
         (51.0, None, None, "not judged"),
+        (48.0, (40.0, 50.0), (47.0, 47.0), "not judged"),  # all runs agree
+        (float("nan"), (40.0, 50.0), (46.0, 48.0), "not judged"),
+        (47.0, (40.0, 50.0), (float("nan"), float("nan")), "not judged"),
     ],
 )
 def test_verdicts(printed: float, interval: Any, further: Any, verdict: str) -> None:
@@ -101,6 +104,7 @@ def test_what_is_printed_is_rounded() -> None:
     assert rounding("t2v/R@1", 45.0) == 0.05
     assert rounding("hash/t2v/mAP", 22.17) == pytest.approx(0.005)
     assert rounding("SumR", 410.1) == pytest.approx(0.3)
+    assert rounding("hash/t2v/mAP", 22.1, 22.17) == pytest.approx(0.005)  # printed as 22.10
 
 
 ENTRY = Reported(

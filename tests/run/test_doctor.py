@@ -62,6 +62,26 @@ def test_report(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     assert not [*home.glob("desk/*")]
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        ("WANDB_BASE_URL", f"https://me:a@{KEY}@lab.org", "https://lab.org"),
+        ("WANDB_BASE_URL", f"https://me:a/{KEY}@lab.org/x", "https://lab.org/x"),
+        ("HF_HOME", f"https://lab.org/x?token={KEY}", "https://lab.org/x?..."),
+        ("WANDB_PROJECT", f"https://me:{KEY}@lab.org", "https://lab.org"),
+        ("WANDB_MODE", KEY, "..."),  # a key in the place of another value
+    ],
+)
+def test_no_line_shows_a_secret(
+    home: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, shown: str
+) -> None:  # fmt: skip
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv(name, value)
+    found = examine(Path(f"runs/https://me:{KEY}@lab.org"))
+    assert KEY not in text(found) + json.dumps(facts(found))
+    assert of(found, "variables", name).value == shown
+
+
 def test_text_marks_warnings(home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "LOW_DISK", 1 << 62)
     assert main(["doctor", "--runs_dir", "elsewhere"]) == 0

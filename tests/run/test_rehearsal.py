@@ -65,12 +65,25 @@ def test_a_rehearsal_scales_to_the_dataset(monkeypatch: pytest.MonkeyPatch) -> N
     assert needs.training_h == pytest.approx(needs.steps * needs.step_s / 3600)
 
 
+def test_bounds_of_the_training_hold_for_what_is_told_and_not_for_the_rehearsal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(ROOT)
+    words = ["--trainer.limit_train_batches=0", "--trainer.max_time=00:00:00:00", "--trainer.max_steps=7"]
+    needs = rehearse(Path("experiments/clip4clip_shapes.yaml"), [*SMALL, *words], steps=1)
+    assert needs.steps == 7
+    assert needs.step_s > 0
+
+
 def test_own_videos_are_told_what_is_not_known() -> None:
     lines = needs_lines(Needs("x CPU", 8, 2.0, 0.1, 5, None, None, 2048, None))
     assert sum("the size of the dataset is not known" in line for line in lines) == 3
 
 
-@pytest.mark.parametrize(("words", "message"), [(["--steps", "0"], "at least 1"), (["--data.nope=1"], "unknown key")])
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(["--steps", "0"], "at least 1"), (["--data.nope=1"], "unknown key"), (["--trainer.max_epochs=-1"], "no end")],
+)
 def test_wrong_calls(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["rehearse", "--config", "experiments/clip4clip_shapes.yaml", *words]) == 2
     assert message in capsys.readouterr().err

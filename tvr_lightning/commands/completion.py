@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 from tvr_lightning.commands.parser import Parser
 from tvr_lightning.errors import ConfigError, TVRError
-from tvr_lightning.visible import say
+from tvr_lightning.visible import say, visible
 
 OVERVIEW = """\
   completion  commands, options, names completed  eval "$(tvr completion bash)", in ~/.bashrc; zsh likewise
@@ -67,8 +67,13 @@ def complete(commands: Mapping[str, str]) -> int:
     for action in _actions(parser):
         if not hasattr(action, "completer"):
             action.completer = _completer(action, parser.prog)  # type: ignore[attr-defined]
-    argcomplete.autocomplete(parser)
+    argcomplete.autocomplete(parser, validator=_fits)
     return 0
+
+
+def _fits(word: str, prefix: str) -> bool:
+    """Whether a word may be offered: a name with a line end, a tab or a control character is not typed for anybody."""
+    return word.startswith(prefix) and visible(word) == word and not set(word) & {"\n", "\t"}
 
 
 def _parser_of(commands: Mapping[str, str], words: Sequence[str], prefix: str) -> argparse.ArgumentParser:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 import tempfile
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 OVERVIEW = """\
   reproduce  a paper's own rows, beside what it prints  tvr reproduce tc_mgc --check, tvr reproduce sptch --scale smoke
 """
+MAX_SEED = 2**32 - 1  # that generators of numbers take
 SEEDS = {"full": "0,1,2", "smoke": "0,1"}
 
 
@@ -47,8 +49,10 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--dry_run", action="store_true", help="print the commands; check and run nothing")
     options, settings = parser.parse_known_args(words[1:])
     seeds = read_seeds(options.seeds or SEEDS[options.scale])
-    if options.out is not None and (options.out.is_dir() or not options.out.absolute().parent.is_dir()):
+    if options.out is not None and (options.out.is_dir() or not _home(options.out).is_dir()):
         raise ConfigError(f"--out {options.out} is a folder, or lies in none that exists; give a file, such as page.md")
+    if options.out is not None and not os.access(options.out if options.out.exists() else _home(options.out), os.W_OK):
+        raise ConfigError(f"--out {options.out} cannot be written; give a file elsewhere")
     if options.check and options.dry_run:
         raise ConfigError("--check looks at this machine, --dry_run at nothing: leave one out")
     smoke = options.scale == "smoke"
@@ -77,19 +81,23 @@ def main(words: Sequence[str]) -> int:
         return _run(options, shlex.join(["tvr", *words]), targets, points, without, smoke)
 
 
+def _home(file: Path) -> Path:
+    return file.absolute().parent
+
+
 def read_seeds(text: str) -> list[int]:
     """Seeds with commas.
 
     Raises:
-        ConfigError: one is no number from 0 on, or comes twice.
+        ConfigError: one is no number from 0 to `MAX_SEED`, or comes twice.
 
     >>> read_seeds("0, 1,2")
     [0, 1, 2]
     """
     seeds = [part.strip() for part in text.split(",")]
     for seed in seeds:
-        if not (seed.isascii() and seed.isdecimal()):
-            raise ConfigError(f"--seeds has '{seed}', which is not a seed: --seeds 0,1,2, numbers from 0 on")
+        if not (seed.isascii() and seed.isdecimal() and len(seed) <= len(str(MAX_SEED)) and int(seed) <= MAX_SEED):
+            raise ConfigError(f"--seeds has '{seed:.40}', which is no seed: --seeds 0,1,2, from 0 to {MAX_SEED}")
     if len({*map(int, seeds)}) < len(seeds):
         raise ConfigError(f"--seeds {text} has a seed twice: it would be the same run")
     return [int(seed) for seed in seeds]

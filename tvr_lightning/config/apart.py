@@ -18,7 +18,8 @@ DECLARED = "runs_apart_by"
 
 def setting_of(config: Mapping[str, Any]) -> str | None:
     """The argument of a composed experiment's method by which its runs lie apart; None where they do not."""
-    class_path = (config.get("model") or {}).get("class_path")
+    model = config.get("model")
+    class_path = model.get("class_path") if isinstance(model, Mapping) else None
     name = declared(str(class_path), DECLARED) if class_path else None
     return name if isinstance(name, str) else None
 
@@ -26,7 +27,12 @@ def setting_of(config: Mapping[str, Any]) -> str | None:
 def value_of(config: Mapping[str, Any]) -> Any:
     """That argument's value; None where there is none, or where the experiment leaves it to the class."""
     name = setting_of(config)
-    return None if name is None else ((config["model"].get("init_args")) or {}).get(name)
+    return None if name is None else _arguments(config).get(name)
+
+
+def _arguments(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    given = config["model"].get("init_args")
+    return given if isinstance(given, Mapping) else {}  # what else it may be is refused where keys are checked
 
 
 def split_name(path: Path) -> tuple[Path, int] | None:
@@ -48,8 +54,7 @@ def with_value(config: dict[str, Any], value: int) -> dict[str, Any] | None:
     slot = known.slots.get(str(name)) if known else None
     if slot is None or slot.plain_type() is not int:
         return None
-    arguments = config["model"].get("init_args") or {}
-    return {**config, "model": {**config["model"], "init_args": {**arguments, str(name): value}}}
+    return {**config, "model": {**config["model"], "init_args": {**_arguments(config), str(name): value}}}
 
 
 def name_apart(name: str, before: Any, after: Any) -> str:

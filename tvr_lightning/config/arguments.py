@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from tvr_lightning.config.apart import name_apart, value_of
 from tvr_lightning.config.class_paths import module_of_working_directory, reach
-from tvr_lightning.config.compose import compose, find_file, is_text
+from tvr_lightning.config.compose import check_shape, compose, find_file, is_text
 from tvr_lightning.config.layers import lay, lay_value
 from tvr_lightning.config.options import ROOT
 from tvr_lightning.config.sources import Signature, Slot, signature, why_missing
@@ -116,8 +116,9 @@ def check_config(config: Mapping[str, Any], source: str) -> None:
     """Checks the keys of a composed experiment, and values of plain types.
 
     Raises:
-        ConfigError: names the key, and the nearest that exist.
+        ConfigError: names the key, and the nearest that exist; or what is no group of settings where one belongs.
     """
+    check_shape(config, source)
     _check_arguments(config, ROOT, "", source)
 
 

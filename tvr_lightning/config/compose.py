@@ -93,7 +93,32 @@ def compose(source: str | Path) -> dict[str, Any]:
         resolved = OmegaConf.to_container(OmegaConf.create(_lay(merged, own)), resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{path}: {str(error).splitlines()[0]}") from None
+    check_shape(resolved, str(path))
     return resolved  # type: ignore[return-value]
+
+
+def check_shape(content: Any, source: str, where: str = "") -> None:
+    """Checks that groups of settings, and the arguments of classes, are names with values.
+
+    Args:
+        content: a configuration, or a part of one.
+        source: where it comes from, for messages.
+        where: the part's name.
+
+    Raises:
+        ConfigError: one is something else.
+    """
+    if not isinstance(content, Mapping):
+        return
+    slots = ROOT.slots if not where else {}
+    for key, value in content.items():
+        place = f"{where}.{key}".lstrip(".")
+        needed = (key in slots and (slots[key].group or key == "model")) or (
+            key == "init_args" and "class_path" in content
+        )
+        if needed and value is not None and not isinstance(value, Mapping):
+            raise ConfigError(f"{source}: {place} is {value!r:.40}; it holds names and values")
+        check_shape(value, source, place)
 
 
 def _of_other_value(path: Path) -> dict[str, Any] | None:
@@ -158,6 +183,8 @@ def _read(path: Path, text: str | None = None) -> DictConfig:
         raise ConfigError(f"no experiment file {path}: {hint}")
     try:
         config = OmegaConf.load(path) if text is None else OmegaConf.create(text)
+    except RecursionError:
+        raise ConfigError(f"{path}: nested deeper than an experiment can be") from None
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     except UnicodeDecodeError as error:

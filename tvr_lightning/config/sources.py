@@ -52,7 +52,7 @@ class Slot:
             if isinstance(node, ast.Constant) and isinstance(node.value, str):  # a type in quotes
                 node = ast.parse(node.value, mode="eval").body
             node = _Plain(self.module).visit(node)
-        except (_NotPlainError, SyntaxError):
+        except (_NotPlainError, SyntaxError, RecursionError):  # the last: a name that stands for itself
             return None
         code = compile(ast.fix_missing_locations(ast.Expression(node)), self.annotation, "eval")
         return eval(code, {"__builtins__": {}, **PLAIN, **TYPING})
@@ -101,9 +101,14 @@ class Signature:
     complete: bool = True
 
 
-def signature(class_path: str) -> Signature | None:
-    """Reads a constructor's parameters, also inherited ones, or a dataclass's fields; None where that is uncertain."""
-    found = _find_class(class_path)
+def signature(class_path: str, below: frozenset[str] = frozenset()) -> Signature | None:
+    """Reads a constructor's parameters, also inherited ones, or a dataclass's fields; None where that is uncertain.
+
+    Args:
+        class_path: module and name.
+        below: classes that inherit from it, of which none can be its parent.
+    """
+    found = None if class_path in below else _find_class(class_path)
     if found is None:
         return None
     module, definition = found
@@ -114,7 +119,8 @@ def signature(class_path: str) -> Signature | None:
         return None
     parents = [ast.unparse(b).partition("[")[0] for b in definition.bases]
     parents = [p for p in parents if p.rpartition(".")[2] not in NO_PARENT]
-    parent = signature(f"{module}.{parents[0]}") if len(parents) == 1 else None
+    below |= {class_path}
+    parent = signature(f"{module}.{parents[0]}", below) if len(parents) == 1 else None
     if init:
         arguments = [*init.args.posonlyargs, *init.args.args][1:] + init.args.kwonlyargs
         types = {a.arg: a.annotation for a in arguments}
@@ -138,11 +144,13 @@ def signature(class_path: str) -> Signature | None:
     return Signature({**inherited, **own}, complete)
 
 
-def _constant(module: str, name: str) -> ast.expr | None:
+def _constant(module: str, name: str, seen: frozenset[tuple[str, str]] = frozenset()) -> ast.expr | None:
     """What a name stands for that a module gives a value once, or takes from another that does."""
+    if (module, name) in seen:
+        return None
     match (_names(module) or {}).get(name):
         case [ast.ImportFrom() as node]:
-            return _constant(*_imported(module, node, name))
+            return _constant(*_imported(module, node, name), seen | {(module, name)})
         case [ast.expr() as value]:
             return value
     return None
@@ -194,8 +202,8 @@ def declared(class_path: str, name: str) -> Any:
         return None
 
 
-def _declaration(class_path: str, name: str) -> ast.expr | None:
-    found = _find_class(class_path)
+def _declaration(class_path: str, name: str, below: frozenset[str] = frozenset()) -> ast.expr | None:
+    found = None if class_path in below else _find_class(class_path)
     if found is None:
         return None
     module, definition = found
@@ -203,7 +211,8 @@ def _declaration(class_path: str, name: str) -> ast.expr | None:
         if bound == name and isinstance(by, ast.expr):
             return by
     parents = [ast.unparse(b).partition("[")[0] for b in definition.bases]
-    inherited = (_declaration(f"{module}.{p}", name) for p in parents if p.rpartition(".")[2] not in NO_PARENT)
+    below |= {class_path}
+    inherited = (_declaration(f"{module}.{p}", name, below) for p in parents if p.rpartition(".")[2] not in NO_PARENT)
     return next((value for value in inherited if value is not None), None)
 
 
@@ -293,9 +302,15 @@ def _file(module: str) -> Path | None:
 
 
 def _names(module: str) -> Mapping[str, list[ast.AST]] | None:
-    """What a module binds its names to, each possibly several times; `*` where it may have others."""
+    """What a module binds its names to, each possibly several times; `*` where it may have others; None of no source.
+
+    A source that is damaged counts as none: the full parser imports it, and Python says where the fault is.
+    """
     file = _file(module)
-    return None if file is None else _names_in(file)
+    try:
+        return None if file is None else _names_in(file)
+    except (OSError, SyntaxError, ValueError, RecursionError):  # bytes that are no text raise a ValueError
+        return None
 
 
 @cache

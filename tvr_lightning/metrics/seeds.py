@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import sqrt
+from math import isfinite, nan, sqrt
 from statistics import NormalDist, fmean, stdev
 
 # the 97.5 % quantile of Student's t with 1, 2, ... 9 degrees of freedom, where the expansion below is not close enough
@@ -43,7 +43,7 @@ def one_more_run(values: Sequence[float]) -> tuple[float, float] | None:
         values: a figure of each run, of other seeds and nothing else.
 
     Returns:
-        (low, high); None of fewer than two runs, which say nothing of it.
+        (low, high); None of fewer than two runs, which say nothing of it, and NaN where one of the values is.
 
     >>> low, high = one_more_run([46.8, 47.1, 47.4])
     >>> round(low, 1), round(high, 1)
@@ -53,5 +53,7 @@ def one_more_run(values: Sequence[float]) -> tuple[float, float] | None:
     """
     if len(values) < 2:
         return None
+    if not all(map(isfinite, values)):
+        return nan, nan
     reach = student_quantile(len(values) - 1) * stdev(values) * sqrt(1 + 1 / len(values))
     return fmean(values) - reach, fmean(values) + reach

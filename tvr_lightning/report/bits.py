@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from tvr_lightning.errors import NothingToDraw
 from tvr_lightning.names import HASH_BASELINES
 from tvr_lightning.report.columns import figure
 from tvr_lightning.report.comparison import Comparison
-from tvr_lightning.report.groups import database_of
+from tvr_lightning.report.groups import database_of, deviation
 from tvr_lightning.report.pr_curves import short
 from tvr_lightning.run.results import DIRECTIONS, Run
 
@@ -80,7 +80,7 @@ def bits_table(runs: Sequence[Run]) -> list[tuple[str, ...]]:
         for line in found:
             own = rows.setdefault(line.name, ["-"] * len(heads))
             for bits, values in line.points.items():
-                spread = f" ±{stdev(values):.1f}" if len(values) > 1 else ""
+                spread = f" ±{deviation(values):.1f}" if len(values) > 1 else ""
                 own[heads.index(f"{direction} {bits}")] = f"{fmean(values):.1f}{spread}"
     return [("hash/mAP by bits", *heads), *((name, *cells) for name, cells in rows.items())]
 
@@ -102,7 +102,7 @@ def draw_bits(comparison: Comparison) -> Figure:
         lengths: set[int] = set()
         for line in bits_lines(runs, direction):
             means = [fmean(values) for values in line.points.values()]
-            deviations = [stdev(values) if len(values) > 1 else 0.0 for values in line.points.values()]
+            deviations = [deviation(values) if len(values) > 1 else 0.0 for values in line.points.values()]
             axes.errorbar(
                 list(line.points), means, deviations, marker="o", markersize=4, capsize=2, label=line.name,
                 linestyle="-" if line.learned else "--", linewidth=1.6 if line.learned else 0.9,

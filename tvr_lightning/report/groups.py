@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import isfinite, nan
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,15 @@ if TYPE_CHECKING:
 
     from tvr_lightning.metrics.bootstrap import PairedDifference
     from tvr_lightning.metrics.ranking import Ranks
+
+
+def deviation(values: Sequence[float]) -> float:
+    """The standard deviation of two values or more; NaN where one of them is no number, which `stdev` cannot take.
+
+    >>> deviation([46.0, 48.0]) == 2**0.5, deviation([46.0, float("nan")])
+    (True, nan)
+    """
+    return stdev(values) if all(map(isfinite, values)) else nan
 
 
 Queries = tuple[tuple[str, str], ...]  # with the video of each
@@ -59,7 +69,7 @@ class Group:
     def summary(self, key: str) -> tuple[float, float | None] | None:
         """Mean and standard deviation over seeds (None of one run); None where not all runs have the figure."""
         values = self.values(key)
-        return (fmean(values), stdev(values) if len(values) > 1 else None) if values else None
+        return (fmean(values), deviation(values) if len(values) > 1 else None) if values else None
 
     def interval(self, key: str) -> tuple[float, float] | None:
         """95 % bootstrap interval: a run's own; over seeds that of their mean, where every run kept its ranks."""

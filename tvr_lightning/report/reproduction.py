@@ -12,6 +12,7 @@ import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
@@ -275,7 +276,8 @@ def _figure(group: Group, entry: Reported, key: str, judged: bool) -> Figure | N
     further = one_more_run(values)
     verdict: Verdict = "not judged"
     if judged and not key.endswith("/MdR"):  # a median moves in steps: equal ones say nothing of its noise
-        verdict = judge(printed, interval, further, rounding(key, printed))
+        alike = [entry.metrics[k] for k in (key, *entry.printed) if _kind(k) == _kind(key)]
+        verdict = judge(printed, interval, further, rounding(key, *alike))
     return Figure(key, printed, summary[0], interval, further, verdict)
 
 
@@ -287,28 +289,39 @@ def judge(
     Args:
         printed: the figure.
         interval: of the mean on other videos and seeds.
-        further: the range of one further seed; None of one run.
+        further: the range of one further seed; None of one run. Of runs that all agree it has no width, and says
+            nothing.
         grant: by how much the printed one may have been rounded.
 
     >>> judge(47.4, (44.0, 50.0), (45.9, 47.0), 0.05), judge(47.4, (44.0, 50.0), None, 0.05)
     ('beyond', 'inside')
     """
     bounds = further or interval
-    if bounds is None:
+    if bounds is None or not all(map(isfinite, (printed, *bounds))):
         return "not judged"
+    if further is not None and further[1] - further[0] < NOISE:
+        return "not judged"  # a figure moves in steps, one a query: that seeds agree does not mean that they always do
     inside = bounds[0] - grant - NOISE <= printed <= bounds[1] + grant + NOISE
     if further is not None:
         return "within" if inside else "beyond"
     return "inside" if inside else "outside"
 
 
-def rounding(key: str, printed: float) -> float:
+def _kind(key: str) -> str:
+    return key.rpartition("/")[2].partition("@")[0]
+
+
+def rounding(key: str, *printed: float) -> float:
     """Half of a printed figure's last digit, for each figure that a sum consists of.
 
-    >>> rounding("t2v/R@1", 47.4), rounding("hash/t2v/mAP", 22.17), round(rounding("SumR", 410.1), 2)
+    Args:
+        key: the metric.
+        printed: the figure, and those of its kind in the row: a zero at the end does not show in a number.
+
+    >>> rounding("t2v/R@1", 47.4), rounding("hash/t2v/mAP", 22.1, 22.17), round(rounding("SumR", 410.1), 2)
     (0.05, 0.005, 0.3)
     """
     if key == "SumR":
         return 2 * len(SUMMED) * 0.05
-    digits = len(repr(round(printed, 4)).partition(".")[2])
+    digits = max(len(repr(round(figure, 4)).partition(".")[2]) for figure in printed)
     return 0.5 * 10**-digits

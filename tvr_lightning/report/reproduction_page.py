@@ -36,7 +36,8 @@ HOW = (
     "What that cannot know: the noise of the paper's own run (taken to be as large as ours), how its epoch and seed "
     "were chosen, and what it does not state. Of few seeds the range is wide: with three a difference of five standard "
     "deviations is just beyond it. Figures are judged one by one: of twenty that differ by chance alone one is beyond, "
-    "and those of a row rise and fall together. Medians (MdR) move in steps and are not judged.",
+    "and those of a row rise and fall together. Medians (MdR) move in steps and are not judged, nor is a figure on "
+    "which all our runs agree, which says nothing of how far apart others may lie.",
 )
 
 

@@ -30,6 +30,8 @@ VARIABLES = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "XDG_CACHE_HOME", "HF_HO
              "WANDB_MODE", "WANDB_PROJECT", "WANDB_BASE_URL", "WNSEARCHDIR", "SLURM_JOB_ID", "LOCAL_RANK")  # fmt: skip
 LOW_DISK, LOW_MEMORY = 5 << 30, 4 << 30
 CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+SECRET_NAMES = re.compile("(KEY|TOKEN|SECRET|PASSWORD|PASSWD)$", re.IGNORECASE)
+SECRET_LETTERS = 8  # a shorter value may be a word of the report
 UNBOUNDED = 1 << 60  # cgroup 1 has a number of about that size where there is no limit
 
 Lines = Iterator[tuple[str, str] | tuple[str, str, str | None]]  # name, value and what may be wrong
@@ -76,11 +78,28 @@ def examine(runs_dir: Path) -> list[Finding]:
         try:
             for name, value, *warning in look():
                 why = warning[0] if warning and warning[0] else None
-                found.append(Finding(part, name, from_home(value), why and from_home(why)))
+                found.append(Finding(part, name, _shown(value), why and _shown(why)))
         except Exception as error:  # whatever it is belongs into the report, and the other parts too
-            why = from_home(f"{type(error).__name__}: {one_line(error)}")
+            why = _shown(f"{type(error).__name__}: {one_line(error)}")
             found.append(Finding(part, "cannot be found out", why, f"{part}: {why}"))
     return found
+
+
+def without_secrets(text: str) -> str:
+    """A text without what addresses hold besides a host and a path, and without the values of variables of keys.
+
+    >>> without_secrets("https://me:pass@word/1@lab.org:8080/x?api_key=1, /runs")
+    'https://lab.org:8080/x?..., /runs'
+    """
+    for name, value in os.environ.items():
+        if len(value) >= SECRET_LETTERS and SECRET_NAMES.search(name):
+            text = text.replace(value, "...")
+    text = re.sub(r"(?<=:/)(/?)[^\s?]*@", r"\1", text)  # a path has one of an address's two slashes left
+    return re.sub(r"\?[^\s,]+", "?...", text)
+
+
+def _shown(text: str) -> str:
+    return from_home(without_secrets(text))
 
 
 def _versions() -> Lines:
@@ -312,7 +331,7 @@ def _experiments() -> Lines:
 def _variables() -> Lines:
     for name in VARIABLES:
         if name in os.environ:
-            yield name, re.sub("//[^/@]*@", "//", os.environ[name])  # without a name and a password
+            yield name, os.environ[name]
 
 
 def _gib(size: int) -> str:

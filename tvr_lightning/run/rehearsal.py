@@ -138,9 +138,12 @@ def rehearse(file: Path, settings: Sequence[str] = (), steps: int = STEPS) -> Ne
         model, data = cli.model, cli.datamodule
         clock = StepClock()
         options = cli.config_init.trainer.as_dict()
-        epochs = int(options.get("max_epochs") or 1)
+        epochs, most = int(options.get("max_epochs") or 1), int(options.get("max_steps") or -1)
+        if epochs < 0 and most < 0:
+            raise ConfigError("trainer.max_epochs and trainer.max_steps are both -1: such a training has no end")
         own = {
-            "max_steps": WARM + steps, "max_epochs": 10_000, "limit_val_batches": 0,
+            "max_steps": WARM + steps, "max_epochs": 10_000, "limit_val_batches": 0, "limit_train_batches": 1.0,
+            "overfit_batches": 0, "fast_dev_run": False, "max_time": None,
             "num_sanity_val_steps": 0, "logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
             "enable_model_summary": False, "callbacks": [clock], "default_root_dir": name,
         }  # fmt: skip
@@ -159,9 +162,13 @@ def rehearse(file: Path, settings: Sequence[str] = (), steps: int = STEPS) -> Ne
         count = None if whole is None else whole.captions if each_caption else whole.videos
         on_gpu = trainer.strategy.root_device.type == "cuda"
         timed = clock.steps[WARM:]
+        bounds = [
+            *([epochs * (count // batch)] if count is not None and epochs > 0 else []),
+            *([most] if most > 0 else []),
+        ]
         return Needs(
             device_name(on_gpu), batch, median(timed), sum(clock.waits[WARM:]) / sum(timed), epochs,
-            None if count is None else epochs * (count // batch), evaluation, peak_memory_mib(on_gpu),
+            min(bounds, default=None), evaluation, peak_memory_mib(on_gpu),
             None if not extent else cached * sum(part.videos for part in extent.values()),
         )  # fmt: skip
 
@@ -191,10 +198,13 @@ def needs_lines(needs: Needs) -> list[str]:
     'training: 5 epochs, 3,600 steps: 2.0 hours, without validations and what is computed once before'
     """
     unknown = "the size of the dataset is not known: its reader says no `extent`"
-    training = unknown if needs.steps is None else (
-        f"{needs.epochs} epochs, {needs.steps:,} steps: {needs.training_h:.1f} hours, without validations and what is "
-        "computed once before"
-    )  # fmt: skip
+    hours = needs.training_h
+    if hours is None:
+        training = unknown
+    else:
+        epochs = f"{needs.epochs} epochs, " if needs.epochs > 0 else ""
+        length = f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.1f} minutes"
+        training = f"{epochs}{needs.steps:,} steps: {length}, without validations and what is computed once before"
     return [
         f"a step: {needs.step_s:.2f} s, {needs.batch / needs.step_s:.0f} pairs a second, {100 * needs.waiting:.0f} % "
         f"of it waiting for the batch, on {needs.device}",

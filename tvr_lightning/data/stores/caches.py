@@ -7,6 +7,7 @@ and nothing of somebody else's in it can be removed. What a run that is going on
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import stat
 import time
@@ -34,6 +35,11 @@ HELD = {
 NOTED: tuple[Part, ...] = ("frames", "features")  # runs note when they use these
 NOT_MADE_AGAIN: tuple[Part, ...] = ("wordnet",)  # nothing computes it: it goes where it is named and not otherwise
 BATCH = 1000  # entries that are removed in one turn: writers wait for a minute and no longer
+DATABASE = re.compile(r"[0-9a-f]{32}\.sqlite")
+WORDNET = re.compile(  # the files of Debian's wordnet-base
+    r"(index|data)\.(noun|verb|adj|adv)|(noun|verb|adj|adv)\.exc|index\.sense|cntlist(\.rev)?|lexnames|"
+    r"(frames|sents|sentidx)\.vrb"
+)
 _BESIDE = ("-journal", "-wal", "-shm")  # files of SQLite's, which belong to the one of the name before
 
 
@@ -99,7 +105,7 @@ def _blocks(folder: Path, part: Part) -> Iterator[Entry]:
 def _databases(folder: Path, part: Part) -> Iterator[Entry]:
     files = _names(folder, [part], stat.S_ISREG)
     for name, status in files.items():
-        if name.endswith(".sqlite"):
+        if DATABASE.fullmatch(name):
             names = [*(name + end for end in _BESIDE), name.removesuffix(".sqlite") + ".lock"]
             beside = [other for other in names if other in files]
             size = sum(map(_size, [status, *(files[other] for other in beside)]))
@@ -112,7 +118,7 @@ def _one_file(folder: Path, part: Part) -> Iterator[Entry]:
 
 
 def _one_folder(folder: Path, part: Part) -> Iterator[Entry]:
-    files = _names(folder, [part], stat.S_ISREG)
+    files = {name: s for name, s in _names(folder, [part], stat.S_ISREG).items() if WORDNET.fullmatch(name)}
     if files:
         first, *others = sorted(files)
         used = max(status.st_mtime for status in files.values())
