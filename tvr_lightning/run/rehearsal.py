@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from tvr_lightning.run.accelerators import ExperimentTrainer
 from tvr_lightning.run.build import build_cli
 from tvr_lightning.run.callbacks.run_folder import device_name, peak_memory_mib
 from tvr_lightning.run.reader import reader_of
+from tvr_lightning.run.training import silence_lightning
 from tvr_lightning.synthetic.long_clips import write_long_clips
 from tvr_lightning.synthetic.plan import plan_shapes
 from tvr_lightning.visible import say
@@ -143,7 +145,9 @@ def rehearse(file: Path, settings: Sequence[str] = (), steps: int = STEPS) -> Ne
         }  # fmt: skip
         say(f"rehearsing {config['experiment']}: {len(files)} clips of {seconds:g} s, {WARM + steps} steps of {batch}")
         trainer = ExperimentTrainer(**(options | own))
-        trainer.fit(model, datamodule=data)
+        with warnings.catch_warnings():
+            silence_lightning()
+            trainer.fit(model, datamodule=data)
         taken = data.splits[TRAIN]
         items = len(data.train_dataloader().dataset)
         cached = sum(f.stat().st_size for f in cache.rglob("*") if f.is_file()) / len(taken.records)
@@ -183,11 +187,16 @@ def needs_lines(needs: Needs) -> list[str]:
 
     >>> needs_lines(Needs("x CPU", 8, 2.0, 0.1, 5, 3600, 90.0, 2048, 3e9))[1]
     'training: 5 epochs, 3,600 steps: 2.0 hours, validations left out'
+    >>> needs_lines(Needs("x CPU", 8, 0.5, 0.1, 5, 720, 90.0, 2048, 3e9))[1]
+    'training: 5 epochs, 720 steps: 6.0 minutes, validations left out'
     """
     unknown = "the size of the dataset is not known: its reader says no `extent`"
-    training = unknown if needs.steps is None else (
-        f"{needs.epochs} epochs, {needs.steps:,} steps: {needs.training_h:.1f} hours, validations left out"
-    )  # fmt: skip
+    hours = needs.training_h
+    if needs.steps is None or hours is None:
+        training = unknown
+    else:
+        time_taken = f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.1f} minutes"
+        training = f"{needs.epochs} epochs, {needs.steps:,} steps: {time_taken}, validations left out"
     return [
         f"a step: {needs.step_s:.2f} s, {needs.batch / needs.step_s:.0f} pairs a second, {100 * needs.waiting:.0f} % "
         f"of it waiting for the batch, on {needs.device}",

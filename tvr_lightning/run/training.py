@@ -67,7 +67,7 @@ def run(command: str, arguments: Mapping[str, Any], flags: Sequence[str] = (), k
         flags: `--help` or `--print_config`.
         kept: whether the run's folder outlives the program, and is named at the end.
     """
-    _silence_lightning()
+    silence_lightning()
     wanted, command = command, command_of(command, arguments)
     cli, folder = build_for(command, arguments, flags)
     if not cli.config.trains and is_first_rank() and not cli.config.trainer.fast_dev_run:
@@ -278,7 +278,7 @@ def _validation_table(cli: ExperimentCLI) -> Table:
     return table
 
 
-def _silence_lightning() -> None:
+def silence_lightning() -> None:
     """Silences warnings about Lightning itself; those about the run stay."""
     noise = (
         "LeafSpec",
