@@ -19,6 +19,7 @@ from tvr_lightning.data.stores.caches import (
     Part,
     Pruned,
     entries_of,
+    in_words,
     prune,
     sizes_of,
 )
@@ -124,9 +125,8 @@ def _show(folder: Path, entries: Sequence[Entry], as_json: bool) -> None:
 def _say_pruned(folder: Path, result: Pruned, dry_run: bool) -> int:
     size = sum(entry.size for entry in result.removed)
     done = "would be removed" if dry_run else "removed"
-    say(
-        f"{from_home(str(folder))}: {_entries(result.removed)} of {in_words(size)} {done}, {in_words(result.left)} left"
-    )
+    place = from_home(str(folder)) + ("" if folder.is_dir() else ", which is not there")
+    say(f"{place}: {_entries(result.removed)} of {in_words(size)} {done}, {in_words(result.left)} left")
     if result.in_use:
         held = sum(entry.size for entry in result.in_use)
         say(f"{_entries(result.in_use)} of {in_words(held)} stay: a running process uses them", file=sys.stderr)
@@ -138,15 +138,6 @@ def _say_pruned(folder: Path, result: Pruned, dry_run: bool) -> int:
 
 def _entries(found: Sequence[object]) -> str:
     return f"{len(found):,} {'entry' if len(found) == 1 else 'entries'}"
-
-
-def in_words(size: int) -> str:
-    """A size on the disk.
-
-    >>> in_words(0), in_words(5 << 20), in_words(3 << 29)
-    ('0.0 MiB', '5.0 MiB', '1.5 GiB')
-    """
-    return f"{size / 2**30:.1f} GiB" if size >= 1 << 30 else f"{size / 2**20:.1f} MiB"
 
 
 def _ago(used: float) -> str:

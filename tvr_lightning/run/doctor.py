@@ -158,7 +158,8 @@ def _processor() -> Lines:
     quota = _quota()
     cores = f"{usable} of {os.cpu_count()}" + (f", a limit of {quota:g}" if quota else "")
     few = quota is not None and torch.get_num_threads() > max(1, round(quota))
-    yield "cores", f"{cores}; torch uses {torch.get_num_threads()} threads", (
+    threads = torch.get_num_threads()
+    yield "cores", f"{cores}; torch uses {threads} thread{'s' * (threads != 1)}", (
         f"torch would use {torch.get_num_threads()} threads where {quota:g} cores are allowed: set OMP_NUM_THREADS"
         if few
         else None
@@ -254,7 +255,7 @@ def _disk(runs_dir: Path) -> Lines:
 
 
 def _cache() -> Lines:
-    from tvr_lightning.data.stores.caches import HELD, entries_of, sizes_of
+    from tvr_lightning.data.stores.caches import HELD, entries_of, in_words, sizes_of
     from tvr_lightning.data.stores.use import used_since
 
     folder = cache_folder(None)
@@ -262,7 +263,7 @@ def _cache() -> Lines:
     yield "folder", str(folder) + (", in use" if in_use else "") + ("" if folder.is_dir() else ", not there yet")
     for part, (files, size, _) in sizes_of(entries_of(folder)).items():
         if files:
-            yield part, f"{_gib(size)} in {files:,} {'file' if files == 1 else 'files'}: {HELD[part]}"
+            yield part, f"{in_words(size)} in {files:,} {'file' if files == 1 else 'files'}: {HELD[part]}"
     hub = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface").expanduser()
     yield "Hugging Face", str(hub) + ("" if hub.is_dir() else ", not there")
 

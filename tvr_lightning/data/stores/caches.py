@@ -244,3 +244,14 @@ def sizes_of(entries: Iterable[Entry]) -> dict[Part, tuple[int, int, float | Non
         last = entry.used if used is None else max(used, entry.used)
         found[entry.part] = (files + 1 + len(entry.beside), size + entry.size, last)
     return found
+
+
+def in_words(size: int) -> str:
+    """A size on the disk.
+
+    >>> in_words(0), in_words(5000), in_words(5 << 20), in_words(3 << 29)
+    ('0.0 MiB', '5 KiB', '5.0 MiB', '1.5 GiB')
+    """
+    if 0 < size < 1 << 17:  # would round to nothing
+        return f"{-(-size >> 10)} KiB"
+    return f"{size / 2**30:.1f} GiB" if size >= 1 << 30 else f"{size / 2**20:.1f} MiB"
