@@ -162,7 +162,7 @@ bench: $(READY) ## print and keep the benchmarks' figures
 	@for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
 
 results: $(READY) ## train the methods on shapes as docs/results.md has them (hours), write it: ARGS='hashing --jobs 4'
-	@$(BIN)/python benchmarks/figures/protocol.py $(ARGS) && $(BIN)/python benchmarks/figures/protocol.py --page docs/results.md
+	@$(BIN)/python benchmarks/figures/protocol.py --then_page docs/results.md $(ARGS)
 
 # one thread, so that the time is that of a small machine
 notebooks: $(READY) ## execute the notebooks of docs/notebooks/, two minutes each at most

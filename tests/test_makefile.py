@@ -41,6 +41,15 @@ def test_no_file_stands_for_a_target(tmp_path: Path) -> None:
     assert plan.stdout.count(".venv/bin/") >= 3, plan.stderr
 
 
+def test_results_are_written_by_the_call_that_its_words_go_to() -> None:
+    plan = make("-n", "READY=", "results", "ARGS=--dry_run")
+    calls = [line for line in plan.stdout.splitlines() if "protocol.py" in line]
+    assert [line.partition("protocol.py ")[2] for line in calls] == ["--then_page docs/results.md --dry_run"], (
+        plan.stderr
+    )
+    assert plan.stdout.count("protocol.py") == 1
+
+
 @pytest.mark.skipif(not (ROOT / ".venv" / ".ready").exists(), reason="make setup has not run here")
 def test_wrong_and_missing_experiment() -> None:
     missing = make("train")

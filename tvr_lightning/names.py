@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from tvr_lightning.errors import ConfigError
+from tvr_lightning.errors import ConfigError, RunError
 
 LEAKY = "leaky/"  # begins the name of every figure whose scores read the ground truth
 HASH_BASELINES = PCA, RANDOM, CHANCE = "pca", "random", "chance"  # codes that nobody learned
@@ -42,3 +42,23 @@ def folder_below(runs_dir: str | os.PathLike[str], experiment: str) -> Path:
 def is_name(part: str) -> bool:
     """Whether a text is the name of a file or folder, and leads nowhere else."""
     return part not in ("", ".", "..") and "/" not in part and "\0" not in part
+
+
+def run_of(path: str | os.PathLike[str]) -> Path:
+    """The folder of the run that a path means: the path itself, or where the checkpoint lies.
+
+    Raises:
+        RunError: it is not a run.
+
+    >>> run_of("runs/none/checkpoints/best.ckpt")
+    Traceback (most recent call last):
+        ...
+    tvr_lightning.errors.RunError: runs/none/checkpoints/best.ckpt is not a run: no config.yaml in runs/none; ...
+    """
+    folder = Path(path)
+    if folder.parent.name == CHECKPOINTS:
+        folder = folder.parents[1]
+    if not (folder / CONFIG).is_file():
+        raise RunError(f"{path} is not a run: no {CONFIG} in {folder}; give the folder of a run, such as "
+                       f"runs/EXPERIMENT/NAME, or a checkpoint in it")  # fmt: skip
+    return folder

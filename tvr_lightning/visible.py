@@ -43,6 +43,17 @@ def _escaped(character: str) -> str:
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
 
 
+def bytes_in_words(size: int) -> str:
+    """A number of bytes, of memory or on a disk.
+
+    >>> bytes_in_words(0), bytes_in_words(5000), bytes_in_words(5 << 20), bytes_in_words(3 << 29)
+    ('0.0 MiB', '5 KiB', '5.0 MiB', '1.5 GiB')
+    """
+    if 0 < size < 1 << 17:  # would round to nothing
+        return f"{-(-size >> 10)} KiB"
+    return f"{size / 2**30:.1f} GiB" if size >= 1 << 30 else f"{size / 2**20:.1f} MiB"
+
+
 def encodable(text: str) -> str:
     r"""Escapes lone surrogates, and nothing else: files of UTF-8 hold no others of what Python takes for text.
 

@@ -2,6 +2,7 @@
 
     python benchmarks/figures/protocol.py [retrieval|hashing|ablations ...] [--only xclip tc_mgc] [--seeds 1] [--jobs 2]
     python benchmarks/figures/protocol.py --page docs/results.md    # of what is finished, and README.md's table
+    python benchmarks/figures/protocol.py --then_page docs/results.md hashing    # both: trains, then writes
 
 `protocol.yaml` beside it says what is trained. Every point of a method's grid is trained with the first seed; the one
 with the best validation SumR, read from its `curves.csv`, is trained with the others, and without each of its parts.
@@ -200,22 +201,41 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, nargs="+", help="these instead of the file's; -1 for the first alone")
     parser.add_argument("--runs_dir", type=Path, default=Path("runs/protocol"))
     parser.add_argument("--jobs", type=_from_one, default=2, help="runs at a time, of one thread each")
-    parser.add_argument("--page", type=Path, metavar="FILE", help="write the page of results there")
-    parser.add_argument("--dry_run", action="store_true")
+    parser.add_argument(
+        "--page", type=Path, metavar="FILE", help="train nothing; write the page of what is finished there"
+    )
+    parser.add_argument("--then_page", type=Path, metavar="FILE", help="write it there once every run has its result")
+    parser.add_argument(
+        "--dry_run", action="store_true", help="print the commands of the grids; train and write nothing"
+    )
     options = parser.parse_args(words)
+    try:
+        return carry_out(parser, options)
+    except TVRError as error:
+        say(f"protocol.py: {error}", file=sys.stderr)
+        return 1
+
+
+def carry_out(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    """What the words of the command ask for; returns the exit code.
+
+    Raises:
+        TVRError: a run has no validation figure, or nothing is finished of which a page could be written.
+    """
     if unknown := set(options.tables) - set(TABLES):
         parser.error(f"no table {', '.join(sorted(unknown))}; there are {', '.join(TABLES)}")
     protocol = yaml.safe_load(PROTOCOL.read_text(encoding="utf-8"))
     rows = list(rows_of(protocol, options.runs_dir, options.points))
-    if unknown := [name for name in options.only if not any(row.name.startswith(name) for row in rows)]:
-        parser.error(f"--only: no row's name begins with {', '.join(unknown)}; see {PROTOCOL.name}")
+    if without := [name for name in options.only if not any(row.name.startswith(name) for row in rows)]:
+        known = ", ".join(row.name for row in rows)
+        parser.error(f"--only: no row's name begins with {', '.join(without)}; there are {known}")
+    if options.page and options.dry_run:
+        parser.error("--page writes, --dry_run writes nothing: leave one out")
     if options.page and (options.only or options.points != MOST_POINTS):
         parser.error("--page is of all rows: leave --only and --points out, or README.md's table would lose the others")
     rows = [row for row in rows if not options.only or row.name.startswith(tuple(options.only))]
     if options.page:
-        _around_table(README)  # before the page is written: both are or neither
-        write_page(protocol, rows, options.page)
-        write_short_table(rows, README)
+        write_results(protocol, rows, options.page)
         return 0
     tables = [row for row in rows if row.table in options.tables]
     grids = [run for row in tables for run in row.grid]
@@ -238,7 +258,29 @@ def main(words: Sequence[str] | None = None) -> int:
     missing += [f"{row.name}: nothing chosen" for row in tables if row.chosen() is None]
     if missing:
         say(f"without a result: {', '.join(missing)}")
+    elif options.then_page:  # of all rows, whichever of them this call trained
+        write_results(protocol, list(rows_of(protocol, options.runs_dir)), options.then_page)
     return 1 if missing else 0
+
+
+def write_results(protocol: Mapping[str, Any], rows: Sequence[Row], file: Path) -> None:
+    """Writes the page and README.md's table; the table stays as it is where no run of retrieval is finished.
+
+    Raises:
+        TVRError: no run is finished: a page without figures would take the place of one that has some.
+    """
+    finished = {row.table for row in rows if chosen_runs(row)}
+    if not finished:
+        raise TVRError(
+            f"no run of the protocol is finished in {rows[0].grid[0].folder.parents[1]}; {file} stays as it is"
+        )
+    if "retrieval" in finished:
+        _around_table(README)  # before the page is written: both are or neither
+    write_page(protocol, rows, file)
+    if "retrieval" in finished:
+        write_short_table(rows, README)
+    else:
+        say(f"the table of {README} stays as it is: no run of retrieval is finished")
 
 
 def write_page(protocol: Mapping[str, Any], rows: Sequence[Row], file: Path) -> None:
@@ -313,7 +355,4 @@ def chosen_line(row: Row) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except TVRError as error:
-        sys.exit(f"protocol: {error}")
+    sys.exit(main())

@@ -118,16 +118,6 @@ def test_wrong_options_are_refused_before_anything_is_made(
     assert not [*tmp_path.iterdir()]
 
 
-def test_no_page_is_written_where_the_table_has_no_place(
-    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "README.md").write_text("no marks")
-    monkeypatch.setattr(script, "README", tmp_path / "README.md")
-    with pytest.raises(TVRError, match="has no place for the table"):
-        script.main(["--page", str(tmp_path / "page.md"), "--runs_dir", str(tmp_path)])
-    assert [file.name for file in tmp_path.iterdir()] == ["README.md"]
-
-
 @pytest.mark.parametrize("content", ["epoch,step,val/SumR\n1,1,nan\n", "epoch,step,val/SumR\n1,1,inf\n"])
 def test_a_figure_that_is_no_number_chooses_nothing(script: Any, tmp_path: Path, content: str) -> None:
     (tmp_path / "curves.csv").write_text(content)
@@ -156,3 +146,92 @@ def test_the_page_holds_chosen_runs_and_parts(script: Any, tmp_path: Path, capsy
     assert f"clip4clip_meanp_shapes: {mean.grid[1].point} by val/SumR" in page
     assert "Not trained here: clip4clip_seqlstm_shapes, " in page
     assert capsys.readouterr().out == f"wrote {tmp_path / 'page.md'}\n"
+
+
+@pytest.fixture
+def page(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A page and a README.md that figures already stand in, and the only ones that a call could write."""
+    monkeypatch.setattr(script, "README", tmp_path / "README.md")
+    (tmp_path / "README.md").write_text(f"{script.BEGIN}old table\n{script.END}")
+    (tmp_path / "page.md").write_text("old page")
+    return tmp_path / "page.md"
+
+
+def call(script: Any, monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    monkeypatch.setattr("sys.argv", ["protocol.py", *words])
+    try:
+        return int(script.main())
+    except SystemExit as left:
+        return int(left.code or 0)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--dry_run"], 0, "tvr fit --config=experiments/xclip_shapes.yaml"),
+        (["--help"], 0, "train and write nothing"),
+        (["--dry_run", "--page", "page.md"], 2, "leave one out"),
+        (["--page", "PAGE"], 1, "no run of the protocol is finished in"),
+        (["nonsense"], 2, "no table nonsense; there are retrieval, hashing, ablations"),
+        (["--only", "xklip"], 2, "no row's name begins with xklip; there are clip4clip_meanp_shapes, "),
+        (["--jobs", "0"], 2, "argument --jobs: 0 is less than 1"),
+        (["--points", "0"], 2, "argument --points: 0 is less than 1"),
+    ],
+)  # fmt: skip
+def test_what_trains_nothing_leaves_the_pages_as_they_are(
+    script: Any, page: Path, words: list[str], code: int, said: str, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(script, "train", lambda run: pytest.fail(f"{run.name} would be trained"))
+    own = [str(page) if word == "PAGE" else word for word in words]
+    then = [] if "--page" in words else ["--then_page", str(page)]  # as the Makefile calls it
+    assert call(script, monkeypatch, *then, "--runs_dir", str(page.parent / "runs"), *own) == code
+    shown = capsys.readouterr()
+    assert said in " ".join((shown.out + shown.err).split())
+    assert page.read_text() == "old page"
+    assert "old table" in script.README.read_text()
+
+
+def test_the_page_follows_the_runs_and_holds_those_of_earlier_calls(
+    script: Any, page: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = page.parent / "runs"
+    make_run(runs, "sptch_shapes_16/s0")  # of another call
+    works = True
+
+    def train(run: Any) -> bool:
+        if works and not run.finished:
+            folder = make_run(runs, f"{run.name}/{run.point}", settings={"point": run.point})
+            write_curves(folder / "curves.csv", [{"epoch": 1, "step": 1, "val/SumR": 1.0}])
+        return bool(run.finished)
+
+    monkeypatch.setattr(script, "train", train)
+    monkeypatch.setattr(script, "SHORT", "t2v/R@1")  # these runs have no probes
+    words = ["--then_page", str(page), "retrieval", "--runs_dir", str(runs), "--seeds", "-1", "--only"]
+    assert call(script, monkeypatch, *words, "xclip") == 0
+    written = page.read_text()
+    assert "| xclip" in written
+    assert "| sptch" in written.split("## Hashing")[1]
+    assert "old table" not in script.README.read_text()
+    works = False
+    assert call(script, monkeypatch, *words, "drl") == 1
+    assert page.read_text() == written
+
+
+def test_without_retrieval_the_table_of_the_readme_stays(
+    script: Any, page: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(page.parent / "runs", "sptch_shapes_16/s0")
+    assert call(script, monkeypatch, "--page", str(page), "--runs_dir", str(page.parent / "runs")) == 0
+    assert "sptch" in page.read_text()
+    assert "old table" in script.README.read_text()
+
+
+def test_no_page_is_written_where_the_table_has_no_place(
+    script: Any, page: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run(page.parent / "runs", "zero_shot_shapes/s0")
+    script.README.write_text("no marks")
+    assert script.main(["--page", str(page), "--runs_dir", str(page.parent / "runs")]) == 1
+    assert "has no place for the table" in capsys.readouterr().err
+    assert page.read_text() == "old page"

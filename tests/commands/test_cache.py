@@ -320,3 +320,10 @@ def test_nothing_slow_is_imported() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_folder_that_is_not_there_is_said_to_be_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    missing = tmp_path / "cahce"
+    assert main(["cache", "prune", "--part", "frames", "--dry_run", "--cache_dir", str(missing)]) == 0
+    assert "cahce, which is not there: 0 entries of 0.0 MiB would be removed" in capsys.readouterr().out
+    assert not missing.exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -73,6 +74,22 @@ def test_what_is_printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest
     assert "(mean | sum)" in out
     assert "data.seed: seed_everything" in out
     assert max(map(len, out.splitlines())) <= 120
+
+
+def test_types_are_told_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    config = read_arguments(["--config", "sptch_shapes"])[0]
+    rows = {row.name: row for rows in (settings_rows({}) | settings_rows(config)).values() for row in rows}
+    only_null = {name for name, row in rows.items() if row.text.endswith("(null)") or row.choices == ("null",)}
+    private = {name for name, row in rows.items() if re.search(r"\b_[A-Z]", row.text.rpartition("(")[2])}
+    assert (only_null, private) == (set(), set())
+    kinds = {name: row.text.rpartition(" (")[2] for name, row in rows.items()}
+    assert kinds["data.annotations"] == "Annotations)"
+    assert kinds["trainer.strategy"] == "str | Strategy)"
+    assert kinds["trainer.default_root_dir"] == "str | null)"  # Lightning's _PATH
+    assert kinds["trainer.val_check_interval"].startswith("int | float | str | timedelta")
+    assert rows["trainer.plugins"].text.endswith("plugins.")  # Lightning's _PLUGIN_INPUT, of other classes
+    assert rows["data.selection"].choices == ("auto", "validation", "holdout", "last", "test")
 
 
 def test_without_an_experiment_what_all_have_is_listed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import av
@@ -53,7 +54,11 @@ def test_the_paper_s_datasets_say_how_large_they_are() -> None:
 
 def test_a_rehearsal_scales_to_the_dataset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    needs = rehearse(Path("experiments/clip4clip_shapes.yaml"), SMALL, steps=2)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        needs = rehearse(Path("experiments/clip4clip_shapes.yaml"), SMALL, steps=2)
+    about_lightning = [str(w.message) for w in seen if "LeafSpec" in str(w.message) or "eval mode" in str(w.message)]
+    assert about_lightning == []
     assert (needs.batch, needs.epochs, needs.steps) == (4, 60, 60 * (1200 // 4))
     assert needs.step_s > 0
     assert 0 <= needs.waiting < 1

@@ -152,6 +152,34 @@ def test_wrong_calls(
 
 
 @pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["search", "none", "a dog"], 1, "no index in none"),
+        (["search", "damaged", "a dog"], 1, "is damaged"),
+        (["index", "clip_zero_shot_shape", "videos", "i"], 2, "did you mean clip_zero_shot_shapes"),
+        (["index", "clip4clip_shapes", "videos", "i"], 2, "such as runs/clip4clip_shapes/NAME"),
+        (["index", "clip_zero_shot_shapes", "nowhere", "i"], 1, "no folder of videos and no list at nowhere"),
+    ],
+)
+def test_wrong_names_are_answered_without_slow_imports(
+    words: list[str], code: int, message: str, tmp_path: Path
+) -> None:
+    for file in ("videos/a.mp4", "damaged/index.json"):
+        (tmp_path / file).parent.mkdir()
+        (tmp_path / file).touch()
+    script = (
+        "import sys; from tvr_lightning.commands.main import main\n"
+        f"code = main({words!r}); sys.exit(99 if 'torch' in sys.modules else code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )  # fmt: skip
+    assert (done.returncode, message in done.stderr) == (code, True), done.stderr
+    assert not (tmp_path / "i").exists()
+
+
+@pytest.mark.parametrize(
     "words",
     [["search", "i", "a", "--run", ""], ["search", "i", "a", "--sheet", ""], ["search", "", "a"],
      ["index", "", "v", "i"], ["index", "r", "", "i"], ["index", "r", "v", " "],

@@ -24,7 +24,7 @@ from tvr_lightning.data.stores.caches import (
 )
 from tvr_lightning.data.stores.files import cache_folder
 from tvr_lightning.errors import ConfigError, RunError, few
-from tvr_lightning.visible import console, from_home, json_text, say
+from tvr_lightning.visible import bytes_in_words, console, from_home, json_text, say
 
 OVERVIEW = """\
   cache     show what is kept of videos, captions tvr cache
@@ -113,9 +113,9 @@ def _show(folder: Path, entries: Sequence[Entry], as_json: bool) -> None:
         table.add_column(name, justify="right")
     for part, (files, size, used) in sizes.items():
         noted = "" if part in NOTED else "written "
-        table.add_row(part, HELD[part], f"{files:,}", in_words(size), "" if used is None else noted + _ago(used))
+        table.add_row(part, HELD[part], f"{files:,}", bytes_in_words(size), "" if used is None else noted + _ago(used))
     table.add_row(
-        "all", "", f"{sum(f for f, _, _ in sizes.values()):,}", in_words(sum(b for _, b, _ in sizes.values()))
+        "all", "", f"{sum(f for f, _, _ in sizes.values()):,}", bytes_in_words(sum(b for _, b, _ in sizes.values()))
     )
     say(f"cache folder: {from_home(str(folder))}" + ("" if folder.is_dir() else ", which is not there yet"))
     console().print(table)
@@ -124,12 +124,11 @@ def _show(folder: Path, entries: Sequence[Entry], as_json: bool) -> None:
 def _say_pruned(folder: Path, result: Pruned, dry_run: bool) -> int:
     size = sum(entry.size for entry in result.removed)
     done = "would be removed" if dry_run else "removed"
-    say(
-        f"{from_home(str(folder))}: {_entries(result.removed)} of {in_words(size)} {done}, {in_words(result.left)} left"
-    )
+    place = from_home(str(folder)) + ("" if folder.is_dir() else ", which is not there")
+    say(f"{place}: {_entries(result.removed)} of {bytes_in_words(size)} {done}, {bytes_in_words(result.left)} left")
     if result.in_use:
         held = sum(entry.size for entry in result.in_use)
-        say(f"{_entries(result.in_use)} of {in_words(held)} stay: a running process uses them", file=sys.stderr)
+        say(f"{_entries(result.in_use)} of {bytes_in_words(held)} stay: a running process uses them", file=sys.stderr)
     if result.failed:
         why = few(f"{name}: {reason}" for name, reason in result.failed.items())
         say(f"tvr: {len(result.failed):,} could not be removed: {why}", file=sys.stderr)
@@ -138,15 +137,6 @@ def _say_pruned(folder: Path, result: Pruned, dry_run: bool) -> int:
 
 def _entries(found: Sequence[object]) -> str:
     return f"{len(found):,} {'entry' if len(found) == 1 else 'entries'}"
-
-
-def in_words(size: int) -> str:
-    """A size on the disk.
-
-    >>> in_words(0), in_words(5 << 20), in_words(3 << 29)
-    ('0.0 MiB', '5.0 MiB', '1.5 GiB')
-    """
-    return f"{size / 2**30:.1f} GiB" if size >= 1 << 30 else f"{size / 2**20:.1f} MiB"
 
 
 def _ago(used: float) -> str:

@@ -107,11 +107,11 @@ def _print_help(command: str, given: Words) -> int:
 def _of_run(path: str, settings: Sequence[str]) -> dict[str, Any]:
     """The configuration of a run that is evaluated again, and settings over it."""
     from tvr_lightning.config.arguments import read_arguments
-    from tvr_lightning.names import CONFIG
-    from tvr_lightning.run.checkpoints import run_of
+    from tvr_lightning.names import CONFIG, run_of
+
+    folder = run_of(path)  # before anything heavy is imported
     from tvr_lightning.run.released import released_of
 
-    folder = run_of(path)
     config, _ = read_arguments(["--config", str(folder / CONFIG), *settings])
     released = released_of(folder)
     # such a run has no checkpoint, it only names its configuration

@@ -61,6 +61,9 @@ def main(words: Sequence[str]) -> int:
     from tvr_lightning.search.videos import list_videos
 
     list_videos(options.videos)  # before weights are loaded
+    from tvr_lightning.search.origin import names_run
+
+    names_run(options.run)
     from tvr_lightning.search.builder import build_index, joined_ranks
     from tvr_lightning.search.plan import IndexOptions
     from tvr_lightning.search.source import load_source, source_of
@@ -83,8 +86,8 @@ def main(words: Sequence[str]) -> int:
     facts = [f"{built.videos:,} videos, {built.windows:,} windows", f"{built.added:,} encoded now"]
     facts += [f"{count:,} {what}" for count, what in (
         (built.moved, "found under another name"), (built.removed, "gone"), (len(built.unreadable), "unreadable"),
-        (built.others, "files of the folder are not videos"), (built.repeats, "names lead to a file named before"),
-        (built.copies, "hold the same as another"),
+        (built.others, "not videos by their names"), (built.repeats, "named twice"),
+        (built.copies, "with the content of another"),
     ) if count]  # fmt: skip
     say(f"{options.index}: {'; '.join(facts)}")
     return 0

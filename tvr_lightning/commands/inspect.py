@@ -9,6 +9,7 @@ from pathlib import Path
 from tvr_lightning.commands.parser import Parser, add_trust
 from tvr_lightning.config.arguments import TRUST
 from tvr_lightning.errors import ConfigError
+from tvr_lightning.names import run_of
 from tvr_lightning.visible import say
 
 OVERVIEW = """\
@@ -33,6 +34,8 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument(AGAINST, type=Path, nargs="*", default=(), metavar="RUN", help="runs to show beside it")
     add_trust(parser)
     options = parser.parse_args(with_dashes(words[1:]))
+    for run in (options.run, *options.against):
+        run_of(run)  # before anything heavy is imported
     from tvr_lightning.report.inspection import inspect_run
 
     drawn = inspect_run(options.run, options.query, options.video, options.against, options.trust)

@@ -25,6 +25,9 @@ def main(words: Sequence[str]) -> int:
     options, settings = parser.parse_known_args(words[1:])
     if options.steps < 1:
         raise ConfigError(f"--steps is {options.steps}; it must be at least 1")
+    from tvr_lightning.config.arguments import read_arguments
+
+    read_arguments(["--config", str(options.config), *settings])  # before anything heavy is imported
     from tvr_lightning.run.rehearsal import needs_lines, rehearse
 
     say("\n".join(needs_lines(rehearse(options.config, settings, options.steps))))

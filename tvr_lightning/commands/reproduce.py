@@ -97,7 +97,7 @@ def read_seeds(text: str) -> list[int]:
     seeds = [part.strip() for part in text.split(",")]
     for seed in seeds:
         if not (seed.isascii() and seed.isdecimal() and len(seed) <= len(str(MAX_SEED)) and int(seed) <= MAX_SEED):
-            raise ConfigError(f"--seeds has '{seed:.40}', which is no seed: --seeds 0,1,2, from 0 to {MAX_SEED}")
+            raise ConfigError(f"--seeds has '{seed:.40}', which is not a seed: --seeds 0,1,2, from 0 to {MAX_SEED}")
     if len({*map(int, seeds)}) < len(seeds):
         raise ConfigError(f"--seeds {text} has a seed twice: it would be the same run")
     return [int(seed) for seed in seeds]

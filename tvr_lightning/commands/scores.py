@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from tvr_lightning.commands.parser import Parser, add_split_of_run
+from tvr_lightning.names import run_of
 from tvr_lightning.visible import say
 
 OVERVIEW = """\
@@ -18,6 +19,7 @@ def main(words: Sequence[str]) -> int:
     parser = Parser("tvr scores", description="Scores of all pairs of a split, with ids.")
     add_split_of_run(parser, "the folder (default: scores-SPLIT in the run's folder)")
     options = parser.parse_args(words[1:])
+    run_of(options.run)  # before anything heavy is imported
     from tvr_lightning.run.export import MATRIX, export_scores
 
     folder, (texts, videos), leaky = export_scores(options.run, options.split, options.out, options.trust)

@@ -39,7 +39,9 @@ def main(words: Sequence[str]) -> int:
     if options.sheet is not None and not options.sheet.absolute().parent.is_dir():
         raise ConfigError(f"cannot write {options.sheet}: there is no folder {options.sheet.absolute().parent}")
     from tvr_lightning.search.hits import Answer
+    from tvr_lightning.search.manifest import read_manifest
 
+    read_manifest(options.index)  # before anything heavy is imported
     index = open_index(options)
     if options.video is not None:
         answer = Answer(index.search_video(options.video, options.k))

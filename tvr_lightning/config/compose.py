@@ -176,7 +176,7 @@ def _read(path: Path, text: str | None = None) -> DictConfig:
     from omegaconf.errors import OmegaConfBaseException
 
     if text is None and not path.is_file():
-        near = {p.stem for p in path.parent.glob("*.yaml")}  # not below: that may be a whole project
+        near = {p.stem for p in path.parent.glob("[!.]*.yaml")}  # not below: that may be a whole project
         if not path.suffix or path.parts[0] == FOLDER:
             near |= known_experiments().keys()
         hint = nearest(path.stem, near) if near or path.parent.is_dir() else f"there is no folder {path.parent}"

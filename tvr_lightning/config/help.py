@@ -179,6 +179,8 @@ def _written(value: Any) -> str:
 def _choices(slot: Slot) -> tuple[str, ...]:
     """What a type of literals, or of truth, allows."""
     kind = slot.plain_type()
+    if kind is None:  # not plain, which is not the type of None
+        return ()
     parts = [*_members(kind)]
     if not parts or any(isinstance(part, type) and part not in (bool, type(None)) for part in parts):
         return ()
@@ -204,7 +206,18 @@ def _kind(slot: Slot) -> str:
     text = re.sub(r"^Optional\[(.*)\]$", r"\1 | None", text)
     if union := re.fullmatch(r"Union\[(.*)\]( \| None)?", text):
         text = " | ".join(_split(union[1])) + (union[2] or "")
-    return text.replace("None", "null")
+    text = text.replace("None", "null")
+    return text if not re.search(r"\b_[A-Za-z]", text) else _spelt_out(slot)  # of a private name nobody knows more
+
+
+def _spelt_out(slot: Slot) -> str:
+    """The plain types that a type stands for; empty where it is none of these."""
+    kind = slot.plain_type()
+    parts = [] if kind is None else [*_members(kind)]
+    words = (
+        "null" if part is type(None) else part.__name__ if isinstance(part, type) else _written(part) for part in parts
+    )
+    return " | ".join(dict.fromkeys(words))
 
 
 def _split(text: str) -> list[str]:

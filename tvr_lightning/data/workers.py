@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from tvr_lightning.errors import ConfigError
+from tvr_lightning.visible import bytes_in_words
 
 SHARED_MEMORY = Path("/dev/shm")  # where Linux keeps it; a container of Docker has 64 MB of it unless told otherwise
 BATCHES_AHEAD = 2  # that a worker prepares
@@ -79,16 +80,8 @@ def check_shared_memory(
     need, free = batches * batch_bytes, shutil.disk_usage(SHARED_MEMORY).free
     if need > free:
         raise ConfigError(
-            f"data.num_workers={num_workers} keeps {batches} batches of {mib(batch_bytes)} in shared memory, and "
-            f"{SHARED_MEMORY} has {mib(free)} free, not {mib(need)}: start the container with more (docker run "
-            f"--shm-size={need // 2**30 + 1}g), or set --data.num_workers=0 or a smaller --{setting}"
+            f"data.num_workers={num_workers} keeps {batches} batches of {bytes_in_words(batch_bytes)} in shared "
+            f"memory, and {SHARED_MEMORY} has {bytes_in_words(free)} free, not {bytes_in_words(need)}: start the "
+            f"container with more (docker run --shm-size={need // 2**30 + 1}g), or set --data.num_workers=0 or a "
+            f"smaller --{setting}"
         )
-
-
-def mib(size: int) -> str:
-    """A size in words.
-
-    >>> mib(3 << 19), mib(5 << 30)
-    ('1.5 MiB', '5.0 GiB')
-    """
-    return f"{size / 2**30:.1f} GiB" if size >= 1 << 30 else f"{size / 2**20:.1f} MiB"

@@ -18,8 +18,8 @@ from tvr_lightning.data.stores.files import atomic_write
 from tvr_lightning.errors import ConfigError, DataError, DecodeError, few, nearest
 from tvr_lightning.evaluation import encode_videos, score_all
 from tvr_lightning.methods.views import Clouds, Parts
+from tvr_lightning.names import run_of
 from tvr_lightning.report.distributions import FEWEST, NO_TSNE, can_draw_clouds, draw_clouds, draw_parts
-from tvr_lightning.run.checkpoints import run_of
 from tvr_lightning.run.fonts import missing_letters, render
 from tvr_lightning.run.load import load_run
 from tvr_lightning.run.pictures import Pair, Query, draw_maps, maps_of, own_query, see

@@ -231,7 +231,7 @@ def _load(file: Path) -> Mapping[str, Any]:
     import yaml
 
     if not file.is_file():
-        known = [p.stem for p in file.parent.glob("*.yaml")]
+        known = [p.stem for p in file.parent.glob("[!.]*.yaml")]
         near = nearest(file.stem, known) if known else f"no .yaml file lies in {file.parent}"
         raise ConfigError(f"no grid file {file}: {near}")
     try:

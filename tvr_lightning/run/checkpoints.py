@@ -167,21 +167,6 @@ def check_finite(path: Path, weights: Mapping[str, Any], model: nn.Module) -> No
         raise CheckpointError(f"{path} holds values that are not finite: {few(broken)}")
 
 
-def run_of(path: str | os.PathLike[str]) -> Path:
-    """The folder of the run that a path means: the path itself, or where the checkpoint lies.
-
-    Raises:
-        RunError: it is not a run.
-    """
-    folder = Path(path)
-    if folder.parent.name == CHECKPOINTS:
-        folder = folder.parents[1]
-    if not (folder / CONFIG).is_file():
-        raise RunError(f"{path} is not a run: no {CONFIG} in {folder}; give the folder of a run, such as "
-                       f"runs/EXPERIMENT/NAME, or a checkpoint in it")  # fmt: skip
-    return folder
-
-
 def _newest(paths: Iterator[Path]) -> list[Path]:
     return sorted(paths, key=lambda p: p.stat().st_mtime)
 

@@ -21,7 +21,7 @@ from typing import Any
 from tvr_lightning import __version__
 from tvr_lightning.data.stores.files import cache_folder
 from tvr_lightning.errors import one_line
-from tvr_lightning.visible import from_home
+from tvr_lightning.visible import bytes_in_words, from_home
 
 PACKAGE = "tvr-lightning"
 SHOWN = ("torch", "torchvision", "pytorch-lightning", "torch-geometric", "transformers", "open_clip_torch", "av",
@@ -177,19 +177,20 @@ def _processor() -> Lines:
     quota = _quota()
     cores = f"{usable} of {os.cpu_count()}" + (f", a limit of {quota:g}" if quota else "")
     few = quota is not None and torch.get_num_threads() > max(1, round(quota))
-    yield "cores", f"{cores}; torch uses {torch.get_num_threads()} threads", (
+    threads = torch.get_num_threads()
+    yield "cores", f"{cores}; torch uses {threads} thread{'s' * (threads != 1)}", (
         f"torch would use {torch.get_num_threads()} threads where {quota:g} cores are allowed: set OMP_NUM_THREADS"
         if few
         else None
     )  # fmt: skip
     memory = _meminfo()
     limits = [limit for limit in (_limit(), memory["MemTotal"]) if limit is not None]
-    inside = f", a limit of {_gib(limits[0])}" if len(limits) > 1 else ""
+    inside = f", a limit of {bytes_in_words(limits[0])}" if len(limits) > 1 else ""
     low = min(*limits, memory["MemAvailable"]) if limits else memory["MemAvailable"]
     yield (
         "memory",
-        f"{_gib(memory['MemTotal'])}, {_gib(memory['MemAvailable'])} available{inside}",
-        (f"{_gib(low)} of memory may not be enough to train" if low < LOW_MEMORY else None),
+        f"{bytes_in_words(memory['MemTotal'])}, {bytes_in_words(memory['MemAvailable'])} available{inside}",
+        (f"{bytes_in_words(low)} of memory may not be enough to train" if low < LOW_MEMORY else None),
     )
 
 
@@ -253,9 +254,10 @@ def _shared_memory() -> Lines:
     }
     batch = number["batch_size"] * number["num_frames"] * 3 * number["size"] ** 2
     need = (number["num_workers"] * BATCHES_AHEAD + 1) * batch
-    yield str(SHARED_MEMORY), f"{_gib(room.total)}, {_gib(room.free)} free", (
+    yield str(SHARED_MEMORY), f"{bytes_in_words(room.total)}, {bytes_in_words(room.free)} free", (
         f"{number['num_workers']} workers with batches of {number['batch_size']} x {number['num_frames']} frames of "
-        f"{number['size']} px need {_gib(need)}: docker run --shm-size={need // 2**30 + 1}g, or --data.num_workers=0"
+        f"{number['size']} px need {bytes_in_words(need)}: docker run --shm-size={need // 2**30 + 1}g, or "
+        "--data.num_workers=0"
         if room.free < need
         else None
     )  # fmt: skip
@@ -268,8 +270,8 @@ def _disk(runs_dir: Path) -> Lines:
         there = next(folder for folder in (place, *place.parents) if folder.is_dir())
         free = shutil.disk_usage(there).free
         can = os.access(there, os.W_OK)
-        why = f"{place} cannot be written" if not can else f"{_gib(free)} are free at {place}"
-        yield name, f"{place}: {_gib(free)} free", why if not can or free < LOW_DISK else None
+        why = f"{place} cannot be written" if not can else f"{bytes_in_words(free)} are free at {place}"
+        yield name, f"{place}: {bytes_in_words(free)} free", why if not can or free < LOW_DISK else None
 
 
 def _cache() -> Lines:
@@ -281,7 +283,7 @@ def _cache() -> Lines:
     yield "folder", str(folder) + (", in use" if in_use else "") + ("" if folder.is_dir() else ", not there yet")
     for part, (files, size, _) in sizes_of(entries_of(folder)).items():
         if files:
-            yield part, f"{_gib(size)} in {files:,} {'file' if files == 1 else 'files'}: {HELD[part]}"
+            yield part, f"{bytes_in_words(size)} in {files:,} {'file' if files == 1 else 'files'}: {HELD[part]}"
     hub = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface").expanduser()
     yield "Hugging Face", str(hub) + ("" if hub.is_dir() else ", not there")
 
@@ -332,10 +334,6 @@ def _variables() -> Lines:
     for name in VARIABLES:
         if name in os.environ:
             yield name, os.environ[name]
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.1f} GiB"
 
 
 def facts(found: list[Finding]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from tvr_lightning.data.split import Split
 from tvr_lightning.data.stores.files import atomic_folder, save_tensors
 from tvr_lightning.errors import RunError
 from tvr_lightning.evaluation import EncodedSplit, score_all, scored_items
-from tvr_lightning.run.checkpoints import run_of
+from tvr_lightning.names import run_of
 from tvr_lightning.run.prepared import SplitName, check_room, prepare_split
 from tvr_lightning.run.results import caption_id
 from tvr_lightning.types import TensorRows

@@ -15,9 +15,9 @@ from tvr_lightning.data.datamodule import VideoTextDataModule
 from tvr_lightning.device import open_device
 from tvr_lightning.errors import ConfigError
 from tvr_lightning.methods.base import RetrievalModule
-from tvr_lightning.names import CONFIG
+from tvr_lightning.names import CONFIG, run_of
 from tvr_lightning.run.build import build_cli, resolved_config
-from tvr_lightning.run.checkpoints import find_checkpoint, find_weights, restore, run_of
+from tvr_lightning.run.checkpoints import find_checkpoint, find_weights, restore
 from tvr_lightning.run.released import released_of
 from tvr_lightning.run.starting import start_from, trains
 

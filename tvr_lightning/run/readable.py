@@ -8,8 +8,8 @@ import re
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
-from tvr_lightning.data.workers import mib
 from tvr_lightning.errors import ConfigError, RunError, TVRError, one_line
+from tvr_lightning.visible import bytes_in_words
 
 WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*)", re.DOTALL)
 WAITED = re.compile(r"DataLoader timed out after ([\d.]+) seconds")
@@ -90,5 +90,6 @@ def _out_of_memory(error: RuntimeError, text: str) -> str | None:
         return f"out of memory on GPU {found[2] or ''}: {found[1]} more were wanted{of}. {THREE}"
     if found := OF_MACHINE.search(text):
         has = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        return f"out of memory: {mib(int(found[1]))} more were wanted, the machine has {mib(has)} in all. {THREE}"
+        wanted = bytes_in_words(int(found[1]))
+        return f"out of memory: {wanted} more were wanted, the machine has {bytes_in_words(has)} in all. {THREE}"
     return None

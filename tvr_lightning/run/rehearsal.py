@@ -196,6 +196,8 @@ def needs_lines(needs: Needs) -> list[str]:
 
     >>> needs_lines(Needs("x CPU", 8, 2.0, 0.1, 5, 3600, 90.0, 2048, 3e9))[1]
     'training: 5 epochs, 3,600 steps: 2.0 hours, without validations and what is computed once before'
+    >>> needs_lines(Needs("x CPU", 8, 0.5, 0.1, 5, 720, 90.0, 2048, 3e9))[1]
+    'training: 5 epochs, 720 steps: 6.0 minutes, without validations and what is computed once before'
     """
     unknown = "the size of the dataset is not known: its reader says no `extent`"
     hours = needs.training_h

@@ -7,16 +7,14 @@ from pathlib import Path
 
 import torch
 
-from tvr_lightning.config.compose import find_file
-from tvr_lightning.data.stores.files import is_file
 from tvr_lightning.data.stores.reading import is_there
 from tvr_lightning.device import open_device
 from tvr_lightning.encoders.weights import Fingerprint
 from tvr_lightning.errors import ConfigError, SearchError
 from tvr_lightning.evaluation.encoding import inference
 from tvr_lightning.run.load import Experiment, load_experiment, load_run
-from tvr_lightning.run.starting import trains
 from tvr_lightning.search.manifest import Manifest, Source
+from tvr_lightning.search.origin import names_run
 from tvr_lightning.types import TensorRows, VideoInput
 
 
@@ -34,19 +32,9 @@ def load_source(path: str, device: str | torch.device | None = None, trust: bool
     device = open_device(device)
     if device.type == "meta":
         raise ConfigError("device meta: it computes nothing. Give cpu, cuda or cuda:N")
-    if is_there(Path(path), folder=True) or path.endswith(".ckpt"):
+    if names_run(path):
         return load_run(path, device, trust)
-    if not is_file(find_file(path)):
-        raise ConfigError(
-            f"there is no run and no experiment {path}: give the folder of a run, such as runs/EXPERIMENT/NAME, one of "
-            "its checkpoints, or an experiment that trains nothing, such as clip_zero_shot_msrvtt"
-        )
     run = load_experiment(path)
-    if trains(run.config):
-        raise ConfigError(
-            f"{path} is an experiment whose weights have yet to be trained: give the folder of a run of it, such as "
-            f"runs/{run.name}/NAME, or an experiment that trains nothing, such as clip_zero_shot_msrvtt"
-        )
     run.model.to(device).eval()
     return run
 

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from tvr_lightning.data.stores.files import atomic_write, save_tensors
 from tvr_lightning.errors import ConfigError, SearchError
-from tvr_lightning.evaluation.code_files import pack_codes
 
 Kind = Literal["float", "code"]
 Found = tuple[NDArray[np.float32], NDArray[np.int64]]
@@ -129,6 +128,8 @@ class FaissVectors:
         if vectors.ndim != 2 or vectors.shape[1] != self.width:
             raise ValueError(f"vectors must be (items, {self.width}), got {vectors.shape}")
         if self.kind == "code":
+            from tvr_lightning.evaluation.code_files import pack_codes  # torch comes with it
+
             return pack_codes(vectors)
         return np.ascontiguousarray(vectors, dtype=np.float32)
 
@@ -335,6 +336,8 @@ class MilvusVectors:
 
     def _sent(self, vectors: NDArray[Any]) -> Sequence[Any]:
         if self.binary:
+            from tvr_lightning.evaluation.code_files import pack_codes
+
             return [row.tobytes() for row in pack_codes(vectors)]
         sent: list[Any] = np.asarray(vectors, dtype=np.float32).tolist()
         return sent
