@@ -85,10 +85,9 @@ def test_each_round_of_cmfh_lowers_the_objective() -> None:
 
 
 def test_cmfh_s_objective_at_its_solution() -> None:
-    video, text = features_of(25)
+    video, text = centred = tuple(x - x.mean(0) for x in features_of(25))  # as the base gives them
     model = build(CMFH)
     model.learn_from(video, text)
-    centred = video - video.mean(0), text - text.mean(0)
     f = collective_factors(*centred, BITS, 0.5, 100.0, 0.01, 25, 0)
     torch.testing.assert_close(model.hash_video(video).detach(), centred[0] @ f.video_projection, **CLOSE)
     torch.testing.assert_close(model.hash_text(text).detach(), centred[1] @ f.text_projection, **CLOSE)

@@ -7,8 +7,8 @@ losses: cosines of codes repeat S, between the modalities, inside each and insid
 What the paper's public record gives: gamma_v 2.0 and gamma_t 0.3 for joined features, whose squares are the modalities'
 shares of a joined cosine (0.978 and 0.022, the defaults), rho 4, convolutions of width 4096 and 2048, alpha and beta 1
 on the larger datasets. Departures, where it does not: shares multiply C D of each modality instead of joined features;
-no fusion net beside the convolutions; the weight lambda, of 5 to 10, whose term the record does not show, is left out;
-all nets train at once by Adam, where the paper updates one after the other.
+features are centred (as DJSRH's here); no fusion net beside the convolutions; the weight lambda, of 5 to 10, whose term
+the record does not show, is left out; all nets train at once by Adam, where the paper updates one after the other.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tvr_lightning.encoders.base import FrameEncoder, TextEncoder
 from tvr_lightning.errors import ConfigError
 from tvr_lightning.evaluation import Evaluation
 from tvr_lightning.losses.hashing import code_regression, quantisation, reconstruction
-from tvr_lightning.methods.hashing import HashingModule, MeanFeatureCodes
+from tvr_lightning.methods.hashing import MeanFeatureCodes
 from tvr_lightning.nn.hashing.functions import FeatureHash
 from tvr_lightning.nn.hashing.joint_similarity import agch_similarity
 from tvr_lightning.nn.sptch.hashing import GraphConvolution, binary, propagation
@@ -32,7 +32,7 @@ from tvr_lightning.optim import Optimizer
 from tvr_lightning.types import CodeFeatures
 
 
-class AGCH(MeanFeatureCodes, HashingModule[CodeFeatures]):
+class AGCH(MeanFeatureCodes):
     """AGCH.
 
     Args:
@@ -46,6 +46,7 @@ class AGCH(MeanFeatureCodes, HashingModule[CodeFeatures]):
         code_weight: of the distance of both modalities' codes from the joint signs.
         hidden_width: of the text's net.
         graph_widths: of both graph convolutions.
+        centred: whether the training set's means are taken from X^v and X^t.
         optimizer: rates, decay, schedule.
         evaluation: how scores become numbers.
 
@@ -67,6 +68,7 @@ class AGCH(MeanFeatureCodes, HashingModule[CodeFeatures]):
         code_weight: float = 1.0,
         hidden_width: int = 4096,
         graph_widths: tuple[int, int] = (4096, 2048),
+        centred: bool = True,
         optimizer: Optimizer = Optimizer(),
         evaluation: Evaluation = Evaluation(),
     ) -> None:
@@ -76,6 +78,8 @@ class AGCH(MeanFeatureCodes, HashingModule[CodeFeatures]):
         if len(shares) != 2 or min(shares) < 0:
             raise ConfigError(f"model.shares is {shares}; two numbers from 0 on: of videos and texts")
         self.take_encoders(video_encoder, text_encoder, code_length)
+        if centred:
+            self.centre(video_encoder.embed_dim, text_encoder.embed_dim)
         self.shares, self.radius = shares, radius
         self.similarity_weight, self.joint_weight, self.code_weight = similarity_weight, joint_weight, code_weight
         self.hash_video = FeatureHash(video_encoder.embed_dim, code_length, unit=True)

@@ -9,8 +9,8 @@ losses of F   MSE(h_v, B) + MSE(h_t, B) + MSE(h_v, h_t) + 0.01 (MSE of the three
 G and F train in turn each epoch      -> methods.alternating
 Departures: the k entries of a row that become 0 are a share of it (3,000 of some 5,000 items; 0.6); degrees of |S|, the
 order of joint convolution and norm, and the decoders (of H^v and H^t; the released code's see H + tanh H^v and end in a
-norm) are those of SPTCH's G, which the two share here. Features get unit length, for G's encoders too. While F trains,
-G is in evaluation mode, its codes B those of the batch at hand.
+norm) are those of SPTCH's G, which the two share here. Features are centred (as DJSRH's here) and get unit length, for
+G's encoders too. While F trains, G is in evaluation mode, its codes B those of the batch at hand.
 """
 
 from __future__ import annotations
@@ -58,6 +58,7 @@ class CIRH(MeanFeatureCodes, AlternatingPasses[CodeFeatures, CorrelationGraph]):
         graph_width: of G's latent features and decoders.
         graph_lr: learning rate of G; the other settings are the optimiser's.
         clip_norm: largest norm of a step's gradients, null for no limit.
+        centred: whether the training set's means are taken from X^v and X^t.
         optimizer: rates of F, decay, schedule.
         evaluation: how scores become numbers.
 
@@ -83,6 +84,7 @@ class CIRH(MeanFeatureCodes, AlternatingPasses[CodeFeatures, CorrelationGraph]):
         graph_width: int = 512,
         graph_lr: float = 1e-3,
         clip_norm: float | None = None,
+        centred: bool = True,
         optimizer: Optimizer = Optimizer(),
         evaluation: Evaluation = Evaluation(),
     ) -> None:
@@ -91,6 +93,8 @@ class CIRH(MeanFeatureCodes, AlternatingPasses[CodeFeatures, CorrelationGraph]):
         if len(mixing) != 3:
             raise ConfigError(f"model.mixing is {mixing}; three shares: of an item and its two nearest neighbours")
         self.take_encoders(video_encoder, text_encoder, code_length)
+        if centred:
+            self.centre(video_encoder.embed_dim, text_encoder.embed_dim)
         self.video_share, self.mixture, self.dropped, self.mixing = video_share, mixture, dropped, mixing
         self.reconstruction_weight, self.similarity_weight = reconstruction_weight, similarity_weight
         widths = video_encoder.embed_dim, text_encoder.embed_dim

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from tvr_lightning.distributed import take_from_first
 from tvr_lightning.evaluation import Evaluation
-from tvr_lightning.methods.hashing import MeanFeatureCodes, TrainingSetHashing
+from tvr_lightning.methods.hashing import MeanFeatureCodes
 from tvr_lightning.optim import Optimizer
 from tvr_lightning.types import CodeFeatures, VideoTextBatch
 
 
-class ClosedForm(MeanFeatureCodes, TrainingSetHashing[CodeFeatures]):
+class ClosedForm(MeanFeatureCodes):
     """A hashing method with a solution.
 
     Args:
@@ -29,7 +29,7 @@ class ClosedForm(MeanFeatureCodes, TrainingSetHashing[CodeFeatures]):
         evaluation: how scores become numbers.
     """
 
-    in_float32: ClassVar = (*TrainingSetHashing.in_float32, "hash_video", "hash_text")
+    in_float32: ClassVar = (*MeanFeatureCodes.in_float32, "hash_video", "hash_text")
 
     def __init__(self, optimizer: Optimizer, evaluation: Evaluation) -> None:
         super().__init__(optimizer, evaluation)
@@ -52,23 +52,14 @@ class ClosedForm(MeanFeatureCodes, TrainingSetHashing[CodeFeatures]):
         """
 
     def compute_losses(self, texts: CodeFeatures, videos: CodeFeatures, video_index: Tensor) -> Mapping[str, Tensor]:
-        """The objective over a batch. Training does not step along its gradient; tests and notebooks may.
-
-        There, without a training set, the batch is taken for it.
-        """
-        if self.training and not self._reached:
-            self.take_statistics(videos.source, texts.source)
+        """The objective over a batch. Training does not step along its gradient; tests and notebooks may."""
         return self.objective(videos.source, texts.source)
-
-    def take_statistics(self, video_features: Tensor, text_features: Tensor) -> None:
-        """Takes what a method knows of the training set beside its solution: nothing unless it says so."""
 
     @torch.no_grad()
     def learn_from(self, video_features: Tensor, text_features: Tensor, row: Tensor | None = None) -> None:
         """Puts the solution in its place, on every rank the first one's; arguments as in the base."""
         own = {name: p for name, p in self.named_parameters() if p.requires_grad}
         video, text = (x.to(self.device, torch.float64) for x in (video_features, text_features))
-        self.take_statistics(video, text)
         for name, value in self.solution(video, text).items():
             own[name].copy_(value)
         take_from_first(own[name].data for name in own)

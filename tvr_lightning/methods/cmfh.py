@@ -45,8 +45,6 @@ class CMFH(ClosedForm):
     """
 
     tested_with: ClassVar = {"code_length": 32, "norm_weight": 1.0}
-    video_mean: Tensor
-    text_mean: Tensor
     video_projection: Tensor
     text_projection: Tensor
 
@@ -70,27 +68,22 @@ class CMFH(ClosedForm):
         self.take_encoders(video_encoder, text_encoder, code_length)
         self.video_share, self.projection_weight, self.norm_weight = video_share, projection_weight, norm_weight
         self.rounds = rounds
+        self.centre(video_encoder.embed_dim, text_encoder.embed_dim)
         for name, width in (("video", video_encoder.embed_dim), ("text", text_encoder.embed_dim)):
-            self.register_buffer(f"{name}_mean", torch.zeros(width))
             self.register_parameter(f"{name}_projection", nn.Parameter(torch.randn(width, code_length) / width**0.5))
 
     def hash_video(self, x: Tensor) -> Tensor:
         """(V, F) -> (V, K)."""
-        return (x - self.video_mean) @ self.video_projection
+        return x @ self.video_projection
 
     def hash_text(self, x: Tensor) -> Tensor:
         """(T, F') -> (T, K)."""
-        return (x - self.text_mean) @ self.text_projection
+        return x @ self.text_projection
 
     def solution(self, video_features: Tensor, text_features: Tensor) -> Mapping[str, Tensor]:
-        """Projections of the training set's centred features."""
-        found = self._factors(video_features - video_features.mean(0), text_features - text_features.mean(0))
+        """Projections of the training set's features."""
+        found = self._factors(video_features, text_features)
         return {"video_projection": found.video_projection, "text_projection": found.text_projection}
-
-    def take_statistics(self, video_features: Tensor, text_features: Tensor) -> None:
-        """Takes the means."""
-        self.video_mean.copy_(video_features.mean(0))
-        self.text_mean.copy_(text_features.mean(0))
 
     def _factors(self, video: Tensor, text: Tensor) -> Factors:
         return collective_factors(
@@ -100,7 +93,7 @@ class CMFH(ClosedForm):
 
     def objective(self, video_features: Tensor, text_features: Tensor) -> Mapping[str, Tensor]:
         """The five terms in three; V, U_v and U_t are those of the items."""
-        video, text = video_features - self.video_mean, text_features - self.text_mean
+        video, text = video_features, text_features
         with torch.no_grad():
             found = self._factors(video.double(), text.double())
         v, of_video, of_text = (x.to(video) for x in (found.latent, found.video_basis, found.text_basis))

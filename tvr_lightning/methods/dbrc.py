@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from tvr_lightning.encoders.base import FrameEncoder, TextEncoder
 from tvr_lightning.errors import ConfigError
 from tvr_lightning.evaluation import Evaluation
-from tvr_lightning.methods.hashing import MeanFeatureCodes, TrainingSetHashing
+from tvr_lightning.methods.hashing import MeanFeatureCodes
 from tvr_lightning.nn.hashing.autoencoder import AdaptiveTanh, FeatureDecoder
 from tvr_lightning.nn.hashing.functions import FeatureHash
 from tvr_lightning.optim import Optimizer
@@ -33,7 +33,7 @@ from tvr_lightning.types import CodeFeatures
 SMALLEST_DEVIATION = 1e-6  # of a dimension that is the same for all: divided by nothing smaller
 
 
-class DBRC(MeanFeatureCodes, TrainingSetHashing[CodeFeatures]):
+class DBRC(MeanFeatureCodes):
     """DBRC.
 
     Args:

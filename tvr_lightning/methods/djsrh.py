@@ -4,7 +4,8 @@ joint similarity S of a batch -> nn.hashing.joint_similarity.djsrh_similarity
 codes h = tanh(a z), a = sqrt(epoch + 1) -> DJSRH.compute_losses; after training their signs, which a does not change
 loss MSE(cos(h_v, h_t), S) + 0.1 MSE(cos(h_v, h_v), S) + 0.1 MSE(cos(h_t, h_t), S)  -> DJSRH.compute_losses
 Departures: the released code trains AlexNet's last layers too; here the video's net is one linear layer on X^v, the
-mean of frozen frame features, and X^t is the mean of frozen token features where it had tags. No decay of biases.
+mean of frozen frame features, and X^t is the mean of frozen token features where it had tags. Both are centred by the
+training set's means: frozen features are nearly alike (methods.hashing). No decay of biases.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from torch import Tensor
 from tvr_lightning.encoders.base import FrameEncoder, TextEncoder
 from tvr_lightning.evaluation import Evaluation
 from tvr_lightning.losses.hashing import reconstruction
-from tvr_lightning.methods.hashing import HashingModule, MeanFeatureCodes, check_shares
+from tvr_lightning.methods.hashing import MeanFeatureCodes, check_shares
 from tvr_lightning.nn.hashing.functions import FeatureHash
 from tvr_lightning.nn.hashing.joint_similarity import djsrh_similarity
 from tvr_lightning.optim import Optimizer
 from tvr_lightning.types import CodeFeatures
 
 
-class DJSRH(MeanFeatureCodes, HashingModule[CodeFeatures]):
+class DJSRH(MeanFeatureCodes):
     """DJSRH.
 
     Args:
@@ -37,6 +38,7 @@ class DJSRH(MeanFeatureCodes, HashingModule[CodeFeatures]):
         intra_weight: of the two terms inside a modality.
         hidden_width: of the text's net.
         video_lr: learning rate of the video's net; the text's is the optimiser's.
+        centred: whether the training set's means are taken from X^v and X^t.
         optimizer: rates, decay, schedule.
         evaluation: how scores become numbers.
 
@@ -57,12 +59,15 @@ class DJSRH(MeanFeatureCodes, HashingModule[CodeFeatures]):
         intra_weight: float = 0.1,
         hidden_width: int = 4096,
         video_lr: float = 1e-3,
+        centred: bool = True,
         optimizer: Optimizer = Optimizer(),
         evaluation: Evaluation = Evaluation(),
     ) -> None:
         super().__init__(optimizer, evaluation)
         check_shares(video_share=video_share, diffusion=diffusion)
         self.take_encoders(video_encoder, text_encoder, code_length)
+        if centred:
+            self.centre(video_encoder.embed_dim, text_encoder.embed_dim)
         self.video_share, self.diffusion, self.scale, self.intra_weight = video_share, diffusion, scale, intra_weight
         self.video_lr = video_lr
         self.hash_video = FeatureHash(video_encoder.embed_dim, code_length)

@@ -61,9 +61,25 @@ class TrainingSetHashing(HashingModule[CodesT]):
 
     Attributes:
         seed: of what it draws from then on; the run's.
+        centred: whether the training set's means are taken from X^v and X^t.
+        video_mean: (F,), of X^v of the training set where they are centred; 0 before it is seen.
+        text_mean: (F',) likewise.
     """
 
     seed: int = 0
+    centred: bool = False
+    video_mean: Tensor
+    text_mean: Tensor
+
+    def centre(self, video_width: int, text_width: int) -> None:
+        """Has features centred from now on.
+
+        Frozen encoders give features with a large part in common: whatever is said, texts have cosines near 1, and
+        what a method reads off similarities says that all items are alike. Tags, the papers' texts, have no such part.
+        """
+        self.centred = True
+        self.register_buffer("video_mean", torch.zeros(video_width))
+        self.register_buffer("text_mean", torch.zeros(text_width))
 
     @abstractmethod
     def video_source(self, video: VideoInput) -> Tensor:
@@ -73,13 +89,12 @@ class TrainingSetHashing(HashingModule[CodesT]):
     def text_source(self, text: TextInput) -> Tensor:
         """X^t (T, F'), a text's frozen features."""
 
-    @abstractmethod
     def learn_from(self, video_features: Tensor, text_features: Tensor, row: Tensor | None = None) -> None:
-        """Takes what it needs of the training set's frozen features, before the first step.
+        """Takes what it needs of the training set's frozen features, before the first step; here nothing.
 
         Args:
-            video_features: X^v (N, F), on the CPU.
-            text_features: X^t (N, F'), of videos with several captions their mean.
+            video_features: X^v (N, F), on the CPU, centred where the method has it so.
+            text_features: X^t (N, F') likewise, of videos with several captions their mean.
             row: (V,) int64, which of the N items each training video is, -1 for none; null when V = N.
         """
 
@@ -101,7 +116,12 @@ class TrainingSetHashing(HashingModule[CodesT]):
         videos, has_video = _per_video(video.features, video_ids, len(split.records))
         texts, has_text = _per_video(text.features, split.caption_video[caption_ids], len(split.records))
         known = has_video & has_text
-        self.learn_from(videos[known], texts[known], torch.where(known, known.cumsum(0) - 1, -1))
+        videos, texts = videos[known], texts[known]
+        if self.centred:
+            self.video_mean.copy_(videos.mean(0))
+            self.text_mean.copy_(texts.mean(0))
+            videos, texts = videos - videos.mean(0), texts - texts.mean(0)
+        self.learn_from(videos, texts, torch.where(known, known.cumsum(0) - 1, -1))
 
 
 class MeanFeatures:
@@ -145,7 +165,7 @@ class MeanFeatures:
         return (text.features if text.has_features else self._mean_token(text))[:, 0]
 
 
-class MeanFeatureCodes(MeanFeatures):
+class MeanFeatureCodes(MeanFeatures, TrainingSetHashing[CodeFeatures]):
     """A hashing method whose hash functions see the mean features alone."""
 
     keeps_neighbours: ClassVar[bool] = True
@@ -157,11 +177,13 @@ class MeanFeatureCodes(MeanFeatures):
     def encode_video(self, video: VideoInput) -> CodeFeatures:
         """Codes of videos, and X^v."""
         source = self.video_source(video)
+        source = source - self.video_mean if self.centred else source
         return CodeFeatures(self.hash_video(source), source)
 
     def encode_text(self, text: TextInput) -> CodeFeatures:
         """Codes of texts, and X^t."""
         source = self.text_source(text)
+        source = source - self.text_mean if self.centred else source
         return CodeFeatures(self.hash_text(source), source)
 
 

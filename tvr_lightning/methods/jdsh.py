@@ -22,7 +22,7 @@ from tvr_lightning.encoders.base import FrameEncoder, TextEncoder
 from tvr_lightning.errors import ConfigError
 from tvr_lightning.evaluation import Evaluation
 from tvr_lightning.losses.hashing import agreement, reconstruction
-from tvr_lightning.methods.hashing import MeanFeatureCodes, TrainingSetHashing
+from tvr_lightning.methods.hashing import MeanFeatureCodes
 from tvr_lightning.nn.hashing.functions import FeatureHash
 from tvr_lightning.nn.hashing.joint_similarity import Bounds, bounds_of, jdsh_similarity, weighted_by_distribution
 from tvr_lightning.optim import Optimizer
@@ -31,7 +31,7 @@ from tvr_lightning.types import CodeFeatures
 SAMPLE = 32  # items of a batch from which bounds are estimated: the paper's batch
 
 
-class JDSH(MeanFeatureCodes, TrainingSetHashing[CodeFeatures]):
+class JDSH(MeanFeatureCodes):
     """JDSH.
 
     Args:
@@ -50,6 +50,7 @@ class JDSH(MeanFeatureCodes, TrainingSetHashing[CodeFeatures]):
         scale: mu, what S is multiplied by.
         intra_weight: of the two terms inside a modality.
         hidden_width: of the text's net.
+        centred: whether the training set's means are taken from X^v and X^t.
         optimizer: rates, decay, schedule.
         evaluation: how scores become numbers.
 
@@ -77,6 +78,7 @@ class JDSH(MeanFeatureCodes, TrainingSetHashing[CodeFeatures]):
         scale: float = 1.4,
         intra_weight: float = 0.1,
         hidden_width: int = 4096,
+        centred: bool = True,
         optimizer: Optimizer = Optimizer(),
         evaluation: Evaluation = Evaluation(),
     ) -> None:
@@ -84,6 +86,8 @@ class JDSH(MeanFeatureCodes, TrainingSetHashing[CodeFeatures]):
         if len(shares) != 3 or min(shares) < 0:
             raise ConfigError(f"model.shares is {shares}; three numbers from 0 on: of videos, texts and higher order")
         self.take_encoders(video_encoder, text_encoder, code_length)
+        if centred:
+            self.centre(video_encoder.embed_dim, text_encoder.embed_dim)
         self.shares, self.left_weight, self.right_weight = shares, left_weight, right_weight
         self.scales, self.given = (left_scales, right_scales), (left, right, smallest, largest)
         self.scale, self.intra_weight = scale, intra_weight
