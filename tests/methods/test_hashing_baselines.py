@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from pytorch_lightning import Trainer
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -28,6 +29,7 @@ from tvr_lightning.nn.hashing.joint_similarity import (
 )
 
 from .hashing_cases import BITS, build, codes_of, cosine, cosines, features_of, mean_square
+from .sptch_cases import VIDEOS, Data, texts_of, videos_of
 
 CLOSE: dict[str, Any] = {"rtol": 1e-10, "atol": 1e-10}
 ITEMS = 7
@@ -316,3 +318,33 @@ def test_codes_have_their_length(kind: Any) -> None:
 def test_bad_settings(kind: Any, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build(kind, **settings)
+
+
+@pytest.mark.parametrize("kind", [DJSRH, CIRH, CMFH])
+def test_features_are_centred_by_the_training_set(kind: Any) -> None:
+    """Frozen features have much in common: similarities are of what is left."""
+    model = build(kind).float()
+    taken: list[tuple[Tensor, Tensor]] = []
+    learn_from = model.learn_from
+    model.learn_from = lambda video, text, row: (taken.append((video, text)), learn_from(video, text, row))
+    Trainer(
+        accelerator="cpu", max_epochs=2, logger=False, enable_progress_bar=False, enable_checkpointing=False,
+        enable_model_summary=False, limit_val_batches=0, use_distributed_sampler=False, num_sanity_val_steps=0,
+    ).fit(model, Data())  # fmt: skip
+    with torch.no_grad():
+        videos, texts = model.video_source(videos_of(VIDEOS)), model.text_source(texts_of(VIDEOS))
+        torch.testing.assert_close(model.video_mean, videos.mean(0))
+        torch.testing.assert_close(model.text_mean, texts.mean(0))
+        torch.testing.assert_close(taken[0], (videos - videos.mean(0), texts - texts.mean(0)))
+        torch.testing.assert_close(model.encode_video(videos_of(VIDEOS)).source, videos - videos.mean(0))
+        torch.testing.assert_close(model.encode_text(texts_of(VIDEOS)).source, texts - texts.mean(0))
+    assert {"video_mean", "text_mean"} <= {*model.state_dict()}
+
+
+@pytest.mark.parametrize("kind", [DJSRH, JDSH, AGCH, CIRH])
+def test_or_not(kind: Any) -> None:
+    model = build(kind, centred=False).float()
+    assert "video_mean" not in model.state_dict()
+    with torch.no_grad():
+        source = model.encode_text(texts_of(3)).source
+        torch.testing.assert_close(source, model.text_source(texts_of(3)))
