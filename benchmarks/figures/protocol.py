@@ -22,7 +22,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from itertools import product
 from pathlib import Path
@@ -81,6 +81,7 @@ class Row:
         grid: runs of the first seed.
         seeds: of the others, for each point of the grid.
         parts: runs of the first seed without a part of the method, for each point of the grid.
+        note: what sets it apart from the others.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Row:
     grid: tuple[Run, ...]
     seeds: tuple[tuple[Run, ...], ...]
     parts: tuple[tuple[Run, ...], ...] = ()
+    note: str = ""
 
     def chosen(self) -> int | None:
         """The point with the best validation figure; None while one of several has no result."""
@@ -117,9 +119,10 @@ def rows_of(protocol: Mapping[str, Any], runs_dir: Path, most: int = MOST_POINTS
     for name, row in protocol["retrieval"].items():
         words = [f"--config=experiments/{row['experiment']}.yaml", *common, *row.get("settings", ())]
         seeds = row.get("seeds", protocol["seeds"])
-        yield _row(
+        made = _row(
             f"{name}_shapes", "retrieval", words, row.get("grid", {}), seeds, runs_dir, most, parts.get(name, {})
         )
+        yield replace(made, note=row.get("note", ""))
     hashing = protocol["hashing"]
     for method, (bits, seeds) in product(hashing["methods"], hashing["bits"].items()):
         words = [f"--config=experiments/{method}_shapes.yaml", "--tracker=none", f"--model.code_length={bits}"]
@@ -307,7 +310,7 @@ def write_page(protocol: Mapping[str, Any], rows: Sequence[Row], file: Path) -> 
         else []
     )
     notes += [f"Not trained here: {', '.join(lacking)}."] if lacking else []
-    notes += [f"{name}: {why}." for name, why in protocol["left_out"].items()]
+    notes += [f"{row.name}: {row.note}." for row in rows if row.note]
     command = shlex.join(["python", "benchmarks/figures/protocol.py", "--page", str(file)])
     write_text(file, to_results_page(sections, command, date.today(), notes))
     say(f"wrote {file}")
