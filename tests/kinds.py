@@ -27,6 +27,12 @@ def slow_unless(cases: Iterable[T], fast: Iterable[T]) -> list[Any]:
     ]
 
 
+def first_fast(cases: Iterable[T], count: int = 1) -> list[Any]:
+    """Cases of which the first ones are fast."""
+    cases = list(cases)
+    return slow_unless(cases, cases[:count])
+
+
 def few_fast(names: Iterable[str]) -> list[Any]:
     """All methods, or their experiments on shapes, of which one of each kind is fast."""
     names = list(names)

@@ -57,6 +57,7 @@ def test_they_are_typed_strictly(project: Path) -> None:
     run(project, "mypy", "--config-file", str(ROOT / "pyproject.toml"), "foo.py", "myclips.py")
 
 
+@pytest.mark.slow
 def test_smoke(project: Path) -> None:
     printed = run(project, "tvr_lightning", "smoke", "foo_msrvtt", "foo_myclips")
     assert "smoke: 2 passed, 0 failed" in printed
@@ -103,6 +104,7 @@ def test_its_layout(project: Path) -> None:
     assert "complete: train, validation, test" in printed
 
 
+@pytest.mark.slow
 def test_a_reader_without_a_layout_says_what_to_write(project: Path) -> None:
     text = (project / "myclips.py").read_text()
     (project / "mute.py").write_text(text[: text.index("    def write_layout")])

@@ -74,6 +74,7 @@ def tvr(folder: Path, package: Path, *words: str) -> subprocess.CompletedProcess
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_installed_wheel_in_an_empty_folder(wheel: Path, tmp_path: Path, folder: Path) -> None:
     package = tmp_path / "installed"
     zipfile.ZipFile(wheel).extractall(package)
@@ -87,6 +88,7 @@ def test_installed_wheel_in_an_empty_folder(wheel: Path, tmp_path: Path, folder:
     assert "num_frames: 6" in shown.stdout  # of the suite's data/shapes
 
 
+@pytest.mark.slow
 def test_names_of_the_suite_are_found_anywhere(folder: Path) -> None:
     for name in ("experiments/clip4clip_shapes.yaml", "clip4clip_shapes"):
         done = tvr(folder, ROOT, "fit", "--config", name, "--data.batch_sise=1")

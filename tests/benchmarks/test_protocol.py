@@ -32,6 +32,7 @@ def finish(folder: Path, validation: float, test: float) -> None:
     (folder / "metrics.json").write_text(json.dumps({"metrics": {"test/SumR": test}}))
 
 
+@pytest.mark.slow
 def test_every_row_is_an_experiment_that_composes(script: Any, tmp_path: Path) -> None:
     protocol = yaml.safe_load(script.PROTOCOL.read_text())
     rows = list(script.rows_of(protocol, tmp_path))

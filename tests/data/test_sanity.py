@@ -158,6 +158,7 @@ def trained(tmp_path: Path, shapes_root: Path) -> Callable[..., dict[str, Any]]:
     return run
 
 
+@pytest.mark.slow
 def test_weights_know_what_they_were_trained_on(
     trained: Callable[..., dict[str, Any]], tmp_path: Path, shapes_root: Path
 ) -> None:

@@ -75,6 +75,7 @@ def test_no_wait_is_unlimited(make_data: Callable[..., Any], count: int) -> None
         assert loader.timeout == (WAIT_S if count else 0)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_a_run_with_little_shared_memory_ends_before_training(shapes_root: Path, tmp_path: Path) -> None:
     words = run_arguments(shapes_root, tmp_path / "runs", "--data.num_workers=2", "--data.cache_features=false")

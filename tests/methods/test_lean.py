@@ -20,6 +20,8 @@ from tvr_lightning.nn.lean.pair_scorer import Network
 from tvr_lightning.nn.lean.variational import gaussian_divergence
 from tvr_lightning.types import TextInput, VideoInput
 
+from ..kinds import first_fast
+
 TOKENS, NODES, FRAMES, SIZE = 8, 5, 4, 16
 
 
@@ -126,12 +128,14 @@ def test_every_parameter_receives_a_finite_gradient(model: LEAN) -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [
-        {"width": 96},
-        {"width": 96, "readout": "nodes_and_hyperedges"},
-        {"width": 64, "variational": False},
-        {"width": 64, "hypergraph": "gcn", "variational": False},
-    ],
+    first_fast(
+        [
+            {"width": 96},
+            {"width": 96, "readout": "nodes_and_hyperedges"},
+            {"width": 64, "variational": False},
+            {"width": 64, "hypergraph": "gcn", "variational": False},
+        ]
+    ),
 )
 def test_one_batch_is_learned(settings: dict[str, Any]) -> None:
     model = build(**settings).train()

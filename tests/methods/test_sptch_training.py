@@ -22,6 +22,7 @@ from tvr_lightning.run.callbacks.guard import FiniteTraining
 from tvr_lightning.run.callbacks.resume import KeepLast
 from tvr_lightning.run.checkpoints import AtomicCheckpointIO
 
+from ..kinds import first_fast
 from .sptch_cases import (
     BATCH,
     STEPS,
@@ -124,7 +125,7 @@ def test_the_graph_holds_what_frozen_encoders_say_of_the_training_set(monkeypatc
     torch.testing.assert_close(model.graph.text_features, text[places])
 
 
-@pytest.mark.parametrize("at", [2, STEPS + 2, 2 * STEPS, 3 * STEPS - 1])
+@pytest.mark.parametrize("at", first_fast([2, STEPS + 2, 2 * STEPS, 3 * STEPS - 1]))
 def test_a_run_that_was_killed_in_a_pass_ends_as_one_that_was_not(tmp_path: Path, at: int) -> None:
     settings: dict[str, Any] = {"dropout": 0.1, "optimizer": Optimizer(schedule="cosine", weight_decay=0.1)}
     whole = fit(build(**settings), folder=tmp_path / "whole")

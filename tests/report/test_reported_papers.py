@@ -27,6 +27,8 @@ from tvr_lightning.report.reported import load_reported, reported_for
 from tvr_lightning.run.ablation import read_grid
 from tvr_lightning.run.results import Run
 
+from ..kinds import first_fast
+
 ROOT = Path(__file__).parents[2]
 FIGURES = ROOT / "experiments" / "reported"
 PAPERS = ROOT.parent / "shared" / "papers"
@@ -225,7 +227,7 @@ PRINTED = {  # the rows that a grid's runs see, on the paper's own data; the oth
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("grid", PRINTED)
+@pytest.mark.parametrize("grid", first_fast(PRINTED))
 def test_a_run_of_a_grid_sees_its_printed_row(grid: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """GHAN's grids with the paper's experiment as their base, SPTCH's as they are."""
     monkeypatch.chdir(ROOT)

@@ -167,6 +167,7 @@ class TestDisk:
         assert [p.name for p in path.parent.iterdir()] == ["last.ckpt"]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_a_worker_that_dies(start: Callable[..., subprocess.Popen[str]], folder: Path) -> None:
     process = start("--trainer.max_epochs=100000", "--data.selection=last", "--data.num_workers=2")

@@ -20,6 +20,7 @@ from tvr_lightning.encoders.of_runs import UNSAID
 from tvr_lightning.errors import CheckpointError, TVRError
 from tvr_lightning.run.results import Run
 
+from ..kinds import first_fast
 from ..small_runs import run_arguments
 
 QUICK = "--model.encoder.quick_gelu"
@@ -66,12 +67,15 @@ def test_results_name_what_was_built(run: Path) -> None:
 
 @pytest.mark.parametrize(
     ("command", "change"),
-    [
-        ("test", []),
-        ("test", ["--model.encoder.from_pretrained=null", f"{QUICK}=null"]),
-        ("predict", ["--model.encoder.from_pretrained=null"]),
-        ("validate", []),
-    ],
+    first_fast(
+        [
+            ("test", []),
+            ("test", ["--model.encoder.from_pretrained=null", f"{QUICK}=null"]),
+            ("predict", ["--model.encoder.from_pretrained=null"]),
+            ("validate", []),
+        ],
+        2,
+    ),
 )
 def test_commands_need_nothing_but_the_checkpoint(
     run: Path, tmp_path: Path, command: str, change: list[str], monkeypatch: pytest.MonkeyPatch
@@ -169,6 +173,7 @@ FORGED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", FORGED.values(), ids=FORGED)
 def test_a_forged_description_is_refused_in_one_line(
     run: Path, tmp_path: Path, change: dict[str, object], monkeypatch: pytest.MonkeyPatch
@@ -207,6 +212,7 @@ def test_results_say_what_other_data_weights_were_trained_on(run: Path) -> None:
     assert yaml.safe_load((run / "config.yaml").read_text())["experiment"] == "clip4clip_shapes"
 
 
+@pytest.mark.slow
 def test_nothing_is_fetched_for_a_tag_either(
     shapes_root: Path, tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -164,6 +164,7 @@ def test_an_honest_method_passes_although_it_learned_by_heart(check: Callable[..
     assert "nothing was learned" not in report.text()
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_report(check: Callable[..., LeakReport]) -> None:
     report = check(Toy)
     assert check(Toy) == report

@@ -15,6 +15,7 @@ from tvr_lightning.errors import CheckpointError, ConfigError, RunError
 from tvr_lightning.evaluation import encode_texts, encode_videos, score_all
 from tvr_lightning.metrics import ranking_metrics
 
+from ..kinds import first_fast
 from ..small_runs import EXPERIMENT, run_arguments
 
 
@@ -98,7 +99,9 @@ def test_an_experiment_has_no_trained_weights(run: Path, tmp_path: Path) -> None
     assert load_run(tmp_path).model.trained is not None
 
 
-@pytest.mark.parametrize("words", [["{run}"], ["--ckpt_path={run}"], ["--ckpt_path", "{run}/checkpoints/best.ckpt"]])
+@pytest.mark.parametrize(
+    "words", first_fast([["{run}"], ["--ckpt_path={run}"], ["--ckpt_path", "{run}/checkpoints/best.ckpt"]])
+)
 def test_a_run_is_tested_under_its_own_settings(run: Path, tmp_path: Path, words: list[str]) -> None:
     named = [word.format(run=run) for word in words]
     assert main(["test", *named, f"--runs_dir={tmp_path}", "--run_id=t"]) == 0

@@ -281,6 +281,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", [None, 3])
 def test_compiled_encoders_train_the_same_weights_and_are_not_compiled_for_evaluation(
     make: Callable[..., Method], data: Given, compiled: list[bool], chunk: int | None

@@ -10,12 +10,13 @@ import pytest
 from tvr_lightning.commands.main import main
 from tvr_lightning.run.switches import OF_VALIDATION
 
+from ..kinds import first_fast
 from ..small_runs import short_run
 
 NAMES = ("dsl", "qb", "sk", "sk1")
 
 
-@pytest.mark.parametrize("name", ["clip4clip_shapes", "ucofia_shapes"])
+@pytest.mark.parametrize("name", first_fast(["clip4clip_shapes", "ucofia_shapes"]))
 def test_a_run_reports_both_directions(
     name: str, shapes_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -158,6 +158,7 @@ def test_killed_twice_and_without_workers_the_second_time(fit: Callable[..., int
     assert_same_end(home / "k", home / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("saved", [pytest.param("best", marks=pytest.mark.slow), "last"])
 def test_killed_after_a_checkpoint_of_an_epoch_s_end(
     fit: Callable[..., int], home: Path, monkeypatch: pytest.MonkeyPatch, saved: str
@@ -253,6 +254,7 @@ def unfinished(fit: Callable[..., int], home: Path) -> Path:
     return home / "k"
 
 
+@pytest.mark.slow
 def test_what_is_not_resumed(
     fit: Callable[..., int], unfinished: Path, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -282,6 +284,7 @@ def test_what_is_not_resumed(
     assert "checkpoint_every is 0" in refused(2, "--checkpoint_every=0")
 
 
+@pytest.mark.slow
 def test_settings_that_an_update_added_get_their_defaults(
     fit: Callable[..., int], unfinished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -299,6 +302,7 @@ def test_settings_that_an_update_added_get_their_defaults(
     assert fit("--resume=last") == 0
 
 
+@pytest.mark.slow
 def test_devices_of_another_precision_do_not_go_on(
     fit: Callable[..., int], unfinished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -314,6 +318,7 @@ def test_devices_of_another_precision_do_not_go_on(
     assert fit("--resume=last") == 0
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_elsewhere_is_not_resumed(fit: Callable[..., int], unfinished: Path) -> None:
     script = (
         "import fcntl, sys, time; f = open(sys.argv[1], 'r+b'); fcntl.lockf(f, fcntl.LOCK_EX); print(1, flush=True); "

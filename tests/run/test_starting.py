@@ -54,6 +54,7 @@ class TestCheckpoint:
         assert fit(f"--ckpt_path={source}", "--trainer.max_epochs=3") == 0
         assert content_of(tmp_path / "clip4clip_shapes" / "b")["global_step"] == 9
 
+    @pytest.mark.slow
     def test_one_that_does_not_say_how_far_it_came(
         self, fit: Callable[..., int], source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:

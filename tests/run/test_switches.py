@@ -18,6 +18,7 @@ from tvr_lightning.run.accelerators import ExperimentTrainer
 from tvr_lightning.run.results import read_run
 from tvr_lightning.run.switches import check_nodes, check_selection, check_switches
 
+from ..kinds import first_fast
 from ..small_runs import run_arguments
 
 EARLY = "--trainer.callbacks+=EarlyStopping"
@@ -205,7 +206,7 @@ def test_each_command_refuses_its_own_limit(command: str) -> None:
         check_switches({f"limit_{part}_batches": 0, "accelerator": "cpu"}, command)
 
 
-@pytest.mark.parametrize("similarity", ["seqTransf", "tightTransf"])
+@pytest.mark.parametrize("similarity", first_fast(["seqTransf", "tightTransf"]))
 def test_more_frames_than_positions(
     similarity: str, shapes_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -261,6 +261,7 @@ def test_wandb_is_offline_without_a_key(
     assert f"wandb sync {kept[0].parent}" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_the_weights(shapes_root: Path, tmp_path: Path) -> None:
     words = run_arguments(shapes_root, tmp_path, "--trainer.max_epochs=100000", "--run_id=c", "--data.selection=last")
     process = subprocess.Popen(

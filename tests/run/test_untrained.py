@@ -80,6 +80,7 @@ def test_fit_and_test_are_the_same_and_train_nothing(
     assert "zero-shot: nothing was trained" in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_run_of_it_is_tested_predicted_and_loaded_again(command: Callable[..., int], tmp_path: Path) -> None:
     assert command("test", "--run_id=t") == 0
     run = tmp_path / "clip_zero_shot_shapes" / "t"
@@ -124,6 +125,7 @@ def test_any_experiment_can_be_told_not_to_train(
     assert main(["test", *run_arguments(shapes_root, tmp_path, "--trains=perhaps")]) == 2
 
 
+@pytest.mark.slow
 def test_without_a_checkpoint_the_newest_run_s_best_weights_are_tested(shapes_root: Path, tmp_path: Path) -> None:
     assert main(["fit", *run_arguments(shapes_root, tmp_path, "--run_id=a")]) == 0
     assert main(["test", *run_arguments(shapes_root, tmp_path, "--run_id=t")]) == 0

@@ -84,6 +84,7 @@ class TestCommands:
         layers = f"--model.num_layers={cases.LAYERS}"
         return run_arguments(data, tmp_path, "--data.selection=last", layers, *more)
 
+    @pytest.mark.slow
     def test_a_test_of_it(
         self, shapes_root: Path, tmp_path: Path, path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:

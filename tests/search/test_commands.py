@@ -194,6 +194,7 @@ def test_empty_values_are_refused(words: Sequence[str], capsys: pytest.CaptureFi
     assert "the value is empty: give one" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_any_word_is_a_query(index: Path, tell: Tell) -> None:
     for query in ("caf\udce9", "\x1b[2J a", "[/x] [b]", "a" * 100_000, "$x$"):
         code, out, err = tell("search", index, query, "-k", 10**30, "--json")

@@ -64,6 +64,7 @@ def test_a_port_in_use_is_one_sentence(index_folder: Path, capsys: pytest.Captur
         assert f"cannot listen at {host}" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_it_serves_until_it_is_ended(index_folder: Path, number: signal.Signals) -> None:
     command = [sys.executable, "-m", "tvr_lightning", "serve", str(index_folder), "--port", "0"]

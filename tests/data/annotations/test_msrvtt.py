@@ -10,6 +10,8 @@ from tvr_lightning.data.annotations.msrvtt import MSRVTT
 from tvr_lightning.errors import ConfigError, DataError
 from tvr_lightning.types import Probe
 
+from ...kinds import first_fast
+
 LABELS = {0: "train", 1: "train", 2: "validate", 10: "validate", 11: "test", 12: "test", 13: "test"}
 TEST_CSV = 'key,vid_key,video_id,sentence\nret0,msr12,video12, a  cat sits\nret1,msr11,video11,"a dog, running"\n'
 
@@ -350,12 +352,14 @@ def test_full_without_a_label(root):
 
 @pytest.mark.parametrize(
     ("protocol", "sizes"),
-    [
-        ("9k", {"train": 9_000, "test": 1_000}),
-        ("7k", {"train": 7_010, "test": 1_000}),
-        ("7k3k", {"train": 7_010, "test": 2_990}),
-        ("full", {"train": 6_513, "validation": 497, "test": 2_990}),
-    ],
+    first_fast(
+        [
+            ("9k", {"train": 9_000, "test": 1_000}),
+            ("7k", {"train": 7_010, "test": 1_000}),
+            ("7k3k", {"train": 7_010, "test": 2_990}),
+            ("full", {"train": 6_513, "validation": 497, "test": 2_990}),
+        ]
+    ),
 )
 def test_real_files(real_annotations, protocol, sizes):
     annotations = MSRVTT(real_annotations("msrvtt"), protocol)
@@ -373,6 +377,7 @@ def test_real_files(real_annotations, protocol, sizes):
             assert len({r.captions for r in records}) == 995
 
 
+@pytest.mark.slow
 def test_real_full_lists_agree(real_annotations):
     folder = real_annotations("msrvtt")
     annotations = MSRVTT(folder, "full")
@@ -381,6 +386,7 @@ def test_real_full_lists_agree(real_annotations):
         assert [r.video_id for r in annotations.load(split)] == listed
 
 
+@pytest.mark.slow
 def test_real_records_against_a_slow_reference(real_annotations):
     folder = real_annotations("msrvtt")
     files = [json.loads((folder / f"{n}_videodatainfo.json").read_text()) for n in ("train_val", "test")]

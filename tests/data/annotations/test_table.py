@@ -301,6 +301,7 @@ def test_the_check_says_how_the_table_was_read(own: Own, tmp_path: Path) -> None
     assert not check.complete
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_rows_take_seconds(own: Own) -> None:
     table = own(many(50_000), split="draw")
     began = time.process_time()

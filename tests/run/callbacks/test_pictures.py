@@ -10,10 +10,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tvr_lightning.commands.main import main
 from tvr_lightning.run.smoke import smoke_arguments
 
+from ...kinds import first_fast
+
 ROOT = Path(__file__).parents[3]
 
 
-@pytest.mark.parametrize(("name", "key"), [("clip4clip_shapes", "similarity"), ("ghan_shapes", "weights")])
+@pytest.mark.parametrize(("name", "key"), first_fast([("clip4clip_shapes", "similarity"), ("ghan_shapes", "weights")]))
 def test_a_tracker_gets_pictures(name: str, key: str, shapes_root: Path, tmp_path: Path) -> None:
     file = ROOT / f"experiments/{name}.yaml"
     small = [a for a in smoke_arguments(file, shapes_root, tmp_path) if "fast_dev" not in a]
