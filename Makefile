@@ -206,7 +206,7 @@ ci-minimum: $(UV) ## the oldest versions that pyproject.toml takes, in .minimum,
 	  --extra milvus --python $(MINIMUM) $(if $(BUILD),--torch-backend $(BUILD)) -o .minimum/requirements.txt pyproject.toml
 	@$(UV) pip install --quiet --python $(MINIMUM) $(if $(BUILD),--torch-backend $(BUILD)) \
 	  -r .minimum/requirements.txt setuptools pytest pytest-timeout pytest-xdist hypothesis
-	@$(UV) pip install --quiet --python $(MINIMUM) --no-deps --no-build-isolation --editable .
+	@$(UV) pip install --quiet --python $(MINIMUM) --no-deps --editable .
 	@# what old releases warn of, later ones have mended
 	@OMP_NUM_THREADS=1 $(MINIMUM) -m pytest $(SPREAD) -o filterwarnings=default $(ARGS)
 
