@@ -8,6 +8,7 @@ from tvr_lightning.metrics import (
     BOOTSTRAPPED,
     DirectionRanks,
     Ranks,
+    bootstrap,
     bootstrap_intervals,
     holm,
     metrics_of,
@@ -197,3 +198,23 @@ def test_holm_leaves_noise_alone_and_keeps_what_is_clear():
     clear = paired_means(torch.ones(1, 60) + torch.randn(1, 60) / 10, torch.zeros(1, 60), torch.arange(60))
     assert holm(noise[0] | {"clear": clear})["clear"].significant
     assert list(holm(noise[0])) == list(noise[0])
+
+
+def test_draws_that_are_kept_are_those_that_would_be_drawn() -> None:
+    """A second table is as the first one, and as if nothing had been kept."""
+
+    def draws() -> list[torch.Tensor]:
+        generator = torch.Generator().manual_seed(3)
+        return [bootstrap._draw(5, 4, generator), bootstrap._draw(5, 4, generator), bootstrap._draw(5, 2, generator)]
+
+    bootstrap._drawn.cache_clear()
+    first = draws()
+    assert bootstrap._drawn.cache_info().misses == 3
+    assert not torch.equal(first[0], first[1])  # the generator goes on
+    second = draws()
+    assert bootstrap._drawn.cache_info().hits == 3
+    generator = torch.Generator().manual_seed(3)
+    for mine, kept, videos in zip(first, second, (4, 4, 2), strict=True):
+        drawn = torch.randint(videos, (5, videos), generator=generator)
+        assert torch.equal(mine, torch.stack([row.bincount(minlength=videos) for row in drawn]).double())
+        assert torch.equal(mine, kept)

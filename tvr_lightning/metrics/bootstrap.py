@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -309,7 +310,21 @@ def _units(ranks: Ranks) -> dict[str, Tensor]:
 
 
 def _draw(resamples: int, videos: int, generator: torch.Generator) -> Tensor:
-    """How often each video occurs in each resample, (resamples, videos) float64: multinomial counts."""
+    """How often each video occurs in each resample, (resamples, videos) float64: multinomial counts, not to be changed.
+
+    All metrics of all rows of a table begin with the same seed: what a generator in one state gives is kept.
+    """
+    counts, state = _drawn(resamples, videos, generator.get_state().numpy().tobytes())
+    generator.set_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))
+    return counts
+
+
+@lru_cache(maxsize=4)
+def _drawn(resamples: int, videos: int, state: bytes) -> tuple[Tensor, bytes]:
+    """The counts, and the generator's state after them."""
+    generator = torch.Generator()
+    generator.set_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))
     drawn = torch.randint(videos, (resamples, videos), generator=generator)
     counts = torch.zeros(resamples, videos, dtype=torch.float64)
-    return counts.scatter_add_(1, drawn, torch.ones(1, 1, dtype=torch.float64).expand(resamples, videos))
+    counts.scatter_add_(1, drawn, torch.ones(1, 1, dtype=torch.float64).expand(resamples, videos))
+    return counts, generator.get_state().numpy().tobytes()
