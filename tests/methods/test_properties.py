@@ -195,7 +195,8 @@ def test_losses_and_their_gradients_are_exact_whatever_the_precision(method: Ret
             features = method.encode(batch)
         losses = method.compute_losses(*features, video.index)
     reduced = {x.dtype for rows in features for x in rows.tensors().values()}
-    assert torch.bfloat16 in reduced or not reduced & {torch.float32}
+    centred = getattr(method, "centred", False)  # by means in float32: what two sources have in common is most of them
+    assert torch.bfloat16 in reduced or not reduced & {torch.float32} or centred
     wide = [rows.map(lambda x: x.double() if x.is_floating_point() else x) for rows in features]
     found, right = (torch.stack(list(x.values())).sum() for x in (losses, exact.compute_losses(*wide, video.index)))
     assert found.item() == pytest.approx(right.item(), rel=1e-4)
