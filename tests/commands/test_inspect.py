@@ -23,8 +23,13 @@ from tvr_lightning.report import inspection
     ],
 )
 def test_ids_that_begin_with_dashes(
-    words: list[str], query: str, video: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+    words: list[str], query: str, video: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    for run in ("RUN", "OTHER", "MORE"):
+        Path(run).mkdir()
+        Path(run, "config.yaml").touch()
     seen: list[Any] = []
 
     def record(*arguments: Any) -> inspection.Drawn:

@@ -259,6 +259,7 @@ def large(tmp_path_factory: pytest.TempPathFactory, run_alone: Any) -> dict[str,
     return results(tmp_path_factory.mktemp("large"), "large", run_alone)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(SMALL.limit_s + 60)
 @pytest.mark.parametrize("name", QUICK)
 def test_two_devices_with_uneven_shares_train_as_one(quick: dict[str, Any], name: str) -> None:

@@ -67,6 +67,7 @@ def run(tmp_path: Path, make_data: Callable[..., Any], monkeypatch: pytest.Monke
     monkeypatch.setattr(module, "load_run", load)
     folder = tmp_path / "runs" / "tiny" / "a"
     folder.mkdir(parents=True)
+    (folder / "config.yaml").touch()
     return folder
 
 

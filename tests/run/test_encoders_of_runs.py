@@ -63,6 +63,7 @@ def changed(run: Path, folder: Path, **parts: Any) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_clip_goes_from_clip4clip_to_tc_mgc(runs: Path, shapes_root: Path, tmp_path: Path) -> None:
     source = runs / "clip4clip_shapes" / "a"
     words = short_run("tc_mgc_shapes", shapes_root, tmp_path, f"--model.encoder.from_pretrained={source}")

@@ -70,6 +70,7 @@ def test_a_rehearsal_scales_to_the_dataset(monkeypatch: pytest.MonkeyPatch) -> N
     assert needs.training_h == pytest.approx(needs.steps * needs.step_s / 3600)
 
 
+@pytest.mark.slow
 def test_bounds_of_the_training_hold_for_what_is_told_and_not_for_the_rehearsal(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

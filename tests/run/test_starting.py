@@ -14,6 +14,7 @@ import yaml
 from tvr_lightning.commands.main import main
 from tvr_lightning.run.results import read_run
 
+from ..kinds import first_fast
 from ..small_runs import run_arguments
 
 
@@ -103,20 +104,23 @@ class TestWeights:
 
     @pytest.mark.parametrize(
         ("change", "code", "message"),
-        [
-            (["--weights={run}", "--ckpt_path={run}"], 2, "leave one out"),
-            (["--weights={tmp}/none"], 1, "there is no such file or run"),
-            (["--weights={tmp}/text.ckpt"], 1, "it begins with 'hello', which no file of torch.save does"),
-            (["--weights={tmp}/foreign.ckpt"], 1, "tensors is of a part 'clip': "),
-            (["--weights={tmp}/nobody.ckpt"], 1, "was not saved by a run of this suite"),
-            (["--weights={tmp}/code.ckpt"], 1, "it names pathlib."),
-            (["--weights={tmp}/broken.ckpt"], 1, "holds values that are not finite: "),
-            (["--weights={tmp}/fp8.ckpt"], 1, "proj: found torch.float8_e4m3fn; weights are read in 16 bits"),
-            (["--weights={tmp}/listed.ckpt"], 1, "was not saved by a run of this suite"),
-            (["--weights={run}", "--model.similarity=tightTransf"], 1, "does not fit CLIP4Clip: cross"),
-            (["--weights={run}", "--model.num_layers=1"], 1, "not part of the model"),
-            (["--weights={run}", "--model.encoder.image_size=48"], 1, "the checkpoint holds CLIPEncoder("),
-        ],
+        first_fast(
+            [
+                (["--weights={run}", "--ckpt_path={run}"], 2, "leave one out"),
+                (["--weights={tmp}/none"], 1, "there is no such file or run"),
+                (["--weights={tmp}/text.ckpt"], 1, "it begins with 'hello', which no file of torch.save does"),
+                (["--weights={tmp}/foreign.ckpt"], 1, "tensors is of a part 'clip': "),
+                (["--weights={tmp}/nobody.ckpt"], 1, "was not saved by a run of this suite"),
+                (["--weights={tmp}/code.ckpt"], 1, "it names pathlib."),
+                (["--weights={tmp}/broken.ckpt"], 1, "holds values that are not finite: "),
+                (["--weights={tmp}/fp8.ckpt"], 1, "proj: found torch.float8_e4m3fn; weights are read in 16 bits"),
+                (["--weights={tmp}/listed.ckpt"], 1, "was not saved by a run of this suite"),
+                (["--weights={run}", "--model.similarity=tightTransf"], 1, "does not fit CLIP4Clip: cross"),
+                (["--weights={run}", "--model.num_layers=1"], 1, "not part of the model"),
+                (["--weights={run}", "--model.encoder.image_size=48"], 1, "the checkpoint holds CLIPEncoder("),
+            ],
+            4,
+        ),
     )
     def test_what_does_not_fit_is_named_in_one_line(
         self, fit: Callable[..., int], source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],

@@ -125,7 +125,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("switch", REFUSED)
+@pytest.mark.parametrize("switch", first_fast(REFUSED, 12))
 def test_a_switch_is_refused_in_one_line(
     switch: str, shapes_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -216,6 +216,7 @@ def test_more_frames_than_positions(
     assert fit(shapes_root, tmp_path, *many, "--model.max_frames=9")[0] == 0
 
 
+@pytest.mark.slow
 def test_frames_without_positions_have_no_limit(shapes_root: Path, tmp_path: Path) -> None:
     many = ("--model.similarity=meanP", "--data.num_frames=9", "--model.max_frames=8", "--trainer.max_epochs=1")
     assert fit(shapes_root, tmp_path, *many)[0] == 0

@@ -20,6 +20,7 @@ import yaml
 
 from tvr_lightning.commands.main import main
 
+from ..kinds import first_fast
 from ..small_runs import run_arguments
 
 ROOT = Path(__file__).parents[2]
@@ -168,17 +169,20 @@ def test_validate(trained: Path, command: Callable[..., int], capsys: pytest.Cap
 
 @pytest.mark.parametrize(
     ("change", "code", "message"),
-    [
-        (["--ckpt_path={tmp}/none.ckpt"], 1, "no checkpoint"),
-        (["--ckpt_path={tmp}/text.ckpt"], 1, "cannot be read as a checkpoint"),
-        (["--ckpt_path={tmp}/half.ckpt"], 1, "cannot be read as a checkpoint"),
-        (["--ckpt_path={tmp}/other.ckpt"], 1, "is not a run's checkpoint"),
-        (["--ckpt_path={run}", "--model.similarity=tightTransf"], 1, "of another size: cross"),
-        (["--ckpt_path={run}", "--model.num_layers=1"], 1, "not part of the model"),
-        (["--ckpt_path={method}"], 1, "the checkpoint holds x.Other"),
-        (["--runs_dir={tmp}"], 2, "needs weights, and no run in "),
-        (["--ckpt_path=best", "--runs_dir={tmp}"], 1, "has weights; train first"),
-    ],
+    first_fast(
+        [
+            (["--ckpt_path={tmp}/none.ckpt"], 1, "no checkpoint"),
+            (["--ckpt_path={tmp}/text.ckpt"], 1, "cannot be read as a checkpoint"),
+            (["--ckpt_path={tmp}/half.ckpt"], 1, "cannot be read as a checkpoint"),
+            (["--ckpt_path={tmp}/other.ckpt"], 1, "is not a run's checkpoint"),
+            (["--ckpt_path={run}", "--model.similarity=tightTransf"], 1, "of another size: cross"),
+            (["--ckpt_path={run}", "--model.num_layers=1"], 1, "not part of the model"),
+            (["--ckpt_path={method}"], 1, "the checkpoint holds x.Other"),
+            (["--runs_dir={tmp}"], 2, "needs weights, and no run in "),
+            (["--ckpt_path=best", "--runs_dir={tmp}"], 1, "has weights; train first"),
+        ],
+        3,
+    ),
 )
 def test_wrong_weights(
     trained: Path, command: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str],
@@ -243,6 +247,7 @@ def test_an_undecodable_gallery_video_stops_even_when_training_skips_such(
     assert content["data"]["videos"] == 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("tracker", "trace"), [("csv", "csv/metrics.csv"), ("tensorboard", "tensorboard/events*")])
 def test_other_trackers(command: Callable[..., int], tmp_path: Path, tracker: str, trace: str) -> None:
     assert command("fit", f"--tracker={tracker}", "--trainer.max_epochs=1", "--run_id=r") == 0

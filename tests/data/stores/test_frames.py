@@ -23,6 +23,7 @@ from tvr_lightning.data.video.sampling import FrameOptions
 from tvr_lightning.errors import ConfigError, DecodeError
 from tvr_lightning.types import Record
 
+from ...kinds import first_fast
 from ..clips import grainy, write_clip
 from .frame_cases import CLIP_BYTES, OPTIONS, cache_in, clips_of, decode, fetch, same
 
@@ -67,7 +68,7 @@ def test_mask_and_times_of_a_short_video_are_exact(folder: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("again", ["epoch", "run"])
+@pytest.mark.parametrize("again", first_fast(["epoch", "run"]))
 def test_second_epoch_and_second_run_decode_nothing_and_change_nothing(
     make_data: Make, folder: Path, forbid_decoding: Callable[[], None], workers: int, again: str
 ) -> None:
