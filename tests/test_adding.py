@@ -98,6 +98,7 @@ def test_properties_of_the_dataset(project: Path) -> None:
     assert "3 passed" in printed
 
 
+@pytest.mark.slow
 def test_its_layout(project: Path) -> None:
     run(project, "tvr_lightning", "data", "export-shapes", "--layout", "myclips.MyClips", "data/myclips")
     printed = run(project, "tvr_lightning", "data", "check", "--config", "experiments/clip4clip_myclips.yaml")

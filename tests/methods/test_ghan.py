@@ -329,6 +329,7 @@ def test_matched_says_what_it_is(small_encoder):
         model.match(*hierarchies(2, 3), torch.tensor([0, 2]))
 
 
+@pytest.mark.slow
 def test_matched_retrieves_noise_and_all_pairs_do_not(small_encoder):
     """Text and video features that have nothing to do with each other: only the answer itself can be learned."""
 

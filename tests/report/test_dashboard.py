@@ -28,6 +28,8 @@ from tvr_lightning.run.curves import write_curves
 from tvr_lightning.run.gallery import Gallery, Query, write_gallery
 from tvr_lightning.run.results import find_runs
 
+from ..kinds import first_fast
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 EVIL = "<script>alert(1)</script> & </style> \"quoted\" 'too' {{ 7 * 7 }}"
 MakeRun = Callable[..., Path]
@@ -259,7 +261,7 @@ def test_charts_stay_inside_their_frame() -> None:
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
-@pytest.mark.parametrize("width", [1280, 800, 390])
+@pytest.mark.parametrize("width", first_fast([1280, 800, 390]))
 def test_opens_in_a_browser_without_scrolling_sideways(make_run: MakeRun, tmp_path: Path, width: int) -> None:
     from PIL import Image
 

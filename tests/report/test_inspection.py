@@ -164,6 +164,7 @@ def test_what_cannot_be_found(run: Path) -> None:
         find_pair(opened, " ")
 
 
+@pytest.mark.slow
 def test_runs_that_cannot_be_drawn(
     shapes_root: Path, tmp_path: Path, run: Path, trained: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

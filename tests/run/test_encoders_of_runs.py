@@ -210,6 +210,7 @@ def test_a_bare_name_is_a_tag_whatever_lies_in_the_working_directory(
         CLIPEncoder("tiny", "runs/a/c")
 
 
+@pytest.mark.slow
 def test_damaged_checkpoints_are_refused_in_one_sentence(runs: Path, tmp_path: Path) -> None:
     clip = runs / "clip4clip_shapes" / "a"
     content = weights_of(clip)

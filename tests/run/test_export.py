@@ -24,7 +24,7 @@ from tvr_lightning.evaluation import encode_split, score_all
 from tvr_lightning.methods.alternating import AlternatingPasses
 from tvr_lightning.methods.clip4clip import CLIP4Clip
 
-from ..kinds import few_fast
+from ..kinds import slow_unless
 from ..small_runs import short_run
 
 ROOT = Path(__file__).parents[2]
@@ -54,7 +54,7 @@ def read(
     return names
 
 
-@pytest.mark.parametrize("method", few_fast(sorted(NAMES)))
+@pytest.mark.parametrize("method", slow_unless(sorted(NAMES), ["clip4clip", "sptch"]))
 def test_scores_give_the_run_s_figures(
     method: str, shapes_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,6 +19,7 @@ from tvr_lightning.report.groups import difference, group_runs
 from tvr_lightning.run.query_values import read_values
 from tvr_lightning.run.results import find_runs, read_run
 
+from ..kinds import first_fast
 from ..report.finished_runs import make_run
 from ..small_runs import short_run
 
@@ -38,7 +39,7 @@ def keep(folder: Path, values: dict[str, list[float]], names: str = "video", **h
     write_json(folder / METRICS, content | {"hashing": FACTS | {"queries_without_relevant": {}} | hashing})
 
 
-@pytest.mark.parametrize("method", ["sptch_shapes_16", "mean_pool_shapes"])
+@pytest.mark.parametrize("method", first_fast(["sptch_shapes_16", "mean_pool_shapes"]))
 def test_what_a_run_keeps_averages_to_its_figures(method: str, shapes_root: Path, tmp_path: Path) -> None:
     assert main(["fit", *short_run(method, shapes_root, tmp_path), "--trainer.max_epochs=2"]) == 0
     run = read_run(next(tmp_path.glob("*/a")))

@@ -15,6 +15,8 @@ from tvr_lightning.run.reader import known_readers, reader_of
 from tvr_lightning.run.rehearsal import Needs, needs_lines, rehearse
 from tvr_lightning.synthetic.long_clips import FPS, HEIGHT, WIDTH, write_long_clips
 
+from ..kinds import first_fast
+
 ROOT = Path(__file__).parents[2]
 SMALL = ("--data.batch_size=4", "--data.num_workers=0", "--trainer.accelerator=cpu")
 
@@ -88,7 +90,10 @@ def test_own_videos_are_told_what_is_not_known() -> None:
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [(["--steps", "0"], "at least 1"), (["--data.nope=1"], "unknown key"), (["--trainer.max_epochs=-1"], "no end")],
+    first_fast(
+        [(["--steps", "0"], "at least 1"), (["--data.nope=1"], "unknown key"), (["--trainer.max_epochs=-1"], "no end")],
+        2,
+    ),
 )
 def test_wrong_calls(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["rehearse", "--config", "experiments/clip4clip_shapes.yaml", *words]) == 2

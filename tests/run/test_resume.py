@@ -218,6 +218,7 @@ def test_sigkill_of_two_ranks(home: Path, shapes_root: Path) -> None:
     assert_same_end(home / "killed", home / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     ("number", "workers"),

@@ -142,6 +142,7 @@ def test_resuming_goes_on_from_the_last_epoch(trained: Path, command: Callable[.
     assert str(run) in metrics(run)["checkpoint"]
 
 
+@pytest.mark.slow
 def test_without_validation_the_last_weights_are_tested(command: Callable[..., int], tmp_path: Path) -> None:
     assert command("fit", "--data.selection=last", "--trainer.max_epochs=1", "--run_id=n") == 0
     run = tmp_path / "runs" / "clip4clip_shapes" / "n"

@@ -125,6 +125,7 @@ def test_folder_keeps_gallery_and_curves(logged: Path) -> None:
     assert 0 <= rows[1]["val/t2v/R@1"] <= 100
 
 
+@pytest.mark.slow
 def test_tensorboard_has_the_kinds_it_knows(shapes_root: Path, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
