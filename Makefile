@@ -128,7 +128,7 @@ MKDOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
 SPREAD := -q -n logical --maxprocesses 4 --dist loadscope
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SPREAD)
 
-test: $(READY) ## the fast tests, about 14 minutes on two idle cores
+test: $(READY) ## the fast tests, about eight minutes on two idle cores
 	@$(PYTEST) $(ARGS)
 
 test-all: $(READY) ## all tests

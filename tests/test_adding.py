@@ -92,6 +92,7 @@ def test_properties_of_the_method(project: Path) -> None:
         assert f"test_one_batch_can_be_learned{case} PASSED" in printed
 
 
+@pytest.mark.slow
 def test_properties_of_the_dataset(project: Path) -> None:
     printed = run(project, "pytest", "-q", "-p", "no:cacheprovider", "--experiments", "experiments",
                   str(ROOT / "tests/data/annotations/test_every_reader.py"), "-k", "myclips")  # fmt: skip

@@ -17,7 +17,7 @@ from tvr_lightning.config.arguments import read_arguments
 from tvr_lightning.config.class_paths import module_of_working_directory, resolve
 from tvr_lightning.errors import ConfigError
 
-from ..kinds import slow_unless
+from ..kinds import first_fast, slow_unless
 
 EXPERIMENT = str(Path(__file__).parents[2] / "experiments" / "clip4clip_shapes.yaml")
 FAULTS = "tvr_lightning.run.callbacks.faults"
@@ -205,7 +205,9 @@ READERS: list[Any] = [POPEN, RUNS, MAKE, CALLED, "os.mkdir", "own_parts.make", f
 
 
 @pytest.mark.parametrize("attack", READERS, ids=json.dumps)
-@pytest.mark.parametrize("command", ["data check", "data stats", "smoke", "validate", "test", "predict", "leakcheck"])
+@pytest.mark.parametrize(
+    "command", first_fast(["test", "data check", "data stats", "smoke", "validate", "predict", "leakcheck"], 2)
+)
 def test_no_command_runs_it(command: str, attack: Any, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "x.yaml").write_text(yaml.safe_dump(as_config("data.annotations", attack)))
     own = {"smoke": ["x.yaml"], "leakcheck": ["--config", "x.yaml", "--steps=1"]}

@@ -145,7 +145,7 @@ def untouched() -> dict[str, Any]:
     return parse(yaml.safe_dump(compose(EXPERIMENT)))
 
 
-@pytest.mark.parametrize("words", first_fast(SETTINGS, 10), ids=" ".join)
+@pytest.mark.parametrize("words", first_fast(SETTINGS, 6), ids=" ".join)
 def test_settings_that_the_parser_accepts(words: list[str], untouched: dict[str, Any]) -> None:
     theirs = parse(yaml.safe_dump({"experiment": "clip4clip_shapes", **compose(EXPERIMENT)}), *words)
     ours = parse(dump_config(read_arguments(["--config", str(EXPERIMENT), *words])[0]))

@@ -126,6 +126,7 @@ def test_every_parameter_receives_a_finite_gradient(model: LEAN) -> None:
         assert parameter.grad.abs().sum() > 0, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     first_fast(

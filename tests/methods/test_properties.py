@@ -26,9 +26,11 @@ from tvr_lightning.metrics import ranking_metrics
 from tvr_lightning.run.leakcheck import replace_encoders
 from tvr_lightning.types import TextInput, VideoInput, VideoTextBatch
 
+from ..kinds import is_fast, slow_unless
 from .method_cases import EXPERIMENTS, cases_of, features, random_text, random_video
 
-# of the others, variants of a method are slow tests
+# of the others, variants of a method are slow tests; of the long one all but one method of each kind
+LONG = ("test_one_batch_can_be_learned",)
 VARIED = (
     "test_what_padded_places_hold_changes_nothing",
     "test_every_parameter_receives_a_finite_gradient",
@@ -41,8 +43,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         cases = [case for file in files for case in cases_of(file)]
         if "kept" in metafunc.function.__name__:
             cases = [case for case in cases if case.frozen]
-        varied = metafunc.function.__name__ in VARIED
-        marked = [pytest.param(c, marks=pytest.mark.slow) if c.argument and not varied else c for c in cases]
+        varied, long = (metafunc.function.__name__ in names for names in (VARIED, LONG))
+        fast = [c for c in cases if (varied or not c.argument) and (is_fast(c.file.stem) or not long)]
+        marked = slow_unless(cases, fast)
         metafunc.parametrize("variant", marked, indirect=True, ids=str, scope="module")
 
 

@@ -143,6 +143,7 @@ def test_s1_takes_the_plain_graph() -> None:
     torch.testing.assert_close(graph.block(torch.arange(6)).diagonal(), torch.ones(6))
 
 
+@pytest.mark.slow
 def test_one_batch_can_be_learned() -> None:
     model, batch = build(code_length=32).train(), batch_of(8)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)

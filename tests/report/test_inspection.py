@@ -70,6 +70,7 @@ def test_pictures_of_a_caption_and_of_a_text(
     assert inspect_run(run, "video99999").notes[0].endswith("called 'video99999': it is taken as a text")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "picture", "panels"),
     first_fast(

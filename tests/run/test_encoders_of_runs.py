@@ -95,6 +95,7 @@ def test_clip_goes_from_clip4clip_to_tc_mgc(runs: Path, shapes_root: Path, tmp_p
     assert CLIPEncoder("tiny", str(run)).name == "tiny of tc_mgc_shapes/a"
 
 
+@pytest.mark.slow
 def test_a_run_knows_which_videos_its_encoder_has_seen(runs: Path, tmp_path: Path) -> None:
     seen = torch.cat([weights_of(runs / "clip4clip_shapes" / "a")["seen"], torch.tensor([7])])
     file = changed(runs / "clip4clip_shapes" / "a", tmp_path, seen=seen)

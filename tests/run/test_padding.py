@@ -9,10 +9,11 @@ import pytest
 from tvr_lightning.commands.main import main
 from tvr_lightning.run.results import read_run
 
+from ..kinds import first_fast
 from ..small_runs import short_run
 
 
-@pytest.mark.parametrize(("padding", "marks"), [("attended", ["padding attended"]), ("masked", [])])
+@pytest.mark.parametrize(("padding", "marks"), first_fast([("attended", ["padding attended"]), ("masked", [])]))
 def test_results_say_whether_padding_takes_part(
     padding: str, marks: list[str], shapes_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -125,7 +125,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("switch", first_fast(REFUSED, 12))
+@pytest.mark.parametrize("switch", first_fast(REFUSED, 6))
 def test_a_switch_is_refused_in_one_line(
     switch: str, shapes_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

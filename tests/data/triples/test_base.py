@@ -201,6 +201,7 @@ for part in range(3):
 """
 
 
+@pytest.mark.slow
 def test_several_processes_share_a_cache(tmp_path: Path) -> None:
     workers = [subprocess.Popen([sys.executable, "-c", FILL, str(tmp_path), start]) for start in ("0", "150")]
     assert [worker.wait() for worker in workers] == [0, 0]
