@@ -179,7 +179,9 @@ class CoreNLPFiles(TripleExtractor):
         for file in (file for pair in files for file in pair):
             try:
                 inside = file.resolve().is_relative_to(root)
-            except (OSError, RuntimeError):  # a link to itself
+                if file.is_symlink():
+                    file.stat()  # from Python 3.13 on a link to itself resolves to itself
+            except (OSError, RuntimeError):  # a link to itself, or to nothing
                 inside = False
             if not inside:
                 raise DataError(f"{file} is a link out of {folder}, or to nowhere. Put the file itself there.")
