@@ -124,3 +124,10 @@ def test_queries_that_no_run_answers_are_left_out() -> None:
 def test_a_median_is_no_mean() -> None:
     with pytest.raises(ValueError, match="no bootstrap of 't2v/MdR', only of t2v/R@1"):
         interval_over_runs([ranks_of(1.0, 0)], ("t2v/MdR",))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_figure_that_is_no_number_bounds_no_further_run(value: float) -> None:
+    bounds = one_more_run([46.8, value, 47.4])
+    assert bounds is not None
+    assert all(math.isnan(bound) for bound in bounds)
