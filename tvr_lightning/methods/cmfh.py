@@ -93,14 +93,13 @@ class CMFH(ClosedForm):
 
     def objective(self, video_features: Tensor, text_features: Tensor) -> Mapping[str, Tensor]:
         """The five terms in three; V, U_v and U_t are those of the items."""
-        video, text = video_features, text_features
         with torch.no_grad():
-            found = self._factors(video.double(), text.double())
-        v, of_video, of_text = (x.to(video) for x in (found.latent, found.video_basis, found.text_basis))
+            found = self._factors(video_features.double(), text_features.double())
+        v, of_video, of_text = (x.to(video_features) for x in (found.latent, found.video_basis, found.text_basis))
         p_video, p_text = self.video_projection, self.text_projection
-        factorised = self.video_share * _squares(video - v @ of_video)
-        factorised = factorised + (1 - self.video_share) * _squares(text - v @ of_text)
-        projected = _squares(v - video @ p_video) + _squares(v - text @ p_text)
+        factorised = self.video_share * _squares(video_features - v @ of_video)
+        factorised = factorised + (1 - self.video_share) * _squares(text_features - v @ of_text)
+        projected = _squares(v - video_features @ p_video) + _squares(v - text_features @ p_text)
         norms = sum((_squares(x) for x in (v, of_video, of_text, p_video, p_text)), torch.zeros_like(projected))
         return {
             "factorisation": factorised,
