@@ -1,16 +1,26 @@
-"""Which cases of a test over all methods are fast: one of each kind of method. The others are slow tests."""
+"""Which cases of a test over all methods are fast, one of each kind of method, the others slow; their experiments."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set
+from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+
+from tvr_lightning.config.compose import compose
 
 # cosines of CLIP's features; noise, own encoders and pairs scored together; codes of two networks in turn; closed form
 METHODS = ("clip4clip", "lean", "sptch", "stmh")
 
 T = TypeVar("T")
+
+
+@cache
+def composed(file: Path) -> dict[str, Any]:
+    """An experiment's configuration, composed once in a process: what changes it takes a copy."""
+    return compose(file)
 
 
 def is_fast(name: str) -> bool:

@@ -108,6 +108,7 @@ def test_own_experiments_come_first(folder: Path) -> None:
     assert "tc_mgc_msrvtt_7k" in listed
 
 
+@pytest.mark.slow
 def test_own_method_runs_end_to_end(folder: Path) -> None:
     done = tvr(folder, ROOT, "smoke", "mine.yaml")
     assert done.returncode == 0, done.stderr

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from tvr_lightning.config.arguments import check_config, read_arguments
-from tvr_lightning.config.compose import compose, experiments_in
+from tvr_lightning.config.compose import experiments_in
 from tvr_lightning.errors import ConfigError
+
+from ..kinds import composed
 
 ANNOTATIONS = "tvr_lightning.data.annotations.msrvtt"
 CLASS = "tvr_lightning.methods.clip4clip.CLIP4Clip"
@@ -24,7 +26,7 @@ def read(*settings: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", experiments_in(EXPERIMENTS))
 def test_every_experiment_passes(name: str) -> None:
-    check_config(compose(EXPERIMENTS / f"{name}.yaml"), name)
+    check_config(composed(EXPERIMENTS / f"{name}.yaml"), name)
 
 
 @pytest.mark.parametrize(

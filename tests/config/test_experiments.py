@@ -11,13 +11,13 @@ import pytest
 
 from tvr_lightning.commands.main import main
 from tvr_lightning.config.arguments import read_arguments
-from tvr_lightning.config.compose import compose, experiments_in
+from tvr_lightning.config.compose import experiments_in
 from tvr_lightning.config.objects import smallest_parts
 from tvr_lightning.run.load import build
 from tvr_lightning.run.smoke import smoke_arguments, smoke_data
 from tvr_lightning.run.training import run
 
-from ..kinds import cover, slow_unless
+from ..kinds import composed, cover, slow_unless
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
@@ -38,7 +38,7 @@ def settings_of(part: Any, where: str = "") -> Iterator[tuple[str, Any]]:
 
 def seen_of(name: str) -> set[str]:
     """What a trial run sees of an experiment: neither numbers nor the encoders that it puts small ones in place of."""
-    config = compose(EXPERIMENTS / f"{name}.yaml")
+    config = composed(EXPERIMENTS / f"{name}.yaml")
     replaced = {setting.removeprefix("--").partition("=")[0] for setting in smallest_parts(config)}
     return {json.dumps(s, sort_keys=True) for s in settings_of(config) if s[0] not in replaced}
 

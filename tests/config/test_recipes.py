@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import yaml
 
-from tvr_lightning.config.compose import compose, experiments_in
+from tvr_lightning.config.compose import experiments_in
 from tvr_lightning.config.objects import class_of
 from tvr_lightning.methods.hashing import HashingModule
 from tvr_lightning.optim import Optimizer
+
+from ..kinds import composed
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 SAID = re.compile(r"^# in the paper \(.*\): (.*)$", re.MULTILINE)
@@ -57,7 +59,7 @@ def test_every_paper_is_there() -> None:
 
 @pytest.mark.parametrize("file", PAPERS, ids=lambda file: file.stem)
 def test_an_experiment_says_what_its_paper_does_not(file: Path) -> None:
-    names = recipe(compose(file))
+    names = recipe(composed(file))
     said = SAID.search(head(method_of(file)))
     assert said is not None
     told = said[1].split(", ")
@@ -69,7 +71,7 @@ def test_an_experiment_says_what_its_paper_does_not(file: Path) -> None:
 
 def test_no_label_chooses_the_weights_of_unsupervised_hashing() -> None:
     """Their checkpoints would be chosen by mAP, which counts labels."""
-    configs = {name: compose(EXPERIMENTS / f"{name}.yaml") for name in experiments_in(EXPERIMENTS)}
+    configs = {name: composed(EXPERIMENTS / f"{name}.yaml") for name in experiments_in(EXPERIMENTS)}
     hashing = {name for name, c in configs.items() if issubclass(class_of(c["model"]) or object, HashingModule)}
     assert len(hashing) > 4
     assert {configs[name]["data"].get("selection") for name in hashing} == {"last"}

@@ -13,7 +13,6 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from tvr_lightning.commands.main import main
 from tvr_lightning.config.arguments import read_arguments
-from tvr_lightning.config.compose import compose
 from tvr_lightning.config.objects import class_of
 from tvr_lightning.evaluation import score_all
 from tvr_lightning.methods.base import RetrievalModule
@@ -21,13 +20,14 @@ from tvr_lightning.run.build import build_cli
 from tvr_lightning.run.smoke import smoke_arguments, smoke_data
 from tvr_lightning.run.training import make_trainer
 
+from ..kinds import composed
 from ..methods.method_cases import EXPERIMENTS, Case, cases_of, random_text, random_video
 
 pytestmark = pytest.mark.gpu
 
 DEVICE, ACCELERATOR = "cuda", "gpu"
 SHAPES = sorted(EXPERIMENTS.glob("*_shapes*.yaml"))
-ONE_OF_A_METHOD = list({compose(file)["model"]["class_path"]: file for file in SHAPES}.values())
+ONE_OF_A_METHOD = list({composed(file)["model"]["class_path"]: file for file in SHAPES}.values())
 METHODS = sorted((EXPERIMENTS / "method").glob("*.yaml"))
 WARM = 2  # steps that may wait: the first ones load kernels
 Method = RetrievalModule[Any, Any]
@@ -107,7 +107,7 @@ def test_goes_on_and_evaluates(
         *(word for word in words(file) if "fast_dev_run" not in word),
         *("--trainer.max_epochs=2", "--trainer.check_val_every_n_epoch=1", "--checkpoint_every=1", "--tracker=none"),
     ]
-    method = class_of(compose(file)["model"])
+    method = class_of(composed(file)["model"])
     assert method
     plain = method.training_step  # type: ignore[attr-defined]
 

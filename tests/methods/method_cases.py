@@ -7,6 +7,7 @@ are frozen. What the method refuses is not a variant, nor is what reads the grou
 
 from __future__ import annotations
 
+import copy
 import inspect
 import warnings
 from collections.abc import Iterator, Sequence
@@ -18,13 +19,14 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import pytest
 import torch
 
-from tvr_lightning.config.compose import compose
 from tvr_lightning.config.objects import class_of
 from tvr_lightning.encoders import BERT_PRESETS, PRESETS, VGG_PRESETS, BERTSize, CLIPSize, VGGSize
 from tvr_lightning.encoders.base import Encoder, FrameEncoder, TextEncoder
 from tvr_lightning.errors import ConfigError
 from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.types import TensorRows, TextInput, VideoInput
+
+from ..kinds import composed
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 WORDS, FRAMES = 7, 5
@@ -57,7 +59,7 @@ class Case:
 
     def part(self) -> dict[str, Any]:
         """The method as the file describes it, with the smallest encoders and what differs."""
-        part = compose(self.file)["model"]
+        part = copy.deepcopy(composed(self.file)["model"])
         arguments = part.setdefault("init_args", {})
         arguments |= getattr(class_of(part), "tested_with", {})
         for value in arguments.values():

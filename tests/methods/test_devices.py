@@ -26,10 +26,10 @@ from pytorch_lightning import Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from tests.kinds import is_fast
+from tests.kinds import composed, is_fast
 from tvr_lightning import methods
 from tvr_lightning.config.arguments import read_arguments
-from tvr_lightning.config.compose import compose, experiments_in
+from tvr_lightning.config.compose import experiments_in
 from tvr_lightning.config.objects import class_of
 from tvr_lightning.distributed import ranks
 from tvr_lightning.methods import base
@@ -98,7 +98,7 @@ def experiments() -> dict[str, Path]:
     files: dict[type, tuple[bool, Path]] = {}
     for name in experiments_in(EXPERIMENTS):
         file = EXPERIMENTS / f"{name}.yaml"
-        config = compose(file)
+        config = composed(file)
         method, on_shapes = class_of(config["model"]), class_of(config["data"]["annotations"]) is Shapes
         if method in wanted and (method not in files or (on_shapes and not files[method][0])):
             files[method] = on_shapes, file
@@ -138,7 +138,7 @@ def settings_of(name: str, folder: Path, size: Size) -> list[str]:
     file = experiments()[name]
     root = smoke_data(file, folder / f"{size.videos} videos", size.videos)
     small = [a for a in smoke_arguments(file, root, folder) if "fast_dev_run" not in a]
-    method: Any = class_of(compose(file)["model"])
+    method: Any = class_of(composed(file)["model"])
     sizes = {k: json.dumps(v) for k, v in method.tested_with.items()}
     if "dropout" in inspect.signature(method).parameters:
         sizes["dropout"] = str(DROPOUT)

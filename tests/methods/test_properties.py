@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from tvr_lightning import methods
-from tvr_lightning.config.compose import compose, experiments_in
+from tvr_lightning.config.compose import experiments_in
 from tvr_lightning.config.objects import class_of
 from tvr_lightning.evaluation import score_all
 from tvr_lightning.methods.base import RetrievalModule
@@ -26,7 +26,7 @@ from tvr_lightning.metrics import ranking_metrics
 from tvr_lightning.run.leakcheck import replace_encoders
 from tvr_lightning.types import TextInput, VideoInput, VideoTextBatch
 
-from ..kinds import is_fast, slow_unless
+from ..kinds import composed, is_fast, slow_unless
 from .method_cases import EXPERIMENTS, cases_of, features, random_text, random_video
 
 # of the others, variants of a method are slow tests; of the long one all but one method of each kind
@@ -62,16 +62,16 @@ def method(variant: RetrievalModule[Any, Any]) -> RetrievalModule[Any, Any]:
 
 def test_every_method_has_an_experiment(pytestconfig: pytest.Config) -> None:
     folder = pytestconfig.getoption("experiments")
-    named = {compose(file)["model"]["class_path"] for file in (folder / "method").glob("*.yaml")}
+    named = {composed(file)["model"]["class_path"] for file in (folder / "method").glob("*.yaml")}
     assert named
-    assert named <= {compose(folder / f"{name}.yaml")["model"]["class_path"] for name in experiments_in(folder)}
+    assert named <= {composed(folder / f"{name}.yaml")["model"]["class_path"] for name in experiments_in(folder)}
 
 
 def test_every_method_of_the_suite_is_tried() -> None:
     modules = [import_module(f"{methods.__name__}.{m.name}") for m in iter_modules(methods.__path__)]
     found = [c for m in modules for c in vars(m).values() if inspect.isclass(c) and issubclass(c, RetrievalModule)]
     files = list((EXPERIMENTS / "method").glob("*.yaml"))
-    tried = {class_of(compose(file)["model"]) for file in files}
+    tried = {class_of(composed(file)["model"]) for file in files}
     assert tried == {c for c in found if not inspect.isabstract(c)}
     assert {file.stem for file in files} == {c.__module__.rpartition(".")[2] for c in tried if c}
     for file in files:

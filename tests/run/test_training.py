@@ -255,6 +255,7 @@ def test_other_trackers(command: Callable[..., int], tmp_path: Path, tracker: st
     assert list((tmp_path / "runs" / "clip4clip_shapes" / "r").glob(trace))
 
 
+@pytest.mark.slow
 def test_wandb_is_offline_without_a_key(
     command: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from tvr_lightning.config.compose import compose
 from tvr_lightning.data.annotations.base import TEST, TRAIN, VALIDATION, Annotations
 from tvr_lightning.data.tools.check import check_dataset
 from tvr_lightning.errors import DataError
 from tvr_lightning.run.reader import known_readers, reader_of
 from tvr_lightning.synthetic.plan import plan_shapes
 from tvr_lightning.synthetic.shapes import export_shapes
+
+from ...kinds import composed
 
 EXPERIMENTS = Path(__file__).parents[3] / "experiments"
 
@@ -37,7 +38,7 @@ def reader(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def test_every_reader_of_the_suite_is_tried() -> None:
-    named = {compose(f)["data"]["annotations"]["class_path"] for f in (EXPERIMENTS / "data").glob("*.yaml")}
+    named = {composed(f)["data"]["annotations"]["class_path"] for f in (EXPERIMENTS / "data").glob("*.yaml")}
     assert named >= set(known_readers())
 
 
