@@ -301,19 +301,31 @@ def write_page(protocol: Mapping[str, Any], rows: Sequence[Row], file: Path) -> 
         if point is not None and parts and row.grid[point].finished:
             whole = row.grid[point].folder
             sections[f"Without parts of {row.name}"] = compare_paths([whole, *parts], Path(), str(whole))
-    lacking = [row.name for row in rows if not chosen_runs(row)]
     notes = [line for row in rows if (line := chosen_line(row))]
-    own = [row.name for row in rows if len(row.grid) > 1 and row.chosen() is None and chosen_runs(row)]
-    notes += (
-        [f"At the experiment's own settings, since the rest of their grids is not trained: {', '.join(own)}."]
-        if own
-        else []
-    )
-    notes += [f"Not trained here: {', '.join(lacking)}."] if lacking else []
+    notes += [f"{what}: {', '.join(names)}." for what, names in what_did_not_fit(rows).items() if names]
     notes += [f"{row.name}: {row.note}." for row in rows if row.note]
     command = shlex.join(["python", "benchmarks/figures/protocol.py", "--page", str(file)])
     write_text(file, to_results_page(sections, command, date.today(), notes))
     say(f"wrote {file}")
+
+
+def what_did_not_fit(rows: Sequence[Row]) -> dict[str, list[str]]:
+    """What the protocol has and nobody has trained yet, of which rows."""
+    begun = [row for row in rows if chosen_runs(row)]
+    seeds = {row.name: (len(chosen_runs(row)), 1 + len(row.seeds[row.chosen() or 0])) for row in begun}
+    parts = {
+        row.name: [run.point for run in row.parts[row.chosen() or 0] if not run.finished] for row in begun if row.parts
+    }
+    return {
+        "Not trained here": [row.name for row in rows if row not in begun],
+        "At the experiment's own settings, since the rest of their grids is not trained": [
+            row.name for row in begun if row.chosen() is None
+        ],
+        "Fewer seeds than the protocol has": [
+            f"{n} ({some} of {all_})" for n, (some, all_) in seeds.items() if some < all_
+        ],
+        "Not trained without these parts": [f"{name} ({', '.join(names)})" for name, names in parts.items() if names],
+    }
 
 
 def _around_table(file: Path) -> tuple[str, str]:

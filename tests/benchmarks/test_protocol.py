@@ -146,6 +146,9 @@ def test_the_page_holds_chosen_runs_and_parts(script: Any, tmp_path: Path, capsy
     assert f"drl_shapes: {drl.grid[0].point} by val/SumR" in page
     assert f"clip4clip_meanp_shapes: {mean.grid[1].point} by val/SumR" in page
     assert "Not trained here: clip4clip_seqlstm_shapes, " in page
+    assert "seeds than the protocol has: clip4clip_meanp_shapes (1 of 3), drl_shapes (1 of 3)." in page
+    assert "without these parts: drl_shapes (lr-0.001-s0-ti, lr-0.001-s0-no_cdcr)." in page
+    assert "the rest of their grids" not in page
     assert capsys.readouterr().out == f"wrote {tmp_path / 'page.md'}\n"
 
 
