@@ -34,7 +34,7 @@ from tvr_lightning.run.reader import reader_of
 from tvr_lightning.run.training import silence_lightning
 from tvr_lightning.synthetic.long_clips import write_long_clips
 from tvr_lightning.synthetic.plan import plan_shapes
-from tvr_lightning.visible import say
+from tvr_lightning.visible import bytes_in_words, say
 
 STEPS, WARM = 10, 2  # that are timed, and that come before
 PAIRS = 48  # captions, and videos, whose scoring is timed
@@ -198,6 +198,9 @@ def needs_lines(needs: Needs) -> list[str]:
     'training: 5 epochs, 3,600 steps: 2.0 hours, without validations and what is computed once before'
     >>> needs_lines(Needs("x CPU", 8, 0.5, 0.1, 5, 720, 90.0, 2048, 3e9))[1]
     'training: 5 epochs, 720 steps: 6.0 minutes, without validations and what is computed once before'
+    >>> lines = needs_lines(Needs("x CPU", 4, 18.8, 0.0, 5, 225000, 1920.0, 5632, 0.0))
+    >>> lines[0], lines[-2]
+    ('a step: 18.80 s, 0.21 pairs a second, 0 % of it waiting for the batch, on x CPU', 'caches: none')
     """
     unknown = "the size of the dataset is not known: its reader says no `extent`"
     hours = needs.training_h
@@ -207,13 +210,18 @@ def needs_lines(needs: Needs) -> list[str]:
         epochs = f"{needs.epochs} epochs, " if needs.epochs > 0 else ""
         length = f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.1f} minutes"
         training = f"{epochs}{needs.steps:,} steps: {length}, without validations and what is computed once before"
+    rate = needs.batch / needs.step_s
+    if needs.cache_bytes is None:
+        caches = unknown
+    else:
+        caches = f"{bytes_in_words(int(needs.cache_bytes))} of disk" if needs.cache_bytes else "none"
     return [
-        f"a step: {needs.step_s:.2f} s, {needs.batch / needs.step_s:.0f} pairs a second, {100 * needs.waiting:.0f} % "
-        f"of it waiting for the batch, on {needs.device}",
+        f"a step: {needs.step_s:.2f} s, {rate:{'.0f' if rate >= 10 else '.2g'}} pairs a second, "
+        f"{100 * needs.waiting:.0f} % of it waiting for the batch, on {needs.device}",
         f"training: {training}",
         # what starting costs is scaled up with the rest
         f"a test: {unknown if needs.evaluation_s is None else f'at most {needs.evaluation_s / 60:.1f} minutes'}",
         f"memory: {needs.memory_mib / 1024:.1f} GiB at its peak",
-        f"caches: {unknown if needs.cache_bytes is None else f'{needs.cache_bytes / 1e9:.1f} GB of disk'}",
+        f"caches: {caches}",
         "clips and captions are generated, encoders random: times are the real ones as far as their sizes agree",
     ]
