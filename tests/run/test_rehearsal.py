@@ -69,6 +69,8 @@ def test_a_rehearsal_scales_to_the_dataset(monkeypatch: pytest.MonkeyPatch) -> N
     assert needs.cache_bytes is not None
     frames = 2700 * 6 * 3 * 64 * 64  # bytes; features of the frozen image tower come on top
     assert frames < needs.cache_bytes < 3 * frames
+    assert needs.features_s is not None
+    assert needs.features_s > 0  # of the frozen image tower
     assert needs.training_h == pytest.approx(needs.steps * needs.step_s / 3600)
 
 

@@ -54,6 +54,7 @@ class Needs:
         evaluation_s: of one test: encoding, scoring all pairs; None likewise.
         memory_mib: peak.
         cache_bytes: of frames and features of the whole dataset; None likewise.
+        features_s: what frozen encoders take for all splits, once; None likewise.
     """
 
     device: str
@@ -65,6 +66,7 @@ class Needs:
     evaluation_s: float | None
     memory_mib: int
     cache_bytes: float | None
+    features_s: float | None = 0.0
 
     @property
     def training_h(self) -> float | None:
@@ -160,6 +162,8 @@ def rehearse(file: Path, settings: Sequence[str] = (), steps: int = STEPS) -> Ne
         each_caption = len(taken.captions) > len(taken.records) and items == len(taken.captions)
         whole = extent.get(TRAIN)
         count = None if whole is None else whole.captions if each_caption else whole.videos
+        features = data.feature_store.seconds / sum(len(split.records) for split in data.splits.values())
+        all_videos = sum(part.videos for part in extent.values()) if extent else None
         on_gpu = trainer.strategy.root_device.type == "cuda"
         timed = clock.steps[WARM:]
         bounds = [
@@ -169,7 +173,7 @@ def rehearse(file: Path, settings: Sequence[str] = (), steps: int = STEPS) -> Ne
         return Needs(
             device_name(on_gpu), batch, median(timed), sum(clock.waits[WARM:]) / sum(timed), epochs,
             min(bounds, default=None), evaluation, peak_memory_mib(on_gpu),
-            None if not extent else cached * sum(part.videos for part in extent.values()),
+            None if all_videos is None else cached * all_videos, None if all_videos is None else features * all_videos,
         )  # fmt: skip
 
 
@@ -198,9 +202,11 @@ def needs_lines(needs: Needs) -> list[str]:
     'training: 5 epochs, 3,600 steps: 2.0 hours, without validations and what is computed once before'
     >>> needs_lines(Needs("x CPU", 8, 0.5, 0.1, 5, 720, 90.0, 2048, 3e9))[1]
     'training: 5 epochs, 720 steps: 6.0 minutes, without validations and what is computed once before'
-    >>> lines = needs_lines(Needs("x CPU", 4, 18.8, 0.0, 5, 225000, 1920.0, 5632, 0.0))
-    >>> lines[0], lines[-2]
-    ('a step: 18.80 s, 0.21 pairs a second, 0 % of it waiting for the batch, on x CPU', 'caches: none')
+    >>> lines = needs_lines(Needs("x CPU", 4, 18.8, 0.0, 5, 225000, 1920.0, 5632, 0.0, 98280.0))
+    >>> lines[0]
+    'a step: 18.80 s, 0.21 pairs a second, 0 % of it waiting for the batch, on x CPU'
+    >>> lines[2], lines[3], lines[-2]
+    ('once before: 27.3 hours for frozen encoders', 'a test: at most 32.0 minutes', 'caches: none')
     """
     unknown = "the size of the dataset is not known: its reader says no `extent`"
     hours = needs.training_h
@@ -208,7 +214,7 @@ def needs_lines(needs: Needs) -> list[str]:
         training = unknown
     else:
         epochs = f"{needs.epochs} epochs, " if needs.epochs > 0 else ""
-        length = f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.1f} minutes"
+        length = _length(3600 * hours)
         training = f"{epochs}{needs.steps:,} steps: {length}, without validations and what is computed once before"
     rate = needs.batch / needs.step_s
     if needs.cache_bytes is None:
@@ -219,9 +225,14 @@ def needs_lines(needs: Needs) -> list[str]:
         f"a step: {needs.step_s:.2f} s, {rate:{'.0f' if rate >= 10 else '.2g'}} pairs a second, "
         f"{100 * needs.waiting:.0f} % of it waiting for the batch, on {needs.device}",
         f"training: {training}",
+        *([f"once before: {_length(needs.features_s)} for frozen encoders"] if needs.features_s else []),
         # what starting costs is scaled up with the rest
-        f"a test: {unknown if needs.evaluation_s is None else f'at most {needs.evaluation_s / 60:.1f} minutes'}",
+        f"a test: {unknown if needs.evaluation_s is None else f'at most {_length(needs.evaluation_s)}'}",
         f"memory: {needs.memory_mib / 1024:.1f} GiB at its peak",
         f"caches: {caches}",
         "clips and captions are generated, encoders random: times are the real ones as far as their sizes agree",
     ]
+
+
+def _length(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds / 60:.1f} minutes"

@@ -82,10 +82,14 @@ class FeatureStore:
 
     Args:
         store: where they lie.
+
+    Attributes:
+        seconds: that went by while features were computed.
     """
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self.seconds = 0.0
         self._blocks: dict[bytes, Block] = {}
         self._reported = False
 
@@ -127,8 +131,11 @@ class FeatureStore:
             self._fill(wanted, {key: span for key, span in missing.items() if key in share}, compute)
         with raise_on_all_ranks():
             self._fill(wanted, self._missing(wanted), compute)
-        if missing and not rank:
-            say(f"{what}: done in {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+        if missing:
+            took = time.monotonic() - began
+            self.seconds += took
+            if not rank:
+                say(f"{what}: done in {took:.0f} s", file=sys.stderr, flush=True)
         return FeatureRows(self.store, names, size, {name: self._blocks[name] for name in names})
 
     def _missing(self, wanted: dict[bytes, range]) -> dict[bytes, range]:
