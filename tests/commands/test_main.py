@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from tvr_lightning import __version__
 from tvr_lightning.commands import main as main_module
-from tvr_lightning.commands.main import main
+from tvr_lightning.commands.main import COMMANDS, main
+from tvr_lightning.errors import DataError
 
 ROOT = Path(__file__).parents[2]
 
@@ -94,3 +97,43 @@ def test_no_command_takes_abbreviated_options() -> None:
     folder = Path(main_module.__file__).parent
     own = [file.name for file in folder.glob("*.py") if "ArgumentParser(" in file.read_text()]
     assert own == []
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), 1, "died (pid 7, is killed"),
+        (RuntimeError("DataLoader timed out after 30 seconds"), 1, "no batch came from the processes"),
+        (RuntimeError("not enough memory: you tried to allocate 8589934592 bytes"), 1, "8.0 GiB more were"),
+        (MemoryError("Unable to allocate 3.0 GiB for an array"), 1, "out of memory: Unable to allocate 3.0 GiB"),
+        (
+            DataError("Caught DataError in DataLoader worker process 0.\nOriginal Traceback: ...\n"
+                      "tvr_lightning.errors.DataError: v.mp4 is gone\n"),
+            1, "v.mp4 is gone\n",
+        ),
+        (MisconfigurationException("`devices` cannot be 0"), 2, "trainer: `devices` cannot be 0"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("command", ["encode", "index", "rehearse"])
+def test_what_ran_out_or_died_is_a_sentence_in_every_command(
+    command: str, error: Exception, code: int, said: str, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def fail(words: list[str]) -> int:
+        raise error
+
+    monkeypatch.setattr(import_module(f"tvr_lightning.commands.{COMMANDS[command]}"), "main", fail)
+    assert main([command, "x"]) == code
+    output = capsys.readouterr().err
+    assert output.startswith("tvr: ")
+    assert said in output
+    assert output.count("\n") == 1
+
+
+def test_what_nobody_foresaw_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(words: list[str]) -> int:
+        raise RuntimeError("odd")
+
+    monkeypatch.setattr(import_module(f"tvr_lightning.commands.{COMMANDS['encode']}"), "main", fail)
+    with pytest.raises(RuntimeError, match="odd"):
+        main(["encode", "x"])

@@ -59,15 +59,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ConfigError(f"no command '{words[0]}'; {nearest(words[0], COMMANDS)}")
         code: int = _module(COMMANDS[words[0]]).main(words)
         return code
-    except ConfigError as error:
-        say(f"tvr: {error}", file=sys.stderr)
-        return 2
-    except TVRError as error:
-        say(f"tvr: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         say("tvr: interrupted", file=sys.stderr)
         return INTERRUPTED
+    except Exception as error:
+        readable = _readable(error)
+        if readable is None:
+            raise
+        say(f"tvr: {readable}", file=sys.stderr)
+        return 2 if isinstance(readable, ConfigError) else 1
+
+
+def _readable(error: Exception) -> TVRError | None:
+    """What a user should read of an error; None for one that nobody foresaw."""
+    own = error if isinstance(error, TVRError) else None
+    if "torch" not in sys.modules:  # no workers that can die, nor memory that they or a GPU could lack
+        return own
+    from tvr_lightning.run.readable import readable_error
+
+    return readable_error(error) or own
 
 
 def overview() -> str:
