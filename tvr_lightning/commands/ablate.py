@@ -22,7 +22,7 @@ def main(words: Sequence[str]) -> int:
         epilog="Settings of all points follow, e.g. --trainer.max_epochs=1. Points with a result are not run again.",
     )
     parser.add_argument("--config", type=Path, required=True, help="the grid: experiments/ablations/METHOD/NAME.yaml")
-    parser.add_argument("--base", help="experiment file instead of the grid's own")
+    parser.add_argument("--base", help="experiment file to use instead of the grid's own")
     parser.add_argument(
         "--dry_run",
         action="store_true",

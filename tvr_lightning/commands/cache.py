@@ -27,8 +27,8 @@ from tvr_lightning.errors import ConfigError, RunError, few
 from tvr_lightning.visible import bytes_in_words, console, from_home, json_text, say
 
 OVERVIEW = """\
-  cache     show what is kept of videos, captions tvr cache
-            remove what went unused               tvr cache prune --older-than 30d [--part frames] [--max-size 10G]
+  cache     show cached frames, features, ...     tvr cache
+            remove what is unused                 tvr cache prune --older-than 30d [--part frames] [--max-size 10G]
 """
 SECONDS = {"h": 3600, "d": 86400, "w": 7 * 86400}
 BYTES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -43,8 +43,8 @@ def main(words: Sequence[str]) -> int:
     """
     parser = Parser(
         "tvr cache",
-        description="Show what lies in the cache folder, or `prune` it: what is computed again when it is needed goes, "
-        "what was unused longest first. What a run that is going on uses stays.",
+        description="Show what the cache folder holds, or `prune` it: remove what can be recomputed, least recently "
+        "used first. What a running process uses stays.",
     )
     parser.add_argument("action", nargs="?", choices=("show", "prune"), default="show", help="default: show")
     parser.add_argument(
@@ -52,15 +52,15 @@ def main(words: Sequence[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="show as JSON")
     parser.add_argument(
-        "--part", action="append", choices=PARTS, help="prune this part alone; may be given several times. WordNet, "
-        "which nothing computes again, goes only where it is named",
+        "--part", action="append", choices=PARTS, help="prune only this part; may be given several times. WordNet, "
+        "which cannot be recomputed, is only removed if named",
     )  # fmt: skip
     parser.add_argument(
         "--older-than", "--older_than", type=_of(SECONDS), metavar="30d",
-        help="prune what no run used for so long: hours (h), days (d) or weeks (w)",
+        help="prune what no run has used for this long: hours (h), days (d) or weeks (w)",
     )  # fmt: skip
     parser.add_argument(
-        "--max-size", "--max_size", type=_of(BYTES), metavar="10G", help="prune until no more is left: M, G or T"
+        "--max-size", "--max_size", type=_of(BYTES), metavar="10G", help="prune until this much is left: M, G or T"
     )
     parser.add_argument("--dry_run", "--dry-run", action="store_true", help="say what would go, and remove nothing")
     options = parser.parse_args(words[1:])

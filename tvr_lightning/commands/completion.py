@@ -16,7 +16,7 @@ from tvr_lightning.errors import ConfigError, TVRError
 from tvr_lightning.visible import say, visible
 
 OVERVIEW = """\
-  completion  commands, options, names completed  eval "$(tvr completion bash)", in ~/.bashrc; zsh likewise
+  completion  complete commands, options, names   eval "$(tvr completion bash)", in ~/.bashrc; zsh likewise
 """
 SHELLS = ("bash", "zsh")
 RUN_FILES = ("config.yaml", "metrics.json")
@@ -31,7 +31,7 @@ def main(words: Sequence[str]) -> int:
     """
     parser = Parser(
         "tvr completion",
-        description="Print what completes `tvr` in a shell.",
+        description="Print a shell's completion script for `tvr`.",
         epilog='For this shell and later ones: add eval "$(tvr completion bash)" to ~/.bashrc; or, after compinit, '
         'eval "$(tvr completion zsh)" to ~/.zshrc.',
     )

@@ -17,7 +17,7 @@ OVERVIEW = """\
 
 def main(words: Sequence[str]) -> int:
     """Writes the page; returns the exit code."""
-    parser = Parser("tvr dashboard", description="Writes one static page over runs, report.html beside them.")
+    parser = Parser("tvr dashboard", description="Write one static page over runs, report.html next to them.")
     add_comparison_arguments(parser)
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="the page (default: report.html in the folder above the runs)"

@@ -42,14 +42,14 @@ def main(words: Sequence[str]) -> int:
         command.set_defaults(function=function)
         return command
 
-    shapes = add("shapes", _shapes, "make the embedded dataset, or keep it when it is there and current")
+    shapes = add("shapes", _shapes, "make the embedded dataset, unless it exists and is current")
     shapes.add_argument(
         "--root", type=Path, default=Path("data/shapes"), help="the dataset's folder (default: data/shapes)"
     )
     shapes.add_argument("--num_videos", type=int, default=2700, help="videos of all splits (default: 2700)")
     shapes.add_argument("--seed", type=int, default=0)
 
-    check = add("check", _check, "say what an experiment's dataset lacks before training does", epilog=_OVERRIDES)
+    check = add("check", _check, "say what an experiment's dataset lacks, before training does", epilog=_OVERRIDES)
     check.add_argument("--config", type=Path, required=True, help="an experiment: experiments/NAME.yaml")
     check.add_argument("--split", choices=("all", "train", "validation", "test"), default="all")
     check.add_argument("--full", action="store_true", help="decode every frame, not only the first")

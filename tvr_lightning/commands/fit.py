@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 OVERVIEW = """\
   fit       train an experiment, then test it     tvr fit --config experiments/clip4clip_shapes.yaml
-            go on with one that was killed        tvr fit --config experiments/X.yaml --resume=last
+            continue one that was killed          tvr fit --config experiments/X.yaml --resume=last
             start from another run's weights      tvr fit --config experiments/X.yaml --weights=runs/X/RUN
-  validate  evaluate weights on the split that selects
+  validate  evaluate weights on the split that selects checkpoints
   test      evaluate weights on the test split    tvr test --config experiments/X.yaml [--ckpt_path=best]
             of a method's released code           tvr test --config experiments/X.yaml --weights=pytorch_model.bin.2
-            of a run, under its own settings      tvr test runs/X/RUN [--trust], see SECURITY.md
-            encoders as they come, zero-shot      tvr test --config experiments/clip_zero_shot_msrvtt.yaml
+            of a run, with its own settings       tvr test runs/X/RUN [--trust], see SECURITY.md
+            pretrained encoders, zero-shot        tvr test --config experiments/clip_zero_shot_msrvtt.yaml
   predict   write the ten best items of every test caption and video
 """
 
@@ -30,16 +30,16 @@ usage: tvr {command} {what} [--NAME=VALUE ...]
 
 {title}
 
-  -c FILE, --config FILE  an experiment: its name, its file or YAML in braces; several are laid over each other
-  --print_config          print the resolved experiment and end
-  --NAME.help=CLASS       what a class takes in the place of a setting: --model.help=tvr_lightning.methods.lean.LEAN
+  -c FILE, --config FILE  an experiment: its name, its file or YAML in braces; later ones override earlier ones
+  --print_config          print the resolved experiment and exit
+  --NAME.help=CLASS       the arguments of a class given for a setting: --model.help=tvr_lightning.methods.lean.LEAN
   --trust                 a run's configuration may import modules of the working directory
 
 Settings {which}
 """
 TITLES = {
     "fit": "Train an experiment, then test it.",
-    "validate": "Evaluate weights on the split that selects.",
+    "validate": "Evaluate weights on the split that selects checkpoints.",
     "test": "Evaluate weights on the test split.",
     "predict": "Write the ten best items of every test caption and video.",
 }

@@ -19,8 +19,8 @@ def main(words: Sequence[str]) -> int:
     """Makes an index or brings it up to date; returns the exit code."""
     parser = Parser(
         "tvr index",
-        description="Encodes videos with a trained run, to be searched by `tvr search` and `tvr serve`. The same "
-        "command again brings the index up to date: what has not changed is not encoded again.",
+        description="Encode videos with a trained run, for `tvr search` and `tvr serve`. Run the "
+        "same command again to update the index: unchanged videos are not encoded again.",
     )
     parser.add_argument(
         "run", type=filled, help="a run's folder, one of its checkpoints, or an experiment that trains nothing"
@@ -31,9 +31,9 @@ def main(words: Sequence[str]) -> int:
         "--window",
         type=float,
         default=10.0,
-        help="seconds; longer videos are cut into such windows (default: 10; 0: never)",
+        help="seconds; longer videos are cut into windows of this length (default: 10; 0: never)",
     )
-    parser.add_argument("--stride", type=float, help="seconds between two windows' beginnings (default: half a window)")
+    parser.add_argument("--stride", type=float, help="seconds between the starts of windows (default: half a window)")
     parser.add_argument(
         "--dtype", choices=("float32", "float16"), default="float32", help="of features on disk; float16 halves them"
     )

@@ -23,8 +23,8 @@ def main(words: Sequence[str]) -> int:
     """Draws the pictures; returns the exit code."""
     parser = Parser(
         "tvr inspect",
-        description="Draw what a run's method shows of a query as PNG files in its folder: weights of words and "
-        "frames, and where a method has several scores, their distribution over the test split.",
+        description="Draw how a run's method scores a query, as PNG files in its folder: weights of words and frames, "
+        "and, if a method has several scores, their distribution over the test split.",
         usage="tvr inspect [-h] [--video ID] [--against RUN ...] [--trust] RUN [--] QUERY",
         epilog="An id or a text may begin with a dash; put -- before a QUERY that begins with two.",
     )

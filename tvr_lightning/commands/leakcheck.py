@@ -9,7 +9,7 @@ from tvr_lightning.commands.parser import Parser
 from tvr_lightning.visible import say
 
 OVERVIEW = """\
-  leakcheck say whether a method's scores read the answer: train it on noise, test it on other noise
+  leakcheck check whether a method's scores read the answer: train it on noise, test it on other noise
                                                   tvr leakcheck --config experiments/X.yaml
 """
 
@@ -19,14 +19,14 @@ def main(words: Sequence[str]) -> int:
     parser = Parser(
         "tvr leakcheck",
         description="Train an experiment's method on noise for a minute and test it on fresh noise, which nothing can "
-        "retrieve. Exit code 1 when it is retrieved above chance: scores read the ground truth.",
+        "retrieve. Exit code 1 if it is retrieved above chance: then scores read the ground truth.",
         epilog="Settings of the experiment follow, e.g. --model.pairing=matched. See docs/leakage.md.",
         argument_default=argparse.SUPPRESS,
     )
     parser.add_argument("--config", required=True, help="the experiment")
-    for name, what in {"steps": "training steps", "batch_size": "pairs of a step", "pairs": "training pairs",
-                       "videos": "test videos", "texts": "test captions, more than videos", "seed": "of everything",
-                       "num_frames": "frames of a video", "max_words": "tokens of a caption"}.items():  # fmt: skip
+    for name, what in {"steps": "training steps", "batch_size": "pairs per step", "pairs": "training pairs",
+                       "videos": "test videos", "texts": "test captions, more than videos", "seed": "of all draws",
+                       "num_frames": "frames per video", "max_words": "tokens per caption"}.items():  # fmt: skip
         parser.add_argument(f"--{name}", type=int, help=what)
     parser.add_argument("--lr", type=float, help="learning rate")
     options, settings = parser.parse_known_args(words[1:])

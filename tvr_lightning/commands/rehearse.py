@@ -21,7 +21,7 @@ def main(words: Sequence[str]) -> int:
         epilog="Settings may follow, e.g. --data.batch_size=32 --trainer.accelerator=gpu.",
     )  # fmt: skip
     parser.add_argument("--config", type=Path, required=True, help="an experiment: experiments/NAME.yaml")
-    parser.add_argument("--steps", type=int, default=10, help="that are timed (default: 10)")
+    parser.add_argument("--steps", type=int, default=10, help="steps to time (default: 10)")
     options, settings = parser.parse_known_args(words[1:])
     if options.steps < 1:
         raise ConfigError(f"--steps is {options.steps}; it must be at least 1")

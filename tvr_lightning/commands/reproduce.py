@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tvr_lightning.run.readiness import Readiness
 
 OVERVIEW = """\
-  reproduce  a paper's own rows, beside what it prints  tvr reproduce tc_mgc --check, tvr reproduce sptch --scale smoke
+  reproduce  a paper's own rows, beside its figures     tvr reproduce tc_mgc --check, tvr reproduce sptch --scale smoke
 """
 MAX_SEED = 2**32 - 1  # that generators of numbers take
 SEEDS = {"full": "0,1,2", "smoke": "0,1"}
@@ -34,17 +34,17 @@ def main(words: Sequence[str]) -> int:
     """Reproduces; returns the exit code, 1 where something is missing or a run failed."""
     parser = Parser(
         "tvr reproduce",
-        description="Check, train and test the rows of a paper's table, and hold them against its printed figures.",
-        epilog="Settings of all runs may follow, e.g. --trainer.devices=4. Finished runs are not made again, killed "
-        "ones go on from their last checkpoint: the same command takes up where it was stopped.",
+        description="Check, train and test the rows of a paper's table, and compare them with its printed figures.",
+        epilog="Settings of all runs may follow, e.g. --trainer.devices=4. The same command continues after an "
+        "interruption: finished runs are kept, killed ones continue from their last checkpoint.",
     )
     parser.add_argument("paper", type=filled, help="tc_mgc, lean, ghan, sptch, or a baseline whose figures they print")
     parser.add_argument("--scale", type=filled, choices=tuple(SEEDS), default="full",
-                        help="smoke: tiny encoders, some steps, generated clips in the datasets' layouts")  # fmt: skip
-    parser.add_argument("--seeds", type=filled, help="with commas (default: 0,1,2; of a smoke run 0,1)")
-    parser.add_argument("--only", type=filled, metavar="A,B", help="these experiments' rows alone")
-    parser.add_argument("--runs_dir", type=Path, help="where runs lie (default: runs; a smoke run leaves none)")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the page there, Markdown")
+                        help="smoke: tiny encoders, a few steps, generated clips in the datasets' layouts")  # fmt: skip
+    parser.add_argument("--seeds", type=filled, help="separated by commas (default: 0,1,2; for a smoke run 0,1)")
+    parser.add_argument("--only", type=filled, metavar="A,B", help="only these experiments' rows")
+    parser.add_argument("--runs_dir", type=Path, help="the folder of runs (default: runs; a smoke run leaves none)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the page there, as Markdown")
     parser.add_argument("--check", action="store_true", help="say what is missing, and stop there")
     parser.add_argument("--dry_run", action="store_true", help="print the commands; check and run nothing")
     options, settings = parser.parse_known_args(words[1:])

@@ -19,7 +19,7 @@ OVERVIEW = """\
 
 def main(words: Sequence[str]) -> int:
     """Prints what was found; returns the exit code."""
-    parser = Parser("tvr search", description="Videos of an index that a text describes.")
+    parser = Parser("tvr search", description="Find videos in an index by a text or a similar video.")
     add_index_arguments(parser)
     parser.add_argument("query", nargs="?", help="what the video shows")
     parser.add_argument("--video", type=Path, help="a video to find similar ones, instead of a text")

@@ -19,12 +19,12 @@ LOCAL = ("localhost", "127.0.0.1", "::1")
 
 def main(words: Sequence[str]) -> int:
     """Serves until it is ended; returns the exit code."""
-    parser = Parser("tvr serve", description="A page, and JSON under /api/search, over an index.")
+    parser = Parser("tvr serve", description="Serve a page, and JSON under /api/search, for searching an index.")
     parser.add_argument("--port", type=int, default=8000, help="default: 8000; 0 for any free port")
     parser.add_argument(
         "--host", default="localhost",
-        help="where it listens: localhost, the default, for this machine only, or an address of this machine, "
-        "0.0.0.0 for all of them: everybody who reaches it can search and watch",
+        help="where it listens: localhost (default) for this machine only, or an address of this machine, "
+        "0.0.0.0 for all of them: everybody who can reach it can search and watch",
     )  # fmt: skip
     parser.add_argument(
         "--names",

@@ -45,7 +45,7 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--config", type=Path, help="all captions of an experiment's dataset: experiments/NAME.yaml")
     parser.add_argument("--backend", choices=get_args(Backend), default="offline", help="default: offline")
     parser.add_argument("--model", help=f"of spacy (default: {SPACY_MODEL})")
-    parser.add_argument("--path", type=Path, help="of corenlp_json: the folder with CoreNLP's output, or a file of it")
+    parser.add_argument("--path", type=Path, help="of corenlp_json: a folder with CoreNLP's output, or one file of it")
     parser.add_argument(
         "--nodes",
         choices=get_args(Nodes),

@@ -50,7 +50,7 @@ def _root() -> Signature:
     return Signature(
         {
             # no bool: a seed that nobody knows repeats nothing
-            "seed_everything": Slot("", "int", default="0", doc="what everything that is drawn begins with."),
+            "seed_everything": Slot("", "int", default="0", doc="seed of all random draws."),
             **options.slots,
             "trainer": Slot("", "tvr_lightning.run.accelerators.ExperimentTrainer", group=True),
             "data": Slot("", "tvr_lightning.data.datamodule.VideoTextDataModule", group=True),
