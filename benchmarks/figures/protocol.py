@@ -252,13 +252,15 @@ def carry_out(parser: argparse.ArgumentParser, options: argparse.Namespace) -> i
             if options.seeds is None or any(run.point.endswith(f"s{seed}") for seed in options.seeds)
         ]  # fmt: skip
         list(pool.map(train, seeds))
-        parts = [
-            run for row in rows if "ablations" in options.tables and (point := row.chosen()) is not None
-            for run in row.parts[point]
-        ]  # fmt: skip
+        ablated = [row for row in rows if "ablations" in options.tables and row.parts[0]]
+        # a part is of use beside the whole
+        wholes = [row.grid[point] for row in ablated if (point := row.chosen()) is not None]
+        list(pool.map(train, wholes))
+        parts = [run for row in ablated if (point := row.chosen()) is not None for run in row.parts[point]]
         list(pool.map(train, parts))
-    missing = [f"{run.name} {run.point}" for run in (*grids, *seeds, *parts) if not run.finished]
-    missing += [f"{row.name}: nothing chosen" for row in tables if row.chosen() is None]
+    wanted = dict.fromkeys((*grids, *seeds, *wholes, *parts))
+    missing = [f"{run.name} {run.point}" for run in wanted if not run.finished]
+    missing += [f"{row.name}: nothing chosen" for row in rows if row in (*tables, *ablated) and row.chosen() is None]
     if missing:
         say(f"without a result: {', '.join(missing)}")
     elif options.then_page:  # of all rows, whichever of them this call trained

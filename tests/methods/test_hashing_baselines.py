@@ -11,7 +11,8 @@ from pytorch_lightning import Trainer
 from torch import Tensor
 from torch.nn import functional as F
 
-from tvr_lightning.errors import ConfigError
+from tvr_lightning.encoders.kept import keep_encoders
+from tvr_lightning.errors import CheckpointError, ConfigError
 from tvr_lightning.methods.agch import AGCH
 from tvr_lightning.methods.cirh import CIRH
 from tvr_lightning.methods.cmfh import CMFH
@@ -320,7 +321,7 @@ def test_bad_settings(kind: Any, settings: dict[str, Any], message: str) -> None
         build(kind, **settings)
 
 
-@pytest.mark.parametrize("kind", [DJSRH, CIRH, CMFH])
+@pytest.mark.parametrize("kind", [DJSRH, JDSH, AGCH, CIRH, CMFH])
 def test_features_are_centred_by_the_training_set(kind: Any) -> None:
     """Frozen features have much in common: similarities are of what is left."""
     model = build(kind).float()
@@ -348,3 +349,23 @@ def test_or_not(kind: Any) -> None:
     with torch.no_grad():
         source = model.encode_text(texts_of(3)).source
         torch.testing.assert_close(source, model.text_source(texts_of(3)))
+
+
+@pytest.mark.parametrize("kind", [DJSRH, CIRH])
+def test_weights_of_before_centring_are_used_as_they_were_trained(
+    kind: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = build(kind, centred=False).float().eval()
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    content = {"state_dict": old.state_dict(), "method": name, "encoders": keep_encoders(old)}
+    model = build(kind).float().eval()
+    model.on_load_checkpoint({**content, "state_dict": dict(content["state_dict"])})
+    model.on_load_checkpoint(content)  # as `tvr test` does, once more
+    model.load_state_dict(content["state_dict"])
+    assert not model.centred  # nor would a resumed run begin with it
+    with torch.no_grad():
+        torch.testing.assert_close(model.encode_text(texts_of(3)).source, model.text_source(texts_of(3)))
+        assert torch.equal(model.encode_video(videos_of(3)).codes, old.encode_video(videos_of(3)).codes)
+    content["state_dict"].pop("video_mean")  # one alone is damage
+    with pytest.raises(CheckpointError, match="video_mean: missing"):
+        build(kind).float().on_load_checkpoint(content)

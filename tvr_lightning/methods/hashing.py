@@ -22,6 +22,7 @@ from tvr_lightning.evaluation.encoding import encode_items
 from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.nn.masked import masked_mean
 from tvr_lightning.types import CodeFeatures, TensorRows, TextInput, VideoInput
+from tvr_lightning.visible import say_once
 
 CodesT = TypeVar("CodesT", bound=CodeFeatures)
 
@@ -68,6 +69,7 @@ class TrainingSetHashing(HashingModule[CodesT]):
 
     seed: int = 0
     centred: bool = False
+    _has_means: bool = False
     video_mean: Tensor
     text_mean: Tensor
 
@@ -77,7 +79,7 @@ class TrainingSetHashing(HashingModule[CodesT]):
         Frozen encoders give features with a large part in common: whatever is said, texts have cosines near 1, and
         what a method reads off similarities says that all items are alike. Tags, the papers' texts, have no such part.
         """
-        self.centred = True
+        self.centred = self._has_means = True
         self.register_buffer("video_mean", torch.zeros(video_width))
         self.register_buffer("text_mean", torch.zeros(text_width))
 
@@ -122,6 +124,21 @@ class TrainingSetHashing(HashingModule[CodesT]):
             self.text_mean.copy_(texts.mean(0))
             videos, texts = videos - videos.mean(0), texts - texts.mean(0)
         self.learn_from(videos, texts, torch.where(known, known.cumsum(0) - 1, -1))
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes weights of before features were centred as they are: the method then centres nothing.
+
+        Raises:
+            CheckpointError: as in the base.
+        """
+        weights = checkpoint.get("state_dict", {})
+        if self._has_means:
+            means = {name: torch.zeros_like(getattr(self, name)) for name in ("video_mean", "text_mean")}
+            self.centred = not means.keys().isdisjoint(weights)
+            if not self.centred:
+                weights.update(means)
+                say_once("these weights were trained on features that were not centred, and are used so")
+        super().on_load_checkpoint(checkpoint)
 
 
 class MeanFeatures:

@@ -138,7 +138,7 @@ class Group:
 
 
 def group_runs(runs: Sequence[Run]) -> list[Group]:
-    """Puts runs that differ in their seed alone together, in the order given.
+    """Puts runs that differ in their seed alone together, groups in the order given, a group's runs by their seeds.
 
     A seed that comes twice begins a further group; a run without `config.yaml` stays alone.
     """
@@ -151,7 +151,7 @@ def group_runs(runs: Sequence[Run]) -> list[Group]:
                 break
         else:
             groups.append((settings, [run]))
-    return [Group(tuple(members)) for _, members in groups]
+    return [Group(tuple(sorted(members, key=lambda m: m.content["seed"]))) for _, members in groups]
 
 
 def stack(stored: Sequence[StoredRanks]) -> Ranks:
