@@ -218,3 +218,13 @@ def test_draws_that_are_kept_are_those_that_would_be_drawn() -> None:
         drawn = torch.randint(videos, (5, videos), generator=generator)
         assert torch.equal(mine, torch.stack([row.bincount(minlength=videos) for row in drawn]).double())
         assert torch.equal(mine, kept)
+
+
+def test_draws_in_several_chunks_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bootstrap, "CHUNK", 20)
+    bootstrap._drawn.cache_clear()
+    full = bootstrap._draw(2, 7, torch.Generator().manual_seed(3))  # as many as a chunk takes: more will follow
+    assert bootstrap._drawn.cache_info().currsize == 0
+    monkeypatch.setattr(bootstrap, "CHUNK", 21)
+    assert torch.equal(bootstrap._draw(2, 7, torch.Generator().manual_seed(3)), full)
+    assert bootstrap._drawn.cache_info().currsize == 1

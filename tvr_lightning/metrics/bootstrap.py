@@ -312,9 +312,12 @@ def _units(ranks: Ranks) -> dict[str, Tensor]:
 def _draw(resamples: int, videos: int, generator: torch.Generator) -> Tensor:
     """How often each video occurs in each resample, (resamples, videos) float64: multinomial counts, not to be changed.
 
-    All metrics of all rows of a table begin with the same seed: what a generator in one state gives is kept.
+    All metrics of all rows of a table begin with the same seed: what a generator in one state gives is kept, unless it
+    is one of several chunks, which would push each other out.
     """
-    counts, state = _drawn(resamples, videos, generator.get_state().numpy().tobytes())
+    kept = (resamples + 1) * videos <= CHUNK
+    draw = _drawn if kept else _drawn.__wrapped__
+    counts, state = draw(resamples, videos, generator.get_state().numpy().tobytes())
     generator.set_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))
     return counts
 
