@@ -239,3 +239,21 @@ def test_no_page_is_written_where_the_table_has_no_place(
     assert script.main(["--page", str(page), "--runs_dir", str(page.parent / "runs")]) == 1
     assert "has no place for the table" in capsys.readouterr().err
     assert page.read_text() == "old page"
+
+
+@pytest.mark.parametrize(
+    ("row", "first", "said"),
+    [
+        ("djsrh_shapes_64", "s0", "without a result: djsrh_shapes_64 s0, djsrh_shapes_64 s0-not_centred, "),
+        ("drl", None, "without a result: drl_shapes: nothing chosen\n"),
+    ],
+)
+def test_parts_are_made_beside_their_whole_and_named_where_there_is_none(
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], row: str,
+    first: str | None, said: str,
+) -> None:  # fmt: skip
+    made: list[str] = []
+    monkeypatch.setattr(script, "train", lambda run: made.append(run.point))
+    assert call(script, monkeypatch, "ablations", "--runs_dir", str(tmp_path), "--only", row) == 1
+    assert made[:1] == ([first] if first else [])
+    assert said in capsys.readouterr().out

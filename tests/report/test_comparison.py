@@ -63,6 +63,12 @@ def test_runs_that_differ_in_their_seed_alone_are_one_row(tmp_path: Path) -> Non
     assert groups[0].interval("t2v/R@1") == pytest.approx(expected)
 
 
+def test_the_order_in_which_runs_are_named_changes_nothing(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path, f"a/s{seed}", seed) for seed in (2, 0, 1)]
+    one, other = (group_runs(find_runs(order)) for order in (runs, runs[::-1]))
+    assert [run.content["seed"] for run in one[0].runs] == [run.content["seed"] for run in other[0].runs] == [0, 1, 2]
+
+
 def test_a_group_without_ranks_has_no_interval(tmp_path: Path) -> None:
     for seed in (0, 1):
         (make_run(tmp_path, f"a/s{seed}", seed) / "ranks.parquet").unlink()
