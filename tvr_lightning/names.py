@@ -14,6 +14,7 @@ CONFIG, METRICS, CHECKPOINTS = "config.yaml", "metrics.json", "checkpoints"
 BEST, LAST = "best.ckpt", "last.ckpt"
 UNTRAINED = "none"  # what selected the weights of a result for which nothing was trained
 RELEASED = "released"  # the same where the weights are those of a method's released code as they are
+PROBE, PROBE_CHANCE = "probe/", 25.0  # begins their names; percent of minimal pairs that are told apart by chance
 RANKS, PREDICTIONS, VALUES = "ranks.parquet", "predictions.parquet", "values.parquet"
 
 

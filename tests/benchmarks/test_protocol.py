@@ -7,16 +7,26 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from tvr_lightning.commands.tables import compare_paths
 from tvr_lightning.config.arguments import read_arguments
 from tvr_lightning.errors import TVRError
 from tvr_lightning.run.curves import write_curves
+from tvr_lightning.run.query_values import read_values
+from tvr_lightning.run.results import read_ranks
 
 from ..report.finished_runs import BAD, make_run
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def pages(script: Any) -> Any:
+    return import_module("pages")
 
 
 @pytest.fixture
@@ -32,16 +42,28 @@ def finish(folder: Path, validation: float, test: float) -> None:
     (folder / "metrics.json").write_text(json.dumps({"metrics": {"test/SumR": test}}))
 
 
+def make_kept(results: Path, name: str, **changes: Any) -> Path:
+    """A run of which the repository keeps what pages read."""
+    folder = make_run(results, name, **changes)
+    write_curves(folder / "curves.csv", [{"epoch": 1, "step": 1, "val/SumR": 1.0}])
+    return folder
+
+
+def a_run(script: Any, folder: Path, point: str = "s0") -> Any:
+    return script.Run("a_shapes", point, ("--config=x",), folder / "runs" / "a_shapes" / point, folder / "kept" / point)
+
+
 @pytest.mark.slow
 def test_every_row_is_an_experiment_that_composes(script: Any, tmp_path: Path) -> None:
     protocol = yaml.safe_load(script.PROTOCOL.read_text())
-    rows = list(script.rows_of(protocol, tmp_path))
+    rows = list(script.rows_of(protocol, tmp_path, tmp_path / "kept"))
     names = [row.name for row in rows]
     assert len(set(names)) == len(names) > 40
     for row in rows:
         assert 1 <= len(row.grid) <= script.MOST_POINTS
         for run in (*row.grid, *(run for runs in (*row.seeds, *row.parts) for run in runs)):
             assert run.folder == tmp_path / row.name / run.point
+            assert run.kept == tmp_path / "kept" / row.name / run.point
         if row.table == "hashing" and not row.parts[0]:
             continue  # other lengths of what is composed below
         for run in (row.grid[-1], *row.seeds[-1][-1:], *row.parts[-1]):
@@ -52,10 +74,10 @@ def test_every_row_is_an_experiment_that_composes(script: Any, tmp_path: Path) -
 
 def test_the_validation_split_chooses_whatever_the_test_split_says(script: Any, tmp_path: Path) -> None:
     protocol = yaml.safe_load(script.PROTOCOL.read_text())
-    row = next(row for row in script.rows_of(protocol, tmp_path) if row.name == "xclip_shapes")
+    row = next(row for row in script.rows_of(protocol, Path("runs"), tmp_path) if row.name == "xclip_shapes")
     assert row.chosen() is None
     for run, validation, test in zip(row.grid, (300.0, 320.0), (350.0, 100.0), strict=True):
-        finish(run.folder, validation, test)
+        finish(run.kept, validation, test)
     assert row.chosen() == 1
     assert {run.point.rpartition("-")[0] for run in row.seeds[1]} == {row.grid[1].point.rpartition("-")[0]}
 
@@ -64,17 +86,17 @@ def test_a_run_without_validation_cannot_be_chosen(script: Any, tmp_path: Path) 
     finish(tmp_path / "a", 1.0, 1.0)
     write_curves(tmp_path / "a" / "curves.csv", [{"epoch": 1, "step": 1}])
     with pytest.raises(TVRError, match="kept no val/SumR that is a number"):
-        script.best_validation(tmp_path / "a")
+        import_module("plan").best_validation(tmp_path / "a")
 
 
-def test_what_is_finished_is_not_made_again(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_kept_is_not_made_again(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
     monkeypatch.setattr(script.subprocess, "call", lambda words, **_: made.append(words) or 1)
-    run = script.Run("a_shapes", "s0", ("--config=x",), tmp_path / "a_shapes" / "s0")
-    finish(run.folder, 1.0, 1.0)
+    run = a_run(script, tmp_path)
+    finish(run.kept, 1.0, 1.0)
     assert script.train(run)
     assert not made
-    other = script.Run("a_shapes", "s1", ("--config=x",), tmp_path / "a_shapes" / "s1")
+    other = a_run(script, tmp_path, "s1")
     other.folder.mkdir()
     (other.folder / "config.yaml").touch()  # begun, and killed
     assert not script.train(other)
@@ -83,10 +105,18 @@ def test_what_is_finished_is_not_made_again(script: Any, tmp_path: Path, monkeyp
     assert len([p for p in other.folder.parent.iterdir() if ".begun-" in p.name]) == 1
 
 
+def test_what_is_finished_and_not_kept_is_kept(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(script.subprocess, "call", lambda *_, **__: pytest.fail("it would be trained again"))
+    run = a_run(script, tmp_path)
+    finished_run(run.folder.parent)
+    assert script.train(run)
+    assert (run.kept / "metrics.json").is_file()
+
+
 def test_a_run_that_another_process_makes_is_left_alone(
     script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = script.Run("a_shapes", "s0", ("--config=x",), tmp_path / "a_shapes" / "s0")
+    run = a_run(script, tmp_path)
     answers = []
 
     def meanwhile(*_: Any, **__: Any) -> int:
@@ -99,6 +129,82 @@ def test_a_run_that_another_process_makes_is_left_alone(
     assert answers == [False]
     assert run.folder.is_dir()
     assert not [*tmp_path.rglob("*.begun-*")]
+
+
+def finished_run(parent: Path, point: str = "s0") -> Path:
+    """A run as training leaves it."""
+    folder = make_kept(parent.parent, f"{parent.name}/{point}", checkpoint="/somewhere/best.ckpt")
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "best.ckpt").write_bytes(b"weights")
+    ranks = pq.read_table(folder / "ranks.parquet")
+    rank = ranks.column("rank")
+    pq.write_table(ranks.append_column("top_scores", rank), folder / "ranks.parquet")
+    rows = [
+        {"metric": metric, "query": f"video{i:02}", "video": f"video{i + 1:02}", "value": 25.0 + i}
+        for metric in ("probe/order", "hash/t2v/mAP", "hash/t2v/P@50")
+        for i in range(3)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), folder / "values.parquet")
+    return folder
+
+
+def test_of_a_run_what_comparisons_read_is_kept(script: Any, tmp_path: Path) -> None:
+    folder = finished_run(tmp_path / "a_shapes")
+    kept = tmp_path / "kept" / "s0"
+    script.keep(folder, kept)
+    assert {file.name for file in kept.iterdir()} == {
+        "config.yaml", "curves.csv", "metrics.json", "ranks.parquet", "values.parquet",
+    }  # fmt: skip
+    assert "somewhere" not in (kept / "metrics.json").read_text()  # a place on the machine that made it
+    before, after = read_ranks(folder), read_ranks(kept)
+    assert before.queries == after.queries
+    assert before.ranks.t2v.greater.equal(after.ranks.t2v.greater)
+    values = read_values(kept)
+    assert set(values) == {"probe/order", "hash/t2v/mAP"}
+    assert values["probe/order"].value.tolist() == [25.0, 26.0, 27.0]
+    for title, paths in (("whole", [folder]), ("kept", [kept])):
+        assert compare_paths(paths, Path()).rows[0].group.summary("t2v/R@1") == (75.0, None), title
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "curves.csv", "ranks.parquet", "values.parquet"])
+def test_a_run_that_lacks_a_file_is_not_kept(script: Any, tmp_path: Path, name: str) -> None:
+    folder = finished_run(tmp_path / "a_shapes")
+    (folder / name).unlink()
+    with pytest.raises(TVRError, match=f"has no {name}: it cannot be kept"):
+        script.keep(folder, tmp_path / "kept" / "s0")
+    assert not (tmp_path / "kept").exists()
+
+
+def test_nothing_is_written_of_runs_with_other_settings(
+    script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    protocol = yaml.safe_load(script.PROTOCOL.read_text())
+    row = next(row for row in script.rows_of(protocol, Path("runs"), tmp_path) if row.name == "zero_shot_shapes")
+    kept = make_kept(tmp_path, "zero_shot_shapes/s0")
+    (kept / "config.yaml").write_text(yaml.safe_dump(read_arguments([*row.grid[0].words, "--data.num_frames=3"])[0]))
+    assert script.main(["--page", str(tmp_path / "page.md"), "--results", str(tmp_path)]) == 1
+    assert f"{kept} was made with other settings: data.num_frames was 3 and is 6 now" in capsys.readouterr().err
+    assert not (tmp_path / "page.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ([], None),
+        (["--runs_dir=elsewhere", "--tracker=tensorboard"], None),  # where a run lies is not what it is
+        (["--model.optimizer.lr=0.5"], "model.init_args.optimizer.lr was 0.25 and is 0.5 now"),
+        (["--model.weight=0.1"], "unknown"),
+        (["--seed_everything=7"], "seed_everything was 0 and is 7 now"),
+    ],
+)
+def test_a_run_of_other_settings_is_named(script: Any, tmp_path: Path, change: list[str], said: str | None) -> None:
+    words = ["--config=experiments/xclip_shapes.yaml", "--seed_everything=0", "--model.optimizer.lr=0.25"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(read_arguments(words)[0]))
+    if said is None:
+        script.check_settings([*words, *change], tmp_path)
+    else:
+        with pytest.raises(TVRError, match=said if said != "unknown" else "weight"):
+            script.check_settings([*words, *change], tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +220,7 @@ def test_wrong_options_are_refused_before_anything_is_made(
     script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
-        script.main([*words, "--runs_dir", str(tmp_path)])
+        script.main([*words, "--runs_dir", str(tmp_path), "--results", str(tmp_path)])
     assert message in capsys.readouterr().err
     assert not [*tmp_path.iterdir()]
 
@@ -123,40 +229,18 @@ def test_wrong_options_are_refused_before_anything_is_made(
 def test_a_figure_that_is_no_number_chooses_nothing(script: Any, tmp_path: Path, content: str) -> None:
     (tmp_path / "curves.csv").write_text(content)
     with pytest.raises(TVRError, match="that is a number"):
-        script.best_validation(tmp_path)
+        import_module("plan").best_validation(tmp_path)
     (tmp_path / "curves.csv").write_text(content + "2,2,300\n")
-    assert script.best_validation(tmp_path) == 300
-
-
-def test_the_page_holds_chosen_runs_and_parts(script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    protocol = yaml.safe_load(script.PROTOCOL.read_text())
-    rows = {row.name: row for row in script.rows_of(protocol, tmp_path)}
-    mean, drl = rows["clip4clip_meanp_shapes"], rows["drl_shapes"]
-    for run, validation in zip((*mean.grid, *drl.grid), (1.0, 2.0, 4.0, 3.0), strict=True):
-        folder = make_run(tmp_path, f"{run.name}/{run.point}", settings={"point": run.point})
-        write_curves(folder / "curves.csv", [{"epoch": 1, "step": 1, "val/SumR": validation}])
-    part = drl.parts[0][0]
-    make_run(tmp_path, f"{part.name}/{part.point}", hits=BAD, settings={"interaction": "dp"})
-    script.write_page(protocol, list(rows.values()), tmp_path / "page.md")
-    page = (tmp_path / "page.md").read_text()
-    retrieval, parts = page.split("## Without parts of drl_shapes")
-    table = retrieval.split("## Retrieval")[1]
-    assert table.count("| drl") == table.count("| clip4clip") == 1  # the chosen points alone
-    assert f"| drl\\_shapes/{part.point} | 0 | 25.0▼" in parts.split("## Choices")[0]
-    assert f"drl_shapes: {drl.grid[0].point} by val/SumR" in page
-    assert f"clip4clip_meanp_shapes: {mean.grid[1].point} by val/SumR" in page
-    assert "Not trained here: clip4clip_seqlstm_shapes, " in page
-    assert "seeds than the protocol has: clip4clip_meanp_shapes (1 of 3), drl_shapes (1 of 3)." in page
-    assert "without these parts: drl_shapes (lr-0.001-s0-ti, lr-0.001-s0-no_cdcr)." in page
-    assert "the rest of their grids" not in page
-    assert capsys.readouterr().out == f"wrote {tmp_path / 'page.md'}\n"
+    assert import_module("plan").best_validation(tmp_path) == 300
 
 
 @pytest.fixture
-def page(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def page(script: Any, pages: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A page and a README.md that figures already stand in, and the only ones that a call could write."""
-    monkeypatch.setattr(script, "README", tmp_path / "README.md")
-    (tmp_path / "README.md").write_text(f"{script.BEGIN}old table\n{script.END}")
+    monkeypatch.setattr(pages, "README", tmp_path / "README.md")
+    monkeypatch.setattr(pages, "SHORT", "t2v/R@1")  # the runs below have few probes
+    monkeypatch.setattr(script, "check_settings", lambda *_: None)  # nor settings of their own
+    (tmp_path / "README.md").write_text(f"{pages.BEGIN}old table\n{pages.END}")
     (tmp_path / "page.md").write_text("old page")
     return tmp_path / "page.md"
 
@@ -169,13 +253,71 @@ def call(script: Any, monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
         return int(left.code or 0)
 
 
+def test_the_page_holds_chosen_runs_and_parts(
+    script: Any, pages: Any, page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = page.parent / "kept"
+    protocol = yaml.safe_load(script.PROTOCOL.read_text())
+    rows = {row.name: row for row in script.rows_of(protocol, Path("runs"), results)}
+    mean, drl = rows["clip4clip_meanp_shapes"], rows["drl_shapes"]
+    for run, validation in zip((*mean.grid, *drl.grid), (1.0, 2.0, 4.0, 3.0), strict=True):
+        folder = make_run(results, f"{run.name}/{run.point}", settings={"point": run.point})
+        write_curves(folder / "curves.csv", [{"epoch": 1, "step": 1, "val/SumR": validation}])
+    part = drl.parts[0][0]
+    make_run(results, f"{part.name}/{part.point}", hits=BAD, settings={"interaction": "dp"})
+    make_run(results, "ghan_shapes/lr-0.001-s0")
+    assert call(script, monkeypatch, "--page", str(page), "--results", str(results)) == 0
+    retrieval, parts = page.read_text().split("## Without parts of drl_shapes")
+    table = retrieval.split("## Retrieval")[1].split("### What the runs took")[0]
+    assert table.count("| drl") == table.count("| clip4clip") == table.count("| ghan") == 1  # the chosen points alone
+    assert f"drl_shapes: {drl.grid[0].point} by val/SumR" in table
+    assert f"clip4clip_meanp_shapes: {mean.grid[1].point} by val/SumR" in table
+    assert "Not trained: clip4clip_seqlstm_shapes, " in table
+    assert "seeds than the protocol has: clip4clip_meanp_shapes (1 of 3), drl_shapes (1 of 3), ghan" in table
+    assert "since the rest of their grids is not trained: ghan_shapes." in table
+    assert f"| drl\\_shapes/{part.point} | 0 | 25.0▼" in parts
+    assert "- Not trained: lr-0.001-s0-ti, lr-0.001-s0-no_cdcr." in parts
+    assert "Without parts: xpool_shapes, ts2net_shapes, ucofia_shapes, " in parts.split("## What is not trained")[1]
+    assert "drl_shapes" not in parts.split("## What is not trained")[1]
+    assert capsys.readouterr().out == f"wrote {page}\nwrote the table of {pages.README}\n"
+    again = page.read_text()
+    assert call(script, monkeypatch, "--page", str(page), "--results", str(results)) == 0
+    assert page.read_text() == again
+
+
+def test_a_section_of_more_runs_than_are_kept_stays(
+    script: Any, pages: Any, page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results, gone = page.parent / "kept", page.parent / "gone"
+    for name in ("drl_shapes/lr-0.001-s0", "sptch_shapes_16/s0", "sptch_shapes_16/s0-bin", "ghan_shapes/lr-0.001-s0"):
+        make_kept(results, name, settings={"name": name})
+    words = ["--page", str(page), "--results", str(results)]
+    assert call(script, monkeypatch, *words) == 0
+    (results / "drl_shapes").rename(gone)
+    make_kept(results, "ghan_shapes/lr-0.001-s1", seed=1, settings={"name": "ghan_shapes/lr-0.001-s0"})
+    make_kept(results, "ghan_shapes/lr-0.001-s0-no_inter")
+    before, table = page.read_text(), pages.README.read_text()
+    capsys.readouterr()
+    assert call(script, monkeypatch, *words) == 0
+    said = capsys.readouterr().out
+    assert "the section 'Retrieval' stays as it is: it has runs that are not kept, drl_shapes (1)\n" in said
+    assert pages.README.read_text() == table
+    after = page.read_text()
+    of_retrieval = before[before.index("## Retrieval") : before.index("## Hashing")]
+    assert of_retrieval in after
+    assert "## Without parts of ghan_shapes" in after
+    gone.rename(results / "drl_shapes")
+    assert call(script, monkeypatch, *words) == 0
+    assert "ghan\\_shapes x2" in pages.README.read_text()
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
         (["--dry_run"], 0, "tvr fit --config=experiments/xclip_shapes.yaml"),
         (["--help"], 0, "train and write nothing"),
         (["--dry_run", "--page", "page.md"], 2, "leave one out"),
-        (["--page", "PAGE"], 1, "no run of the protocol is finished in"),
+        (["--page", "PAGE"], 1, "no run of the protocol is kept in"),
         (["nonsense"], 2, "no table nonsense; there are retrieval, hashing, ablations"),
         (["--only", "xklip"], 2, "no row's name begins with xklip; there are clip4clip_meanp_shapes, "),
         (["--jobs", "0"], 2, "argument --jobs: 0 is less than 1"),
@@ -183,60 +325,58 @@ def call(script: Any, monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
     ],
 )  # fmt: skip
 def test_what_trains_nothing_leaves_the_pages_as_they_are(
-    script: Any, page: Path, words: list[str], code: int, said: str, monkeypatch: pytest.MonkeyPatch,
+    script: Any, pages: Any, page: Path, words: list[str], code: int, said: str, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.setattr(script, "train", lambda run: pytest.fail(f"{run.name} would be trained"))
     own = [str(page) if word == "PAGE" else word for word in words]
     then = [] if "--page" in words else ["--then_page", str(page)]  # as the Makefile calls it
-    assert call(script, monkeypatch, *then, "--runs_dir", str(page.parent / "runs"), *own) == code
+    assert call(script, monkeypatch, *then, "--results", str(page.parent / "kept"), *own) == code
     shown = capsys.readouterr()
     assert said in " ".join((shown.out + shown.err).split())
     assert page.read_text() == "old page"
-    assert "old table" in script.README.read_text()
+    assert "old table" in pages.README.read_text()
 
 
 def test_the_page_follows_the_runs_and_holds_those_of_earlier_calls(
-    script: Any, page: Path, monkeypatch: pytest.MonkeyPatch
+    script: Any, pages: Any, page: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runs = page.parent / "runs"
-    make_run(runs, "sptch_shapes_16/s0")  # of another call
+    results = page.parent / "kept"
+    make_run(results, "sptch_shapes_16/s0")  # of another call
     works = True
 
     def train(run: Any) -> bool:
         if works and not run.finished:
-            folder = make_run(runs, f"{run.name}/{run.point}", settings={"point": run.point})
-            write_curves(folder / "curves.csv", [{"epoch": 1, "step": 1, "val/SumR": 1.0}])
+            make_kept(results, f"{run.name}/{run.point}", settings={"point": run.point})
         return bool(run.finished)
 
     monkeypatch.setattr(script, "train", train)
-    monkeypatch.setattr(script, "SHORT", "t2v/R@1")  # these runs have no probes
-    words = ["--then_page", str(page), "retrieval", "--runs_dir", str(runs), "--seeds", "-1", "--only"]
+    words = ["--then_page", str(page), "retrieval", "--results", str(results), "--seeds", "-1", "--only"]
     assert call(script, monkeypatch, *words, "xclip") == 0
     written = page.read_text()
     assert "| xclip" in written
     assert "| sptch" in written.split("## Hashing")[1]
-    assert "old table" not in script.README.read_text()
+    assert "old table" not in pages.README.read_text()
     works = False
     assert call(script, monkeypatch, *words, "drl") == 1
     assert page.read_text() == written
 
 
 def test_without_retrieval_the_table_of_the_readme_stays(
-    script: Any, page: Path, monkeypatch: pytest.MonkeyPatch
+    script: Any, pages: Any, page: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_run(page.parent / "runs", "sptch_shapes_16/s0")
-    assert call(script, monkeypatch, "--page", str(page), "--runs_dir", str(page.parent / "runs")) == 0
+    make_run(page.parent / "kept", "sptch_shapes_16/s0")
+    assert call(script, monkeypatch, "--page", str(page), "--results", str(page.parent / "kept")) == 0
     assert "sptch" in page.read_text()
-    assert "old table" in script.README.read_text()
+    assert "old table" in pages.README.read_text()
 
 
 def test_no_page_is_written_where_the_table_has_no_place(
-    script: Any, page: Path, capsys: pytest.CaptureFixture[str]
+    script: Any, pages: Any, page: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    make_run(page.parent / "runs", "zero_shot_shapes/s0")
-    script.README.write_text("no marks")
-    assert script.main(["--page", str(page), "--runs_dir", str(page.parent / "runs")]) == 1
+    make_run(page.parent / "kept", "zero_shot_shapes/s0")
+    pages.README.write_text("no marks")
+    assert script.main(["--page", str(page), "--results", str(page.parent / "kept")]) == 1
     assert "has no place for the table" in capsys.readouterr().err
     assert page.read_text() == "old page"
 
@@ -254,6 +394,6 @@ def test_parts_are_made_beside_their_whole_and_named_where_there_is_none(
 ) -> None:  # fmt: skip
     made: list[str] = []
     monkeypatch.setattr(script, "train", lambda run: made.append(run.point))
-    assert call(script, monkeypatch, "ablations", "--runs_dir", str(tmp_path), "--only", row) == 1
+    assert call(script, monkeypatch, "ablations", "--results", str(tmp_path), "--only", row) == 1
     assert made[:1] == ([first] if first else [])
     assert said in capsys.readouterr().out

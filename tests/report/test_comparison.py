@@ -119,6 +119,29 @@ def test_runs_that_are_not_plain_are_never_best_nor_compared(tmp_path: Path) -> 
         compare(find_runs([tmp_path]), baseline="c")
 
 
+def test_what_chance_reaches_is_not_the_best_of_a_probe(tmp_path: Path) -> None:
+    for name, order, size in (("a", 25.0, 20.0), ("b", 24.0, 40.0)):
+        folder = make_run(tmp_path, f"{name}/one")
+        content = json.loads((folder / "metrics.json").read_text())
+        content["metrics"] |= {"test/probe/order": order, "test/probe/size": size}
+        write_json(folder / "metrics.json", content)
+    comparison = compare(find_runs([tmp_path]))
+    assert comparison.blocks[0].best.items() >= {"probe/size": 40.0}.items()
+    assert "probe/order" not in comparison.blocks[0].best
+    assert "probes: minimal pairs told apart; chance is 25 %" in to_markdown(comparison)
+
+
+def test_the_legend_says_where_one_seed_was_compared(tmp_path: Path) -> None:
+    make_run(tmp_path, "a/one", seed=0)
+    make_run(tmp_path, "a/two", seed=1)
+    make_run(tmp_path, "b/one", seed=0, hits=BAD)
+    make_run(tmp_path, "b/two", seed=1, hits=BAD)
+    of_one = "of a row with one seed, the test does not cover the choice of seed"
+    assert of_one not in to_markdown(compare(find_runs([tmp_path]), baseline="a"))
+    make_run(tmp_path, "c/one", seed=0, hits=BAD)
+    assert of_one in to_markdown(compare(find_runs([tmp_path]), baseline="a"))
+
+
 def test_difference_from_the_baseline_against_an_obvious_loop(tmp_path: Path) -> None:
     """Two seeds against three: videos are resampled for both alike, the seeds of each by themselves."""
     base = [GOOD, [1] * 26 + [0] * 14, [1] * 34 + [0] * 6]

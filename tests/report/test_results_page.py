@@ -25,7 +25,7 @@ def test_it_says_how_it_and_its_runs_were_made(tmp_path: Path) -> None:
     }
     make_run(tmp_path, "good_shapes/a", git_commit="0123456789ab+", **made)
     make_run(tmp_path, "bad_shapes/b", 1, BAD)
-    page = to_results_page({"": compare(find_runs([tmp_path]))}, "tvr compare x", date(2026, 11, 27))
+    page = to_results_page(compare(find_runs([tmp_path])), "tvr compare x", date(2026, 11, 27))
     assert page.startswith("# Results\n\n`tvr compare x` wrote this page on 2026-11-27 from 2 run folders; ")
     assert page.index("\n### shapes") < page.index("## What the runs took")
     took = [

@@ -51,7 +51,7 @@ def main(words: Sequence[str]) -> int:
             return 0
         page = options.format == "markdown"
         command = shlex.join(["tvr", *words])
-        text = to_results_page({"": comparison}, command, date.today()) if page else FORMATS[options.format](comparison)
+        text = to_results_page(comparison, command, date.today()) if page else FORMATS[options.format](comparison)
         write_text(options.out, text)
         say(f"wrote {options.out}")
     return 0

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tvr_lightning.errors import ConfigError, nearest
-from tvr_lightning.names import LEAKY
+from tvr_lightning.names import LEAKY, PROBE
 from tvr_lightning.run.results import DIRECTIONS, LOWER_IS_BETTER, Run
 
 SHORT = ("R@1", "R@5", "R@10", "MdR")
@@ -76,7 +76,7 @@ def _usual(known: Sequence[str], full: bool) -> Iterator[str]:
     yield from (f"{d}/{n}" for d in DIRECTIONS for n in (LONG if full else SHORT))
     yield "SumR"
     yield from (f"hash/{d}/mAP" for d in DIRECTIONS)
-    yield from sorted(n for n in known if n.startswith("probe/"))
+    yield from sorted(n for n in known if n.startswith(PROBE))
     if full:
         yield from known
 

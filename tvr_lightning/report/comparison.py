@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tvr_lightning.errors import RunError, nearest
+from tvr_lightning.names import PROBE, PROBE_CHANCE
 from tvr_lightning.report.columns import Column, choose_columns
 from tvr_lightning.report.groups import Group, database_of, difference, group_runs
 from tvr_lightning.report.reported import Reported, reported_for
@@ -59,7 +60,8 @@ class Block:
         title: dataset, split and size.
         ranked: rows with plain figures.
         apart: the others; a subset of the test set among them.
-        best: by column key the best mean among `ranked`, where there are two or more.
+        best: by column key the best mean among `ranked`, where there are two or more; of probes where it is above
+            chance.
     """
 
     title: str
@@ -227,5 +229,7 @@ def _best(ranked: Sequence[Row], columns: Sequence[Column]) -> dict[str, float]:
     for column in (c for c in columns if c.sign and (len(databases) < 2 or not c.key.startswith("hash/"))):
         means = [found[0] for row in ranked if (found := row.group.summary(column.key))]
         if len(means) > 1:
-            best[column.key] = column.sign * max(column.sign * m for m in means)
+            value = column.sign * max(column.sign * m for m in means)
+            if not column.key.startswith(PROBE) or value > PROBE_CHANCE:
+                best[column.key] = value
     return best

@@ -11,7 +11,7 @@ from tvr_lightning.report.columns import Column
 from tvr_lightning.report.formats import markdown_row
 from tvr_lightning.report.reported import Reported
 from tvr_lightning.report.reproduction import Figure, ReproducedRow
-from tvr_lightning.report.results_page import took_lines
+from tvr_lightning.report.results_page import TITLE_OF_COSTS, took_lines
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -85,7 +85,7 @@ def to_page(found: Reproduction, on: date) -> str:
         out += [f"- {e.name}, {e.dataset} {e.split}, {e.encoder or 'any encoder'}: {e.source}" for e in found.without]
     groups = [row.group for row in found.rows if row.group is not None]
     if groups:
-        out += ["", "## What the runs took", "", *took_lines(groups)]
+        out += ["", f"## {TITLE_OF_COSTS}", "", *took_lines(groups)]
     return "\n".join(out) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""A page of results that is not typed by hand: a comparison in Markdown, with how the page and its runs came about."""
+"""Pages of results that are not typed by hand: comparisons in Markdown, with how they and their runs came about."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from tvr_lightning.report.comparison import Comparison
 from tvr_lightning.report.formats import markdown_row, to_markdown
 from tvr_lightning.report.groups import Group
 
+TITLE_OF_COSTS = "What the runs took"
 TOOK = (
     "run", "seed", "steps", "training, min", "whole run, min", "peak memory, MiB", "parameters trained", "device",
     "precision", "commit",
 )  # fmt: skip
 
 
-def to_results_page(sections: Mapping[str, Comparison], command: str, on: date, notes: Sequence[str] = ()) -> str:
-    """The page.
+def to_results_page(comparison: Comparison, command: str, on: date) -> str:
+    """The page of one comparison.
 
     Args:
-        sections: what it shows, by their titles; a single one needs none.
+        comparison: what it shows.
         command: that writes it again.
         on: the day.
-        notes: lines that stand after the tables.
     """
-    groups = [row.group for comparison in sections.values() for row in comparison.rows]
+    groups = [row.group for row in comparison.rows]
     runs = {run.path for group in groups for run in group.runs}
     count = "one run folder" if len(runs) == 1 else f"{len(runs)} run folders"
     out = [
@@ -35,17 +35,26 @@ def to_results_page(sections: Mapping[str, Comparison], command: str, on: date, 
         f"`{command}` wrote this page on {on.isoformat()} from {count}; nothing in it is typed by",
         "hand.",
         "",
-    ]
-    for title, comparison in sections.items():
-        out += [*([f"## {title}", ""] if title else ()), to_markdown(comparison)]
-    if notes:
-        out += ["## Choices", "", *(f"- {note}" for note in notes), ""]
-    out += [
-        "## What the runs took",
+        to_markdown(comparison),
+        f"## {TITLE_OF_COSTS}",
         "",
         *took_lines(groups),
     ]
     return "\n".join(out) + "\n"
+
+
+def to_section(title: str, comparison: Comparison, on: date, notes: Sequence[str] = ()) -> str:
+    """A part of a page that holds several comparisons.
+
+    Args:
+        title: of the section.
+        comparison: what it shows.
+        on: the day.
+        notes: lines that stand below the tables.
+    """
+    out = [f"## {title}", "", f"Written on {on.isoformat()}.", "", to_markdown(comparison)]
+    out += [*(f"- {note}" for note in notes), ""] if notes else []
+    return "\n".join([*out, f"### {TITLE_OF_COSTS}", "", *took_lines([row.group for row in comparison.rows])]) + "\n"
 
 
 def took_lines(groups: Sequence[Group]) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from tvr_lightning.names import PROBE, PROBE_CHANCE
 from tvr_lightning.report.columns import Column
 from tvr_lightning.report.comparison import Block, Comparison, Row
 from tvr_lightning.report.reported import Reported
@@ -81,6 +82,8 @@ def legend(comparison: Comparison) -> list[str]:
     lines = ["R@K, mAP and probes in percent; intervals: 95 % bootstrap over test videos"]
     if any(block.best for block in comparison.blocks):
         lines[0] += "; bold: best of its table"
+    if any(column.key.startswith(PROBE) for column in comparison.columns):
+        lines.append(f"probes: minimal pairs told apart; chance is {PROBE_CHANCE:g} %")
     if any(len(row.group.runs) > 1 for row in rows):
         lines.append("±: standard deviation over seeds; their intervals are of the mean over seeds")
     if baseline is not None:
@@ -88,10 +91,9 @@ def legend(comparison: Comparison) -> list[str]:
         lines.append(
             f"{UP} {DOWN}: better, worse than {baseline}: paired bootstrap over videos and seeds, 5 % a row (Holm)"
         )
-        lines.append(
-            f"tested: {', '.join(tested) or 'nothing'}; with one seed per row, the test does not cover the choice of "
-            "seed"
-        )
+        single = any(len(row.group.runs) == 1 for row in rows)
+        of_seed = "; of a row with one seed, the test does not cover the choice of seed" if single else ""
+        lines.append(f"tested: {', '.join(tested) or 'nothing'}{of_seed}")
         if comparison.full:
             lines.append(f"Δ: difference from {baseline}, with its 95 % interval")
     if any(row.reported for row in rows):

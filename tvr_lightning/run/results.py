@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tvr_lightning.config.options import WHERE_AND_HOW_OFTEN
 from tvr_lightning.data.stores.files import atomic_write
 from tvr_lightning.errors import RunError, nearest
-from tvr_lightning.names import CONFIG, HASH_BASELINES, LEAKY, METRICS, RANKS, RELEASED, UNTRAINED
+from tvr_lightning.names import CONFIG, HASH_BASELINES, LEAKY, METRICS, PROBE, PROBE_CHANCE, RANKS, RELEASED, UNTRAINED
 from tvr_lightning.run.reading import damaged, misfits, read_columns, read_json, read_settings
 from tvr_lightning.visible import encodable
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 DIRECTIONS = {"t2v": "text → video", "v2t": "video → text"}
 POST_PROCESSED = ("dsl/", "qb/", "sk/", "sk1/")  # what begins names of figures that see more than their pair
+# of `ranks.parquet`, those that runs are compared by; the others are for readers
+RANK_COLUMNS = ("direction", "query", "video", "greater", "tied_other", "tied_own", "average_precision")
 LOWER_IS_BETTER = ("MdR", "MnR")  # of all metrics these
 ATTENDED = "attended"  # what a method whose padding takes part says of itself
 NOT_SETTINGS = ("seed_everything", *WHERE_AND_HOW_OFTEN)  # in which two seeds of one setting may differ
@@ -105,8 +107,7 @@ def read_ranks(folder: Path) -> StoredRanks:
     from tvr_lightning.metrics.ranking import DirectionRanks, Ranks
 
     path = folder / RANKS
-    columns = ["direction", "query", "video", "greater", "tied_other", "tied_own", "average_precision"]
-    rows = read_columns(path, columns)
+    rows = read_columns(path, RANK_COLUMNS)
     videos_of = {
         d: {v for own, v in zip(rows["direction"], rows["video"], strict=True) if own == d} for d in DIRECTIONS
     }
@@ -118,7 +119,9 @@ def read_ranks(folder: Path) -> StoredRanks:
 
     def direction(name: str) -> DirectionRanks:
         own = [i for i in order if keys[i][0] == name]
-        greater, other, tied_own = (torch.tensor([rows[c][i] for i in own], dtype=torch.int64) for c in columns[3:6])
+        greater, other, tied_own = (
+            torch.tensor([rows[c][i] for i in own], dtype=torch.int64) for c in RANK_COLUMNS[3:6]
+        )
         precision = torch.tensor([rows["average_precision"][i] for i in own], dtype=torch.float64)
         videos = torch.tensor([video[keys[i][2]] for i in own], dtype=torch.int64)
         return DirectionRanks(greater, other, tied_own, precision, videos, torch.arange(len(own)))
@@ -358,8 +361,8 @@ def result_table(content: Mapping[str, Any]) -> Table:
             table.add_section()
     table.add_row(f"{leaky}SumR", figure(f"{prefix}SumR"), "")
     for name in metrics:
-        if name.startswith(f"{prefix}probe/"):
-            table.add_row(f"{leaky}probe {name.rpartition('/')[2]}", figure(name), "chance 25")
+        if name.startswith(f"{prefix}{PROBE}"):
+            table.add_row(f"{leaky}probe {name.rpartition('/')[2]}", figure(name), f"chance {PROBE_CHANCE:g}")
     if content.get("hashing"):
         table.add_section()
         table.caption = f"{table.caption}\n{hashing_line(content)}"

@@ -1,0 +1,181 @@
+"""The page of figures on shapes and README.md's table, of what the repository keeps of runs.
+
+The page has a section a table, and one for the parts of each method. A section is written anew where as many runs are
+kept as it was written from; otherwise it stays as it is, so that no figure is lost with the machine that made it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from plan import CRITERION, PROTOCOL, Row, Run, best_validation
+
+from tvr_lightning.commands.tables import compare_paths
+from tvr_lightning.data.stores.files import write_text
+from tvr_lightning.errors import TVRError
+from tvr_lightning.report.formats import to_markdown
+from tvr_lightning.report.results_page import TITLE_OF_COSTS, to_section
+from tvr_lightning.visible import say
+
+README = Path("README.md")
+BEGIN, END = "<!-- benchmarks/figures/protocol.py writes this table -->\n", "<!-- end of the table -->\n"
+SHORT, DROPPED = "t2v/R@1,v2t/R@1,SumR,probe/order,probe/size", ("mem GiB", "params M", "notes")
+TITLES = {"retrieval": "Retrieval", "hashing": "Hashing"}
+MISSING = "What is not trained"
+HEAD = """\
+# Results
+
+`{command}` wrote this page of the runs that `{results}` keeps; nothing in it is typed by hand. A section stays as it
+was written while fewer runs are kept than it shows.
+
+"""
+
+
+def write_results(protocol: Mapping[str, Any], rows: Sequence[Row], results: Path, file: Path) -> None:
+    """Writes the page and, where its section of retrieval is new, README.md's table.
+
+    Args:
+        protocol: what `protocol.yaml` says.
+        rows: of all tables.
+        results: where runs are kept.
+        file: of the page.
+
+    Raises:
+        TVRError: no run is kept, or README.md has no place for the table; nothing is written then.
+    """
+    written = _sections(protocol, rows)
+    if not written:
+        raise TVRError(f"no run of the protocol is kept in {results}; {file} stays as it is")
+    standing = _split(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    for title, text in standing.items():
+        if title in written and (fewer := _runs(text) - _runs(written[title])):
+            lost = ", ".join(f"{name} ({n})" for name, n in sorted(fewer.items()))
+            say(f"the section {title!r} stays as it is: it has runs that are not kept, {lost}")
+            del written[title]
+    if TITLES["retrieval"] in written:
+        _around_table(README)  # before the page is written: both are or neither
+    _write_page(rows, results, file, standing | written)
+    if TITLES["retrieval"] in written:
+        write_short_table(rows, README)
+    else:
+        say(f"the table of {README} stays as it is")
+
+
+def _sections(protocol: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, str]:
+    """By title: a section a table, and the parts of each method against the whole."""
+    sections, today = {}, date.today()
+    for table, title in TITLES.items():
+        own = [row for row in rows if row.table == table]
+        folders = [run.kept for row in own for run in chosen_runs(row)]
+        if folders:
+            baseline = protocol["baselines"][table]
+            known = any(folder.parent.name == baseline for folder in folders)
+            comparison = compare_paths(folders, Path(), baseline if known else None)
+            sections[title] = to_section(title, comparison, today, _notes(own))
+    for row in rows:
+        point = row.chosen() or 0
+        whole, parts = row.grid[point], [run for run in row.parts[point] if run.finished]
+        if parts and whole.finished:
+            comparison = compare_paths([whole.kept, *(run.kept for run in parts)], Path(), str(whole.kept))
+            untrained = [run.point for run in row.parts[point] if run not in parts]
+            notes = [f"Not trained: {', '.join(untrained)}."] if untrained else []
+            sections[_of_parts(row)] = to_section(_of_parts(row), comparison, today, notes)
+    return sections
+
+
+def _of_parts(row: Row) -> str:
+    return f"Without parts of {row.name}"
+
+
+def _notes(rows: Sequence[Row]) -> list[str]:
+    """What the validation split chose in a table, what of it nobody has trained yet, and what sets rows apart."""
+    begun = [row for row in rows if chosen_runs(row)]
+    seeds = {row.name: (len(chosen_runs(row)), 1 + len(row.seeds[row.chosen() or 0])) for row in begun}
+    missing = {
+        "Not trained": [row.name for row in rows if row not in begun],
+        "At the experiment's own settings, since the rest of their grids is not trained": [
+            row.name for row in begun if row.chosen() is None
+        ],
+        "Fewer seeds than the protocol has": [
+            f"{name} ({some} of {all_})" for name, (some, all_) in seeds.items() if some < all_
+        ],
+    }
+    return [
+        *(line for row in rows if (line := chosen_line(row))),
+        *(f"{what}: {', '.join(names)}." for what, names in missing.items() if names),
+        *(f"{row.name}: {row.note}." for row in begun if row.note),
+    ]
+
+
+def _write_page(rows: Sequence[Row], results: Path, file: Path, sections: Mapping[str, str]) -> None:
+    order = [*TITLES.values(), *map(_of_parts, rows)]
+    titles = [*(title for title in order if title in sections), *(title for title in sections if title not in order)]
+    text = HEAD.format(command=f"python benchmarks/figures/protocol.py --page {file}", results=results)
+    text += "\n".join(sections[title] for title in titles)
+    if without := [row.name for row in rows if row.parts[0] and _of_parts(row) not in sections]:
+        text += f"\n## {MISSING}\n\nWithout parts: {', '.join(without)}. `{PROTOCOL.name}` has them.\n"
+    write_text(file, text)
+    say(f"wrote {file}")
+
+
+def _split(page: str) -> dict[str, str]:
+    """The sections of a page by their titles, but for what says what is missing."""
+    sections = {}
+    for text in re.split(r"^(?=## )", page, flags=re.MULTILINE)[1:]:
+        title = text.partition("\n")[0].removeprefix("## ")
+        if title != MISSING:
+            sections[title] = text.rstrip("\n") + "\n"
+    return sections
+
+
+def _runs(section: str) -> Counter[str]:
+    """How many runs of which rows a section was written from: those whose costs it lists."""
+    costs = section.partition(f"### {TITLE_OF_COSTS}\n")[2]
+    names = re.findall(r"^\| ([^|]+)/[^|/]+ \|", costs, flags=re.MULTILINE)
+    return Counter(name.replace("\\", "") for name in names)
+
+
+def _around_table(file: Path) -> tuple[str, str]:
+    """What stands before and after the table in a file."""
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    before, begun, rest = text.partition(BEGIN)
+    _, ended, after = rest.partition(END)
+    if not begun or not ended:
+        raise TVRError(f"{file} has no place for the table: {BEGIN.strip()} ... {END.strip()}")
+    return before, after
+
+
+def write_short_table(rows: Sequence[Row], file: Path) -> None:
+    """Writes the table of retrieval between its marks in a file.
+
+    Raises:
+        TVRError: the file has no marks.
+    """
+    before, after = _around_table(file)
+    folders = [run.kept for row in rows if row.table == "retrieval" for run in chosen_runs(row)]
+    lines = to_markdown(compare_paths(folders, Path(), metrics=SHORT)).splitlines()
+    cells = [line.split("|")[1:-1] for line in lines if line.startswith("|")]
+    shown = [i for i, title in enumerate(cells[0]) if title.strip() not in DROPPED]
+    table = ["|".join(("", *(row[i] for i in shown), "")) for row in cells]
+    write_text(file, "".join((before, BEGIN, "\n", "\n".join(table), "\n\n", END, after)))
+    say(f"wrote the table of {file}")
+
+
+def chosen_runs(row: Row) -> list[Run]:
+    """The finished runs of a row's chosen point; of the first where the grid is not finished."""
+    point = row.chosen() or 0
+    return [run for run in (row.grid[point], *row.seeds[point]) if run.finished]
+
+
+def chosen_line(row: Row) -> str:
+    """What the validation split chose for a row; empty where there was no choice."""
+    point = row.chosen()
+    if point is None or len(row.grid) == 1:
+        return ""
+    seen = ", ".join(f"{run.point} {best_validation(run.kept):.1f}" for run in row.grid)
+    return f"{row.name}: {row.grid[point].point} by {CRITERION} ({seen})."
