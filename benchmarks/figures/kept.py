@@ -33,11 +33,10 @@ def keep(folder: Path, kept: Path) -> None:
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    if missing := [name for name in (CONFIG, METRICS, CURVES, RANKS, VALUES) if not (folder / name).is_file()]:
-        raise TVRError(f"{folder} has no {', '.join(missing)}: it cannot be kept; delete it to have it made again")
+    check_files(folder)
     kept.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(kept) as new:
-        for name in (CONFIG, CURVES):
+        for name in filter(lambda name: (folder / name).is_file(), (CONFIG, CURVES)):
             shutil.copyfile(folder / name, new / name)
         content = read_json(folder / METRICS, "delete the folder to have the run made again")
         write_json(new / METRICS, {name: value for name, value in content.items() if name != "checkpoint"})
@@ -47,6 +46,16 @@ def keep(folder: Path, kept: Path) -> None:
         values = values.filter(pc.or_(pc.starts_with(metric, PROBE), pc.ends_with(metric, MAP)))
         for table, name in ((ranks, RANKS), (values, VALUES)):
             pq.write_table(table, new / name, compression="zstd", compression_level=19)
+
+
+def check_files(folder: Path) -> None:
+    """Looks for what comparisons read; a run that trained nothing has no curves.
+
+    Raises:
+        TVRError: a file is missing, without which a page would show less and not say so.
+    """
+    if missing := [name for name in (CONFIG, METRICS, RANKS, VALUES) if not (folder / name).is_file()]:
+        raise TVRError(f"{folder} has no {', '.join(missing)}; delete the folder to have the run made again")
 
 
 def check_settings(words: Sequence[str], kept: Path) -> None:

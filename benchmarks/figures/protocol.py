@@ -25,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import yaml
-from kept import check_settings, keep
+from kept import check_files, check_settings, keep
 from pages import write_results
 from plan import MOST_POINTS, PROTOCOL, TABLES, Row, Run, rows_of
 
@@ -35,9 +35,12 @@ from tvr_lightning.visible import say
 
 
 def train(run: Run) -> bool:
-    """Makes a run that has no result; its output goes beside its folder. One that another process is making is left."""
-    run.folder.parent.mkdir(parents=True, exist_ok=True)
-    with (run.folder.parent / f"{run.point}.making").open("w") as making:
+    """Makes a run that has no result. One that another process is making is left.
+
+    Its lock, its output and what a killed run had begun lie elsewhere, so that beside runs lie only runs.
+    """
+    making_of(run).mkdir(parents=True, exist_ok=True)
+    with (making_of(run) / f"{run.point}.lock").open("w") as making:
         try:
             fcntl.flock(making, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -48,10 +51,15 @@ def train(run: Run) -> bool:
         return run.finished
 
 
+def making_of(run: Run) -> Path:
+    """Where the traces of a row's making lie."""
+    return run.folder.parents[1] / ".making" / run.name
+
+
 def _train(run: Run) -> bool:
     if run.folder.exists():  # killed before: what it began is of no use without its result
-        run.folder.rename(run.folder.with_name(f"{run.folder.name}.begun-{time.time_ns()}"))
-    log = run.folder.parent / f"{run.point}.log"
+        run.folder.rename(making_of(run) / f"{run.point}.begun-{time.time_ns()}")
+    log = making_of(run) / f"{run.point}.log"
     began = time.monotonic()
     with log.open("w") as out:
         code = subprocess.call(
@@ -153,14 +161,15 @@ def carry_out(parser: argparse.ArgumentParser, options: argparse.Namespace) -> i
 
 
 def check_kept(rows: Sequence[Row]) -> None:
-    """Compares the settings of the runs that are kept to those that the protocol has now.
+    """Looks whether the runs that are kept are whole and have the settings that the protocol has now.
 
     Raises:
-        TVRError: they differ.
+        TVRError: one is or has not.
     """
     for row in rows:
         for run in (*row.grid, *(run for runs in (*row.seeds, *row.parts) for run in runs)):
             if run.finished:
+                check_files(run.kept)
                 check_settings(run.words, run.kept)
 
 

@@ -97,12 +97,13 @@ def test_what_is_kept_is_not_made_again(script: Any, tmp_path: Path, monkeypatch
     assert script.train(run)
     assert not made
     other = a_run(script, tmp_path, "s1")
-    other.folder.mkdir()
+    other.folder.mkdir(parents=True)
     (other.folder / "config.yaml").touch()  # begun, and killed
     assert not script.train(other)
     assert len(made) == 1
     assert not other.folder.exists()
-    assert len([p for p in other.folder.parent.iterdir() if ".begun-" in p.name]) == 1
+    assert not [*other.folder.parent.iterdir()]
+    assert len([*script.making_of(other).glob("s1.begun-*")]) == 1
 
 
 def test_what_is_finished_and_not_kept_is_kept(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +121,7 @@ def test_a_run_that_another_process_makes_is_left_alone(
     answers = []
 
     def meanwhile(*_: Any, **__: Any) -> int:
-        run.folder.mkdir()
+        run.folder.mkdir(parents=True)
         answers.append(script.train(run))  # another process comes by
         return 0
 
@@ -166,13 +167,24 @@ def test_of_a_run_what_comparisons_read_is_kept(script: Any, tmp_path: Path) -> 
         assert compare_paths(paths, Path()).rows[0].group.summary("t2v/R@1") == (75.0, None), title
 
 
-@pytest.mark.parametrize("name", ["config.yaml", "curves.csv", "ranks.parquet", "values.parquet"])
-def test_a_run_that_lacks_a_file_is_not_kept(script: Any, tmp_path: Path, name: str) -> None:
-    folder = finished_run(tmp_path / "a_shapes")
+@pytest.mark.parametrize("name", ["config.yaml", "ranks.parquet", "values.parquet"])
+def test_a_run_that_lacks_a_file_is_not_kept_nor_shown(
+    script: Any, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = finished_run(tmp_path / "zero_shot_shapes")
     (folder / name).unlink()
-    with pytest.raises(TVRError, match=f"has no {name}: it cannot be kept"):
+    with pytest.raises(TVRError, match=f"has no {name}; delete the folder"):
         script.keep(folder, tmp_path / "kept" / "s0")
     assert not (tmp_path / "kept").exists()
+    assert script.main(["--page", str(tmp_path / "page.md"), "--results", str(tmp_path)]) == 1
+    assert f"{folder} has no {name}; delete the folder" in capsys.readouterr().err
+
+
+def test_a_run_that_trained_nothing_has_no_curves(script: Any, tmp_path: Path) -> None:
+    folder = finished_run(tmp_path / "zero_shot_shapes")
+    (folder / "curves.csv").unlink()
+    script.keep(folder, tmp_path / "kept" / "s0")
+    assert (tmp_path / "kept" / "s0" / "ranks.parquet").is_file()
 
 
 def test_nothing_is_written_of_runs_with_other_settings(
@@ -180,7 +192,7 @@ def test_nothing_is_written_of_runs_with_other_settings(
 ) -> None:
     protocol = yaml.safe_load(script.PROTOCOL.read_text())
     row = next(row for row in script.rows_of(protocol, Path("runs"), tmp_path) if row.name == "zero_shot_shapes")
-    kept = make_kept(tmp_path, "zero_shot_shapes/s0")
+    kept = finished_run(tmp_path / "zero_shot_shapes")
     (kept / "config.yaml").write_text(yaml.safe_dump(read_arguments([*row.grid[0].words, "--data.num_frames=3"])[0]))
     assert script.main(["--page", str(tmp_path / "page.md"), "--results", str(tmp_path)]) == 1
     assert f"{kept} was made with other settings: data.num_frames was 3 and is 6 now" in capsys.readouterr().err
@@ -239,7 +251,7 @@ def page(script: Any, pages: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """A page and a README.md that figures already stand in, and the only ones that a call could write."""
     monkeypatch.setattr(pages, "README", tmp_path / "README.md")
     monkeypatch.setattr(pages, "SHORT", "t2v/R@1")  # the runs below have few probes
-    monkeypatch.setattr(script, "check_settings", lambda *_: None)  # nor settings of their own
+    monkeypatch.setattr(script, "check_kept", lambda *_: None)  # nor all files, nor settings of their own
     (tmp_path / "README.md").write_text(f"{pages.BEGIN}old table\n{pages.END}")
     (tmp_path / "page.md").write_text("old page")
     return tmp_path / "page.md"

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tvr_lightning.encoders.kept import keep_encoders
-from tvr_lightning.errors import CheckpointError, ConfigError
+from tvr_lightning.errors import CheckpointError, ConfigError, DataError
 from tvr_lightning.methods.agch import AGCH
 from tvr_lightning.methods.cirh import CIRH
 from tvr_lightning.methods.cmfh import CMFH
@@ -321,6 +321,13 @@ def test_bad_settings(kind: Any, settings: dict[str, Any], message: str) -> None
         build(kind, **settings)
 
 
+def fit(model: Any, data: Data) -> None:
+    Trainer(
+        accelerator="cpu", max_epochs=2, logger=False, enable_progress_bar=False, enable_checkpointing=False,
+        enable_model_summary=False, limit_val_batches=0, use_distributed_sampler=False, num_sanity_val_steps=0,
+    ).fit(model, data)  # fmt: skip
+
+
 @pytest.mark.parametrize("kind", [DJSRH, JDSH, AGCH, CIRH, CMFH])
 def test_features_are_centred_by_the_training_set(kind: Any) -> None:
     """Frozen features have much in common: similarities are of what is left."""
@@ -328,10 +335,7 @@ def test_features_are_centred_by_the_training_set(kind: Any) -> None:
     taken: list[tuple[Tensor, Tensor]] = []
     learn_from = model.learn_from
     model.learn_from = lambda video, text, row: (taken.append((video, text)), learn_from(video, text, row))
-    Trainer(
-        accelerator="cpu", max_epochs=2, logger=False, enable_progress_bar=False, enable_checkpointing=False,
-        enable_model_summary=False, limit_val_batches=0, use_distributed_sampler=False, num_sanity_val_steps=0,
-    ).fit(model, Data())  # fmt: skip
+    fit(model, Data())
     with torch.no_grad():
         videos, texts = model.video_source(videos_of(VIDEOS)), model.text_source(texts_of(VIDEOS))
         torch.testing.assert_close(model.video_mean, videos.mean(0))
@@ -340,6 +344,55 @@ def test_features_are_centred_by_the_training_set(kind: Any) -> None:
         torch.testing.assert_close(model.encode_video(videos_of(VIDEOS)).source, videos - videos.mean(0))
         torch.testing.assert_close(model.encode_text(texts_of(VIDEOS)).source, texts - texts.mean(0))
     assert {"video_mean", "text_mean"} <= {*model.state_dict()}
+
+
+class Talkative(Data):
+    """Of one video there are several captions, of others none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.splits["train"].caption_video = (torch.arange(VIDEOS) - 3).clamp(min=0)
+
+
+@pytest.mark.parametrize("kind", [DJSRH, CMFH])
+def test_a_video_of_many_captions_counts_once(kind: Any) -> None:
+    model = build(kind).float()
+    fit(model, Talkative())
+    with torch.no_grad():
+        videos, texts = model.video_source(videos_of(VIDEOS)), model.text_source(texts_of(VIDEOS))
+    each = torch.stack([texts[:4].mean(0), *texts[4:]])
+    torch.testing.assert_close(model.text_mean, each.mean(0))
+    torch.testing.assert_close(model.video_mean, videos[: len(each)].mean(0))  # the others have no caption
+    assert not torch.allclose(model.text_mean, texts.mean(0))
+
+
+@pytest.mark.parametrize("kind", [JDSH, CMFH, STMH])
+@pytest.mark.parametrize(
+    ("source", "rows", "named"),
+    [
+        ("video_source", [7, 9], "of the video of video7, video9 are"),
+        ("text_source", [5], "of the captions of video5 are"),
+    ],
+)
+def test_features_that_are_not_finite_are_named_before_anything_is_learned(
+    kind: Any, source: str, rows: list[int], named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build(kind).float()
+    whole, seen = getattr(model, source), 0
+
+    def broken(items: Any) -> Tensor:
+        nonlocal seen
+        features: Tensor = whole(items).clone()
+        for row in rows:
+            if seen <= row < seen + len(features):
+                features[row - seen, 0] = math.nan
+        seen += len(features)
+        return features
+
+    monkeypatch.setattr(model, source, broken)
+    monkeypatch.setattr(model, "learn_from", lambda *_: pytest.fail("it has learned from NaN"))
+    with pytest.raises(DataError, match=f"the frozen features {named} not finite"):
+        fit(model, Data())
 
 
 @pytest.mark.parametrize("kind", [DJSRH, JDSH, AGCH, CIRH])

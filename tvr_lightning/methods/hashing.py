@@ -7,7 +7,7 @@ come from frozen encoders, so they are computed once.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from tvr_lightning.data.annotations.base import TRAIN
 from tvr_lightning.data.frozen import Frozen
 from tvr_lightning.encoders.base import FrameEncoder, TextEncoder, frame_features
-from tvr_lightning.errors import ConfigError
+from tvr_lightning.errors import ConfigError, DataError, few
 from tvr_lightning.evaluation.encoding import encode_items
 from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.nn.masked import masked_mean
@@ -104,7 +104,8 @@ class TrainingSetHashing(HashingModule[CodesT]):
         """Shows the method the training set: the same in a resumed run, because the encoders are frozen.
 
         Raises:
-            DataError: no video or no caption of the training set can be encoded.
+            DataError: no video or no caption of the training set can be encoded, or the features of some are not
+                finite.
         """
         self.seed = self.datamodule.seed
         split = self.datamodule.splits[TRAIN]
@@ -117,6 +118,8 @@ class TrainingSetHashing(HashingModule[CodesT]):
         )
         videos, has_video = _per_video(video.features, video_ids, len(split.records))
         texts, has_text = _per_video(text.features, split.caption_video[caption_ids], len(split.records))
+        for of, features in (("video", videos), ("captions", texts)):
+            _require_finite(features, of, [record.video_id for record in split.records])
         known = has_video & has_text
         videos, texts = videos[known], texts[known]
         if self.centred:
@@ -244,3 +247,13 @@ def _per_video(features: Tensor, place: Tensor, count: int) -> tuple[Tensor, Ten
     total = torch.zeros(count, features.shape[1]).index_add_(0, place, features.cpu())
     seen = torch.bincount(place, minlength=count)
     return total / seen.clamp(min=1)[:, None], seen > 0
+
+
+def _require_finite(features: Tensor, of: str, names: Sequence[str]) -> None:
+    broken = (~features.isfinite().all(1)).nonzero()[:, 0].tolist()
+    if broken:
+        raise DataError(
+            f"the frozen features of the {of} of {few([names[i] for i in broken])} are not finite, and the method "
+            "learns from those of the whole training set. Look at what data.frame_features names, or at the encoder's "
+            "weights."
+        )
