@@ -17,7 +17,7 @@ from plan import CRITERION, PROTOCOL, Row, Run, best_validation
 
 from tvr_lightning.commands.tables import compare_paths
 from tvr_lightning.data.stores.files import write_text
-from tvr_lightning.errors import TVRError
+from tvr_lightning.errors import TVRError, few
 from tvr_lightning.report.formats import to_markdown
 from tvr_lightning.report.results_page import TITLE_OF_COSTS, to_section
 from tvr_lightning.visible import say
@@ -31,7 +31,8 @@ HEAD = """\
 # Results
 
 `{command}` wrote this page of the runs that `{results}` keeps; nothing in it is typed by hand. A section stays as it
-was written while fewer runs are kept than it shows.
+was written while fewer runs are kept than it shows. Minutes are of runs two at a time on two cores, some beside other
+work.
 
 """
 
@@ -54,7 +55,7 @@ def write_results(protocol: Mapping[str, Any], rows: Sequence[Row], results: Pat
     standing = _split(file.read_text(encoding="utf-8")) if file.is_file() else {}
     for title, text in standing.items():
         if title in written and (fewer := _runs(text) - _runs(written[title])):
-            lost = ", ".join(f"{name} ({n})" for name, n in sorted(fewer.items()))
+            lost = few(f"{name} ({n})" for name, n in sorted(fewer.items()))
             say(f"the section {title!r} stays as it is: it has runs that are not kept, {lost}")
             del written[title]
     if TITLES["retrieval"] in written:

@@ -88,7 +88,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--points", type=_from_one, default=MOST_POINTS, help="of each grid at most: 1 for a first look"
     )
-    parser.add_argument("--seeds", type=int, nargs="+", help="these instead of the file's; -1 for the first alone")
+    parser.add_argument("--seeds", type=int, nargs="+", help="of the file's seeds these; -1: the first alone")
     parser.add_argument("--runs_dir", type=Path, default=Path("runs/protocol"), help="where runs are trained")
     parser.add_argument(
         "--results", type=Path, default=Path("benchmarks/results/shapes"), help="where what pages read is kept of them"
@@ -121,6 +121,9 @@ def carry_out(parser: argparse.ArgumentParser, options: argparse.Namespace) -> i
     if without := [name for name in options.only if not any(row.name.startswith(name) for row in rows)]:
         known = ", ".join(row.name for row in rows)
         parser.error(f"--only: no row's name begins with {', '.join(without)}; there are {known}")
+    if unknown := {str(seed) for seed in options.seeds or ()} - {"-1", *map(str, protocol["seeds"])}:
+        known = ", ".join(map(str, protocol["seeds"]))
+        parser.error(f"--seeds: {PROTOCOL.name} has no seed {', '.join(sorted(unknown))}; there are {known}")
     if options.page and options.dry_run:
         parser.error("--page writes, --dry_run writes nothing: leave one out")
     if options.page and (options.only or options.points != MOST_POINTS):

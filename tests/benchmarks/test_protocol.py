@@ -334,6 +334,7 @@ def test_a_section_of_more_runs_than_are_kept_stays(
         (["--only", "xklip"], 2, "no row's name begins with xklip; there are clip4clip_meanp_shapes, "),
         (["--jobs", "0"], 2, "argument --jobs: 0 is less than 1"),
         (["--points", "0"], 2, "argument --points: 0 is less than 1"),
+        (["--seeds", "0", "5"], 2, "protocol.yaml has no seed 5; there are 0, 1, 2"),
     ],
 )  # fmt: skip
 def test_what_trains_nothing_leaves_the_pages_as_they_are(

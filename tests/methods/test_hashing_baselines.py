@@ -366,12 +366,12 @@ def test_a_video_of_many_captions_counts_once(kind: Any) -> None:
     assert not torch.allclose(model.text_mean, texts.mean(0))
 
 
-@pytest.mark.parametrize("kind", [JDSH, CMFH, STMH])
 @pytest.mark.parametrize(
-    ("source", "rows", "named"),
+    ("kind", "source", "rows", "named"),
     [
-        ("video_source", [7, 9], "of the video of video7, video9 are"),
-        ("text_source", [5], "of the captions of video5 are"),
+        (JDSH, "video_source", [7, 9], "of the video of video7, video9 are"),
+        (CMFH, "text_source", [5], "of the captions of video5 are"),
+        (STMH, "video_source", [VIDEOS - 1], f"of the video of video{VIDEOS - 1} are"),
     ],
 )
 def test_features_that_are_not_finite_are_named_before_anything_is_learned(

@@ -13,8 +13,8 @@ from tvr_lightning.report.groups import Group
 
 TITLE_OF_COSTS = "What the runs took"
 TOOK = (
-    "run", "seed", "steps", "training, min", "whole run, min", "peak memory, MiB", "parameters trained", "device",
-    "precision", "commit",
+    "run", "seed", "step of the weights", "training, min", "whole run, min", "peak memory, MiB", "parameters trained",
+    "device", "precision", "commit",
 )  # fmt: skip
 
 
