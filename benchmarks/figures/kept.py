@@ -7,38 +7,49 @@ the metrics, the validation curve, and the ranks and values of each query, by wh
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from tvr_lightning.config.arguments import read_arguments
 from tvr_lightning.config.layers import flat
 from tvr_lightning.config.options import WHERE_AND_HOW_OFTEN
 from tvr_lightning.data.stores.files import atomic_folder, write_json
-from tvr_lightning.errors import TVRError
+from tvr_lightning.errors import RunError, TVRError
 from tvr_lightning.names import CONFIG, METRICS, PROBE, RANKS, VALUES
 from tvr_lightning.run.curves import CURVES
-from tvr_lightning.run.reading import read_json, read_settings
-from tvr_lightning.run.results import RANK_COLUMNS
+from tvr_lightning.run.query_values import read_values
+from tvr_lightning.run.reading import read_settings
+from tvr_lightning.run.results import RANK_COLUMNS, read_ranks, read_run
 
+OF_ONE_RUN = ("--seed_everything=", "--run_id=")  # begins the words in which seeds of one setting differ
 MAP = "/mAP"  # ends the names of the figures of codes that comparisons test
+
+
+class OtherSettingsError(TVRError):
+    """A run was made with other settings than it would be made with now."""
 
 
 def keep(folder: Path, kept: Path) -> None:
     """Copies of a finished run what comparisons read.
 
     Raises:
-        TVRError: the run lacks a file, or the copy cannot be written.
+        TVRError: something of the run is missing or damaged, or the copy cannot be written.
     """
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     check_files(folder)
+    if kept.exists():
+        raise TVRError(f"{kept} has no {METRICS}; {_again(kept)}")
     kept.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(kept) as new:
         for name in filter(lambda name: (folder / name).is_file(), (CONFIG, CURVES)):
             shutil.copyfile(folder / name, new / name)
-        content = read_json(folder / METRICS, "delete the folder to have the run made again")
+        content = read_run(folder).content
         write_json(new / METRICS, {name: value for name, value in content.items() if name != "checkpoint"})
         ranks = pq.read_table(folder / RANKS, columns=list(RANK_COLUMNS))
         values = pq.read_table(folder / VALUES)
@@ -49,30 +60,49 @@ def keep(folder: Path, kept: Path) -> None:
 
 
 def check_files(folder: Path) -> None:
-    """Looks for what comparisons read; a run that trained nothing has no curves.
+    """Reads what comparisons read; a run that trained nothing has no curves.
 
     Raises:
-        TVRError: a file is missing, without which a page would show less and not say so.
+        TVRError: a file is missing or damaged, without which a page would show less and not say so.
     """
     if missing := [name for name in (CONFIG, METRICS, RANKS, VALUES) if not (folder / name).is_file()]:
-        raise TVRError(f"{folder} has no {', '.join(missing)}; delete the folder to have the run made again")
+        raise TVRError(f"{folder} has no {', '.join(missing)}; {_again(folder)}")
+    try:
+        for read in (read_run, read_ranks, read_values):
+            read(folder)
+    except RunError as error:
+        raise TVRError(f"{error}. Here: {_again(folder)}") from None
 
 
-def check_settings(words: Sequence[str], kept: Path) -> None:
-    """Compares what a run was made with to what `tvr fit` would make it with now.
+def check_settings(words: Sequence[str], folder: Path) -> None:
+    """Compares all settings of a run to those that `tvr fit` would make it with now, defaults among them.
 
     Raises:
-        TVRError: they differ, so that its figures would stand for settings that it did not have.
+        OtherSettingsError: they differ, so that its figures would stand for settings that it did not have.
     """
-    now, then = _settings(read_arguments(words)[0]), _settings(read_settings(kept / CONFIG))
-    for name, value in now.items():
-        if name not in then or then[name] != value:
-            was = then.get(name, "not there")
-            raise TVRError(
-                f"{kept} was made with other settings: {name} was {was!r} and is {value!r} now; delete the folder to "
-                "have the run made again"
-            )
+    own = dict(word.removeprefix("--").split("=", 1) for word in words if word.startswith(OF_ONE_RUN))
+    now = _resolved(tuple(word for word in words if not word.startswith(OF_ONE_RUN)))
+    now = now | {name: yaml.safe_load(value) for name, value in own.items() if name not in WHERE_AND_HOW_OFTEN}
+    then = _settings(read_settings(folder / CONFIG))
+    nothing = object()
+    for name in sorted({*now, *then}, key=str):
+        was, is_now = then.get(name, nothing), now.get(name, nothing)
+        if was != is_now:
+            change = f"{'not there' if was is nothing else repr(was)} and is "
+            change += "not there any more" if is_now is nothing else f"{is_now!r} now"
+            raise OtherSettingsError(f"{folder} was made with other settings: {name} was {change}; {_again(folder)}")
 
 
-def _settings(config: Any) -> dict[str, Any]:
+@cache
+def _resolved(words: tuple[str, ...]) -> dict[str, Any]:
+    from tvr_lightning.run.build import build_cli, resolved_config
+
+    return _settings(resolved_config(build_cli(read_arguments(words)[0])))
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     return flat({name: value for name, value in config.items() if name not in WHERE_AND_HOW_OFTEN})
+
+
+def _again(folder: Path) -> str:
+    return f"delete {folder} to have the run made again"

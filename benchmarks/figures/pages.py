@@ -1,7 +1,7 @@
 """The page of figures on shapes and README.md's table, of what the repository keeps of runs.
 
-The page has a section a table, and one for the parts of each method. A section is written anew where as many runs are
-kept as it was written from; otherwise it stays as it is, so that no figure is lost with the machine that made it.
+The page has a section a table, and one for the parts of each method. A section is written anew where all runs are kept
+that it shows; otherwise it stays as it is, so that no figure is lost with the machine that made it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from plan import CRITERION, PROTOCOL, Row, Run, best_validation
 from tvr_lightning.commands.tables import compare_paths
 from tvr_lightning.data.stores.files import write_text
 from tvr_lightning.errors import TVRError, few
+from tvr_lightning.names import METRICS
 from tvr_lightning.report.formats import to_markdown
 from tvr_lightning.report.results_page import TITLE_OF_COSTS, to_section
 from tvr_lightning.visible import say
@@ -31,7 +32,7 @@ HEAD = """\
 # Results
 
 `{command}` wrote this page of the runs that `{results}` keeps; nothing in it is typed by hand. A section stays as it
-was written while fewer runs are kept than it shows. Minutes are of runs two at a time on two cores, some beside other
+was written while runs that it shows are not kept. Minutes are of runs two at a time on two cores, some beside other
 work.
 
 """
@@ -47,24 +48,36 @@ def write_results(protocol: Mapping[str, Any], rows: Sequence[Row], results: Pat
         file: of the page.
 
     Raises:
-        TVRError: no run is kept, or README.md has no place for the table; nothing is written then.
+        TVRError: no run is kept, or a file cannot be written; nothing is written then.
     """
+    check_pages(file)  # both are written or neither
     written = _sections(protocol, rows)
     if not written:
         raise TVRError(f"no run of the protocol is kept in {results}; {file} stays as it is")
-    standing = _split(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    kept = {f"{path.parents[1].name}/{path.parent.name}" for path in results.glob(f"*/*/{METRICS}")}
+    standing = _split(_read(file)) if file.is_file() else {}
     for title, text in standing.items():
-        if title in written and (fewer := _runs(text) - _runs(written[title])):
-            lost = few(f"{name} ({n})" for name, n in sorted(fewer.items()))
-            say(f"the section {title!r} stays as it is: it has runs that are not kept, {lost}")
+        if title in written and (lost := _runs(text) - kept):
+            say(f"the section {title!r} stays as it is: it shows runs that are not kept, {few(sorted(lost))}")
             del written[title]
-    if TITLES["retrieval"] in written:
-        _around_table(README)  # before the page is written: both are or neither
     _write_page(rows, results, file, standing | written)
-    if TITLES["retrieval"] in written:
-        write_short_table(rows, README)
-    else:
+    if TITLES["retrieval"] not in written:
         say(f"the table of {README} stays as it is")
+    elif lost := _rows_of_table(_around_table(README)[1]) - _rows_of_kept(kept):
+        say(f"the table of {README} stays as it is: it shows runs that are not kept, {few(sorted(lost))}")
+    else:
+        write_short_table(rows, README)
+
+
+def check_pages(file: Path) -> None:
+    """Looks whether a page and README.md's table can be written.
+
+    Raises:
+        TVRError: README.md has no place for the table, or a file is not UTF-8.
+    """
+    _around_table(README)
+    if file.is_file():
+        _read(file)
 
 
 def _sections(protocol: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, str]:
@@ -134,21 +147,41 @@ def _split(page: str) -> dict[str, str]:
     return sections
 
 
-def _runs(section: str) -> Counter[str]:
-    """How many runs of which rows a section was written from: those whose costs it lists."""
-    costs = section.partition(f"### {TITLE_OF_COSTS}\n")[2]
-    names = re.findall(r"^\| ([^|]+)/[^|/]+ \|", costs, flags=re.MULTILINE)
-    return Counter(name.replace("\\", "") for name in names)
+def _runs(section: str) -> set[str]:
+    """The runs that a section was written from, those whose costs it lists: `row/point`."""
+    return {name for name in _first_cells(section.partition(f"### {TITLE_OF_COSTS}\n")[2]) if "/" in name}
 
 
-def _around_table(file: Path) -> tuple[str, str]:
-    """What stands before and after the table in a file."""
-    text = file.read_text(encoding="utf-8") if file.is_file() else ""
-    before, begun, rest = text.partition(BEGIN)
-    _, ended, after = rest.partition(END)
+def _rows_of_table(table: str) -> set[str]:
+    """What README.md's table was written from: runs, `row/point`, and rows of several seeds, `row x3`."""
+    return {name for name in _first_cells(table) if "/" in name or re.search(r" x\d+$", name)}
+
+
+def _rows_of_kept(kept: set[str]) -> set[str]:
+    """Whatever can be written of runs: each, and of each row any number of seeds up to how many of a point are kept."""
+    points = Counter(re.sub(r"s\d+$", "", name) for name in kept if re.search(r"[/-]s\d+$", name))
+    several = {f"{point.partition('/')[0]} x{seeds}" for point, n in points.items() for seeds in range(2, n + 1)}
+    return kept | several
+
+
+def _first_cells(table: str) -> list[str]:
+    return [cell.replace("\\", "").strip() for cell in re.findall(r"^\|([^|]+)\|", table, flags=re.MULTILINE)]
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise TVRError(f"{file} is not UTF-8 (byte {error.start}): it was not written here") from None
+
+
+def _around_table(file: Path) -> tuple[str, str, str]:
+    """What stands before the table in a file, the table, and what stands after it."""
+    before, begun, rest = (_read(file) if file.is_file() else "").partition(BEGIN)
+    table, ended, after = rest.partition(END)
     if not begun or not ended:
         raise TVRError(f"{file} has no place for the table: {BEGIN.strip()} ... {END.strip()}")
-    return before, after
+    return before, table, after
 
 
 def write_short_table(rows: Sequence[Row], file: Path) -> None:
@@ -157,7 +190,7 @@ def write_short_table(rows: Sequence[Row], file: Path) -> None:
     Raises:
         TVRError: the file has no marks.
     """
-    before, after = _around_table(file)
+    before, _, after = _around_table(file)
     folders = [run.kept for row in rows if row.table == "retrieval" for run in chosen_runs(row)]
     lines = to_markdown(compare_paths(folders, Path(), metrics=SHORT)).splitlines()
     cells = [line.split("|")[1:-1] for line in lines if line.startswith("|")]

@@ -23,10 +23,11 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TextIO
 
 import yaml
-from kept import check_files, check_settings, keep
-from pages import write_results
+from kept import OtherSettingsError, check_files, check_settings, keep
+from pages import check_pages, write_results
 from plan import MOST_POINTS, PROTOCOL, TABLES, Row, Run, rows_of
 
 from tvr_lightning.errors import TVRError
@@ -46,8 +47,11 @@ def train(run: Run) -> bool:
         except BlockingIOError:
             say(f"{run.name} {run.point}: another process is making it", flush=True)
             return False
-        if not run.finished and ((run.folder / METRICS).is_file() or _train(run)):
-            keep(run.folder, run.kept)
+        try:
+            if not run.finished and (_is_made(run) or _train(run, making)):
+                keep(run.folder, run.kept)
+        except TVRError as error:
+            say(f"{run.name} {run.point}: {error}", flush=True)
         return run.finished
 
 
@@ -56,7 +60,19 @@ def making_of(run: Run) -> Path:
     return run.folder.parents[1] / ".making" / run.name
 
 
-def _train(run: Run) -> bool:
+def _is_made(run: Run) -> bool:
+    """Whether a run has its result and only has to be kept; one of other settings is none."""
+    if not (run.folder / METRICS).is_file():
+        return False
+    try:
+        check_settings(run.words, run.folder)
+    except OtherSettingsError as error:
+        say(f"{run.name} {run.point}: {error}; it is put aside and made again", flush=True)
+        return False
+    return True
+
+
+def _train(run: Run, making: TextIO) -> bool:
     if run.folder.exists():  # killed before: what it began is of no use without its result
         run.folder.rename(making_of(run) / f"{run.point}.begun-{time.time_ns()}")
     log = making_of(run) / f"{run.point}.log"
@@ -64,7 +80,7 @@ def _train(run: Run) -> bool:
     with log.open("w") as out:
         code = subprocess.call(
             [sys.executable, "-m", "tvr_lightning", "fit", *run.words], stdout=out, stderr=out,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "OMP_NUM_THREADS": "1"}, pass_fds=[making.fileno()],  # who lives on holds the lock
         )  # fmt: skip
     took, tested = f"{(time.monotonic() - began) / 60:.1f} min", (run.folder / METRICS).is_file()
     say(
@@ -97,7 +113,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--page", type=Path, metavar="FILE", help="train nothing; write the page of what is kept there")
     parser.add_argument("--then_page", type=Path, metavar="FILE", help="write it there once every run has its result")
     parser.add_argument(
-        "--dry_run", action="store_true", help="print the commands of the grids; train and write nothing"
+        "--dry_run", action="store_true", help="print the commands of grids and parts; train and write nothing"
     )
     options = parser.parse_args(words)
     try:
@@ -135,9 +151,14 @@ def carry_out(parser: argparse.ArgumentParser, options: argparse.Namespace) -> i
         return 0
     tables = [row for row in rows if row.table in options.tables]
     grids = [run for row in tables for run in row.grid]
+    ablated = [row for row in rows if "ablations" in options.tables and row.parts[0]]
     if options.dry_run:
-        say("\n".join(f"{'# finished: ' if run.finished else ''}tvr fit {shlex.join(run.words)}" for run in grids))
+        points = [(row, row.chosen() or 0) for row in ablated]
+        planned = [*grids, *(run for row, point in points for run in (row.grid[point], *row.parts[point]))]
+        say("\n".join(f"{'# finished: ' if run.finished else ''}tvr fit {shlex.join(run.words)}" for run in planned))
         return 0
+    if options.then_page:
+        check_pages(options.then_page)  # before hours of training
     with ThreadPoolExecutor(options.jobs) as pool:
         list(pool.map(train, grids))
         seeds = [
@@ -145,7 +166,6 @@ def carry_out(parser: argparse.ArgumentParser, options: argparse.Namespace) -> i
             if options.seeds is None or any(run.point.endswith(f"s{seed}") for seed in options.seeds)
         ]  # fmt: skip
         list(pool.map(train, seeds))
-        ablated = [row for row in rows if "ablations" in options.tables and row.parts[0]]
         # a part is of use beside the whole
         wholes = [row.grid[point] for row in ablated if (point := row.chosen()) is not None]
         list(pool.map(train, wholes))

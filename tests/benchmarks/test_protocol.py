@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ import yaml
 from tvr_lightning.commands.tables import compare_paths
 from tvr_lightning.config.arguments import read_arguments
 from tvr_lightning.errors import TVRError
+from tvr_lightning.run.build import build_cli, dump_config, resolved_config
 from tvr_lightning.run.curves import write_curves
 from tvr_lightning.run.query_values import read_values
 from tvr_lightning.run.results import read_ranks
@@ -49,8 +53,11 @@ def make_kept(results: Path, name: str, **changes: Any) -> Path:
     return folder
 
 
+WORDS = ("--config=experiments/clip_zero_shot_shapes.yaml", "--seed_everything=0", "--run_id=s0")
+
+
 def a_run(script: Any, folder: Path, point: str = "s0") -> Any:
-    return script.Run("a_shapes", point, ("--config=x",), folder / "runs" / "a_shapes" / point, folder / "kept" / point)
+    return script.Run("a_shapes", point, WORDS, folder / "runs" / "a_shapes" / point, folder / "kept" / point)
 
 
 @pytest.mark.slow
@@ -109,9 +116,57 @@ def test_what_is_kept_is_not_made_again(script: Any, tmp_path: Path, monkeypatch
 def test_what_is_finished_and_not_kept_is_kept(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(script.subprocess, "call", lambda *_, **__: pytest.fail("it would be trained again"))
     run = a_run(script, tmp_path)
-    finished_run(run.folder.parent)
+    write_settings(finished_run(run.folder.parent), WORDS)
     assert script.train(run)
     assert (run.kept / "metrics.json").is_file()
+
+
+def test_what_is_finished_with_other_settings_is_put_aside(
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(script.subprocess, "call", lambda *_, **__: 1)
+    run = a_run(script, tmp_path)
+    write_settings(finished_run(run.folder.parent), (*WORDS, "--data.num_frames=3"))
+    assert not script.train(run)
+    assert "data.num_frames was 3 and is 6 now" in capsys.readouterr().out
+    assert not run.kept.exists()
+    assert len([*script.making_of(run).glob("s0.begun-*")]) == 1
+
+
+def test_a_run_that_cannot_be_kept_stops_no_other(
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def call(*_: Any, **__: Any) -> int:
+        (finished_run(run.folder.parent) / "values.parquet").unlink()
+        return 0
+
+    monkeypatch.setattr(script.subprocess, "call", call)
+    run = a_run(script, tmp_path)
+    assert not script.train(run)
+    assert f"{run.folder} has no values.parquet; delete" in capsys.readouterr().out
+
+
+def test_the_lock_lives_as_long_as_what_trains(
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trains = []
+
+    def call(_: Any, *, pass_fds: list[int], **__: Any) -> int:
+        trains.append(subprocess.Popen(["sleep", "60"], pass_fds=pass_fds))
+        return 1
+
+    monkeypatch.setattr(script.subprocess, "call", call)
+    run = a_run(script, tmp_path)
+    script.train(run)  # ended, as by a signal, before its child
+    assert not script.train(run)
+    assert "another process is making it" in capsys.readouterr().out
+    assert len(trains) == 1
+    trains[0].kill()
+    trains[0].wait()
+    script.train(run)
+    assert len(trains) == 2
+    trains[1].kill()
+    trains[1].wait()
 
 
 def test_a_run_that_another_process_makes_is_left_alone(
@@ -173,11 +228,24 @@ def test_a_run_that_lacks_a_file_is_not_kept_nor_shown(
 ) -> None:
     folder = finished_run(tmp_path / "zero_shot_shapes")
     (folder / name).unlink()
-    with pytest.raises(TVRError, match=f"has no {name}; delete the folder"):
+    with pytest.raises(TVRError, match=f"has no {name}; delete {folder} to"):
         script.keep(folder, tmp_path / "kept" / "s0")
     assert not (tmp_path / "kept").exists()
     assert script.main(["--page", str(tmp_path / "page.md"), "--results", str(tmp_path)]) == 1
-    assert f"{folder} has no {name}; delete the folder" in capsys.readouterr().err
+    assert f"{folder} has no {name}; delete {folder} to" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "ranks.parquet", "values.parquet"])
+def test_a_damaged_run_is_not_kept_nor_shown(
+    script: Any, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = finished_run(tmp_path / "zero_shot_shapes")
+    (folder / name).write_text("version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(TVRError, match=f"{name} is damaged.*delete .*s0 to have the run made again"):
+        script.keep(folder, tmp_path / "kept" / "s0")
+    assert not (tmp_path / "kept").exists()
+    assert script.main(["--page", str(tmp_path / "page.md"), "--results", str(tmp_path)]) == 1
+    assert f"delete {folder} to have the run made again" in capsys.readouterr().err
 
 
 def test_a_run_that_trained_nothing_has_no_curves(script: Any, tmp_path: Path) -> None:
@@ -193,7 +261,7 @@ def test_nothing_is_written_of_runs_with_other_settings(
     protocol = yaml.safe_load(script.PROTOCOL.read_text())
     row = next(row for row in script.rows_of(protocol, Path("runs"), tmp_path) if row.name == "zero_shot_shapes")
     kept = finished_run(tmp_path / "zero_shot_shapes")
-    (kept / "config.yaml").write_text(yaml.safe_dump(read_arguments([*row.grid[0].words, "--data.num_frames=3"])[0]))
+    write_settings(kept, [*row.grid[0].words, "--data.num_frames=3"])
     assert script.main(["--page", str(tmp_path / "page.md"), "--results", str(tmp_path)]) == 1
     assert f"{kept} was made with other settings: data.num_frames was 3 and is 6 now" in capsys.readouterr().err
     assert not (tmp_path / "page.md").exists()
@@ -204,19 +272,38 @@ def test_nothing_is_written_of_runs_with_other_settings(
     [
         ([], None),
         (["--runs_dir=elsewhere", "--tracker=tensorboard"], None),  # where a run lies is not what it is
-        (["--model.optimizer.lr=0.5"], "model.init_args.optimizer.lr was 0.25 and is 0.5 now"),
-        (["--model.weight=0.1"], "unknown"),
+        (["--data.num_frames=3"], "data.num_frames was 6 and is 3 now"),
         (["--seed_everything=7"], "seed_everything was 0 and is 7 now"),
+        # which the experiment leaves at their defaults
+        (["--data.join_captions=true"], "data.join_captions was False and is True now"),
+        pytest.param(
+            ["--trainer.limit_test_batches=0.5"], "trainer.limit_test_batches was None", marks=pytest.mark.slow
+        ),
+        pytest.param(["--model.evaluation.dual_softmax=100"], "dual_softmax was None", marks=pytest.mark.slow),
     ],
 )
 def test_a_run_of_other_settings_is_named(script: Any, tmp_path: Path, change: list[str], said: str | None) -> None:
-    words = ["--config=experiments/xclip_shapes.yaml", "--seed_everything=0", "--model.optimizer.lr=0.25"]
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(read_arguments(words)[0]))
+    write_settings(tmp_path, WORDS)
     if said is None:
-        script.check_settings([*words, *change], tmp_path)
-    else:
-        with pytest.raises(TVRError, match=said if said != "unknown" else "weight"):
-            script.check_settings([*words, *change], tmp_path)
+        script.check_settings([*WORDS, *change], tmp_path)
+        return
+    with pytest.raises(TVRError, match=f"was made with other settings: .*{said}"):
+        script.check_settings([*WORDS, *change], tmp_path)
+    write_settings(tmp_path, [*WORDS, *change])
+    with pytest.raises(TVRError, match=f"was made with other settings: .*{said.partition(' ')[0]}"):
+        script.check_settings(WORDS, tmp_path)
+
+
+def test_a_setting_that_is_gone_is_named(script: Any, tmp_path: Path) -> None:
+    write_settings(tmp_path, WORDS, {"old": 3})
+    with pytest.raises(TVRError, match="old was 3 and is not there any more"):
+        script.check_settings(WORDS, tmp_path)
+
+
+def write_settings(folder: Path, words: Sequence[str], more: dict[str, Any] | None = None) -> None:
+    """As a run writes them."""
+    config = resolved_config(build_cli(read_arguments(words)[0])) | (more or {})
+    (folder / "config.yaml").write_text(dump_config(config))
 
 
 @pytest.mark.parametrize(
@@ -312,12 +399,17 @@ def test_a_section_of_more_runs_than_are_kept_stays(
     capsys.readouterr()
     assert call(script, monkeypatch, *words) == 0
     said = capsys.readouterr().out
-    assert "the section 'Retrieval' stays as it is: it has runs that are not kept, drl_shapes (1)\n" in said
+    assert "the section 'Retrieval' stays as it is: it shows runs that are not kept, drl_shapes/lr-0.001-s0\n" in said
     assert pages.README.read_text() == table
     after = page.read_text()
     of_retrieval = before[before.index("## Retrieval") : before.index("## Hashing")]
     assert of_retrieval in after
     assert "## Without parts of ghan_shapes" in after
+    assert call(script, monkeypatch, "--page", str(page.with_name("new.md")), *words[2:]) == 0
+    assert (
+        f"the table of {pages.README} stays as it is: it shows runs that are not kept, drl" in capsys.readouterr().out
+    )
+    assert pages.README.read_text() == table  # a page of its own has no section to compare with
     gone.rename(results / "drl_shapes")
     assert call(script, monkeypatch, *words) == 0
     assert "ghan\\_shapes x2" in pages.README.read_text()
@@ -382,6 +474,52 @@ def test_without_retrieval_the_table_of_the_readme_stays(
     assert call(script, monkeypatch, "--page", str(page), "--results", str(page.parent / "kept")) == 0
     assert "sptch" in page.read_text()
     assert "old table" in pages.README.read_text()
+
+
+def test_a_figure_that_was_chosen_is_not_replaced_by_another_of_its_row(
+    script: Any, page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = page.parent / "kept"
+    for point, validation in (("lr-0.001-s0", 1.0), ("lr-0.002-s0", 2.0)):
+        folder = make_kept(results, f"ucofia_shapes/{point}", settings={"point": point})
+        write_curves(folder / "curves.csv", [{"epoch": 1, "step": 1, "val/SumR": validation}])
+    words = ["--page", str(page), "--results", str(results)]
+    assert call(script, monkeypatch, *words) == 0
+    before = page.read_text()
+    assert "| ucofia\\_shapes/lr-0.002-s0 |" in before
+    shutil.rmtree(results / "ucofia_shapes" / "lr-0.002-s0")
+    assert call(script, monkeypatch, *words) == 0
+    assert "it shows runs that are not kept, ucofia_shapes/lr-0.002-s0" in capsys.readouterr().out
+    assert page.read_text() == before
+
+
+def test_a_row_that_the_protocol_has_no_longer_freezes_nothing(
+    script: Any, page: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = page.parent / "kept"
+    for name in ("xpool_shapes/lr-0.001-s0", "drl_shapes/lr-0.001-s0"):
+        make_kept(results, name, settings={"name": name})
+    words = ["--page", str(page), "--results", str(results)]
+    assert call(script, monkeypatch, *words) == 0
+    protocol = yaml.safe_load(script.PROTOCOL.read_text())
+    del protocol["retrieval"]["xpool"]
+    shorter = page.with_name("protocol.yaml")
+    shorter.write_text(yaml.safe_dump(protocol))
+    monkeypatch.setattr(script, "PROTOCOL", shorter)
+    assert call(script, monkeypatch, *words) == 0
+    assert "xpool" not in page.read_text()
+
+
+@pytest.mark.parametrize("name", ["page.md", "README.md"])
+@pytest.mark.parametrize("option", ["--page", "--then_page"])
+def test_files_that_are_not_utf_8_are_named_before_anything_is_trained(
+    script: Any, page: Path, name: str, option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(script, "train", lambda run: pytest.fail(f"{run.name} would be trained"))
+    make_kept(page.parent / "kept", "zero_shot_shapes/s0")
+    page.with_name(name).write_bytes(b"# R\xe9sum\xe9\n")
+    assert call(script, monkeypatch, option, str(page), "--results", str(page.parent / "kept")) == 1
+    assert f"{page.with_name(name)} is not UTF-8 (byte 3)" in capsys.readouterr().err
 
 
 def test_no_page_is_written_where_the_table_has_no_place(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -321,11 +322,13 @@ def test_bad_settings(kind: Any, settings: dict[str, Any], message: str) -> None
         build(kind, **settings)
 
 
-def fit(model: Any, data: Data) -> None:
-    Trainer(
+def fit(model: Any, data: Data) -> Trainer:
+    trainer = Trainer(
         accelerator="cpu", max_epochs=2, logger=False, enable_progress_bar=False, enable_checkpointing=False,
         enable_model_summary=False, limit_val_batches=0, use_distributed_sampler=False, num_sanity_val_steps=0,
-    ).fit(model, data)  # fmt: skip
+    )  # fmt: skip
+    trainer.fit(model, data)
+    return trainer
 
 
 @pytest.mark.parametrize("kind", [DJSRH, JDSH, AGCH, CIRH, CMFH])
@@ -405,9 +408,7 @@ def test_or_not(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", [DJSRH, CIRH])
-def test_weights_of_before_centring_are_used_as_they_were_trained(
-    kind: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_weights_of_before_centring_are_used_as_they_were_trained(kind: Any, tmp_path: Path) -> None:
     old = build(kind, centred=False).float().eval()
     name = f"{kind.__module__}.{kind.__qualname__}"
     content = {"state_dict": old.state_dict(), "method": name, "encoders": keep_encoders(old)}
@@ -419,6 +420,12 @@ def test_weights_of_before_centring_are_used_as_they_were_trained(
     with torch.no_grad():
         torch.testing.assert_close(model.encode_text(texts_of(3)).source, model.text_source(texts_of(3)))
         assert torch.equal(model.encode_video(videos_of(3)).codes, old.encode_video(videos_of(3)).codes)
+    fit(model, Data()).save_checkpoint(tmp_path / "last.ckpt")
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    again = build(kind).float()
+    again.on_load_checkpoint(saved)  # a run that was resumed, resumed once more
+    assert not again.centred
+    again.load_state_dict(saved["state_dict"])
     content["state_dict"].pop("video_mean")  # one alone is damage
     with pytest.raises(CheckpointError, match="video_mean: missing"):
         build(kind).float().on_load_checkpoint(content)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -120,11 +121,11 @@ def test_runs_that_are_not_plain_are_never_best_nor_compared(tmp_path: Path) -> 
 
 
 def test_what_chance_reaches_is_not_the_best_of_a_probe(tmp_path: Path) -> None:
-    for name, order, size in (("a", 25.0, 20.0), ("b", 24.0, 40.0)):
+    for name, order, size in (("a", 25.0, math.nan), ("b", 24.0, 40.0), ("c", 12.0, 30.0)):
         folder = make_run(tmp_path, f"{name}/one")
         content = json.loads((folder / "metrics.json").read_text())
         content["metrics"] |= {"test/probe/order": order, "test/probe/size": size}
-        write_json(folder / "metrics.json", content)
+        (folder / "metrics.json").write_text(json.dumps(content))
     comparison = compare(find_runs([tmp_path]))
     assert comparison.blocks[0].best.items() >= {"probe/size": 40.0}.items()
     assert "probe/order" not in comparison.blocks[0].best

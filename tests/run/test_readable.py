@@ -7,8 +7,11 @@ import re
 import numpy as np
 import pytest
 import torch
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch.utils.data import DataLoader
 
-from tvr_lightning.errors import DecodeError, RunError
+from tvr_lightning.errors import ConfigError, DecodeError, RunError
 from tvr_lightning.run.readable import readable_error
 
 GPU = (
@@ -83,3 +86,37 @@ def test_a_worker_that_was_told_to_end_is_no_lack_of_memory() -> None:
     assert "SIGTERM" in said
     assert "memory" not in said
     assert said.endswith("The run can continue")
+
+
+class Wrong(LightningModule):
+    """A method whose author has logged a figure so that it says nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+
+    def training_step(self, batch: torch.Tensor) -> torch.Tensor:
+        loss = self.layer(batch).sum()
+        self.log("x", loss, on_step=False, on_epoch=False)
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def test_what_a_method_does_wrong_keeps_its_traceback() -> None:
+    quiet = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+    with pytest.raises(MisconfigurationException, match="not useful") as raised:
+        Trainer(max_steps=1, enable_model_summary=False, **quiet).fit(Wrong(), DataLoader(torch.ones(2, 1)))
+    assert readable_error(raised.value) is None
+    with pytest.raises(MisconfigurationException) as raised:
+        Trainer(devices=0, **quiet)
+    told = readable_error(raised.value)
+    assert isinstance(told, ConfigError)
+    assert str(told).startswith("trainer: ")
+
+
+def test_what_lightning_says_of_settings_is_known_by_its_kind_too() -> None:
+    text = "Early stopping conditioned on metric `val/x` which is not available"
+    assert isinstance(readable_error(RuntimeError(text)), ConfigError)
+    assert readable_error(AssertionError(text)) is None

@@ -87,7 +87,8 @@ def test_bounds_of_the_training_hold_for_what_is_told_and_not_for_the_rehearsal(
 
 def test_own_videos_are_told_what_is_not_known() -> None:
     lines = needs_lines(Needs("x CPU", 8, 2.0, 0.1, 5, None, None, 2048, None))
-    assert sum("the size of the dataset is not known" in line for line in lines) == 3
+    assert sum("known once the data is here" in line for line in lines) == 3
+    assert " minutes for every 1,000 pairs of an epoch; " in "".join(lines)
 
 
 @pytest.mark.parametrize(

@@ -143,6 +143,13 @@ class TrainingSetHashing(HashingModule[CodesT]):
                 say_once("these weights were trained on features that were not centred, and are used so")
         super().on_load_checkpoint(checkpoint)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leaves out means that were not taken, so that whatever reads the checkpoint takes none either."""
+        super().on_save_checkpoint(checkpoint)
+        if self._has_means and not self.centred:
+            for name in ("video_mean", "text_mean"):
+                del checkpoint["state_dict"][name]
+
 
 class MeanFeatures:
     """The sources of a hashing method: means over frames and tokens of two frozen encoders, which it holds."""

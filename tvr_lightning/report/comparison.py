@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -227,7 +228,8 @@ def _best(ranked: Sequence[Row], columns: Sequence[Column]) -> dict[str, float]:
     # a training set and a test set are not equally hard databases
     databases = {tuple(database) for row in ranked if (database := database_of(row.group.first))}
     for column in (c for c in columns if c.sign and (len(databases) < 2 or not c.key.startswith("hash/"))):
-        means = [found[0] for row in ranked if (found := row.group.summary(column.key))]
+        summaries = (row.group.summary(column.key) for row in ranked)
+        means = [found[0] for found in summaries if found and isfinite(found[0])]
         if len(means) > 1:
             value = column.sign * max(column.sign * m for m in means)
             if not column.key.startswith(PROBE) or value > PROBE_CHANCE:

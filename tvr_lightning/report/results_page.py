@@ -7,6 +7,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from tvr_lightning.names import UNTRAINED
 from tvr_lightning.report.comparison import Comparison
 from tvr_lightning.report.formats import markdown_row, to_markdown
 from tvr_lightning.report.groups import Group
@@ -70,6 +71,7 @@ def took_lines(groups: Sequence[Group]) -> list[str]:
 def _took(runs: Mapping[Path, tuple[str, Mapping[str, Any]]]) -> Iterator[Sequence[str]]:
     for path, (experiment, c) in runs.items():
         commit, parameters = c.get("git_commit") or "", c.get("parameters")
+        trainable = 0 if (c.get("trained") or {}).get("selection") == UNTRAINED else c.get("trainable")
         yield (
             f"{experiment}/{path.name}",
             str(c["seed"]),
@@ -77,7 +79,7 @@ def _took(runs: Mapping[Path, tuple[str, Mapping[str, Any]]]) -> Iterator[Sequen
             _minutes(c.get("train_time_s")),
             _minutes(c.get("wall_time_s")),
             _number(c.get("peak_memory_mib")),
-            "-" if parameters is None else f"{_number(c.get('trainable'))} of {parameters:,}",
+            "-" if parameters is None else f"{_number(trainable)} of {parameters:,}",
             c.get("device") or "-",
             c.get("precision") or "-",
             commit[:8] + "+" * commit.endswith("+") or "-",

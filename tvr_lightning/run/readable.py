@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+from traceback import walk_tb
 
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning import LightningModule
 
 from tvr_lightning.errors import ConfigError, RunError, TVRError, one_line
 from tvr_lightning.visible import bytes_in_words
@@ -52,10 +54,21 @@ def readable_error(error: BaseException, advice: str = "") -> TVRError | None:
             return None
         kind = type(error)
         return kind(text.rpartition(f"{kind.__module__}.{kind.__qualname__}: ")[2].strip())
-    if isinstance(error, MisconfigurationException) or OF_SETTINGS.search(text):
+    misfit = isinstance(error, MisconfigurationException) and not _in_a_method(error)
+    if misfit or (isinstance(error, ValueError | RuntimeError) and OF_SETTINGS.search(text)):
         return ConfigError(f"trainer: {one_line(error)}")
     said = _ran_out(error, text)
     return None if said is None else RunError(f"{said}. {advice}".rstrip(". "))
+
+
+def _in_a_method(error: BaseException) -> bool:
+    """Whether a method called what failed: its author needs the line, not a hint at settings."""
+    frames = (frame for frame, _ in walk_tb(error.__traceback__))
+    return any(
+        isinstance(frame.f_locals.get("self"), LightningModule)
+        and not frame.f_globals.get("__name__", "").startswith("pytorch_lightning.")
+        for frame in frames
+    )
 
 
 def _ran_out(error: BaseException, text: str) -> str | None:

@@ -55,6 +55,7 @@ class Needs:
         memory_mib: peak.
         cache_bytes: of frames and features of the whole dataset; None likewise.
         features_s: what frozen encoders take for all splits, once; None likewise.
+        trains: whether the experiment trains anything.
     """
 
     device: str
@@ -67,6 +68,7 @@ class Needs:
     memory_mib: int
     cache_bytes: float | None
     features_s: float | None = 0.0
+    trains: bool = True
 
     @property
     def training_h(self) -> float | None:
@@ -174,6 +176,7 @@ def rehearse(file: Path, settings: Sequence[str] = (), steps: int = STEPS) -> Ne
             device_name(on_gpu), batch, median(timed), sum(clock.waits[WARM:]) / sum(timed), epochs,
             min(bounds, default=None), evaluation, peak_memory_mib(on_gpu),
             None if all_videos is None else cached * all_videos, None if all_videos is None else features * all_videos,
+            bool(cli.config.trains),
         )  # fmt: skip
 
 
@@ -207,11 +210,17 @@ def needs_lines(needs: Needs) -> list[str]:
     'a step: 18.80 s, 0.21 pairs a second, 0 % of it waiting for the batch, on x CPU'
     >>> lines[2], lines[3], lines[-2]
     ('once before: 27.3 hours for frozen encoders', 'a test: at most 32.0 minutes', 'caches: none')
+    >>> needs_lines(Needs("x CPU", 4, 2.0, 0.0, 5, 60, 90.0, 2048, 0.0, trains=False))[:2]
+    ['device: x CPU', 'training: none']
     """
-    unknown = "the size of the dataset is not known: its reader says no `extent`"
+    unknown = "known once the data is here: its reader does not say how many videos there are"
     hours = needs.training_h
-    if hours is None:
-        training = unknown
+    if not needs.trains:
+        training = "none"
+    elif hours is None:
+        training = (
+            f"{_length(1000 * needs.step_s / needs.batch)} for every 1,000 pairs of an epoch; the whole is {unknown}"
+        )
     else:
         epochs = f"{needs.epochs} epochs, " if needs.epochs > 0 else ""
         length = _length(3600 * hours)
@@ -221,9 +230,12 @@ def needs_lines(needs: Needs) -> list[str]:
         caches = unknown
     else:
         caches = f"{bytes_in_words(int(needs.cache_bytes))} of disk" if needs.cache_bytes else "none"
-    return [
+    step = (
         f"a step: {needs.step_s:.2f} s, {rate:{'.0f' if rate >= 10 else '.2g'}} pairs a second, "
-        f"{100 * needs.waiting:.0f} % of it waiting for the batch, on {needs.device}",
+        f"{100 * needs.waiting:.0f} % of it waiting for the batch, on {needs.device}"
+    )
+    return [
+        *([step] if needs.trains else [f"device: {needs.device}"]),
         f"training: {training}",
         *([f"once before: {_length(needs.features_s)} for frozen encoders"] if needs.features_s else []),
         # what starting costs is scaled up with the rest

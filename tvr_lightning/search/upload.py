@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
+from python_multipart.exceptions import FormParserError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -66,8 +67,8 @@ async def uploaded(request: Request, most: int) -> AsyncIterator[Upload]:
     try:
         async with asyncio.timeout(LONGEST):
             form = await parser.parse()
-    except MultiPartException as error:
-        raise HTTPException(400, f"the form cannot be read: {error.message}", {"Connection": "close"}) from None
+    except (MultiPartException, FormParserError) as error:  # older releases of starlette let the parser's own through
+        raise HTTPException(400, f"the form cannot be read: {error}", {"Connection": "close"}) from None
     except (UnicodeError, LookupError):
         raise HTTPException(
             400, "the form's texts are not in the charset that it names: send it in UTF-8", {"Connection": "close"}
