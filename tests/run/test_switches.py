@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.strategies import DDPStrategy
 
 from tvr_lightning.commands.main import main
+from tvr_lightning.config.arguments import read_arguments
 from tvr_lightning.errors import ConfigError
 from tvr_lightning.run.accelerators import ExperimentTrainer
+from tvr_lightning.run.build import build_cli
 from tvr_lightning.run.results import read_run
 from tvr_lightning.run.switches import check_nodes, check_selection, check_switches
 
@@ -137,6 +140,29 @@ def test_a_switch_is_refused_in_one_line(
     assert "\n" not in said
     assert REFUSED[switch] in said
     assert not list(tmp_path.glob("clip4clip_shapes/*"))  # nothing half-written
+
+
+def test_a_batch_is_never_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parser makes 1 a float where a library wrote Optional[Union[float, int]] before Lightning wrote it turned."""
+
+    def with_floats(name: str) -> None:
+        plain = getattr(LightningArgumentParser, name)
+
+        def changed(self: Any, *args: Any, **options: Any) -> Any:
+            config = plain(self, *args, **options)
+            if "trainer" in config:  # not a part of it
+                config.trainer.limit_test_batches = float(config.trainer.limit_test_batches)
+            return config
+
+        monkeypatch.setattr(LightningArgumentParser, name, changed)
+
+    with_floats("parse_args")
+    with_floats("instantiate")
+    words = ["--config=experiments/clip4clip_shapes.yaml", "--trainer.limit_test_batches=1"]
+    cli = build_cli(read_arguments([*words, "--trainer.limit_val_batches=1.0"])[0])
+    for config in (cli.config, cli.config_init):
+        assert repr(config.trainer.limit_test_batches) == "1"
+        assert repr(config.trainer.limit_val_batches) == "1.0"
 
 
 def test_a_part_of_the_gallery_does_not_look_like_the_whole(

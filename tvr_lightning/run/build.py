@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import yaml
+from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from tvr_lightning.config.class_paths import check_named, check_parsed
@@ -69,7 +70,17 @@ class ExperimentCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses without Lightning's warning about `sys.argv`, which is not for this program's own callers."""
         self.config = parser.parse_args(args)
+        self._keep_whole_numbers(self.config.trainer)
         check_parsed(self.config)
+
+    def _keep_whole_numbers(self, trainer: Namespace) -> None:
+        """Takes back that 1, a batch, became 1.0, all of them.
+
+        `Optional[Union[int, float]]` has whichever order some library wrote first, and the parser tries them in order.
+        """
+        for name, given in (self.composed.get("trainer") or {}).items():
+            if type(given) is int and isinstance(trainer.get(name), float):
+                trainer[name] = given
 
     def instantiate_classes(self) -> None:
         """Builds model and data module; the encoders as the checkpoint says, where there is one."""
@@ -80,6 +91,7 @@ class ExperimentCLI(LightningCLI):
         else:
             with encoders_of(path), checkpoint_errors(path):
                 super().instantiate_classes()
+        self._keep_whole_numbers(self.config_init.trainer)
         check_frames(self.model, self.datamodule.frames.num_frames)
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
