@@ -44,7 +44,7 @@ def keep(folder: Path, kept: Path) -> None:
 
     check_files(folder)
     if kept.exists():
-        raise TVRError(f"{kept} has no {METRICS}; {_again(kept)}")
+        raise TVRError(f"{kept} has no {METRICS}; {again(kept)}")
     kept.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(kept) as new:
         for name in filter(lambda name: (folder / name).is_file(), (CONFIG, CURVES)):
@@ -66,12 +66,12 @@ def check_files(folder: Path) -> None:
         TVRError: a file is missing or damaged, without which a page would show less and not say so.
     """
     if missing := [name for name in (CONFIG, METRICS, RANKS, VALUES) if not (folder / name).is_file()]:
-        raise TVRError(f"{folder} has no {', '.join(missing)}; {_again(folder)}")
+        raise TVRError(f"{folder} has no {', '.join(missing)}; {again(folder)}")
     try:
         for read in (read_run, read_ranks, read_values):
             read(folder)
     except RunError as error:
-        raise TVRError(f"{error}. Here: {_again(folder)}") from None
+        raise TVRError(f"{error}. Here: {again(folder)}") from None
 
 
 def check_settings(words: Sequence[str], folder: Path) -> None:
@@ -90,7 +90,7 @@ def check_settings(words: Sequence[str], folder: Path) -> None:
         if was != is_now:
             change = f"{'not there' if was is nothing else repr(was)} and is "
             change += "not there any more" if is_now is nothing else f"{is_now!r} now"
-            raise OtherSettingsError(f"{folder} was made with other settings: {name} was {change}; {_again(folder)}")
+            raise OtherSettingsError(f"{folder} was made with other settings: {name} was {change}")
 
 
 @cache
@@ -104,5 +104,6 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     return flat({name: value for name, value in config.items() if name not in WHERE_AND_HOW_OFTEN})
 
 
-def _again(folder: Path) -> str:
+def again(folder: Path) -> str:
+    """What to do about a folder that is of no use."""
     return f"delete {folder} to have the run made again"

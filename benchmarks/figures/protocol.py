@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TextIO
 
 import yaml
-from kept import OtherSettingsError, check_files, check_settings, keep
+from kept import OtherSettingsError, again, check_files, check_settings, keep
 from pages import check_pages, write_results
 from plan import MOST_POINTS, PROTOCOL, TABLES, Row, Run, rows_of
 
@@ -187,13 +187,16 @@ def check_kept(rows: Sequence[Row]) -> None:
     """Looks whether the runs that are kept are whole and have the settings that the protocol has now.
 
     Raises:
-        TVRError: one is or has not.
+        TVRError: one is not, or has others.
     """
     for row in rows:
         for run in (*row.grid, *(run for runs in (*row.seeds, *row.parts) for run in runs)):
             if run.finished:
                 check_files(run.kept)
-                check_settings(run.words, run.kept)
+                try:
+                    check_settings(run.words, run.kept)
+                except OtherSettingsError as error:
+                    raise TVRError(f"{error}; {again(run.kept)}") from None
 
 
 if __name__ == "__main__":
