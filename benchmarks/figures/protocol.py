@@ -30,7 +30,7 @@ from kept import OtherSettingsError, again, check_files, check_settings, keep
 from pages import check_pages, write_results
 from plan import MOST_POINTS, PROTOCOL, TABLES, Row, Run, rows_of
 
-from tvr_lightning.errors import TVRError
+from tvr_lightning.errors import TVRError, nearest
 from tvr_lightning.names import METRICS
 from tvr_lightning.visible import say
 
@@ -135,8 +135,9 @@ def carry_out(parser: argparse.ArgumentParser, options: argparse.Namespace) -> i
     protocol = yaml.safe_load(PROTOCOL.read_text(encoding="utf-8"))
     rows = list(rows_of(protocol, options.runs_dir, options.results, options.points))
     if without := [name for name in options.only if not any(row.name.startswith(name) for row in rows)]:
-        known = ", ".join(row.name for row in rows)
-        parser.error(f"--only: no row's name begins with {', '.join(without)}; there are {known}")
+        known = [row.name.partition("_shapes")[0] for row in rows]
+        hints = "; ".join(f"{name}: {nearest(name, known)}" for name in without)
+        parser.error(f"--only: no row's name begins with {', '.join(without)} ({hints})")
     if unknown := {str(seed) for seed in options.seeds or ()} - {"-1", *map(str, protocol["seeds"])}:
         known = ", ".join(map(str, protocol["seeds"]))
         parser.error(f"--seeds: {PROTOCOL.name} has no seed {', '.join(sorted(unknown))}; there are {known}")
