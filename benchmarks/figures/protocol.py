@@ -135,8 +135,8 @@ def carry_out(parser: argparse.ArgumentParser, options: argparse.Namespace) -> i
     protocol = yaml.safe_load(PROTOCOL.read_text(encoding="utf-8"))
     rows = list(rows_of(protocol, options.runs_dir, options.results, options.points))
     if without := [name for name in options.only if not any(row.name.startswith(name) for row in rows)]:
-        known = [row.name.partition("_shapes")[0] for row in rows]
-        hints = "; ".join(f"{name}: {nearest(name, known)}" for name in without)
+        stems = [row.name.partition("_shapes")[0] for row in rows]
+        hints = "; ".join(f"{name}: {nearest(name, stems)}" for name in without)
         parser.error(f"--only: no row's name begins with {', '.join(without)} ({hints})")
     if unknown := {str(seed) for seed in options.seeds or ()} - {"-1", *map(str, protocol["seeds"])}:
         known = ", ".join(map(str, protocol["seeds"]))

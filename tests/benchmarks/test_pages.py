@@ -86,7 +86,7 @@ def test_a_section_of_more_runs_than_are_kept_stays(
         (["--dry_run", "--page", "page.md"], 2, "leave one out"),
         (["--page", "PAGE"], 1, "no run of the protocol is kept in"),
         (["nonsense"], 2, "no table nonsense; there are retrieval, hashing, ablations"),
-        (["--only", "xklip"], 2, "no row's name begins with xklip (xklip: did you mean xclip or xpool?)"),
+        (["--only", "xklip"], 2, "no row's name begins with xklip (xklip: did you mean xclip?)"),
         (["--jobs", "0"], 2, "argument --jobs: 0 is less than 1"),
         (["--points", "0"], 2, "argument --points: 0 is less than 1"),
         (["--seeds", "0", "5"], 2, "protocol.yaml has no seed 5; there are 0, 1, 2"),

@@ -37,6 +37,13 @@ def test_it_says_how_it_and_its_runs_were_made(tmp_path: Path) -> None:
     assert widths == {9}
 
 
+def test_what_trained_nothing_trained_no_parameter(tmp_path: Path) -> None:
+    make_run(tmp_path, "zero_shot/a", trainable=1_500_000, trained={"selection": "none"})
+    make_run(tmp_path, "trained/a", trainable=1_500_000, trained={"selection": "last"})
+    page = to_results_page(compare(find_runs([tmp_path])), "tvr compare x", date(2026, 11, 27))
+    assert page.count("| 0 of 1,500,000 |") == page.count("| 1,500,000 of 1,500,000 |") == 1
+
+
 @pytest.mark.parametrize("form", ["markdown", "csv", "latex"])
 def test_out_writes_the_file_whole(form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_run(tmp_path, "runs/a/a")

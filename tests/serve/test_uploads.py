@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from python_multipart.exceptions import MultipartParseError
+from starlette.datastructures import FormData
+from starlette.formparsers import MultiPartParser
 
 from tvr_lightning.search import decoder, upload
 from tvr_lightning.search.index import load_index
@@ -80,6 +83,15 @@ def test_forms_that_are_none(served: Served, body: bytes, kind: str, said: str) 
     reply = served.ask("/api/search", "POST", body, Content_Type=kind)
     assert reply.status in ((400,) if said else (400, 422))
     assert said in reply.error
+
+
+def test_what_older_parsers_say_of_a_form_is_said_too(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def parse(self: MultiPartParser) -> FormData:
+        raise MultipartParseError("Expected boundary character 45, got 120")
+
+    monkeypatch.setattr(MultiPartParser, "parse", parse)
+    reply = served.ask("/api/search", "POST", b"x", Content_Type="multipart/form-data; boundary=xyz")
+    assert (reply.status, reply.error) == (400, "the form cannot be read: Expected boundary character 45, got 120")
 
 
 def raw(served: Served, *parts: bytes, hang_up: bool = False) -> bytes:
