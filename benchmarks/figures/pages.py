@@ -28,6 +28,7 @@ BEGIN, END = "<!-- benchmarks/figures/protocol.py writes this table -->\n", "<!-
 SHORT, DROPPED = "t2v/R@1,v2t/R@1,SumR,probe/order,probe/size", ("mem GiB", "params M", "notes")
 TITLES = {"retrieval": "Retrieval", "hashing": "Hashing"}
 MISSING = "What is not trained"
+OWN_SETTINGS = "At the experiment's own settings, since no other point of the grid is kept"
 HEAD = """\
 # Results
 
@@ -98,6 +99,7 @@ def _sections(protocol: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, str
             comparison = compare_paths([whole.kept, *(run.kept for run in parts)], Path(), str(whole.kept))
             untrained = [run.point for run in row.parts[point] if run not in parts]
             notes = [f"Not trained: {', '.join(untrained)}."] if untrained else []
+            notes += [f"{OWN_SETTINGS}."] if row.chosen() is None else []
             sections[_of_parts(row)] = to_section(_of_parts(row), comparison, today, notes)
     return sections
 
@@ -112,9 +114,7 @@ def _notes(rows: Sequence[Row]) -> list[str]:
     seeds = {row.name: (len(chosen_runs(row)), 1 + len(row.seeds[row.chosen() or 0])) for row in begun}
     missing = {
         "Not trained": [row.name for row in rows if row not in begun],
-        "At the experiment's own settings, since the rest of their grids is not trained": [
-            row.name for row in begun if row.chosen() is None
-        ],
+        OWN_SETTINGS: [row.name for row in begun if row.chosen() is None],
         "Fewer seeds than the protocol has": [
             f"{name} ({some} of {all_})" for name, (some, all_) in seeds.items() if some < all_
         ],
