@@ -6,10 +6,12 @@ the metrics, the validation curve, and the ranks and values of each query, by wh
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import yaml
@@ -18,7 +20,7 @@ from tvr_lightning.config.arguments import read_arguments
 from tvr_lightning.config.layers import flat
 from tvr_lightning.config.options import WHERE_AND_HOW_OFTEN
 from tvr_lightning.data.stores.files import atomic_folder, write_json
-from tvr_lightning.errors import RunError, TVRError
+from tvr_lightning.errors import TVRError
 from tvr_lightning.names import CONFIG, METRICS, PROBE, RANKS, VALUES
 from tvr_lightning.run.curves import CURVES
 from tvr_lightning.run.query_values import read_values
@@ -26,7 +28,8 @@ from tvr_lightning.run.reading import read_settings
 from tvr_lightning.run.results import RANK_COLUMNS, read_ranks, read_run
 
 OF_ONE_RUN = ("--seed_everything=", "--run_id=")  # begins the words in which seeds of one setting differ
-MAP = "/mAP"  # ends the names of the figures of codes that comparisons test
+OF_CODES = ("hash/t2v/mAP", "hash/v2t/mAP")  # the figures of codes that comparisons test
+_one_at_a_time = Lock()  # Python 3.11 cannot parse sources in two threads
 
 
 class OtherSettingsError(TVRError):
@@ -39,6 +42,7 @@ def keep(folder: Path, kept: Path) -> None:
     Raises:
         TVRError: something of the run is missing or damaged, or the copy cannot be written.
     """
+    import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
@@ -54,7 +58,7 @@ def keep(folder: Path, kept: Path) -> None:
         ranks = pq.read_table(folder / RANKS, columns=list(RANK_COLUMNS))
         values = pq.read_table(folder / VALUES)
         metric = values.column("metric")
-        values = values.filter(pc.or_(pc.starts_with(metric, PROBE), pc.ends_with(metric, MAP)))
+        values = values.filter(pc.or_(pc.starts_with(metric, PROBE), pc.is_in(metric, pa.array(OF_CODES))))
         for table, name in ((ranks, RANKS), (values, VALUES)):
             pq.write_table(table, new / name, compression="zstd", compression_level=19)
 
@@ -68,10 +72,18 @@ def check_files(folder: Path) -> None:
     if missing := [name for name in (CONFIG, METRICS, RANKS, VALUES) if not (folder / name).is_file()]:
         raise TVRError(f"{folder} has no {', '.join(missing)}; {again(folder)}")
     try:
-        for read in (read_run, read_ranks, read_values):
-            read(folder)
-    except RunError as error:
+        settings, _ = read_settings(folder / CONFIG), read_ranks(folder)
+        metrics, values = read_run(folder).content["metrics"], read_values(folder)
+    except TVRError as error:
         raise TVRError(f"{error}. Here: {again(folder)}") from None
+    if not settings:
+        raise TVRError(f"{folder / CONFIG} holds no settings; {again(folder)}")
+    for name, figure in metrics.items():
+        own = name.removeprefix("test/")
+        if own.startswith(PROBE) or own in OF_CODES:
+            mean = float(values[own].value.nanmean()) if own in values else math.nan
+            if not math.isclose(mean, figure, rel_tol=1e-6, abs_tol=1e-6):
+                raise TVRError(f"{folder / VALUES} does not give the {own} of {METRICS}, {figure:g}; {again(folder)}")
 
 
 def check_settings(words: Sequence[str], folder: Path) -> None:
@@ -81,13 +93,14 @@ def check_settings(words: Sequence[str], folder: Path) -> None:
         OtherSettingsError: they differ, so that its figures would stand for settings that it did not have.
     """
     own = dict(word.removeprefix("--").split("=", 1) for word in words if word.startswith(OF_ONE_RUN))
-    now = _resolved(tuple(word for word in words if not word.startswith(OF_ONE_RUN)))
+    with _one_at_a_time:
+        now = _resolved(tuple(word for word in words if not word.startswith(OF_ONE_RUN)))
     now = now | {name: yaml.safe_load(value) for name, value in own.items() if name not in WHERE_AND_HOW_OFTEN}
     then = _settings(read_settings(folder / CONFIG))
     nothing = object()
     for name in sorted({*now, *then}, key=str):
         was, is_now = then.get(name, nothing), now.get(name, nothing)
-        if was != is_now:
+        if repr(was) != repr(is_now):  # 1 batch is not 1.0 of them
             change = f"{'not there' if was is nothing else repr(was)} and is "
             change += "not there any more" if is_now is nothing else f"{is_now!r} now"
             raise OtherSettingsError(f"{folder} was made with other settings: {name} was {change}")

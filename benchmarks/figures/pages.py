@@ -74,9 +74,11 @@ def check_pages(file: Path) -> None:
     """Looks whether a page and README.md's table can be written.
 
     Raises:
-        TVRError: README.md has no place for the table, or a file is not UTF-8.
+        TVRError: README.md has no place for the table, the page has no folder or is one, or a file is not UTF-8.
     """
     _around_table(README)
+    if file.is_dir() or not file.parent.is_dir():
+        raise TVRError(f"{file} {'is a folder' if file.is_dir() else 'would lie in a folder that is not there'}")
     if file.is_file():
         _read(file)
 

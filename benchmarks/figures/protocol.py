@@ -153,6 +153,8 @@ def carry_out(parser: argparse.ArgumentParser, options: argparse.Namespace) -> i
     tables = [row for row in rows if row.table in options.tables]
     grids = [run for row in tables for run in row.grid]
     ablated = [row for row in rows if "ablations" in options.tables and row.parts[0]]
+    if not grids and not ablated:
+        parser.error(f"nothing of --only {' '.join(options.only)} is in {', '.join(options.tables)}")
     if options.dry_run:
         points = [(row, row.chosen() or 0) for row in ablated]
         planned = [*grids, *(run for row, point in points for run in (row.grid[point], *row.parts[point]))]
@@ -174,7 +176,11 @@ def carry_out(parser: argparse.ArgumentParser, options: argparse.Namespace) -> i
         list(pool.map(train, parts))
     wanted = dict.fromkeys((*grids, *seeds, *wholes, *parts))
     missing = [f"{run.name} {run.point}" for run in wanted if not run.finished]
-    missing += [f"{row.name}: nothing chosen" for row in rows if row in (*tables, *ablated) and row.chosen() is None]
+    missing += [
+        f"{row.name}: nothing chosen, its grid is not finished"
+        for row in rows
+        if row in (*tables, *ablated) and row.chosen() is None
+    ]
     if missing:
         say(f"without a result: {', '.join(missing)}")
     elif options.then_page:  # of all rows, whichever of them this call trained

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -29,7 +30,7 @@ def test_of_a_run_what_comparisons_read_is_kept(script: Any, tmp_path: Path) -> 
     assert before.ranks.t2v.greater.equal(after.ranks.t2v.greater)
     values = read_values(kept)
     assert set(values) == {"probe/order", "hash/t2v/mAP"}
-    assert values["probe/order"].value.tolist() == [25.0, 26.0, 27.0]
+    assert values["probe/order"].value.tolist() == [24.0, 25.0, 26.0]
     for title, paths in (("whole", [folder]), ("kept", [kept])):
         assert compare_paths(paths, Path()).rows[0].group.summary("t2v/R@1") == (75.0, None), title
 
@@ -58,6 +59,29 @@ def test_a_damaged_run_is_not_kept_nor_shown(
     assert not (tmp_path / "kept").exists()
     assert script.main(["--page", str(tmp_path / "page.md"), "--results", str(tmp_path)]) == 1
     assert f"delete {folder} to have the run made again" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("rows", [slice(0, 2), slice(3, 9)])  # some of a probe, and none
+def test_values_that_do_not_give_the_figures_are_damage(script: Any, tmp_path: Path, rows: slice) -> None:
+    folder = finished_run(tmp_path / "zero_shot_shapes")
+    values = pq.read_table(folder / "values.parquet")
+    pq.write_table(values.slice(rows.start, rows.stop - rows.start), folder / "values.parquet")
+    with pytest.raises(TVRError, match=r"does not give the probe/order of metrics\.json, 25; delete "):
+        script.keep(folder, tmp_path / "kept" / "s0")
+
+
+@pytest.mark.parametrize("text", ["a: [", "[1]"])
+def test_settings_that_are_damaged_are_named(script: Any, tmp_path: Path, text: str) -> None:
+    folder = finished_run(tmp_path / "zero_shot_shapes")
+    (folder / "config.yaml").write_text(text)
+    with pytest.raises(TVRError, match=r"config\.yaml.*delete .* to have the run made again"):
+        script.check_files(folder)
+
+
+def test_a_batch_and_all_of_them_are_two_settings(script: Any, tmp_path: Path) -> None:
+    write_settings(tmp_path, [*WORDS, "--trainer.limit_test_batches=1.0"])
+    with pytest.raises(TVRError, match=r"limit_test_batches was 1\.0 and is 1 now"):
+        script.check_settings([*WORDS, "--trainer.limit_test_batches=1"], tmp_path)
 
 
 def test_a_run_that_trained_nothing_has_no_curves(script: Any, tmp_path: Path) -> None:

@@ -85,6 +85,8 @@ def test_a_section_of_more_runs_than_are_kept_stays(
         (["--help"], 0, "train and write nothing"),
         (["--dry_run", "--page", "page.md"], 2, "leave one out"),
         (["--page", "PAGE"], 1, "no run of the protocol is kept in"),
+        (["ablations", "--only", "xclip"], 2, "nothing of --only xclip is in ablations"),
+        (["--then_page", "nowhere/page.md"], 1, "nowhere/page.md would lie in a folder that is not there"),
         (["nonsense"], 2, "no table nonsense; there are retrieval, hashing, ablations"),
         (["--only", "xklip"], 2, "no row's name begins with xklip (xklip: did you mean xclip?)"),
         (["--jobs", "0"], 2, "argument --jobs: 0 is less than 1"),

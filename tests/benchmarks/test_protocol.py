@@ -175,7 +175,7 @@ def test_a_figure_that_is_no_number_chooses_nothing(script: Any, tmp_path: Path,
     ("row", "first", "said"),
     [
         ("djsrh_shapes_64", "s0", "without a result: djsrh_shapes_64 s0, djsrh_shapes_64 s0-not_centred, "),
-        ("drl", None, "without a result: drl_shapes: nothing chosen\n"),
+        ("drl", None, "without a result: drl_shapes: nothing chosen, its grid is not finished\n"),
     ],
 )
 def test_parts_are_made_beside_their_whole_and_named_where_there_is_none(

@@ -85,6 +85,7 @@ def test_a_switch_works(name: str, shapes_root: Path, tmp_path: Path) -> None:
 
 
 REFUSED = {
+    "limit_train_batches=0.1": "limit_train_batches",  # found when the base of methods asks for the number of steps
     "overfit_batches=1": "data.subset",
     "overfit_batches=0.1": "data.subset",
     "barebones=true": "barebones",
@@ -105,7 +106,6 @@ REFUSED = {
     "profiler=nothing": "simple",
     "fast_dev_run=-1": "fast_dev_run",
     "limit_train_batches=0": "limit_train_batches",
-    "limit_train_batches=0.1": "limit_train_batches",
     "limit_train_batches=1.5": "limit_train_batches",
     "limit_val_batches=0": "data.selection=last",
     "limit_val_batches=0.5": "of validation leaves none",

@@ -11,6 +11,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import LightningModule
 
 from tvr_lightning.errors import ConfigError, RunError, TVRError, one_line
+from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.visible import bytes_in_words
 
 WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*)", re.DOTALL)
@@ -62,11 +63,14 @@ def readable_error(error: BaseException, advice: str = "") -> TVRError | None:
 
 
 def _in_a_method(error: BaseException) -> bool:
-    """Whether a method called what failed: its author needs the line, not a hint at settings."""
+    """Whether a method called what failed: its author needs the line, not a hint at settings.
+
+    What the base of all methods asks the trainer, the number of its steps, depends on settings alone.
+    """
     frames = (frame for frame, _ in walk_tb(error.__traceback__))
     return any(
         isinstance(frame.f_locals.get("self"), LightningModule)
-        and not frame.f_globals.get("__name__", "").startswith("pytorch_lightning.")
+        and not frame.f_globals.get("__name__", "").startswith(("pytorch_lightning.", RetrievalModule.__module__))
         for frame in frames
     )
 
