@@ -14,6 +14,7 @@ import io
 import re
 import tokenize
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -28,8 +29,7 @@ OURS = (".py", ".md")  # endings of files that are ours even without a folder; o
 OTHERS = (".json", ".npz", ".npy", ".csv", ".png", ".ckpt", ".yaml", ".parquet", ".txt", ".exc", ".noun", ".pkl")
 DOTTED = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+(?:\(\))?")
 
-TREES = {f: ast.parse(f.read_text()) for f in sorted(PACKAGE.rglob("*.py"))}
-NODES = [node for tree in TREES.values() for node in ast.walk(tree)]
+SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 
 def members_of(node: ast.ClassDef) -> set[str]:
@@ -61,16 +61,30 @@ def module_of(file: Path) -> str:
     return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-MODULES = {module_of(file): names_in(tree) for file, tree in TREES.items()}
-CLASSES = {node.name: node for node in NODES if isinstance(node, ast.ClassDef)}
-FUNCTIONS = [node for node in NODES if isinstance(node, ast.FunctionDef)]
-IMPORTED = {a.name.split(".")[0] for node in NODES if isinstance(node, ast.Import) for a in node.names}
-IMPORTED |= {str(node.module).split(".")[0] for node in NODES if isinstance(node, ast.ImportFrom)}
-LIBRARIES = IMPORTED - {PACKAGE.name}
-KEYS = {node.value for node in NODES if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-WORDS = {getattr(node, key, None) for node in NODES for key in ("id", "attr", "name", "asname")} | set(dir(builtins))
-SETTINGS = {arg.arg for node in FUNCTIONS for arg in (*node.args.args, *node.args.kwonlyargs)}
-SETTINGS |= {name for node in CLASSES.values() for name in members_of(node)} | {"init_args", "class_path"}
+class Known:
+    """What the suite's sources define, import and say."""
+
+    def __init__(self) -> None:
+        trees = {f: ast.parse(f.read_text()) for f in SOURCES}
+        nodes = [node for tree in trees.values() for node in ast.walk(tree)]
+        self.modules = {module_of(file): names_in(tree) for file, tree in trees.items()}
+        self.classes = {node.name: node for node in nodes if isinstance(node, ast.ClassDef)}
+        functions = [node for node in nodes if isinstance(node, ast.FunctionDef)]
+        imported = {a.name.split(".")[0] for node in nodes if isinstance(node, ast.Import) for a in node.names}
+        imported |= {str(node.module).split(".")[0] for node in nodes if isinstance(node, ast.ImportFrom)}
+        self.libraries = imported - {PACKAGE.name}
+        self.keys = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+        self.words = {getattr(node, key, None) for node in nodes for key in ("id", "attr", "name", "asname")}
+        self.words |= set(dir(builtins))
+        self.settings = {arg.arg for node in functions for arg in (*node.args.args, *node.args.kwonlyargs)}
+        self.settings |= {name for node in self.classes.values() for name in members_of(node)}
+        self.settings |= {"init_args", "class_path"}
+
+
+@cache
+def known() -> Known:
+    """Read by the first test that asks: a worker that runs none of them need not."""
+    return Known()
 
 
 def is_placeholder(word: str) -> bool:
@@ -85,15 +99,15 @@ def is_placeholder(word: str) -> bool:
 def in_module(name: str) -> bool:
     """Whether `tvr_lightning.a.b`, `tvr_lightning.a.b.Name` or `tvr_lightning.a.b.Name.member` exists."""
     module, _, last = name.rpartition(".")
-    if name in MODULES or last in MODULES.get(module, ()):
+    if name in known().modules or last in known().modules.get(module, ()):
         return True
     module, _, owner = module.rpartition(".")
-    return owner in MODULES.get(module, ()) and owner in CLASSES and has_member(owner, last)
+    return owner in known().modules.get(module, ()) and owner in known().classes and has_member(owner, last)
 
 
 def has_member(owner: str, name: str) -> bool:
-    node = CLASSES[owner]
-    bases = {n.id for base in node.bases for n in ast.walk(base) if isinstance(n, ast.Name)} & CLASSES.keys()
+    node = known().classes[owner]
+    bases = {n.id for base in node.bases for n in ast.walk(base) if isinstance(n, ast.Name)} & known().classes.keys()
     return name in members_of(node) or any(has_member(base, name) for base in bases)
 
 
@@ -113,23 +127,23 @@ def in_library(name: str) -> bool:
 def is_setting(name: str) -> bool:
     """Whether each part of `data.batch_size` after the first is a parameter of something that is configured."""
     first, *parts = name.split(".")
-    known = set(inspect.signature(Trainer).parameters) if first == "trainer" else SETTINGS
-    return first in ("data", "model", "trainer") and known.issuperset(parts)
+    names = set(inspect.signature(Trainer).parameters) if first == "trainer" else known().settings
+    return first in ("data", "model", "trainer") and names.issuperset(parts)
 
 
 def dotted_exists(name: str) -> bool:
     """Whether a dotted name exists, or is a key in some table, or starts with what we do not know: a local variable."""
     first, rest = name.split(".", 1)
-    if first in CLASSES:
+    if first in known().classes:
         return has_member(first, rest)
-    if first in LIBRARIES:
+    if first in known().libraries:
         return in_library(name)
-    if rest in KEYS:
+    if rest in known().keys:
         return True
     full = [name] if first == PACKAGE.name else [f"{PACKAGE.name}.{name}"]
-    full += [f"{module}.{rest}" for module in MODULES if module.endswith(f".{first}")]  # `scenes.BACKGROUNDS`
-    known = len(full) > 1 or first in (PACKAGE.name, "model", "trainer") or rest.rpartition(".")[2][0].isupper()
-    return not known or any(map(in_module, full)) or is_setting(name)
+    full += [f"{module}.{rest}" for module in known().modules if module.endswith(f".{first}")]  # `scenes.BACKGROUNDS`
+    ours = len(full) > 1 or first in (PACKAGE.name, "model", "trainer") or rest.rpartition(".")[2][0].isupper()
+    return not ours or any(map(in_module, full)) or is_setting(name)
 
 
 def missing(word: str, command: bool = False) -> Iterator[str]:
@@ -159,7 +173,7 @@ def missing_in(text: str) -> list[str]:
     spans = re.findall(r"`([^`\n]+)`", text)
     classes = [span for span in spans if re.fullmatch(r"[A-Z]\w*[a-z]\w*", span) and not is_placeholder(span)]
     return [m for span in spans for word in span.split() for m in missing(word)] + [
-        f"no class {name}" for name in classes if name not in WORDS
+        f"no class {name}" for name in classes if name not in known().words
     ]
 
 
@@ -175,13 +189,13 @@ def test_what_docs_name_exists(file: Path) -> None:
     assert found == []
 
 
-@pytest.mark.parametrize("file", TREES, ids=module_of)
+@pytest.mark.parametrize("file", SOURCES, ids=module_of)
 def test_what_docstrings_and_comments_name_exists(file: Path) -> None:
-    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
-    texts = [ast.get_docstring(node) or "" for node in ast.walk(TREES[file]) if isinstance(node, kinds)]
-    tokens = tokenize.generate_tokens(io.StringIO(file.read_text()).readline)
+    kinds, text = (ast.Module, ast.ClassDef, ast.FunctionDef), file.read_text()
+    texts = [ast.get_docstring(node) or "" for node in ast.walk(ast.parse(text)) if isinstance(node, kinds)]
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
     texts += [token.string for token in tokens if token.type == tokenize.COMMENT]
-    found = [m for text in texts for m in missing_in(text)]
+    found = [m for part in texts for m in missing_in(part)]
     # maps name places without backticks: `-> nn.temporal.TemporalLSTM`
     bare = re.sub(r"`[^`\n]*`|>>>.*", "", "\n".join(texts))
     found += [m for word in re.findall(r"(?<![\w./])[a-z_]\w*(?:[./]\w+)+", bare) for m in missing(word)]

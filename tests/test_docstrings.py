@@ -24,7 +24,7 @@ def name_of(file: Path) -> str:
     return ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
 
 
-FILES = sorted(file for file in PACKAGE.rglob("*.py") if prompts(file))
+FILES = sorted(file for file in PACKAGE.rglob("*.py") if ">>> " in file.read_text())
 LAYERS = sorted(file for file in (PACKAGE / "nn").rglob("*.py") if file.name != "__init__.py")
 
 

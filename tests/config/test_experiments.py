@@ -47,7 +47,7 @@ NAMES = experiments_in(EXPERIMENTS)
 COVER = cover({name: seen_of(name) for name in NAMES})
 
 
-@pytest.mark.parametrize("name", slow_unless(NAMES, COVER[:4]))
+@pytest.mark.parametrize("name", slow_unless(NAMES, COVER[:2]))
 def test_two_batches(name: str, layouts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = EXPERIMENTS / f"{name}.yaml"
     config, _ = read_arguments(smoke_arguments(file, smoke_data(file, layouts), tmp_path))

@@ -149,6 +149,7 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "experiments"
 
 
+@pytest.mark.slow
 def test_encoders_and_methods_from_outside_run_and_are_checked(outside: Path) -> None:
     assert smoke([str(outside / f"{name}.yaml") for name in sorted(EXPERIMENTS)]) == 0
     for name in EXPERIMENTS:

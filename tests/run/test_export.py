@@ -54,7 +54,7 @@ def read(
     return names
 
 
-@pytest.mark.parametrize("method", slow_unless(sorted(NAMES), ["clip4clip", "sptch"]))
+@pytest.mark.parametrize("method", slow_unless(sorted(NAMES), ["clip4clip"]))
 def test_scores_give_the_run_s_figures(
     method: str, shapes_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

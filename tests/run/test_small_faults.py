@@ -17,6 +17,7 @@ from tvr_lightning.run.load import load_run
 from tvr_lightning.types import TextInput, VideoInput, VideoTextBatch
 from tvr_lightning.visible import say_once
 
+from ..kinds import first_fast
 from ..small_runs import EXPERIMENT, run_arguments
 
 
@@ -90,7 +91,7 @@ def test_an_empty_query_is_not_blamed_on_annotations(
     assert "annotations" not in error
 
 
-@pytest.mark.parametrize("query", ["-x 'y'", "一只 狗", "كلب", "😀"])
+@pytest.mark.parametrize("query", first_fast(["كلب", "😀", "一只 狗", "-x 'y'"]))
 def test_queries_of_any_script_are_drawn(query: str, trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(trained), query]) == 0
     assert Path(capsys.readouterr().out.strip()).is_file()

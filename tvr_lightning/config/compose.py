@@ -7,18 +7,15 @@ else to the suite's own. Parents are merged in order, then the file on top; `${.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tvr_lightning.config.apart import split_name, with_value
 from tvr_lightning.config.layers import lay
 from tvr_lightning.config.options import ROOT
 from tvr_lightning.data.stores.files import is_file
 from tvr_lightning.errors import ConfigError, nearest
-
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
-
 
 FOLDER = "experiments"
 PACKAGED = Path(__file__).parents[1] / FOLDER  # in a checkout a link to the folder beside the package
@@ -83,7 +80,7 @@ def compose(source: str | Path) -> dict[str, Any]:
     path = Path("--config") if is_text(source) else find_file(str(source))
     if not is_text(source) and not path.is_file() and (other := _of_other_value(path)) is not None:
         return other
-    own = _read(path, str(source) if is_text(source) else None)
+    own = dict(_read(path, str(source) if is_text(source) else None))
     parents = own.pop("defaults", None) or []
     folders = [_home(path), PACKAGED]
     merged: dict[str, Any] = {}
@@ -142,7 +139,7 @@ def _home(path: Path) -> Path:
     return path.absolute().parent
 
 
-def _read_parent(folders: Sequence[Path], parent: str, child: Path) -> DictConfig:
+def _read_parent(folders: Sequence[Path], parent: str, child: Path) -> Mapping[str, Any]:
     file = next((file for folder in folders if (file := folder / f"{parent}.yaml").is_file()), None)
     if file is None:
         known = [p.relative_to(f).with_suffix("").as_posix() for f in folders for part in PARTS
@@ -151,18 +148,23 @@ def _read_parent(folders: Sequence[Path], parent: str, child: Path) -> DictConfi
             f"{child}: defaults name '{parent}', but neither {folders[0]} nor the suite has {parent}.yaml; "
             f"{nearest(parent, known)}"
         )
-    config = _read(file)
+    state = file.stat()
+    config = _read_part(file, (state.st_mtime_ns, state.st_size))
     if "defaults" in config:
         raise ConfigError(f"{file}: a shared part has no `defaults` of its own; name its parents in {child.name}")
     return config
 
 
-def _lay(under: Mapping[str, Any], over: DictConfig) -> dict[str, Any]:
-    """Lays a file over others, interpolation unresolved; `data.batch_size: 8` at its top is `data: {batch_size: 8}`."""
-    from omegaconf import OmegaConf
+@cache
+def _read_part(file: Path, state: tuple[int, int]) -> Mapping[str, Any]:
+    """Many experiments share a part: it is read again when it has changed."""
+    return _read(file)
 
+
+def _lay(under: Mapping[str, Any], over: Mapping[Any, Any]) -> dict[str, Any]:
+    """Lays a file over others, interpolation unresolved; `data.batch_size: 8` at its top is `data: {batch_size: 8}`."""
     merged = dict(under)
-    for key, value in OmegaConf.to_container(over, resolve=False).items():  # type: ignore[union-attr]
+    for key, value in over.items():
         first, *rest = str(key).split(".")
         for part in reversed(rest):
             value = {part: value}
@@ -170,7 +172,7 @@ def _lay(under: Mapping[str, Any], over: DictConfig) -> dict[str, Any]:
     return merged
 
 
-def _read(path: Path, text: str | None = None) -> DictConfig:
+def _read(path: Path, text: str | None = None) -> Mapping[str, Any]:
     import yaml
     from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -191,4 +193,4 @@ def _read(path: Path, text: str | None = None) -> DictConfig:
         raise ConfigError(f"{path}: not UTF-8 text: {error}") from None
     if not isinstance(config, DictConfig):
         raise ConfigError(f"{path}: an experiment is a mapping of `trainer`, `data` and `model`; this file is not")
-    return config
+    return OmegaConf.to_container(config, resolve=False)  # type: ignore[return-value]

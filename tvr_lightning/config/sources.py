@@ -10,11 +10,11 @@ import ast
 import importlib.util
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
-from typing import Any, Literal, Optional, Union
+from typing import Any, Literal, Optional, TypeVar, Union, cast
 
 from tvr_lightning.errors import nearest
 
@@ -25,6 +25,19 @@ NODES = (ast.Name, ast.Subscript, ast.BinOp, ast.BitOr, ast.UnaryOp, ast.USub, a
 DYNAMIC = {"globals", "exec", "vars", "setattr", "__getattr__"}  # a module with one of these may have any name
 SAME_SIGNATURE = {"_defaults_from_env_vars"}  # Lightning's decorator of the trainer's constructor
 NO_PARENT = {"ABC", "Generic", "Protocol"}
+AskT = TypeVar("AskT", bound=Callable[..., Any])
+
+
+def _kept(ask: AskT) -> AskT:
+    """Keeps the answers about the suite's own classes: their sources stay as they are while it runs."""
+    keep = cache(ask)
+
+    @wraps(ask)
+    def answer(about: str | Slot, *more: Any) -> Any:
+        module = about if isinstance(about, str) else about.module
+        return (keep if module.partition(".")[0] == PACKAGE.name else ask)(about, *more)
+
+    return cast(AskT, answer)
 
 
 @dataclass(frozen=True)
@@ -45,6 +58,7 @@ class Slot:
     default: str | None = None
     doc: str = ""
 
+    @_kept
     def plain_type(self) -> Any:
         """The type, where it consists of plain ones and literals alone; else None."""
         try:
@@ -81,6 +95,7 @@ class Slot:
         """Whether a mapping may be a value of its own here and not the description of an object."""
         return not self.annotation or re.search(r"\b(dict|\w*Mapping|Any|object)\b", self.annotation) is not None
 
+    @_kept
     def fields(self) -> Signature | None:
         """What a mapping here holds, where it is the arguments themselves."""
         path = self.class_path()
@@ -101,6 +116,7 @@ class Signature:
     complete: bool = True
 
 
+@_kept
 def signature(class_path: str, below: frozenset[str] = frozenset()) -> Signature | None:
     """Reads a constructor's parameters, also inherited ones, or a dataclass's fields; None where that is uncertain.
 

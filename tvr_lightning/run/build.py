@@ -175,6 +175,8 @@ def with_defaults(cli: ExperimentCLI, content: Mapping[str, Any]) -> dict[str, A
 
 
 def _dumped(cli: ExperimentCLI, config: Any) -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load(cli.parser.dump(config, skip_unset=False, format="yaml"))
+    content: dict[str, Any] = yaml.safe_load(
+        cli.parser.dump(config, skip_unset=False, skip_validation=True, format="yaml")
+    )
     content.pop("config", None)
     return content
