@@ -44,6 +44,8 @@ def test_every_experiment_passes(name: str) -> None:
         ({"model": "lean"}, "model is 'lean'; it holds"),
         ({"data": 3}, "data is 3; it holds"),
         ({"trainer": []}, r"trainer is \[\]; it holds"),
+        ({"trainer": None}, "x.yaml: trainer is empty; leave it out, or give it names and values"),
+        ({"model": None}, "x.yaml: model is empty"),
         ({"model": {"class_path": CLASS, "init_args": 7}}, "model.init_args is 7; it holds names and values"),
         ({"model": {"class_path": "tvr_lightning.methods.clip4clp.CLIP4Clip"}}, "did you mean tvr_lightning.methods"),
         ({"model": {"class_path": "tvr_lightning.methods.clip4clip.Clip4Clip"}}, "did you mean CLIP4Clip"),

@@ -42,6 +42,16 @@ def test_file_stands_on_top_of_its_parents(folder: Path) -> None:
     }
 
 
+def test_a_shared_part_is_read_again_when_it_has_changed_and_no_one_can_change_what_was_read(folder: Path) -> None:
+    file = write(folder, "defaults: [data/b]")
+    first = compose(file)
+    first["model"]["lists"].append(3)
+    first["data"]["batch_size"] = 5
+    assert compose(file) == {"data": {"batch_size": 4, "num_frames": 2}, "model": {"lists": [1, 2]}}
+    (folder / "data/b.yaml").write_text("data: {batch_size: 16}")
+    assert compose(file) == {"data": {"batch_size": 16}}
+
+
 def test_parser_turns_a_nested_null_into_text() -> None:
     """Why settings do not go through jsonargparse's command line; once this fails, they may."""
     from tvr_lightning.run.build import ExperimentCLI

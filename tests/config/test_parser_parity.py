@@ -165,7 +165,7 @@ def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "text",
     [
-        "{data: {batch_size: '8', fps: '2', num_frames: 0b11, init_args: {}}, run_id: '7', trainer: null}",
+        "{data: {batch_size: '8', fps: '2', num_frames: 0b11, init_args: {}}, run_id: '7'}",
         "model: {init_args: {logit_scale: 2, optimizer: {lr: '1e-3'}}, dict_kwargs: {a: 1}}",
         "{model: {init_args: {optimizer: null}}, trainer: {callbacks: LearningRateMonitor}, tracker: none}",
         "trainer: {callbacks: [LearningRateMonitor, {class_path: DeviceStatsMonitor}]}",

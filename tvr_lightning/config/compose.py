@@ -110,9 +110,10 @@ def check_shape(content: Any, source: str, where: str = "") -> None:
     slots = ROOT.slots if not where else {}
     for key, value in content.items():
         place = f"{where}.{key}".lstrip(".")
-        needed = (key in slots and (slots[key].group or key == "model")) or (
-            key == "init_args" and "class_path" in content
-        )
+        group = key in slots and (slots[key].group or key == "model")
+        needed = group or (key == "init_args" and "class_path" in content)
+        if group and value is None:
+            raise ConfigError(f"{source}: {place} is empty; leave it out, or give it names and values")
         if needed and value is not None and not isinstance(value, Mapping):
             raise ConfigError(f"{source}: {place} is {value!r:.40}; it holds names and values")
         check_shape(value, source, place)
