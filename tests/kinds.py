@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -47,14 +47,3 @@ def few_fast(names: Iterable[str]) -> list[Any]:
     """All methods, or their experiments on shapes, of which one of each kind is fast."""
     names = list(names)
     return slow_unless(names, filter(is_fast, names))
-
-
-def cover(cases: Mapping[str, Set[Any]]) -> list[str]:
-    """Cases that have between them everything that any case has, the one with most of what is missing first."""
-    missing: set[Any] = set().union(*cases.values())
-    chosen: list[str] = []
-    while missing:
-        best = max(sorted(cases), key=lambda name: len(cases[name] & missing))
-        chosen.append(best)
-        missing -= cases[best]
-    return chosen

@@ -97,6 +97,7 @@ def test_names_of_the_suite_are_found_anywhere(folder: Path) -> None:
     assert grid.stdout.startswith("tvr fit --config experiments/tc_mgc_shapes.yaml")
 
 
+@pytest.mark.slow
 def test_own_experiments_come_first(folder: Path) -> None:
     (folder / "experiments").mkdir()
     (folder / "mine.yaml").rename(folder / "experiments" / "clip4clip_shapes.yaml")

@@ -124,6 +124,7 @@ def test_marks_know_ids_and_files_and_nothing_else(tmp_path: Path) -> None:
     assert marks_in({}) is None
 
 
+@pytest.mark.slow
 def test_ten_thousand_videos_take_a_second(tmp_path: Path) -> None:
     folder = tmp_path / "v"
     folder.mkdir()

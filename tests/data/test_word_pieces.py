@@ -243,6 +243,7 @@ def test_learnt_vocabulary():
     assert torch.equal(tokenizer(["GRÜNES Grunes"]).tokens, tokenizer(["grunes grünes"]).tokens)
 
 
+@pytest.mark.slow
 def test_same_captions_same_vocabulary_in_every_process():
     code = (
         "import sys, json; from tvr_lightning.data.word_pieces import learn_vocabulary; "

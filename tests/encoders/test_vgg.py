@@ -183,6 +183,7 @@ def test_same_seed_same_weights_and_scale_kept_through_the_layers():
     assert 0.1 < result.std() < 10
 
 
+@pytest.mark.slow
 def test_tiny_learns_colours_and_places_from_scratch():
     torch.manual_seed(0)
     encoder = VGGEncoder("tiny", freeze=False)

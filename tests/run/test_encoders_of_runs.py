@@ -120,6 +120,7 @@ def test_clip_comes_with_all_that_it_computes(runs: Path) -> None:
         assert torch.equal(found, own)
 
 
+@pytest.mark.slow
 def test_bert_and_vgg_go_from_lean_to_mean_pooling_with_their_vocabulary(
     runs: Path, other_words: Path, tmp_path: Path
 ) -> None:

@@ -17,6 +17,7 @@ NAMES = ("dsl", "qb", "sk", "sk1")
 
 
 @pytest.mark.parametrize("name", first_fast(["clip4clip_shapes", "ucofia_shapes"]))
+@pytest.mark.slow
 def test_a_run_reports_both_directions(
     name: str, shapes_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

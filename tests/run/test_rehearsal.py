@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 SMALL = ("--data.batch_size=4", "--data.num_workers=0", "--trainer.accelerator=cpu")
 
 
+@pytest.mark.slow
 def test_clips_are_as_long_as_wanted_and_no_two_files_alike(tmp_path: Path) -> None:
     files = [tmp_path / f"{i}.mp4" for i in range(18)]
     write_long_clips(files, 2.0, workers=1)

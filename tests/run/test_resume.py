@@ -98,7 +98,7 @@ def assert_same_end(run: Path, other: Path, names: tuple[str, ...] = ("best", "l
         assert all(torch.equal(a[k], b[k]) for k in a), name
 
 
-@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.timeout(120)
 def test_sigkill_inside_an_epoch(fit: Callable[..., int], home: Path, shapes_root: Path, workers: int) -> None:
     more = (f"--data.num_workers={workers}", "--trainer.max_epochs=2")

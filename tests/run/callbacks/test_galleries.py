@@ -52,6 +52,7 @@ def logged(shapes_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_offline_run_read_back(logged: Path) -> None:
     file = offline_file(logged)
     history: dict[str, Any] = {}
