@@ -76,6 +76,7 @@ def test_scores_give_the_run_s_figures(
     assert found["texts"]["caption_id"][0].as_py().endswith("#0")
 
 
+@pytest.mark.slow
 def test_features_are_the_encoder_s(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -114,6 +114,7 @@ def test_weights_are_refused_in_one_line(
     assert not (tmp_path / "clip_zero_shot_shapes").exists()
 
 
+@pytest.mark.slow
 def test_any_experiment_can_be_told_not_to_train(
     shapes_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

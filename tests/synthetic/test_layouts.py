@@ -38,6 +38,7 @@ def no_warning():
         yield
 
 
+@pytest.mark.slow
 def test_details_of_each_layout(roots):
     msvd = MSVD(roots["msvd"])
     ids = [r.video_id for split in msvd.splits for r in msvd.load(split)]

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize(("name", "key"), first_fast([("clip4clip_shapes", "similarity"), ("ghan_shapes", "weights")]))
+@pytest.mark.slow
 def test_a_tracker_gets_pictures(name: str, key: str, shapes_root: Path, tmp_path: Path) -> None:
     file = ROOT / f"experiments/{name}.yaml"
     small = [a for a in smoke_arguments(file, shapes_root, tmp_path) if "fast_dev" not in a]
