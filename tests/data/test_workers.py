@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ import pytest
 from tvr_lightning.data import workers
 from tvr_lightning.data.workers import WAIT_S, check_shared_memory
 from tvr_lightning.errors import ConfigError
+from tvr_lightning.visible import say_once
 
 from ..small_runs import run_arguments
 
@@ -73,6 +75,29 @@ def test_no_wait_is_unlimited(make_data: Callable[..., Any], count: int) -> None
     data.setup("fit")
     for loader in (data.train_dataloader(), data.evaluation_loaders(data.splits["test"])[1]):
         assert loader.timeout == (WAIT_S if count else 0)
+
+
+def test_more_workers_than_cores_are_said_once_and_not_by_each_loader(
+    make_data: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    say_once.cache_clear()
+    cores = os.cpu_count() or 1
+    data = make_data(num_workers=cores + 1)
+    data.setup("fit")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            data.train_dataloader()
+            data.evaluation_loaders(data.splits["test"])
+    assert not [w for w in said if "worker" in str(w.message)]
+    error = capsys.readouterr().err
+    assert error.count(f"tvr: {cores + 1} workers read on ") == 1
+    monkeypatch.setattr(workers, "usable_cores", lambda: 1)
+    say_once.cache_clear()
+    workers.worker_settings(1)
+    assert capsys.readouterr().err == ""
+    workers.worker_settings(2)
+    assert "2 workers read on 1 CPU core: they take turns" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
+from tvr_lightning.data.tools.parallel import usable_cores
 from tvr_lightning.errors import ConfigError
-from tvr_lightning.visible import bytes_in_words
+from tvr_lightning.visible import bytes_in_words, say_once
 
 SHARED_MEMORY = Path("/dev/shm")  # where Linux keeps it; a container of Docker has 64 MB of it unless told otherwise
 BATCHES_AHEAD = 2  # that a worker prepares
@@ -34,11 +36,19 @@ def check_loading(batch_size: int | None, num_workers: int | None) -> None:
 def worker_settings(num_workers: int) -> dict[str, Any]:
     """Arguments of a `DataLoader`; without workers there is nobody to wait for.
 
+    Says once where there are more workers than cores, in place of what torch says of each loader.
+
     >>> worker_settings(0)
     {'num_workers': 0, 'timeout': 0}
     """
     if not num_workers:
         return {"num_workers": 0, "timeout": 0}
+    if num_workers > (cores := usable_cores()):
+        warnings.filterwarnings("ignore", "This DataLoader will create")
+        say_once(
+            f"{num_workers} workers read on {cores} CPU core{'s' * (cores > 1)}: they take turns, and each takes "
+            f"memory; data.num_workers={cores}, or --workers {cores} where a command has it, is one a core"
+        )
     return {"num_workers": num_workers, "timeout": WAIT_S, "prefetch_factor": BATCHES_AHEAD}
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from tvr_lightning import __version__
 from tvr_lightning.data.stores.files import cache_folder
+from tvr_lightning.data.tools.parallel import usable_cores
 from tvr_lightning.errors import one_line
 from tvr_lightning.visible import bytes_in_words, from_home
 
@@ -173,7 +174,7 @@ def _devices() -> Lines:
 def _processor() -> Lines:
     import torch
 
-    usable = len(os.sched_getaffinity(0))
+    usable = usable_cores()
     quota = _quota()
     cores = f"{usable} of {os.cpu_count()}" + (f", a limit of {quota:g}" if quota else "")
     few = quota is not None and torch.get_num_threads() > max(1, round(quota))

@@ -58,7 +58,7 @@ def test_a_gpu_that_is_busy_says_nothing(
 
 
 def test_the_line_names_what_is_left_to_do(make_data: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress.os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(progress, "usable_cores", lambda: 8)
     plain, kept = waiting_line(0.5, make_data(num_workers=2)), waiting_line(0.5, make_data(cache_frames=True))
     assert "50%" in plain
     assert "data.num_workers=8" in plain

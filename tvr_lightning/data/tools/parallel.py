@@ -56,7 +56,7 @@ def map_in_processes(
     """
     if workers is not None and workers < 1:
         raise ConfigError(f"--workers is {workers}; it must be 1 or more")
-    count = min(workers or _cores(), -(-len(jobs) // jobs_per_worker) if workers is None else len(jobs))
+    count = min(workers or usable_cores(), -(-len(jobs) // jobs_per_worker) if workers is None else len(jobs))
     if count <= 1:
         return list(_with_bar(map(work, jobs), len(jobs), label))
     context = multiprocessing.get_context("spawn")
@@ -87,7 +87,8 @@ def _begin(stop: Event) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the parent decides
 
 
-def _cores() -> int:
+def usable_cores() -> int:
+    """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

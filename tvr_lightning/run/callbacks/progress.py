@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.utilities import rank_zero_warn
 from rich.table import Table
 
+from tvr_lightning.data.tools.parallel import usable_cores
 from tvr_lightning.run.lightning_private import batch_index
 from tvr_lightning.visible import console, say
 
@@ -116,7 +116,7 @@ class DataWaits(Callback):
 
 def waiting_line(share: float, data: VideoTextDataModule) -> str:
     """What a GPU waits for, and the settings that help."""
-    cores = os.cpu_count() or 1
+    cores = usable_cores()
     ways = []
     if not data.cache_frames and not data.jitter:
         ways.append("--data.cache_frames=true decodes each video once")
