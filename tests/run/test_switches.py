@@ -17,7 +17,7 @@ from tvr_lightning.commands.main import main
 from tvr_lightning.config.arguments import read_arguments
 from tvr_lightning.errors import ConfigError
 from tvr_lightning.run.accelerators import ExperimentTrainer
-from tvr_lightning.run.build import build_cli
+from tvr_lightning.run.build import build_cli, resolved_config, with_defaults
 from tvr_lightning.run.results import read_run
 from tvr_lightning.run.switches import check_nodes, check_selection, check_switches
 
@@ -163,6 +163,16 @@ def test_a_batch_is_never_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     for config in (cli.config, cli.config_init):
         assert repr(config.trainer.limit_test_batches) == "1"
         assert repr(config.trainer.limit_val_batches) == "1.0"
+    written = LightningArgumentParser.dump
+
+    def dumped(self: Any, *args: Any, **options: Any) -> str:
+        return str(written(self, *args, **options)).replace("limit_test_batches: 1\n", "limit_test_batches: 1.0\n")
+
+    monkeypatch.setattr(LightningArgumentParser, "dump", dumped)
+    content = resolved_config(cli)
+    for settings in (content, with_defaults(cli, content)):
+        assert repr(settings["trainer"]["limit_test_batches"]) == "1"
+        assert repr(settings["trainer"]["limit_val_batches"]) == "1.0"
 
 
 def test_a_part_of_the_gallery_does_not_look_like_the_whole(

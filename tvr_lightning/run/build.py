@@ -70,17 +70,8 @@ class ExperimentCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses without Lightning's warning about `sys.argv`, which is not for this program's own callers."""
         self.config = parser.parse_args(args)
-        self._keep_whole_numbers(self.config.trainer)
+        _keep_whole_numbers(self.composed.get("trainer"), self.config.trainer)
         check_parsed(self.config)
-
-    def _keep_whole_numbers(self, trainer: Namespace) -> None:
-        """Takes back that 1, a batch, became 1.0, all of them.
-
-        `Optional[Union[int, float]]` has whichever order some library wrote first, and the parser tries them in order.
-        """
-        for name, given in (self.composed.get("trainer") or {}).items():
-            if type(given) is int and isinstance(trainer.get(name), float):
-                trainer[name] = given
 
     def instantiate_classes(self) -> None:
         """Builds model and data module; the encoders as the checkpoint says, where there is one."""
@@ -91,12 +82,22 @@ class ExperimentCLI(LightningCLI):
         else:
             with encoders_of(path), checkpoint_errors(path):
                 super().instantiate_classes()
-        self._keep_whole_numbers(self.config_init.trainer)
+        _keep_whole_numbers(self.composed.get("trainer"), self.config_init.trainer)
         check_frames(self.model, self.datamodule.frames.num_frames)
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Nothing yet: see `run`."""
         return None
+
+
+def _keep_whole_numbers(given: Mapping[str, Any] | None, trainer: Namespace | dict[str, Any]) -> None:
+    """Takes back that 1, a batch, became 1.0, all of them.
+
+    `Optional[Union[int, float]]` has whichever order some library wrote first, and the parser tries them in order.
+    """
+    for name, value in (given or {}).items():
+        if type(value) is int and isinstance(trainer.get(name), float):
+            trainer[name] = value
 
 
 def take_along(model: RetrievalModule[Any, Any], data: VideoTextDataModule) -> None:
@@ -171,12 +172,15 @@ def with_defaults(cli: ExperimentCLI, content: Mapping[str, Any]) -> dict[str, A
         ConfigError: it has settings that do not exist any more, or values that do not fit.
     """
     with readable_errors():
-        return _dumped(cli, cli.parser.parse_args(["--config", dump_config(content)]))
+        config = cli.parser.parse_args(["--config", dump_config(content)])
+    _keep_whole_numbers(content.get("trainer"), config.trainer)
+    return _dumped(cli, config)
 
 
 def _dumped(cli: ExperimentCLI, config: Any) -> dict[str, Any]:
     content: dict[str, Any] = yaml.safe_load(
         cli.parser.dump(config, skip_unset=False, skip_validation=True, format="yaml")
     )
+    _keep_whole_numbers(vars(config.trainer), content["trainer"])
     content.pop("config", None)
     return content
