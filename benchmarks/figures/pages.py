@@ -28,13 +28,14 @@ BEGIN, END = "<!-- benchmarks/figures/protocol.py writes this table -->\n", "<!-
 SHORT, DROPPED = "t2v/R@1,v2t/R@1,SumR,probe/order,probe/size", ("mem GiB", "params M", "notes")
 TITLES = {"retrieval": "Retrieval", "hashing": "Hashing"}
 MISSING = "What is not trained"
-OWN_SETTINGS = "At the experiment's own settings, since no other point of the grid is kept"
+OWN_SETTINGS = "At the experiment's own settings: the rest of the grid is not trained, or its runs are not kept"
 HEAD = """\
 # Results
 
-`{command}` wrote this page of the runs that `{results}` keeps; nothing in it is typed by hand. A section stays as it
-was written while runs that it shows are not kept. Minutes are of runs two at a time on two cores, some beside other
-work.
+`{command}` wrote this page from the results of runs; nothing in it is typed by hand. `{results}` keeps what it reads of
+them. Sections "of runs that the repository did not keep yet" show earlier runs of another machine, and stay until these
+are trained again. The same seed gives other figures on another machine: compare rows within a section, not across.
+Minutes are of runs two at a time on two cores, many beside other work: they say little about what a method costs.
 
 """
 

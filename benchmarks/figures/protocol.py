@@ -99,21 +99,41 @@ def _from_one(text: str) -> int:
 def main(words: Sequence[str] | None = None) -> int:
     """Makes what is missing, or the page; returns 1 where a run failed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("tables", nargs="*", default=["retrieval", "hashing"], metavar="TABLE", help=", ".join(TABLES))
-    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="rows whose names begin so")
     parser.add_argument(
-        "--points", type=_from_one, default=MOST_POINTS, help="of each grid at most: 1 for a first look"
+        "tables",
+        nargs="*",
+        default=["retrieval", "hashing"],
+        metavar="TABLE",
+        help=f"{', '.join(TABLES)} (default: retrieval hashing)",
     )
-    parser.add_argument("--seeds", type=int, nargs="+", help="of the file's seeds these; -1: the first alone")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="only rows whose names begin with NAME")
+    parser.add_argument(
+        "--points",
+        type=_from_one,
+        default=MOST_POINTS,
+        help="at most this many points of each grid: 1 for a first look",
+    )
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", help="of the protocol's further seeds only these; -1: none, the first alone"
+    )
     parser.add_argument("--runs_dir", type=Path, default=Path("runs/protocol"), help="where runs are trained")
     parser.add_argument(
         "--results", type=Path, default=Path("benchmarks/results/shapes"), help="where what pages read is kept of them"
     )
     parser.add_argument("--jobs", type=_from_one, default=2, help="runs at a time, of one thread each")
-    parser.add_argument("--page", type=Path, metavar="FILE", help="train nothing; write the page of what is kept there")
-    parser.add_argument("--then_page", type=Path, metavar="FILE", help="write it there once every run has its result")
     parser.add_argument(
-        "--dry_run", action="store_true", help="print the commands of grids and parts; train and write nothing"
+        "--page", type=Path, metavar="FILE", help="write the page FILE from what is kept, and train nothing"
+    )
+    parser.add_argument(
+        "--then_page",
+        type=Path,
+        metavar="FILE",
+        help="after training, write the page FILE where every run has its result",
+    )
+    parser.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="print the commands of the tables' grids, or of parts with `ablations`; train and write nothing",
     )
     options = parser.parse_args(words)
     try:
@@ -135,8 +155,11 @@ def carry_out(parser: argparse.ArgumentParser, options: argparse.Namespace) -> i
     protocol = yaml.safe_load(PROTOCOL.read_text(encoding="utf-8"))
     rows = list(rows_of(protocol, options.runs_dir, options.results, options.points))
     if without := [name for name in options.only if not any(row.name.startswith(name) for row in rows)]:
-        stems = [row.name.partition("_shapes")[0] for row in rows]
-        hints = "; ".join(f"{name}: {nearest(name, stems)}" for name in without)
+        names = [name for row in rows for name in (row.name, row.name.partition("_shapes")[0])]
+        hints = "; ".join(
+            f"{name}: a table goes before --only" if name in TABLES else f"{name}: {nearest(name, names)}"
+            for name in without
+        )
         parser.error(f"--only: no row's name begins with {', '.join(without)} ({hints})")
     if unknown := {str(seed) for seed in options.seeds or ()} - {"-1", *map(str, protocol["seeds"])}:
         known = ", ".join(map(str, protocol["seeds"]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +84,24 @@ def test_a_batch_and_all_of_them_are_two_settings(script: Any, tmp_path: Path) -
     write_settings(tmp_path, [*WORDS, "--trainer.limit_test_batches=1.0"])
     with pytest.raises(TVRError, match=r"limit_test_batches was 1\.0 and is 1 now"):
         script.check_settings([*WORDS, "--trainer.limit_test_batches=1"], tmp_path)
+
+
+def test_settings_are_resolved_one_at_a_time(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python 3.11 cannot parse sources in two threads, and runs are made in several."""
+    write_settings(tmp_path, WORDS)
+    resolved, inside, most = script.check_settings.__globals__["_resolved"], [0], [0]
+
+    def watched(words: tuple[str, ...]) -> Any:
+        inside[0] += 1
+        most[0] = max(most[0], inside[0])
+        time.sleep(0.1)
+        inside[0] -= 1
+        return resolved(words)
+
+    monkeypatch.setitem(script.check_settings.__globals__, "_resolved", watched)
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda _: script.check_settings(WORDS, tmp_path), range(3)))
+    assert most == [1]
 
 
 def test_a_run_that_trained_nothing_has_no_curves(script: Any, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def test_the_page_holds_chosen_runs_and_parts(
     assert f"clip4clip_meanp_shapes: {mean.grid[1].point} by val/SumR" in table
     assert "Not trained: clip4clip_seqlstm_shapes, " in table
     assert "seeds than the protocol has: clip4clip_meanp_shapes (1 of 3), drl_shapes (1 of 3), ghan" in table
-    assert "since no other point of the grid is kept: ghan_shapes." in table
+    assert "the rest of the grid is not trained, or its runs are not kept: ghan_shapes." in table
     assert f"| drl\\_shapes/{part.point} | 0 | 25.0▼" in parts
     assert "- Not trained: lr-0.001-s0-ti, lr-0.001-s0-no_cdcr." in parts
     assert "Without parts: xpool_shapes, ts2net_shapes, ucofia_shapes, " in parts.split("## What is not trained")[1]
@@ -67,7 +67,10 @@ def test_a_section_of_more_runs_than_are_kept_stays(
     after = page.read_text()
     of_retrieval = before[before.index("## Retrieval") : before.index("## Hashing")]
     assert of_retrieval in after
-    assert "since no other point of the grid is kept.\n" in after.split("## Without parts of ghan_shapes")[1]
+    assert (
+        "the rest of the grid is not trained, or its runs are not kept.\n"
+        in after.split("## Without parts of ghan_shapes")[1]
+    )
     assert call(script, monkeypatch, "--page", str(page.with_name("new.md")), *words[2:]) == 0
     assert (
         f"the table of {pages.README} stays as it is: it shows runs that are not kept, drl" in capsys.readouterr().out

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,23 @@ def test_file_stands_on_top_of_its_parents(folder: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("parents", ['["data/${which}"]', "data/${which}", "${oc.env:PARENT,data/b}", "${list}"])
+def test_names_of_parents_may_be_interpolated(folder: Path, parents: str) -> None:
+    composed = compose(write(folder, f"defaults: {parents}\nwhich: b\nlist: [data/b]"))
+    assert composed["data"] == {"batch_size": 4, "num_frames": 2}
+
+
+def test_a_part_of_another_file_with_the_same_time_and_size_is_read(folder: Path) -> None:
+    file, part, kept = write(folder, "defaults: [data/b]"), folder / "data/b.yaml", folder / "other.yaml"
+    kept.write_text("data: {batch_size: 5}")
+    part.write_text("data: {batch_size: 4}")
+    for other in (kept, part):
+        os.utime(other, (1e9, 1e9))
+    assert compose(file)["data"] == {"batch_size": 4}
+    shutil.copy2(kept, part)
+    assert compose(file)["data"] == {"batch_size": 5}
+
+
 def test_a_shared_part_is_read_again_when_it_has_changed_and_no_one_can_change_what_was_read(folder: Path) -> None:
     file = write(folder, "defaults: [data/b]")
     first = compose(file)
@@ -73,6 +92,9 @@ def test_lists_replace(folder: Path) -> None:
         ),
         ("defaults: [trainer/a]\ndata: {x: '${nothing.here}'}", "nothing"),
         ("data: [unclosed", "not valid YAML"),
+        ("defaults: 3", "defaults is 3; it lists shared parts"),
+        ("defaults: {trainer: a}", "defaults is {'trainer': 'a'}; it lists"),
+        ("defaults: ['${nothing.here}']", "nothing.here"),
         ("- a\n- b", "an experiment is a mapping"),
     ],
 )

@@ -91,13 +91,13 @@ def test_more_workers_than_cores_are_said_once_and_not_by_each_loader(
             data.evaluation_loaders(data.splits["test"])
     assert not [w for w in said if "worker" in str(w.message)]
     error = capsys.readouterr().err
-    assert error.count(f"tvr: {cores + 1} workers read on ") == 1
+    assert error.count(f"tvr: {cores + 1} workers that read videos share ") == 1
     monkeypatch.setattr(workers, "usable_cores", lambda: 1)
     say_once.cache_clear()
     workers.worker_settings(1)
     assert capsys.readouterr().err == ""
     workers.worker_settings(2)
-    assert "2 workers read on 1 CPU core: they take turns" in capsys.readouterr().err
+    assert "2 workers that read videos share 1 CPU core, and" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -386,3 +386,20 @@ def test_seeds_of_which_one_has_no_number(tmp_path: Path) -> None:
         (folder / "metrics.json").write_text(json.dumps(content))
     mean, spread = Group(tuple(read_run(tmp_path / f"foo/{seed}") for seed in range(2))).summary("SumR") or (0, 0)
     assert (str(mean), str(spread)) == ("nan", "nan")
+
+
+@pytest.mark.parametrize(
+    ("path", "near"),
+    [
+        ("kept/ghan_shap", "kept/ghan_shapes"),
+        ("kept/ghan_shap/*", "kept/ghan_shapes"),
+        ("kept/ghan_shapes/s1", "kept/ghan_shapes/s0"),
+    ],
+)
+def test_a_folder_that_is_not_there_is_answered_with_what_is_near(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], path: str, near: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_run(Path("kept"), "ghan_shapes/s0")
+    assert main(["compare", path]) == 1
+    assert f"no run folder {path}; did you mean {near}?" in capsys.readouterr().err

@@ -12,17 +12,19 @@ import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from tvr_lightning.commands.main import main
 from tvr_lightning.config.arguments import read_arguments
 from tvr_lightning.errors import ConfigError
+from tvr_lightning.methods.clip4clip import CLIP4Clip
 from tvr_lightning.run.accelerators import ExperimentTrainer
 from tvr_lightning.run.build import build_cli, resolved_config, with_defaults
 from tvr_lightning.run.results import read_run
 from tvr_lightning.run.switches import check_nodes, check_selection, check_switches
 
 from ..kinds import first_fast
-from ..small_runs import run_arguments
+from ..small_runs import run_arguments, short_run
 
 EARLY = "--trainer.callbacks+=EarlyStopping"
 CHECKPOINT = "--trainer.callbacks+=ModelCheckpoint"
@@ -142,6 +144,28 @@ def test_a_switch_is_refused_in_one_line(
     assert not list(tmp_path.glob("clip4clip_shapes/*"))  # nothing half-written
 
 
+def test_a_share_without_a_batch_is_one_line_in_a_method_with_its_own_optimisers_too(
+    shapes_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = short_run(
+        "sptch_shapes_16", shapes_root, tmp_path, "--trainer.max_epochs=2", "--trainer.limit_train_batches=0.0001"
+    )
+    assert main(["fit", *words]) == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    assert "tvr: trainer: You requested to check 0.0001" in error
+
+
+def test_a_loss_that_a_method_names_as_their_sum_keeps_its_traceback(
+    shapes_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        CLIP4Clip, "compute_losses", lambda self, *_: dict.fromkeys(("loss", "x"), self.logit_scale.log)
+    )
+    with pytest.raises(MisconfigurationException, match="twice"):
+        fit(shapes_root, tmp_path)
+
+
 def test_a_batch_is_never_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """The parser makes 1 a float where a library wrote Optional[Union[float, int]] before Lightning wrote it turned."""
 
@@ -173,6 +197,9 @@ def test_a_batch_is_never_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     for settings in (content, with_defaults(cli, content)):
         assert repr(settings["trainer"]["limit_test_batches"]) == "1"
         assert repr(settings["trainer"]["limit_val_batches"]) == "1.0"
+    for broken in (None, 3, [1]):
+        with pytest.raises(ConfigError, match="trainer is"):
+            with_defaults(cli, {**content, "trainer": broken})
 
 
 def test_a_part_of_the_gallery_does_not_look_like_the_whole(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tvr_lightning.commands.parser import Parser
-from tvr_lightning.commands.tables import TABLE_WIDTH, print_wide
+from tvr_lightning.commands.tables import print_wide
 from tvr_lightning.errors import ConfigError, RunError, nearest
 from tvr_lightning.visible import say
 
@@ -151,7 +151,7 @@ def _check(options: argparse.Namespace) -> int:
         summary = {"dataset": check.dataset, "full": options.full, "splits": [asdict(split) for split in check.splits]}
         for name, content in {"summary": summary, **check.lists}.items():
             write_json(folder / f"{name}.json", content)
-    print_wide(_check_table(check), TABLE_WIDTH)
+    print_wide(_check_table(check))
     for note in check.notes:
         say(f"note: {note}")
     for kind, entries in check.lists.items():
@@ -226,7 +226,7 @@ def _stats(options: argparse.Namespace) -> int:
     for name, figure in draw_histograms(dataset, splits).items():
         with atomic_write(folder / f"{name}.png") as temporary:
             figure.savefig(temporary, format="png")
-    print_wide(_stats_table(dataset, splits), TABLE_WIDTH)
+    print_wide(_stats_table(dataset, splits))
     say(f"plots in {folder}")
     return 0
 

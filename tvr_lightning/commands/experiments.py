@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tvr_lightning.commands.parser import Parser
-from tvr_lightning.commands.tables import TABLE_WIDTH, print_wide
+from tvr_lightning.commands.tables import print_wide
 
 OVERVIEW = """\
   experiments  list the experiments with what each reproduces
@@ -18,5 +18,5 @@ def main(words: Sequence[str]) -> int:
     from tvr_lightning.config.catalogue import experiments_table, list_experiments
     from tvr_lightning.config.compose import known_experiments
 
-    print_wide(experiments_table(list_experiments(known_experiments())), TABLE_WIDTH)
+    print_wide(experiments_table(list_experiments(known_experiments())))
     return 0

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tvr_lightning.commands.parser import Parser, filled
-from tvr_lightning.commands.tables import TABLE_WIDTH, print_wide
+from tvr_lightning.commands.tables import print_wide
 from tvr_lightning.errors import ConfigError, nearest
 from tvr_lightning.visible import say
 
@@ -156,7 +156,7 @@ def _run(
     title = targets[0].entry.source.rpartition(", ")[0]
     found = Reproduction(title, command, rows, without, smoke)  # type: ignore[arg-type]
     for table in to_tables(found):
-        print_wide(table, TABLE_WIDTH)
+        print_wide(table)
     if smoke:
         say(SMOKE)
     for shown in rows:

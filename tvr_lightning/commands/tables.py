@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from tvr_lightning.report.comparison import Comparison
 
 TABLE_WIDTH = 160
-FULL_WIDTH = 500
+WIDEST = 10_000
+"""Columns in which every table is whole."""
 
 
 def add_comparison_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,10 +47,14 @@ def print_comparison(comparison: Comparison) -> None:
     """Prints the table of a comparison."""
     from tvr_lightning.report.formats import to_table
 
-    print_wide(to_table(comparison), FULL_WIDTH if comparison.full else TABLE_WIDTH)
+    print_wide(to_table(comparison))
 
 
-def print_wide(table: Any, width: int) -> None:
-    """Prints a table of at least `width` columns."""
+def print_wide(table: Any) -> None:
+    """Prints a table as wide as its figures need, and names and notes can be read in."""
+    from rich.measure import Measurement
+
     # figures that are cut say nothing: a narrow terminal wraps lines, a file takes them whole
-    console(width).print(table)
+    out = console(TABLE_WIDTH)
+    out.width = max(out.width, Measurement.get(out, out.options.update(width=WIDEST), table).minimum)
+    out.print(table)

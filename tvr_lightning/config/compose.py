@@ -9,13 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tvr_lightning.config.apart import split_name, with_value
 from tvr_lightning.config.layers import lay
 from tvr_lightning.config.options import ROOT
 from tvr_lightning.data.stores.files import is_file
 from tvr_lightning.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
 
 FOLDER = "experiments"
 PACKAGED = Path(__file__).parents[1] / FOLDER  # in a checkout a link to the folder beside the package
@@ -80,14 +84,16 @@ def compose(source: str | Path) -> dict[str, Any]:
     path = Path("--config") if is_text(source) else find_file(str(source))
     if not is_text(source) and not path.is_file() and (other := _of_other_value(path)) is not None:
         return other
-    own = dict(_read(path, str(source) if is_text(source) else None))
-    parents = own.pop("defaults", None) or []
+    own = _read(path, str(source) if is_text(source) else None)
     folders = [_home(path), PACKAGED]
     merged: dict[str, Any] = {}
     try:
+        parents = own.pop("defaults", None) or []
+        if not isinstance(parents, str | Sequence):
+            raise ConfigError(f"{path}: defaults is {parents!r:.40}; it lists shared parts: [trainer/cpu, data/shapes]")
         for name in [parents] if isinstance(parents, str) else parents:
             merged = _lay(merged, _read_parent(folders, str(name), path))
-        resolved = OmegaConf.to_container(OmegaConf.create(_lay(merged, own)), resolve=True)
+        resolved = OmegaConf.to_container(OmegaConf.create(_lay(merged, _plain(own))), resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{path}: {str(error).splitlines()[0]}") from None
     check_shape(resolved, str(path))
@@ -150,16 +156,22 @@ def _read_parent(folders: Sequence[Path], parent: str, child: Path) -> Mapping[s
             f"{nearest(parent, known)}"
         )
     state = file.stat()
-    config = _read_part(file, (state.st_mtime_ns, state.st_size))
+    config = _read_part(file, (state.st_ino, state.st_ctime_ns, state.st_mtime_ns, state.st_size))
     if "defaults" in config:
         raise ConfigError(f"{file}: a shared part has no `defaults` of its own; name its parents in {child.name}")
     return config
 
 
 @cache
-def _read_part(file: Path, state: tuple[int, int]) -> Mapping[str, Any]:
+def _read_part(file: Path, state: tuple[int, ...]) -> Mapping[str, Any]:
     """Many experiments share a part: it is read again when it has changed."""
-    return _read(file)
+    return _plain(_read(file))
+
+
+def _plain(config: DictConfig) -> dict[Any, Any]:
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_container(config, resolve=False)  # type: ignore[return-value]
 
 
 def _lay(under: Mapping[str, Any], over: Mapping[Any, Any]) -> dict[str, Any]:
@@ -173,7 +185,7 @@ def _lay(under: Mapping[str, Any], over: Mapping[Any, Any]) -> dict[str, Any]:
     return merged
 
 
-def _read(path: Path, text: str | None = None) -> Mapping[str, Any]:
+def _read(path: Path, text: str | None = None) -> DictConfig:
     import yaml
     from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -194,4 +206,4 @@ def _read(path: Path, text: str | None = None) -> Mapping[str, Any]:
         raise ConfigError(f"{path}: not UTF-8 text: {error}") from None
     if not isinstance(config, DictConfig):
         raise ConfigError(f"{path}: an experiment is a mapping of `trainer`, `data` and `model`; this file is not")
-    return OmegaConf.to_container(config, resolve=False)  # type: ignore[return-value]
+    return config

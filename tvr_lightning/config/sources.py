@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, wraps
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, Optional, TypeVar, Union, cast
 
 from tvr_lightning.errors import nearest
@@ -29,13 +30,17 @@ AskT = TypeVar("AskT", bound=Callable[..., Any])
 
 
 def _kept(ask: AskT) -> AskT:
-    """Keeps the answers about the suite's own classes: their sources stay as they are while it runs."""
-    keep = cache(ask)
+    """Keeps what is certain of the suite's own classes: their sources stay as they are while it runs."""
+    kept: dict[Any, Any] = {}
 
     @wraps(ask)
     def answer(about: str | Slot, *more: Any) -> Any:
-        module = about if isinstance(about, str) else about.module
-        return (keep if module.partition(".")[0] == PACKAGE.name else ask)(about, *more)
+        if (about, *more) in kept:
+            return kept[about, *more]
+        found, module = ask(about, *more), about if isinstance(about, str) else about.module
+        if found is not None and module.partition(".")[0] == PACKAGE.name:
+            kept[about, *more] = found
+        return found
 
     return cast(AskT, answer)
 
@@ -117,7 +122,7 @@ class Signature:
 
 
 @_kept
-def signature(class_path: str, below: frozenset[str] = frozenset()) -> Signature | None:
+def signature(class_path: str, below: frozenset[str] = frozenset(), /) -> Signature | None:
     """Reads a constructor's parameters, also inherited ones, or a dataclass's fields; None where that is uncertain.
 
     Args:
@@ -157,7 +162,7 @@ def signature(class_path: str, below: frozenset[str] = frozenset()) -> Signature
         name: Slot(module, ast.unparse(kind) if kind else "", False, given.get(name), docs.get(name, ""))
         for name, kind in types.items()
     }
-    return Signature({**inherited, **own}, complete)
+    return Signature(MappingProxyType({**inherited, **own}), complete)
 
 
 def _constant(module: str, name: str, seen: frozenset[tuple[str, str]] = frozenset()) -> ast.expr | None:

@@ -46,8 +46,8 @@ def worker_settings(num_workers: int) -> dict[str, Any]:
     if num_workers > (cores := usable_cores()):
         warnings.filterwarnings("ignore", "This DataLoader will create")
         say_once(
-            f"{num_workers} workers read on {cores} CPU core{'s' * (cores > 1)}: they take turns, and each takes "
-            f"memory; data.num_workers={cores}, or --workers {cores} where a command has it, is one a core"
+            f"{num_workers} workers that read videos share {cores} CPU core{'s' * (cores > 1)}, and each takes memory; "
+            f"{cores} would be one per core (data.num_workers, or --workers)"
         )
     return {"num_workers": num_workers, "timeout": WAIT_S, "prefetch_factor": BATCHES_AHEAD}
 

@@ -148,7 +148,7 @@ class TrainingSetHashing(HashingModule[CodesT]):
         super().on_save_checkpoint(checkpoint)
         if self._has_means and not self.centred:
             for name in ("video_mean", "text_mean"):
-                checkpoint["state_dict"].pop(name, None)
+                del checkpoint["state_dict"][name]
 
 
 class MeanFeatures:

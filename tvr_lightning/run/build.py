@@ -15,6 +15,7 @@ from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 from tvr_lightning.config.class_paths import check_named, check_parsed
+from tvr_lightning.config.compose import check_shape
 from tvr_lightning.config.objects import class_of, readable_errors
 from tvr_lightning.config.options import OF_ENCODER, RunOptions, followed
 from tvr_lightning.data.datamodule import VideoTextDataModule
@@ -22,6 +23,7 @@ from tvr_lightning.encoders.base import TextEncoder
 from tvr_lightning.encoders.kept import check_finished, checkpoint_errors
 from tvr_lightning.errors import ConfigError
 from tvr_lightning.methods.base import RetrievalModule
+from tvr_lightning.names import CONFIG
 from tvr_lightning.nn.temporal import check_frames
 from tvr_lightning.run.accelerators import ExperimentTrainer
 from tvr_lightning.run.checkpoints import encoders_of
@@ -135,6 +137,7 @@ def build_cli(
     Raises:
         TVRError: a key or value does not fit, or the method or a part of it refuses its arguments.
     """
+    check_shape(config, "settings")
     check_named(config)
     for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)  # what it says about itself
@@ -171,6 +174,7 @@ def with_defaults(cli: ExperimentCLI, content: Mapping[str, Any]) -> dict[str, A
     Raises:
         ConfigError: it has settings that do not exist any more, or values that do not fit.
     """
+    check_shape(content, CONFIG)
     with readable_errors():
         config = cli.parser.parse_args(["--config", dump_config(content)])
     _keep_whole_numbers(content.get("trainer"), config.trainer)

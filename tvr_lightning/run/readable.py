@@ -11,7 +11,6 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import LightningModule
 
 from tvr_lightning.errors import ConfigError, RunError, TVRError, one_line
-from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.visible import bytes_in_words
 
 WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (.*)", re.DOTALL)
@@ -65,12 +64,12 @@ def readable_error(error: BaseException, advice: str = "") -> TVRError | None:
 def _in_a_method(error: BaseException) -> bool:
     """Whether a method called what failed: its author needs the line, not a hint at settings.
 
-    What the base of all methods asks the trainer, the number of its steps, depends on settings alone.
+    The number of steps, for which a method asks the trainer, depends on settings alone.
     """
-    frames = (frame for frame, _ in walk_tb(error.__traceback__))
-    return any(
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    return not any(frame.f_code.co_name == "estimated_stepping_batches" for frame in frames) and any(
         isinstance(frame.f_locals.get("self"), LightningModule)
-        and not frame.f_globals.get("__name__", "").startswith(("pytorch_lightning.", RetrievalModule.__module__))
+        and not frame.f_globals.get("__name__", "").startswith("pytorch_lightning.")
         for frame in frames
     )
 

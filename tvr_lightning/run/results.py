@@ -305,8 +305,13 @@ def find_runs(paths: Sequence[Path], runs_dir: Path = Path("runs")) -> list[Run]
     runs: dict[Path, Run] = {}
     for path in paths or [runs_dir]:
         if not path.is_dir():
-            known = [str(p.parent) for p in runs_dir.glob(f"*/*/{METRICS}")]
-            raise RunError(f"no run folder {path}; {nearest(str(path), known) if known else 'there are no runs yet'}")
+            above = next(folder for folder in path.parents if folder.is_dir())
+            wrong = above / path.relative_to(above).parts[0]
+            known = {str(p.parent) for p in runs_dir.glob(f"*/*/{METRICS}")}
+            for pattern in (f"*/{METRICS}", f"*/*/{METRICS}"):
+                known |= {str(above / p.relative_to(above).parts[0]) for p in above.glob(pattern)}
+            hint = nearest(str(wrong), known) if known else f"there are no runs yet in {runs_dir}"
+            raise RunError(f"no run folder {path}; {hint}")
         found = [path] if (path / METRICS).is_file() else sorted(p.parent for p in path.rglob(METRICS))
         if not found:
             raise RunError(f"{path} holds no finished run (no {METRICS} below it)")
