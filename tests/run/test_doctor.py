@@ -147,39 +147,6 @@ def test_online_without_a_key(home: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert "there is no W&B key" in str(of(found, "W&B", "mode").warning)
 
 
-@pytest.mark.parametrize(
-    ("groups", "files", "memory", "cores"),
-    [
-        (
-            "0::/a/b",
-            {"a/memory.max": "1073741824", "a/b/memory.max": "max", "a/b/cpu.max": "150000 100000"},
-            1 << 30, 1.5,
-        ),
-        ("0::/not/inside", {"memory.max": "2147483648", "cpu.max": "max 100000"}, 2 << 30, None),
-        (
-            "4:memory:/x\n1:cpu,cpuacct:/y",
-            {"memory/x/memory.limit_in_bytes": "9223372036854771712", "memory/memory.limit_in_bytes": "4294967296",
-             "cpu/y/cpu.cfs_quota_us": "50000", "cpu/y/cpu.cfs_period_us": "100000"},
-            4 << 30, 0.5,
-        ),
-        ("0::/", {}, None, None),
-    ],
-)  # fmt: skip
-def test_limits_of_control_groups(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, groups: str, files: dict[str, str], memory: int | None,
-    cores: float | None,
-) -> None:  # fmt: skip
-    (tmp_path / "cgroup").write_text(groups + "\n")
-    mount = tmp_path / "mount"
-    mount.mkdir()
-    for name, content in files.items():
-        (mount / name).parent.mkdir(parents=True, exist_ok=True)
-        (mount / name).write_text(content + "\n")
-    monkeypatch.setattr(doctor, "CGROUPS", mount)
-    monkeypatch.setattr(doctor, "OWN_CGROUPS", tmp_path / "cgroup")
-    assert (doctor._limit(), doctor._quota()) == (memory, cores)
-
-
 def test_only_the_home_folder_itself_becomes_a_tilde(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     assert from_home("/home/me /home/me/x, /home/me2/x /home/me-2 a/home/me") == "~ ~/x, /home/me2/x /home/me-2 a~"

@@ -123,6 +123,7 @@ REFUSED = {
     "accumulate_grad_batches=0": "at least 1",
     "gradient_clip_val=-1": "at least 0",
     "gradient_clip_algorithm=foo": "['value', 'norm']",
+    "logger=": "'' names no class",
     "logger=nothing": "names no class",
     "plugins=x": "names no class",
     "callbacks+=Nothing": "names no class",

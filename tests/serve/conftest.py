@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import http.client
 import json
 import shutil
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit
 
@@ -161,7 +163,11 @@ def serving(index: Index, **limits: Any) -> Iterator[Served]:
         finally:
             server.should_exit = True
             thread.join(60)
-            assert not thread.is_alive()
+            if thread.is_alive():
+                with TemporaryFile("w+") as stacks:
+                    faulthandler.dump_traceback(stacks)
+                    stacks.seek(0)
+                    pytest.fail(f"the server does not end\n{stacks.read()}")
 
 
 @pytest.fixture(scope="session")

@@ -111,8 +111,8 @@ def _short(message: str) -> str:
     parts: dict[str, None] = {}
     for error in re.split(r"\n +- ", "\n".join(lines).partition("Errors:\n")[2].join(("\n", ""))):
         text = " ".join(error.split())
-        if name := re.match(r"Expected a dot import path string: (.+)", text):
-            parts[f"'{name[1]}' names no class; give its class path: module.Class"] = None
+        if name := re.match(r"Expected a dot import path string:(.*)", text):
+            parts[f"'{name[1].strip()}' names no class; give its class path: module.Class"] = None
         elif text.startswith(("Problem with given class_path", "Import path")):
             parts[text.removesuffix(" Not a valid subclass of")] = None
     said = "; ".join(parts) or " ".join(" ".join(lines).split())

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from tvr_lightning.data.tools.parallel import usable_cores
+from tvr_lightning.data.tools.bounds import usable_cores
+from tvr_lightning.distributed import ranks
 from tvr_lightning.errors import ConfigError
 from tvr_lightning.visible import bytes_in_words, say_once
 
@@ -45,10 +46,11 @@ def worker_settings(num_workers: int) -> dict[str, Any]:
         return {"num_workers": 0, "timeout": 0}
     if num_workers > (cores := usable_cores()):
         warnings.filterwarnings("ignore", "This DataLoader will create")
-        say_once(
-            f"{num_workers} workers that read videos share {cores} CPU core{'s' * (cores > 1)}, and each takes memory; "
-            f"{cores} would be one per core (data.num_workers, or --workers)"
-        )
+        if not ranks()[0]:
+            say_once(
+                f"{num_workers} workers that read videos share {cores} CPU core{'s' * (cores > 1)}, "
+                f"and each takes memory; {cores} would be one per core (data.num_workers, or --workers)"
+            )
     return {"num_workers": num_workers, "timeout": WAIT_S, "prefetch_factor": BATCHES_AHEAD}
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from tvr_lightning import __version__
 from tvr_lightning.data.stores.files import cache_folder
-from tvr_lightning.data.tools.parallel import usable_cores
+from tvr_lightning.data.tools.bounds import core_quota, memory_limit, visible_cores
 from tvr_lightning.errors import one_line
 from tvr_lightning.visible import bytes_in_words, from_home
 
@@ -30,10 +30,8 @@ SHOWN = ("torch", "torchvision", "pytorch-lightning", "torch-geometric", "transf
 VARIABLES = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "XDG_CACHE_HOME", "HF_HOME", "HF_HUB_OFFLINE", "TORCH_HOME",
              "WANDB_MODE", "WANDB_PROJECT", "WANDB_BASE_URL", "WNSEARCHDIR", "SLURM_JOB_ID", "LOCAL_RANK")  # fmt: skip
 LOW_DISK, LOW_MEMORY = 5 << 30, 4 << 30
-CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 SECRET_NAMES = re.compile("(KEY|TOKEN|SECRET|PASSWORD|PASSWD)$", re.IGNORECASE)
 SECRET_LETTERS = 8  # a shorter value may be a word of the report
-UNBOUNDED = 1 << 60  # cgroup 1 has a number of about that size where there is no limit
 
 Lines = Iterator[tuple[str, str] | tuple[str, str, str | None]]  # name, value and what may be wrong
 
@@ -174,9 +172,8 @@ def _devices() -> Lines:
 def _processor() -> Lines:
     import torch
 
-    usable = usable_cores()
-    quota = _quota()
-    cores = f"{usable} of {os.cpu_count()}" + (f", a limit of {quota:g}" if quota else "")
+    quota = core_quota()
+    cores = f"{visible_cores()} of {os.cpu_count()}" + (f", a limit of {quota:g}" if quota else "")
     few = quota is not None and torch.get_num_threads() > max(1, round(quota))
     threads = torch.get_num_threads()
     yield "cores", f"{cores}; torch uses {threads} thread{'s' * (threads != 1)}", (
@@ -185,7 +182,7 @@ def _processor() -> Lines:
         else None
     )  # fmt: skip
     memory = _meminfo()
-    limits = [limit for limit in (_limit(), memory["MemTotal"]) if limit is not None]
+    limits = [limit for limit in (memory_limit(), memory["MemTotal"]) if limit is not None]
     inside = f", a limit of {bytes_in_words(limits[0])}" if len(limits) > 1 else ""
     low = min(*limits, memory["MemAvailable"]) if limits else memory["MemAvailable"]
     yield (
@@ -199,45 +196,6 @@ def _meminfo() -> dict[str, int]:
     lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     rows = (re.match(r"(\w+): +(\d+) kB", line) for line in lines)
     return {row[1]: int(row[2]) << 10 for row in rows if row}
-
-
-def _groups() -> Iterator[tuple[str, Path]]:
-    """The process's control groups and those above, by controller; "" is that of all in version 2."""
-    for line in OWN_CGROUPS.read_text(encoding="utf-8").splitlines():
-        _, controllers, path = line.split(":", 2)
-        for name in controllers.split(","):
-            home = CGROUPS / name if name else CGROUPS
-            inside = home / path.lstrip("/")
-            # inside a container the path is the host's, and the group lies at the mount itself
-            for folder in (inside, *inside.parents):
-                if folder == home or home in folder.parents:
-                    yield name, folder
-
-
-def _limit() -> int | None:
-    """The smallest bound of memory among the control groups; None where there is none."""
-    texts = []
-    for name, folder in _groups():
-        file = folder / ("memory.max" if not name else "memory.limit_in_bytes")
-        if name in ("", "memory") and file.is_file():
-            texts.append(file.read_text(encoding="ascii").strip())
-    return min((int(text) for text in texts if text.isdigit() and int(text) < UNBOUNDED), default=None)
-
-
-def _quota() -> float | None:
-    """The smallest bound of processor time among the control groups, in cores; None where there is none."""
-    shares = []
-    for name, folder in _groups():
-        if not name and (file := folder / "cpu.max").is_file():
-            quota, period = file.read_text(encoding="ascii").split()
-        elif name == "cpu" and (file := folder / "cpu.cfs_quota_us").is_file():
-            quota = file.read_text(encoding="ascii").strip()
-            period = (folder / "cpu.cfs_period_us").read_text(encoding="ascii").strip()
-        else:
-            continue
-        if quota.isdigit():
-            shares.append(int(quota) / int(period))
-    return min(shares, default=None)
 
 
 def _shared_memory() -> Lines:

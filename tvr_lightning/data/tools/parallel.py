@@ -7,7 +7,6 @@ work free of torch, and each starts in a fraction of a second.
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -15,6 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.synchronize import Event
 from typing import TypeVar
 
+from tvr_lightning.data.tools.bounds import usable_cores
 from tvr_lightning.errors import ConfigError, DataError
 from tvr_lightning.visible import console
 
@@ -85,11 +85,6 @@ def _begin(stop: Event) -> None:
     global _stop
     _stop = stop
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends it to all; the parent decides
-
-
-def usable_cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _with_bar(results: Iterable[_Result], total: int, label: str) -> Iterable[_Result]:

@@ -12,7 +12,7 @@ from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.utilities import rank_zero_warn
 from rich.table import Table
 
-from tvr_lightning.data.tools.parallel import usable_cores
+from tvr_lightning.data.tools.bounds import usable_cores
 from tvr_lightning.run.lightning_private import batch_index
 from tvr_lightning.visible import console, say
 

@@ -174,7 +174,8 @@ def device_name(on_gpu: bool) -> str:
     """The GPU's name, or the processor's architecture and number of threads."""
     if on_gpu:
         return torch.cuda.get_device_name()
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{platform.machine()} CPU, {threads} thread{'s' * (threads > 1)}"
 
 
 def peak_memory_mib(on_gpu: bool) -> int:
