@@ -82,6 +82,12 @@ class Known:
 
 
 @cache
+def own_files() -> list[Path]:
+    """Files of the project itself: not those of environments, runs and data beside them."""
+    return [*(p for p in ROOT.iterdir() if p.is_file()), *(p for folder in FOLDERS for p in (ROOT / folder).rglob("*"))]
+
+
+@cache
 def known() -> Known:
     """Read by the first test that asks: a worker that runs none of them need not."""
     return Known()
@@ -162,7 +168,7 @@ def missing(word: str, command: bool = False) -> Iterator[str]:
         if not is_setting(word[2:].split("=")[0]):
             yield f"no setting {word}"
     elif word.endswith(OURS):
-        if not any(list(ROOT.glob(f"{folder}**/{word}")) for folder in ("", *(f"{f}/" for f in FOLDERS))):
+        if not any(path.match(word) for path in own_files()):
             yield f"no file {word}"
     elif DOTTED.fullmatch(word) and not word.endswith(OTHERS) and not dotted_exists(word.removesuffix("()")):
         yield f"no name {word}"

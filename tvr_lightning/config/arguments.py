@@ -16,7 +16,9 @@ from tvr_lightning.config.compose import check_shape, compose, find_file, is_tex
 from tvr_lightning.config.layers import lay, lay_value
 from tvr_lightning.config.options import ROOT
 from tvr_lightning.config.sources import Signature, Slot, signature, why_missing
-from tvr_lightning.errors import ConfigError, nearest
+from tvr_lightning.config.text import BeyondError, bounded
+from tvr_lightning.data.stores.files import is_file
+from tvr_lightning.errors import ConfigError, nearest, short
 from tvr_lightning.names import CHECKPOINTS, CONFIG, METRICS, PREDICTIONS
 from tvr_lightning.visible import say_once
 
@@ -216,7 +218,7 @@ def _read(text: str, slot: Slot | None) -> Any:
     if kind is not None and not as_yaml:
         parsed = _parse(kind, lambda parser: parser.parse_args([f"--value={text}"]))
         return parsed[0] if parsed else value
-    if slot and slot.class_path() and isinstance(value, str) and Path(value).is_file():
+    if slot and slot.class_path() and isinstance(value, str) and is_file(Path(value)):
         return _yaml(Path(value).read_text(encoding="utf-8"))
     return value
 
@@ -226,7 +228,10 @@ def _yaml(text: str) -> Any:
     from jsonargparse import get_loader
 
     try:
-        return get_loader("yaml")(text) if text.strip() else text  # other than YAML 1.1, it takes 1e-4 for a number
+        # other than YAML 1.1, it takes 1e-4 for a number
+        return get_loader("yaml")(bounded(text)) if text.strip() else text
+    except BeyondError as error:
+        raise ConfigError(f"{short(text, 40)}: {error}") from None
     except yaml.YAMLError:
         return text
 

@@ -19,6 +19,8 @@ from types import ModuleType
 from typing import Any
 
 from tvr_lightning.config.sources import PACKAGE, takes_over_names
+from tvr_lightning.data.stores.files import is_file
+from tvr_lightning.data.stores.reading import is_there
 from tvr_lightning.errors import ConfigError
 
 CLASS_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
@@ -224,7 +226,7 @@ def _lies_here(top: str) -> bool:
     """Whether a module comes from the working directory, or would if that were searched."""
     here, spec = Path.cwd(), _spec(top)
     if spec is None:
-        return top not in sys.modules and ((here / f"{top}.py").is_file() or (here / top).is_dir())
+        return top not in sys.modules and (is_file(here / f"{top}.py") or is_there(here / top, folder=True))
     folders = [Path(folder).parent for folder in spec.submodule_search_locations or ()]
     files = [Path(spec.origin).parent] if spec.has_location and not folders else []
     return any(folder.resolve() == here.resolve() for folder in (*folders, *files))

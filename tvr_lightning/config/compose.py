@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tvr_lightning.config.apart import split_name, with_value
 from tvr_lightning.config.layers import lay
 from tvr_lightning.config.options import ROOT
+from tvr_lightning.config.text import bounded
 from tvr_lightning.data.stores.files import is_file
 from tvr_lightning.errors import ConfigError, nearest
 
@@ -82,7 +84,7 @@ def compose(source: str | Path) -> dict[str, Any]:
     from omegaconf.errors import OmegaConfBaseException
 
     path = Path("--config") if is_text(source) else find_file(str(source))
-    if not is_text(source) and not path.is_file() and (other := _of_other_value(path)) is not None:
+    if not is_text(source) and not is_file(path) and (other := _of_other_value(path)) is not None:
         return other
     own = _read(path, str(source) if is_text(source) else None)
     folders = [_home(path), PACKAGED]
@@ -128,7 +130,7 @@ def check_shape(content: Any, source: str, where: str = "") -> None:
 def _of_other_value(path: Path) -> dict[str, Any] | None:
     """What a name means that ends in a number and has no file; None where there is no such experiment."""
     found = split_name(path)
-    if found is None or not find_file(str(found[0])).is_file():
+    if found is None or not is_file(find_file(str(found[0]))):
         return None
     return with_value(compose(found[0]), found[1])
 
@@ -190,16 +192,17 @@ def _read(path: Path, text: str | None = None) -> DictConfig:
     from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    if text is None and not path.is_file():
+    if text is None and not is_file(path):
         near = {p.stem for p in path.parent.glob("[!.]*.yaml")}  # not below: that may be a whole project
         if not path.suffix or path.parts[0] == FOLDER:
             near |= known_experiments().keys()
         hint = nearest(path.stem, near) if near or path.parent.is_dir() else f"there is no folder {path.parent}"
         raise ConfigError(f"no experiment file {path}: {hint}")
     try:
-        config = OmegaConf.load(path) if text is None else OmegaConf.create(text)
-    except RecursionError:
-        raise ConfigError(f"{path}: nested deeper than an experiment can be") from None
+        if text is None:
+            config = OmegaConf.load(StringIO(bounded(path.read_text(encoding="utf-8"))))
+        else:
+            config = OmegaConf.create(bounded(text))
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     except UnicodeDecodeError as error:

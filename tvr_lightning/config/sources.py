@@ -17,6 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, Optional, TypeVar, Union, cast
 
+from tvr_lightning.data.stores.files import is_file
 from tvr_lightning.errors import nearest
 
 PACKAGE = Path(__file__).parents[1]
@@ -319,7 +320,7 @@ def _file(module: str) -> Path | None:
     files = [file for base in bases for file in (base / "__init__.py", base.with_suffix(".py"))]
     if spec and spec.origin and not rest:
         files.append(Path(spec.origin))
-    return next((file for file in files if file.suffix == ".py" and file.is_file()), None)
+    return next((file for file in files if file.suffix == ".py" and is_file(file)), None)
 
 
 def _names(module: str) -> Mapping[str, list[ast.AST]] | None:

@@ -22,6 +22,7 @@ from typing import Any
 
 from tvr_lightning.config.arguments import read_arguments
 from tvr_lightning.config.compose import find_file
+from tvr_lightning.config.text import parse_yaml
 from tvr_lightning.errors import INTERRUPTED, TERMINATED, ConfigError, TVRError, nearest
 from tvr_lightning.names import CHECKPOINTS, LAST, METRICS, folder_below
 from tvr_lightning.visible import say
@@ -235,8 +236,8 @@ def _load(file: Path) -> Mapping[str, Any]:
         near = nearest(file.stem, known) if known else f"no .yaml file lies in {file.parent}"
         raise ConfigError(f"no grid file {file}: {near}")
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = parse_yaml(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{file}: a grid is a W&B sweep file: a mapping with `command`, `method` and `parameters`")

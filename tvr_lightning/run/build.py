@@ -18,6 +18,7 @@ from tvr_lightning.config.class_paths import check_named, check_parsed
 from tvr_lightning.config.compose import check_shape
 from tvr_lightning.config.objects import class_of, readable_errors
 from tvr_lightning.config.options import OF_ENCODER, RunOptions, followed
+from tvr_lightning.config.text import parse_yaml
 from tvr_lightning.data.datamodule import VideoTextDataModule
 from tvr_lightning.encoders.base import TextEncoder
 from tvr_lightning.encoders.kept import check_finished, checkpoint_errors
@@ -182,9 +183,7 @@ def with_defaults(cli: ExperimentCLI, content: Mapping[str, Any]) -> dict[str, A
 
 
 def _dumped(cli: ExperimentCLI, config: Any) -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load(
-        cli.parser.dump(config, skip_unset=False, skip_validation=True, format="yaml")
-    )
+    content: dict[str, Any] = parse_yaml(cli.parser.dump(config, skip_unset=False, skip_validation=True, format="yaml"))
     _keep_whole_numbers(vars(config.trainer), content["trainer"])
     content.pop("config", None)
     return content

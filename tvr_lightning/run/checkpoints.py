@@ -19,6 +19,7 @@ from torch import nn
 
 from tvr_lightning.config.layers import flat
 from tvr_lightning.config.options import WHERE_AND_HOW_OFTEN
+from tvr_lightning.config.text import parse_yaml
 from tvr_lightning.encoders.kept import rebuilding, weights_of_released_code
 from tvr_lightning.encoders.of_runs import UNSAID, read_checkpoint, result_weights, says_encoders
 from tvr_lightning.encoders.weights import load_checkpoint
@@ -26,6 +27,7 @@ from tvr_lightning.errors import CheckpointError, ConfigError, RunError, few
 from tvr_lightning.methods.base import RetrievalModule
 from tvr_lightning.names import BEST, CHECKPOINTS, CONFIG, LAST, METRICS
 from tvr_lightning.run.callbacks.guard import not_finite
+from tvr_lightning.run.reading import read_settings
 from tvr_lightning.run.released import TAKES, check_weights, is_released
 from tvr_lightning.visible import say_once
 
@@ -68,8 +70,8 @@ def _elsewhere(path: Path, home: Path) -> str:
     """What to take in place of a checkpoint that is not there."""
     folder = path.parent.parent
     if path.parent.name == CHECKPOINTS and (folder / CONFIG).is_file() and not path.parent.is_dir():
-        config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
-        evaluated = isinstance(config, Mapping) and (config.get("ckpt_path") or config.get("weights"))
+        config = read_settings(folder / CONFIG)
+        evaluated = config.get("ckpt_path") or config.get("weights")
         if evaluated:
             return f"{folder} only evaluated the weights {evaluated}: give those"
     if len(path.parts) == 1 and not path.suffix and (meant := difflib.get_close_matches(path.name, ("best", "last"))):
@@ -223,8 +225,8 @@ def check_settings(
     """
     file = folder / CONFIG
     try:
-        stored = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        stored = parse_yaml(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:  # a date with 13 months is a ValueError
         raise RunError(f"{file} is damaged ({' '.join(str(error).split())}); the run cannot be resumed") from None
     if not isinstance(stored, Mapping):
         raise RunError(f"{file} is damaged (no settings in it); the run cannot be resumed")

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tvr_lightning.config.text import parse_yaml
 from tvr_lightning.errors import RunError, one_line, short
 
-DEEPEST, MOST = 40, 200_000  # how deep settings are nested, and how many there are
 LARGEST = 10**9  # of a count of queries or items
 MOST_TIED = 10**5  # own items of one query: hits are counted one by one
 SLACK = 1e-6  # by which a share may lie above 1: means of float32
@@ -83,26 +83,20 @@ def read_settings(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        settings = _plain(content, [MOST], 0)
+        settings = _plain(parse_yaml(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return {}
-    except RecursionError:
-        raise damaged(path, "its values are nested too deeply") from None
     except (OSError, ValueError, TypeError, yaml.YAMLError) as error:  # a date with 13 months is a ValueError
         raise damaged(path, one_line(error)) from None
     return settings if isinstance(settings, dict) else {}
 
 
-def _plain(value: Any, left: list[int], depth: int) -> Any:
-    """What JSON knows; an alias inside itself would have no end, and aliases of aliases next to none."""
-    left[0] -= 1
-    if left[0] < 0 or depth > DEEPEST:
-        raise ValueError("more values than settings have, or deeper ones")
+def _plain(value: Any) -> Any:
+    """What JSON knows."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(inner, left, depth + 1) for key, inner in value.items()}
+        return {str(key): _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple | set):
-        return [_plain(inner, left, depth + 1) for inner in value]
+        return list(map(_plain, value))
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pytorch_lightning import Trainer
 from torch import Tensor
 
@@ -25,6 +24,7 @@ from tvr_lightning.names import CONFIG
 from tvr_lightning.nn.similarity import LogitScale
 from tvr_lightning.run.checkpoints import check_finite
 from tvr_lightning.run.lightning_private import position
+from tvr_lightning.run.reading import read_settings
 from tvr_lightning.run.released import is_released, load_released, said_of_released, say_released
 from tvr_lightning.run.trackers import is_first_rank
 from tvr_lightning.visible import say
@@ -169,7 +169,7 @@ def _as_there(path: Path, settings: Mapping[str, Any]) -> str:
     file = path.parent.parent / CONFIG
     if not settings or not file.is_file():
         return ""
-    there, here = flat(yaml.safe_load(file.read_text(encoding="utf-8")).get("model")), flat(settings)
+    there, here = flat(read_settings(file).get("model")), flat(settings)
     apart = [
         f"--model.{name.replace('init_args.', '')}={there[name]}"
         for name in sorted(there.keys() & here.keys())

@@ -1,0 +1,86 @@
+"""YAML of others: what is deeper or larger than settings is refused before a parser goes into it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tvr_lightning.commands.main import main
+from tvr_lightning.config.text import DEEPEST, MOST, BeyondError, parse_yaml
+from tvr_lightning.errors import TVRError
+from tvr_lightning.names import CONFIG
+from tvr_lightning.report.reported import load_reported
+from tvr_lightning.run.load import load_run
+
+DEEP = "[" * 100_000  # the parser in C dies of it
+LEVELS = 7
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, LEVELS)
+)
+CHAIN = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}]\n" for i in range(1, DEEPEST + 1))
+BEYOND = "nested deeper than"
+
+
+@pytest.mark.parametrize(
+    "text", [DEEP, '{"a":' * 100_000, "- " * 100_000 + "x", BOMB, CHAIN, "a: &a [x, *a]", "? " * 50_000 + "x"],
+    ids=["flow", "keys", "block", "bomb", "chain", "inside itself", "keys of keys"],
+)  # fmt: skip
+def test_what_is_beyond_settings_is_refused(text: str) -> None:
+    with pytest.raises(BeyondError, match=BEYOND):
+        parse_yaml(text)
+
+
+@pytest.mark.parametrize("text", ["[" * DEEPEST + "]" * DEEPEST, f"[{', '.join(['x'] * (MOST - 1))}]"])
+def test_bounds_themselves_are_within(text: str) -> None:
+    assert parse_yaml(text) == yaml.load(text, Loader=yaml.CSafeLoader)
+    with pytest.raises(BeyondError):
+        parse_yaml(f"[{text}]")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x", "a: &a {b: 1}\nc: {<<: *a, d: [*a, *a]}", "a: &a x\nb: *a", "a: 1\n---\nb: 2"]
+)
+def test_other_yaml_is_what_it_was(text: str) -> None:
+    def read(loader: Any) -> Any:
+        try:
+            return loader(text)
+        except yaml.YAMLError as error:
+            return type(error)
+
+    assert read(parse_yaml) == read(yaml.safe_load)
+
+
+@pytest.mark.parametrize(
+    "words", [["fit", "--config=FILE"], ["test", "RUN"], ["ablate", "--config=FILE"], ["rehearse", "--config=FILE"],
+              ["fit", "--config={a: TEXT"], ["fit", "--config=GOOD", "--data.frames=TEXT"],
+              ["fit", "--config=GOOD", "--model=TEXT"], ["fit", "--config=GOOD", "--data.annotations=FILE"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_commands_refuse_it_in_a_sentence(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (file := tmp_path / CONFIG).write_text(DEEP)
+    given = {"FILE": str(file), "RUN": str(tmp_path), "TEXT": DEEP, "GOOD": "clip4clip_shapes"}
+    for name, value in given.items():
+        words = [word.replace(name, value) for word in words]
+    assert main(words) == 2
+    [line] = capsys.readouterr().err.strip().splitlines()
+    assert BEYOND in line
+    assert len(line) < 400
+
+
+def test_functions_refuse_it_too(tmp_path: Path) -> None:
+    (tmp_path / CONFIG).write_text(DEEP)
+    with pytest.raises(TVRError, match=BEYOND):
+        load_run(tmp_path)
+    (tmp_path / "methods.yaml").write_text(BOMB)
+    with pytest.raises(TVRError, match=BEYOND):
+        load_reported(tmp_path)
+
+
+@pytest.mark.parametrize("words", [["--config={}"], ["--model={}.Y"], ["--data.annotations={}"], ["--model={}"]])
+def test_names_longer_than_the_system_takes(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    name = "x" * 400
+    assert main(["fit", "--config=clip4clip_shapes", *(word.format(name) for word in words)]) == 2
+    assert name in capsys.readouterr().err
