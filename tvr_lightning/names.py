@@ -59,7 +59,11 @@ def run_of(path: str | os.PathLike[str]) -> Path:
     folder = Path(path)
     if folder.parent.name == CHECKPOINTS:
         folder = folder.parents[1]
-    if not (folder / CONFIG).is_file():
+    try:
+        there = (folder / CONFIG).is_file()
+    except OSError:  # a name longer than the system takes
+        there = False
+    if not there:
         raise RunError(f"{path} is not a run: no {CONFIG} in {folder}; give the folder of a run, such as "
                        f"runs/EXPERIMENT/NAME, or a checkpoint in it")  # fmt: skip
     return folder

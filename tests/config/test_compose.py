@@ -12,6 +12,7 @@ import yaml
 from tvr_lightning import load_experiment
 from tvr_lightning.config.compose import compose, experiments_in
 from tvr_lightning.errors import ConfigError, TVRError
+from tvr_lightning.names import CHECKPOINTS, CONFIG, METRICS
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 TINY = ["model.encoder.model=tiny", "model.encoder.from_pretrained=null"]
@@ -173,3 +174,15 @@ def test_a_missing_file_is_compared_with_its_own_folder_only(tmp_path: Path) -> 
         compose(tmp_path / "lean_shape.yaml")
     with pytest.raises(ConfigError, match=r": known: lean_shapes$"):
         compose(tmp_path / "q.yaml")
+
+
+@pytest.mark.parametrize("mark", [CHECKPOINTS, METRICS])
+def test_what_a_run_wrote_is_taken_as_it_stands(mark: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET", "of mine")
+    path = tmp_path / CONFIG
+    path.write_text("experiment: ${oc.env:SECRET}\n")
+    assert compose(path) == {"experiment": "of mine"}
+    path.write_text("experiment: ${oc.env:SECRET}\ndefaults: [data/shapes]\n")
+    assert compose(path, of_run=True) == {"experiment": "${oc.env:SECRET}", "defaults": ["data/shapes"]}
+    (tmp_path / mark).mkdir()
+    assert compose(path) == {"experiment": "${oc.env:SECRET}", "defaults": ["data/shapes"]}

@@ -84,3 +84,21 @@ def test_names_longer_than_the_system_takes(words: list[str], capsys: pytest.Cap
     name = "x" * 400
     assert main(["fit", "--config=clip4clip_shapes", *(word.format(name) for word in words)]) == 2
     assert name in capsys.readouterr().err
+    for command, said in (("test", "is not a run"), ("compare", "no run folder"), ("dashboard", "no run folder")):
+        assert main([command, name]) in (1, 2)
+        assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("beside", [(), ("checkpoints",)])
+def test_a_run_s_configuration_stands_for_nothing_else(
+    beside: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SECRET", "of mine")
+    for name in beside:
+        (tmp_path / name).mkdir()
+    grown = "".join(f"x{i}: {f'${{x{i - 1}}}' * 10}\n" for i in range(1, 12))
+    (tmp_path / CONFIG).write_text(f"experiment: ${{oc.env:SECRET}}\nx0: {'y' * 100}\n{grown}")
+    assert main(["test", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "unknown key 'x0'" in error
+    assert "of mine" not in error

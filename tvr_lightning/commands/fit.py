@@ -112,7 +112,8 @@ def _of_run(path: str, settings: Sequence[str]) -> dict[str, Any]:
     folder = run_of(path)  # before anything heavy is imported
     from tvr_lightning.run.released import released_of
 
-    config, _ = read_arguments(["--config", str(folder / CONFIG), *settings])
+    file = folder / CONFIG
+    config, _ = read_arguments(["--config", str(file), *settings], file)
     released = released_of(folder)
     # such a run has no checkpoint, it only names its configuration
     if released is not None:

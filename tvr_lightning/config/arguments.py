@@ -12,14 +12,14 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from tvr_lightning.config.apart import name_apart, value_of
 from tvr_lightning.config.class_paths import module_of_working_directory, reach
-from tvr_lightning.config.compose import check_shape, compose, find_file, is_text
+from tvr_lightning.config.compose import check_shape, compose, find_file, is_text, lies_in_a_run
 from tvr_lightning.config.layers import lay, lay_value
 from tvr_lightning.config.options import ROOT
 from tvr_lightning.config.sources import Signature, Slot, signature, why_missing
 from tvr_lightning.config.text import BeyondError, bounded
 from tvr_lightning.data.stores.files import is_file
 from tvr_lightning.errors import ConfigError, nearest, short
-from tvr_lightning.names import CHECKPOINTS, CONFIG, METRICS, PREDICTIONS
+from tvr_lightning.names import CONFIG
 from tvr_lightning.visible import say_once
 
 OBJECT_KEYS = ("class_path", "init_args", "dict_kwargs")
@@ -42,7 +42,7 @@ class Words(NamedTuple):
     trusted: bool
 
 
-def read_arguments(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+def read_arguments(arguments: Sequence[str], run_file: Path | None = None) -> tuple[dict[str, Any], list[str]]:
     """Composes `--config` files and lays `--a.b=value` settings over them, whatever the order of both.
 
     Settings go into the configuration here and not through the parser's own command line, which turns a `null` inside
@@ -52,6 +52,7 @@ def read_arguments(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]
 
     Args:
         arguments: what follows the command, e.g. `--config experiments/x.yaml --data.batch_size=8`.
+        run_file: the one among the files that a run wrote, and that may be someone else's, whatever lies beside it.
 
     Returns:
         The configuration, and the words that are not settings (`--help`, also of a class, and `--print_config`).
@@ -63,11 +64,12 @@ def read_arguments(arguments: Sequence[str]) -> tuple[dict[str, Any], list[str]]
     words = split_words(arguments)
     config: dict[str, Any] = {}
     for file in words.files:
-        content = ({} if is_text(file) else {"experiment": Path(file).stem}) | compose(file)
+        of_run = run_file is not None and Path(file) == run_file
+        content = ({} if is_text(file) else {"experiment": Path(file).stem}) | compose(file, of_run)
         if not is_text(file):
             content = _of_any_run(content, find_file(file))
         if not words.trusted:
-            _check_origin(content, find_file(file))
+            _check_origin(content, find_file(file), of_run)
         reach(content)
         check_config(content, file)
         config = lay(config, content, ROOT)
@@ -126,17 +128,13 @@ def check_config(config: Mapping[str, Any], source: str) -> None:
 
 def _of_any_run(content: dict[str, Any], file: Path) -> dict[str, Any]:
     """A configuration without the name of the run that wrote it: another run of it has a folder of its own."""
-    own = file.name == CONFIG and (content.get("run_id") == file.resolve().parent.name or _lies_in_a_run(file))
+    own = file.name == CONFIG and (content.get("run_id") == file.resolve().parent.name or lies_in_a_run(file))
     return {**content, "run_id": None, "resume": None} if own else content
 
 
-def _lies_in_a_run(file: Path) -> bool:
-    return file.name == CONFIG and any((file.parent / name).exists() for name in (METRICS, PREDICTIONS, CHECKPOINTS))
-
-
-def _check_origin(content: Mapping[str, Any], file: Path) -> None:
+def _check_origin(content: Mapping[str, Any], file: Path, of_run: bool) -> None:
     """Refuses modules of the working directory in a run's configuration, which may be someone else's."""
-    if _lies_in_a_run(file) and (module := module_of_working_directory(content)):
+    if (of_run or lies_in_a_run(file)) and (module := module_of_working_directory(content)):
         raise ConfigError(
             f"{file} names the module '{module}', which would be imported from the working directory; a run's "
             f"configuration may not do that, since runs are passed on. If you know what {module} does, add {TRUST}"

@@ -17,7 +17,9 @@ from tvr_lightning.config.layers import lay
 from tvr_lightning.config.options import ROOT
 from tvr_lightning.config.text import bounded
 from tvr_lightning.data.stores.files import is_file
+from tvr_lightning.data.stores.reading import is_there
 from tvr_lightning.errors import ConfigError, nearest
+from tvr_lightning.names import CHECKPOINTS, CONFIG, METRICS, PREDICTIONS
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -66,13 +68,15 @@ def _folders() -> list[Path]:
     return [here] if here.is_dir() and here.samefile(PACKAGED) else [here, PACKAGED] if here.is_dir() else [PACKAGED]
 
 
-def compose(source: str | Path) -> dict[str, Any]:
+def compose(source: str | Path, of_run: bool = False) -> dict[str, Any]:
     """Reads an experiment, merges its parents and resolves interpolation.
 
     A name that no file has, `sptch_msrvtt_32`, may mean another experiment with one number changed; see `config.apart`.
+    The configuration that a run wrote is taken as it stands.
 
     Args:
         source: a file, the name of an experiment, or its YAML text in braces.
+        of_run: a run wrote it, also where nothing else of the run is there.
 
     Returns:
         The configuration; `experiment`, its name, is the file's stem where it gives none.
@@ -80,13 +84,26 @@ def compose(source: str | Path) -> dict[str, Any]:
     Raises:
         ConfigError: the file or a parent is missing, is not a mapping, or holds broken YAML or interpolation.
     """
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
     path = Path("--config") if is_text(source) else find_file(str(source))
     if not is_text(source) and not is_file(path) and (other := _of_other_value(path)) is not None:
         return other
     own = _read(path, str(source) if is_text(source) else None)
+    # what a run wrote is whole, and may be someone else's: it looks up nothing
+    content = _plain(own) if of_run or lies_in_a_run(path) else _resolved(own, path)
+    check_shape(content, str(path))
+    return content
+
+
+def lies_in_a_run(file: Path) -> bool:
+    """Whether a file is the configuration that a run wrote."""
+    return file.name == CONFIG and any(is_there(file.parent / name) for name in (METRICS, PREDICTIONS, CHECKPOINTS))
+
+
+def _resolved(own: DictConfig, path: Path) -> dict[str, Any]:
+    """An experiment on top of its parents, with what its interpolation stands for."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
     folders = [_home(path), PACKAGED]
     merged: dict[str, Any] = {}
     try:
@@ -95,11 +112,9 @@ def compose(source: str | Path) -> dict[str, Any]:
             raise ConfigError(f"{path}: defaults is {parents!r:.40}; it lists shared parts: [trainer/cpu, data/shapes]")
         for name in [parents] if isinstance(parents, str) else parents:
             merged = _lay(merged, _read_parent(folders, str(name), path))
-        resolved = OmegaConf.to_container(OmegaConf.create(_lay(merged, _plain(own))), resolve=True)
+        return OmegaConf.to_container(OmegaConf.create(_lay(merged, _plain(own))), resolve=True)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
         raise ConfigError(f"{path}: {str(error).splitlines()[0]}") from None
-    check_shape(resolved, str(path))
-    return resolved  # type: ignore[return-value]
 
 
 def check_shape(content: Any, source: str, where: str = "") -> None:

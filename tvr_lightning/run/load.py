@@ -98,7 +98,8 @@ def load_run(path: str | os.PathLike[str], device: str | torch.device | None = N
     """
     place = open_device("cpu" if device is None else device)
     folder = run_of(path)
-    config = read_arguments(["--config", str(folder / CONFIG), *([TRUST] if trust else [])])[0]
+    file = folder / CONFIG
+    config, _ = read_arguments(["--config", str(file), *([TRUST] if trust else [])], file)
     if not trains(config):
         experiment = build(config)
         experiment.model.to(place).eval()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tvr_lightning.config.options import WHERE_AND_HOW_OFTEN
 from tvr_lightning.data.stores.files import atomic_write
+from tvr_lightning.data.stores.reading import is_there
 from tvr_lightning.errors import RunError, nearest
 from tvr_lightning.names import CONFIG, HASH_BASELINES, LEAKY, METRICS, PROBE, PROBE_CHANCE, RANKS, RELEASED, UNTRAINED
 from tvr_lightning.run.reading import damaged, misfits, read_columns, read_json, read_settings
@@ -304,8 +305,8 @@ def find_runs(paths: Sequence[Path], runs_dir: Path = Path("runs")) -> list[Run]
     """
     runs: dict[Path, Run] = {}
     for path in paths or [runs_dir]:
-        if not path.is_dir():
-            above = next(folder for folder in path.parents if folder.is_dir())
+        if not is_there(path, folder=True):
+            above = next(folder for folder in path.parents if is_there(folder, folder=True))
             wrong = above / path.relative_to(above).parts[0]
             known = {str(p.parent) for p in runs_dir.glob(f"*/*/{METRICS}")}
             for pattern in (f"*/{METRICS}", f"*/*/{METRICS}"):
