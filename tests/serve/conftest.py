@@ -170,9 +170,12 @@ def serving(index: Index, **limits: Any) -> Iterator[Served]:
                     pytest.fail(f"the server does not end\n{stacks.read()}")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def served(index_folder: Path) -> Iterator[Served]:
-    """A server over an index that stays as it is; uploads of at most 1 MB."""
+    """A server over an index that stays as it is; uploads of at most 1 MB.
+
+    It ends with the tests of this folder: a clock that others patch is not for its thread.
+    """
     with serving(load_index(index_folder), upload=10**6) as found:
         yield found
 

@@ -28,7 +28,8 @@ def run(monkeypatch: pytest.MonkeyPatch, data: Any, done: bool, fetch: float, st
     clock = [0.0]
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(Event, "done", done)
-    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    # not the module's own function, by which event loops of other threads wait
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     trainer: Any = SimpleNamespace(is_global_zero=True, datamodule=data)
     module: Any = SimpleNamespace(device=torch.device("cuda", 0))
     callback = DataWaits()
