@@ -289,6 +289,7 @@ class TestVocabulary:
         assert fit("test", f"--ckpt_path={runs / 'lean_shapes' / 'a'}", "--run_id=t") == 0
         assert (tmp_path / "lean_shapes" / "t" / "metrics.json").is_file()
 
+    @pytest.mark.slow
     def test_without_it_other_words_are_learnt(self, fit: Callable[..., int], runs: Path, tmp_path: Path) -> None:
         assert fit("fit") == 0
         end = weights_of(tmp_path / "lean_shapes" / "a")

@@ -69,12 +69,11 @@ def test_results_name_what_was_built(run: Path) -> None:
     ("command", "change"),
     first_fast(
         [
-            ("test", []),
             ("test", ["--model.encoder.from_pretrained=null", f"{QUICK}=null"]),
+            ("test", []),
             ("predict", ["--model.encoder.from_pretrained=null"]),
             ("validate", []),
-        ],
-        2,
+        ]
     ),
 )
 def test_commands_need_nothing_but_the_checkpoint(

@@ -41,7 +41,7 @@ def reported(run: Path) -> dict[str, float]:
     return json.loads((run / "metrics.json").read_text())["metrics"]
 
 
-@pytest.mark.parametrize("path", [".", "checkpoints/best.ckpt"])
+@pytest.mark.parametrize("path", first_fast([".", "checkpoints/best.ckpt"]))
 def test_figures_are_the_run_s_own(run: Path, path: str) -> None:
     found = figures(run / path)
     assert len(found) > 10

@@ -70,7 +70,7 @@ WORKS: dict[str, tuple[tuple[str, ...], Mapping[str, Any]]] = {
 
 
 # what a fast run of the tests sees; each of the others takes as long
-FAST = ("max_steps", "accumulation")
+FAST = ("max_steps",)
 
 
 @pytest.mark.parametrize("name", [n if n in FAST else pytest.param(n, marks=pytest.mark.slow) for n in WORKS])

@@ -15,6 +15,7 @@ import pytest
 from tvr_lightning.data.video.frames import VideoFrames, read_frames
 
 from ..data.clips import grainy, write_clip
+from ..kinds import first_fast, slow_unless
 from . import judge as judge_module
 from .__main__ import DAMAGED, MARKS, NONE, SOUND, media_jobs, write
 from .damage import DAMAGES, damages
@@ -25,7 +26,7 @@ from .table import Table
 from .workers import Job, judged
 
 
-@pytest.mark.parametrize("make", [edited_clips, named_clips, property_clips])
+@pytest.mark.parametrize("make", first_fast([named_clips, edited_clips, property_clips]))
 def test_sound_videos_are_right(tmp_path: Path, make: object) -> None:
     clips = list(make(tmp_path))  # type: ignore[operator]
     assert len(clips) >= 10
@@ -105,7 +106,7 @@ def test_crashes_and_endless_loops_are_verdicts() -> None:
     assert found["work"] == Verdict("right")
 
 
-@pytest.mark.parametrize("kind", STORES)
+@pytest.mark.parametrize("kind", slow_unless(STORES, [kind for kind in STORES if "triples" not in kind]))
 def test_killed_writers_leave_what_is_whole(tmp_path: Path, kind: str) -> None:
     for number in range(2):
         folder = tmp_path / str(number)
