@@ -143,6 +143,7 @@ def test_distributions_are_of_matching_pairs(run: Path) -> None:
     assert {name: len(some) for name, some in vectors.items()} == {"words": 3, "frames": 3}
 
 
+@pytest.mark.slow
 def test_words_and_frames_by_t_sne(run: Path) -> None:
     pytest.importorskip(distributions.TSNE, reason="scikit-learn is not installed")
     opened = open_run(run)

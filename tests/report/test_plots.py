@@ -103,6 +103,7 @@ def test_a_line_over_one_setting_keeps_its_values_in_order(tmp_path: Path) -> No
     assert len(draw_grid(shown(tmp_path, ["t2v/R@1"])).axes) == 1
 
 
+@pytest.mark.slow
 def test_a_surface_over_two_settings_is_written(tmp_path: Path) -> None:
     grid(tmp_path, {(a, b): a + b for a in (0.1, 1.0) for b in (1.0, 5.0, 9.0)}, ["alpha", "beta"])
     path = write_plot("grid", shown(tmp_path), tmp_path)

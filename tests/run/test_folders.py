@@ -68,6 +68,7 @@ def test_a_run_s_configuration_does_not_keep_its_name(tmp_path: Path) -> None:
     assert read_arguments([*words, "--run_id=b"])[0]["run_id"] == "b"
 
 
+@pytest.mark.slow
 def test_a_named_run_is_tested_and_repeated_by_its_configuration(shapes_root: Path, tmp_path: Path) -> None:
     assert main(["fit", *run_arguments(shapes_root, tmp_path, "--run_id=a", "--trainer.max_epochs=1")]) == 0
     run = tmp_path / "clip4clip_shapes" / "a"

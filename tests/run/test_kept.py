@@ -100,6 +100,7 @@ def test_a_run_is_loaded_and_trained_on_without_its_weights(run: Path, tmp_path:
     assert main([*words, "--trainer.max_epochs=3"]) == 0
 
 
+@pytest.mark.slow
 def test_captions_may_be_longer_than_in_training(run: Path, tmp_path: Path) -> None:
     words = ["test", "--config", str(run / "config.yaml"), f"--ckpt_path={run}", f"--runs_dir={tmp_path}"]
     assert main([*words, "--run_id=t", "--data.max_words=40"]) == 0

@@ -149,6 +149,7 @@ class TestCommands:
         path.write_bytes(kept)
         shutil.rmtree(other.parent)
 
+    @pytest.mark.slow
     def test_a_training_that_starts_from_it(self, shapes_root: Path, tmp_path: Path, path: Path) -> None:
         rates = ("--model.optimizer.lr=0", "--model.optimizer.encoder_lr=0", "--trainer.max_epochs=1")
         assert main(["fit", *self.arguments(shapes_root, tmp_path, "--run_id=f", f"--weights={path}", *rates)]) == 0

@@ -47,6 +47,7 @@ def test_damage_is_the_same_for_a_seed() -> None:
     assert all(damaged != content for _, damaged in first)
 
 
+@pytest.mark.slow
 def test_damaged_videos_are_right_or_refused(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "a.mp4", 36, paint=grainy, options={"g": "12", "bf": "2"})
     film = in_order(path)
