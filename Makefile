@@ -124,7 +124,7 @@ dashboard: $(READY) ## one page over runs, runs/report.html: RUNS='runs/clip4cli
 # without the theme's notice of what follows it
 MKDOCS = NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
 
-# a worker a core, of one thread each; one holds about 1.5 GB, hence the bound; a file's tests share what they made
+# one worker per core, of one thread each; one holds about 1.5 GB, hence the bound; a file's tests share what they made
 SPREAD := -q -n logical --maxprocesses 4 --dist loadfile
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SPREAD)
 

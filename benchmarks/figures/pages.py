@@ -33,9 +33,10 @@ HEAD = """\
 # Results
 
 `{command}` wrote this page from the results of runs; nothing in it is typed by hand. `{results}` keeps what it reads of
-them. Sections "of runs that the repository did not keep yet" show earlier runs of another machine, and stay until these
-are trained again. The same seed gives other figures on another machine: compare rows within a section, not across.
-Minutes are of runs two at a time on two cores, many beside other work: they say little about what a method costs.
+them. Sections "of runs that the repository did not keep yet" show earlier runs of another machine, and stay until those
+runs are repeated. The same seed gives other figures on another machine: compare rows within a section, not across.
+Their bold figures may lie at chance, which is 25 % in probes. Minutes were measured with two runs at a time on two
+cores, many beside other work: they say little about what a method costs.
 
 """
 

@@ -90,10 +90,9 @@ def _train(run: Run, making: TextIO) -> bool:
 
 
 def _from_one(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is less than 1")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of at least 1")
+    return int(text)
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -169,6 +168,8 @@ def carry_out(parser: argparse.ArgumentParser, options: argparse.Namespace) -> i
     if options.page and (options.only or options.points != MOST_POINTS):
         parser.error("--page is of all rows: leave --only and --points out, or README.md's table would lose the others")
     rows = [row for row in rows if not options.only or row.name.startswith(tuple(options.only))]
+    if page := options.page or options.then_page:
+        check_pages(page)  # before hours of training, and before settings are resolved
     check_kept(rows)
     if options.page:
         write_results(protocol, rows, options.results, options.page)
@@ -183,8 +184,6 @@ def carry_out(parser: argparse.ArgumentParser, options: argparse.Namespace) -> i
         planned = [*grids, *(run for row, point in points for run in (row.grid[point], *row.parts[point]))]
         say("\n".join(f"{'# finished: ' if run.finished else ''}tvr fit {shlex.join(run.words)}" for run in planned))
         return 0
-    if options.then_page:
-        check_pages(options.then_page)  # before hours of training
     with ThreadPoolExecutor(options.jobs) as pool:
         list(pool.map(train, grids))
         seeds = [

@@ -92,8 +92,8 @@ def test_a_section_of_more_runs_than_are_kept_stays(
         (["--then_page", "nowhere/page.md"], 1, "nowhere/page.md would lie in a folder that is not there"),
         (["nonsense"], 2, "no table nonsense; there are retrieval, hashing, ablations"),
         (["--only", "xklip"], 2, "no row's name begins with xklip (xklip: did you mean xclip?)"),
-        (["--jobs", "0"], 2, "argument --jobs: 0 is less than 1"),
-        (["--points", "0"], 2, "argument --points: 0 is less than 1"),
+        (["--jobs", "0"], 2, "argument --jobs: '0' is not a whole number of at least 1"),
+        (["--points", "0"], 2, "argument --points: '0' is not a whole number of at least 1"),
         (["--seeds", "0", "5"], 2, "protocol.yaml has no seed 5; there are 0, 1, 2"),
     ],
 )  # fmt: skip

@@ -147,8 +147,8 @@ def test_a_run_that_another_process_makes_is_left_alone(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--points", "0"], "0 is less than 1"),
-        (["--jobs", "-1"], "-1 is less than 1"),
+        (["--points", "0"], "'0' is not a whole number of at least 1"),
+        (["--jobs", "-1"], "'-1' is not a whole number of at least 1"),
         (["--only", "lean", "nothing"], "no row's name begins with nothing"),
         (["--only", "lean", "--page", "page.md"], "--page is of all rows"),
     ],

@@ -26,6 +26,9 @@ ROOT = Path(__file__).parents[2]
         (["fit"], 2, "needs an experiment"),
         (["fit", "--config", "experiments/nope.yaml"], 2, "no experiment file experiments/nope.yaml"),
         (["fit", "--config"], 2, "--config has no value"),
+        (["fit", "--config=clip4clip_shapes", "--dry_run"], 2, "unknown key 'dry_run'"),
+        (["rehearse", "--config=clip4clip_shapes", "--dat.batch_size=3"], 2, "did you mean data?"),
+        (["compare", "pyproject.toml"], 1, "pyproject.toml is a file; give the folder of a run"),
         (["data", "shapes", "--root", "pyproject.toml"], 1, "pyproject.toml"),
     ],
 )
@@ -90,6 +93,21 @@ def test_wrong_calls_are_answered_without_slow_imports(words: list[str], slow: s
     assert done.returncode == (1 if "is not a run" in text else 2), done.stderr
     assert text in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["rehearse", "--config=clip4clip_shapes", "--step", "3"], "no option --step; did you mean --steps?"),
+        (["search", "index", "a dog", "--cand=3"], "no option --cand; did you mean --candidates?"),
+    ],
+)
+def test_misspelt_options_are_not_taken_for_settings(
+    words: list[str], meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(words)
+    assert meant in capsys.readouterr().err
 
 
 def test_no_command_takes_abbreviated_options() -> None:

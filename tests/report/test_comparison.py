@@ -137,7 +137,7 @@ def test_the_legend_says_where_one_seed_was_compared(tmp_path: Path) -> None:
     make_run(tmp_path, "a/two", seed=1)
     make_run(tmp_path, "b/one", seed=0, hits=BAD)
     make_run(tmp_path, "b/two", seed=1, hits=BAD)
-    of_one = "of a row with one seed, the test does not cover the choice of seed"
+    of_one = "for rows with one seed, the test does not cover the choice of seed"
     assert of_one not in to_markdown(compare(find_runs([tmp_path]), baseline="a"))
     make_run(tmp_path, "c/one", seed=0, hits=BAD)
     assert of_one in to_markdown(compare(find_runs([tmp_path]), baseline="a"))

@@ -106,6 +106,8 @@ def split_words(arguments: Sequence[str]) -> Words:
         if not word.startswith("--") and word != "-c":
             raise ConfigError(f"'{word}' is not a setting; settings look like --data.batch_size=8")
         if not equals:
+            if not words and option.partition(".")[0] not in ROOT.slots and option not in ("config", "-c"):
+                raise ConfigError(f"command line: unknown key '{option}'; {nearest(option, ROOT.slots)}")
             if not words:
                 raise ConfigError(f"{word} has no value; write {word}=VALUE")
             value = words.pop(0)

@@ -92,7 +92,7 @@ def legend(comparison: Comparison) -> list[str]:
             f"{UP} {DOWN}: better, worse than {baseline}: paired bootstrap over videos and seeds, 5 % a row (Holm)"
         )
         single = any(len(row.group.runs) == 1 for row in rows)
-        of_seed = "; of a row with one seed, the test does not cover the choice of seed" if single else ""
+        of_seed = "; for rows with one seed, the test does not cover the choice of seed" if single else ""
         lines.append(f"tested: {', '.join(tested) or 'nothing'}{of_seed}")
         if comparison.full:
             lines.append(f"Δ: difference from {baseline}, with its 95 % interval")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tvr_lightning.config.options import WHERE_AND_HOW_OFTEN
-from tvr_lightning.data.stores.files import atomic_write
+from tvr_lightning.data.stores.files import atomic_write, is_file
 from tvr_lightning.data.stores.reading import is_there
 from tvr_lightning.errors import RunError, nearest
 from tvr_lightning.names import CONFIG, HASH_BASELINES, LEAKY, METRICS, PROBE, PROBE_CHANCE, RANKS, RELEASED, UNTRAINED
@@ -305,17 +305,19 @@ def find_runs(paths: Sequence[Path], runs_dir: Path = Path("runs")) -> list[Run]
     """
     runs: dict[Path, Run] = {}
     for path in paths or [runs_dir]:
+        if is_file(path):
+            raise RunError(f"{path} is a file; give the folder of a run, or a folder above runs")
         if not is_there(path, folder=True):
             above = next(folder for folder in path.parents if is_there(folder, folder=True))
             wrong = above / path.relative_to(above).parts[0]
             known = {str(p.parent) for p in runs_dir.glob(f"*/*/{METRICS}")}
-            for pattern in (f"*/{METRICS}", f"*/*/{METRICS}"):
+            for pattern in (f"*/{METRICS}", f"*/*/{METRICS}", f"*/*/*/{METRICS}"):
                 known |= {str(above / p.relative_to(above).parts[0]) for p in above.glob(pattern)}
             hint = nearest(str(wrong), known) if known else f"there are no runs yet in {runs_dir}"
             raise RunError(f"no run folder {path}; {hint}")
         found = [path] if (path / METRICS).is_file() else sorted(p.parent for p in path.rglob(METRICS))
         if not found:
-            raise RunError(f"{path} holds no finished run (no {METRICS} below it)")
+            raise RunError(f"{path} holds no finished run (no {METRICS} below it): `tvr fit` and `tvr test` make one")
         runs.update((p, read_run(p)) for p in found)
     return list(runs.values())
 
