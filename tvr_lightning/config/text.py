@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import yaml
@@ -43,7 +44,7 @@ def bounded(text: str) -> str:
     named: dict[str, tuple[int, int]] = {}  # the size and height of what an alias may stand for
     heights: list[int] = []  # of the collections that are open, as far as they are read
     begun: list[tuple[str | None, int]] = []  # the names of these, and the count before each
-    for event in yaml.parse(text, Loader=_loader()):
+    for event in _events(text):
         if isinstance(event, yaml.CollectionStartEvent):
             begun.append((event.anchor, count))
             heights.append(0)
@@ -65,6 +66,15 @@ def bounded(text: str) -> str:
         if count > MOST or len(heights) + height > DEEPEST:
             raise BeyondError
     return text
+
+
+def _events(text: str) -> Iterator[Any]:
+    try:
+        yield from yaml.parse(text, Loader=_loader())
+    except yaml.YAMLError as error:
+        if "maximum nesting" not in str(error):  # some builds of the parser in C have a bound of their own
+            raise
+        raise BeyondError from None
 
 
 def _loader() -> Any:

@@ -252,7 +252,11 @@ class MilvusVectors:
         except ImportError as error:
             raise ConfigError(f"{place} needs pymilvus: pip install 'tvr-lightning[milvus]' ({error})") from None
         for name in ("pymilvus", "milvus_lite"):  # they log each error with a traceback, and raise it too
-            logging.getLogger(name).setLevel(logging.CRITICAL)
+            log = logging.getLogger(name)
+            log.setLevel(logging.CRITICAL)
+            log.propagate = False  # their modules' own loggers have levels of their own in old releases
+            if not log.handlers:
+                log.addHandler(logging.NullHandler())
         self.place, self.collection, self.kind, self.width = place, collection, kind, width
         self.local = "://" not in place
         self.binary = kind == "code" and not self.local
