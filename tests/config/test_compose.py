@@ -182,7 +182,15 @@ def test_what_a_run_wrote_is_taken_as_it_stands(mark: str, tmp_path: Path, monke
     path = tmp_path / CONFIG
     path.write_text("experiment: ${oc.env:SECRET}\n")
     assert compose(path) == {"experiment": "of mine"}
-    path.write_text("experiment: ${oc.env:SECRET}\ndefaults: [data/shapes]\n")
-    assert compose(path, of_run=True) == {"experiment": "${oc.env:SECRET}", "defaults": ["data/shapes"]}
+    path.write_text("experiment: ${oc.env:SECRET} ${\n1: 2\ndata.size: 64\nmodel: {init_args: {lr: 1e-4}}\n")
+    written = {
+        "experiment": "${oc.env:SECRET} ${", "1": 2, "data": {"size": 64}, "model": {"init_args": {"lr": 1e-4}}
+    }  # fmt: skip
+    assert compose(path, of_run=True) == written
     (tmp_path / mark).mkdir()
-    assert compose(path) == {"experiment": "${oc.env:SECRET}", "defaults": ["data/shapes"]}
+    assert compose(path) == written
+    (link := tmp_path.with_name(f"{tmp_path.name}.yaml")).symlink_to(path)
+    assert compose(link) == written
+    path.write_text("defaults: [data/shapes]\n")
+    with pytest.raises(ConfigError, match="a run's configuration has no `defaults`"):
+        compose(path)

@@ -10,11 +10,13 @@ import yaml
 
 from tvr_lightning.commands.main import main
 from tvr_lightning.config import text as text_module
-from tvr_lightning.config.text import DEEPEST, BeyondError, parse_yaml
+from tvr_lightning.config.compose import compose
+from tvr_lightning.config.text import DEEPEST, MOST, RefusedError, parse_yaml
 from tvr_lightning.errors import TVRError
 from tvr_lightning.names import CONFIG
 from tvr_lightning.report.reported import load_reported
 from tvr_lightning.run.load import load_run
+from tvr_lightning.run.reading import read_settings
 
 DEEP = "[" * 100_000  # the parser in C dies of it
 LEVELS = 7
@@ -30,7 +32,7 @@ BEYOND = "nested deeper than"
     ids=["flow", "keys", "block", "bomb", "chain", "inside itself", "keys of keys"],
 )  # fmt: skip
 def test_what_is_beyond_settings_is_refused(text: str) -> None:
-    with pytest.raises(BeyondError, match=BEYOND):
+    with pytest.raises(RefusedError, match=BEYOND):
         parse_yaml(text)
 
 
@@ -38,7 +40,7 @@ def test_what_is_beyond_settings_is_refused(text: str) -> None:
 def test_bounds_themselves_are_within(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text_module, "MOST", 100)
     assert parse_yaml(text) == yaml.load(text, Loader=yaml.CSafeLoader)
-    with pytest.raises(BeyondError):
+    with pytest.raises(RefusedError):
         parse_yaml(f"[{text}]")
 
 
@@ -56,9 +58,36 @@ def test_other_yaml_is_what_it_was(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("!!int ''", "cannot be read as"),
+        ("!!bool x", "cannot be read as"),
+        ("!!timestamp x", "cannot be read as"),
+        (":".join(["59"] * 20_000), "a number of 59,999 digits"),
+        ("9" * 5000, "a number of 5,000 digits"),
+        ("a" + ".a" * 400 + ": 1", BEYOND),
+        (f"a: '{DEEP}'", BEYOND),
+        ("a: |\n" + "".join(f"  {line}\n" for line in BOMB.splitlines()), BEYOND),
+        ("".join(f"{i}: 1\n" for i in range(MOST)), BEYOND),
+    ],
+)
+def test_values_that_a_parser_chokes_on_are_refused(text: str, why: str, tmp_path: Path) -> None:
+    with pytest.raises(RefusedError, match=why):
+        parse_yaml(text)
+    (tmp_path / CONFIG).write_text(f"{text}\n" if ": " in text else f"a: {text}\n")
+    with pytest.raises(TVRError, match=why):
+        load_run(tmp_path)
+    with pytest.raises(TVRError, match=why):
+        compose(tmp_path / CONFIG)
+    with pytest.raises(TVRError, match=why):
+        read_settings(tmp_path / CONFIG)
+
+
+@pytest.mark.parametrize(
     "words", [["fit", "--config=FILE"], ["test", "RUN"], ["ablate", "--config=FILE"], ["rehearse", "--config=FILE"],
               ["fit", "--config={a: TEXT"], ["fit", "--config=GOOD", "--data.frames=TEXT"],
-              ["fit", "--config=GOOD", "--model=TEXT"], ["fit", "--config=GOOD", "--data.annotations=FILE"]],
+              ["fit", "--config=GOOD", "--model=TEXT"], ["fit", "--config=GOOD", "--trainer.logger='TEXT'"],
+              ["fit", "--config=GOOD", "--data.annotations=FILE"]],
     ids=" ".join,
 )  # fmt: skip
 def test_commands_refuse_it_in_a_sentence(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

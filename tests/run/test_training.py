@@ -230,7 +230,6 @@ def test_selecting_on_test_marks_the_result(command: Callable[..., int], tmp_pat
     assert metrics(run.parent / "t")["selected_on_test"]
 
 
-@pytest.mark.slow
 def test_an_undecodable_gallery_video_stops_even_when_training_skips_such(
     shapes_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

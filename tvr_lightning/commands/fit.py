@@ -83,16 +83,18 @@ def main(words: Sequence[str]) -> int:
 def _print_help(command: str, given: Words) -> int:
     """Prints the settings of the experiment that is named, or those that all have."""
     from tvr_lightning.config.arguments import TRUST, read_arguments
+    from tvr_lightning.config.compose import no_text
     from tvr_lightning.config.help import settings_help
+    from tvr_lightning.data.stores.files import is_file
     from tvr_lightning.names import CONFIG
 
     files, settings = list(given.files), dict(given.settings)
     run = Path(settings.get("ckpt_path", "")) / CONFIG
-    if not files and "ckpt_path" in settings and run.is_file():
-        files = [str(run)]
+    if not files and "ckpt_path" in settings and is_file(run):
+        files = [no_text(run)]
     words = [word for file in files for word in ("--config", file)]
     words += [f"--{name}={value}" for name, value in given.settings] + ([TRUST] if given.trusted else [])
-    config: Mapping[str, Any] = read_arguments(words)[0]
+    config: Mapping[str, Any] = read_arguments(words, run)[0]
     low, high = HELP_WIDTHS
     width = max(low, min(high, shutil.get_terminal_size((high, 1)).columns - 1))
     what = "--config FILE" if command == "fit" else "[--config FILE | RUN]"
@@ -107,13 +109,14 @@ def _print_help(command: str, given: Words) -> int:
 def _of_run(path: str, settings: Sequence[str]) -> dict[str, Any]:
     """The configuration of a run that is evaluated again, and settings over it."""
     from tvr_lightning.config.arguments import read_arguments
+    from tvr_lightning.config.compose import no_text
     from tvr_lightning.names import CONFIG, run_of
 
     folder = run_of(path)  # before anything heavy is imported
     from tvr_lightning.run.released import released_of
 
     file = folder / CONFIG
-    config, _ = read_arguments(["--config", str(file), *settings], file)
+    config, _ = read_arguments(["--config", no_text(file), *settings], file)
     released = released_of(folder)
     # such a run has no checkpoint, it only names its configuration
     if released is not None:

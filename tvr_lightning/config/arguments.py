@@ -16,7 +16,7 @@ from tvr_lightning.config.compose import check_shape, compose, find_file, is_tex
 from tvr_lightning.config.layers import lay, lay_value
 from tvr_lightning.config.options import ROOT
 from tvr_lightning.config.sources import Signature, Slot, signature, why_missing
-from tvr_lightning.config.text import BeyondError, bounded
+from tvr_lightning.config.text import DEEPEST, RefusedError, parse_yaml
 from tvr_lightning.data.stores.files import is_file
 from tvr_lightning.errors import ConfigError, nearest, short
 from tvr_lightning.names import CONFIG
@@ -113,6 +113,8 @@ def split_words(arguments: Sequence[str]) -> Words:
             value = words.pop(0)
         if option in ("config", "-c"):
             files.append(value)
+        elif option.count(".") > DEEPEST:
+            raise ConfigError(f"command line: unknown key '{short(option)}'")
         else:
             settings.append((_whole(option), value))
     return Words(tuple(files), tuple(settings), tuple(flags), trusted)
@@ -229,8 +231,8 @@ def _yaml(text: str) -> Any:
 
     try:
         # other than YAML 1.1, it takes 1e-4 for a number
-        return get_loader("yaml")(bounded(text)) if text.strip() else text
-    except BeyondError as error:
+        return parse_yaml(text, get_loader("yaml")) if text.strip() else text
+    except RefusedError as error:
         raise ConfigError(f"{short(text, 40)}: {error}") from None
     except yaml.YAMLError:
         return text

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tvr_lightning.config.apart import split_name, with_value
 from tvr_lightning.config.layers import lay
 from tvr_lightning.config.options import ROOT
-from tvr_lightning.config.text import bounded
+from tvr_lightning.config.text import parse_yaml, plain
 from tvr_lightning.data.stores.files import is_file
 from tvr_lightning.data.stores.reading import is_there
 from tvr_lightning.errors import ConfigError, nearest
@@ -87,16 +87,43 @@ def compose(source: str | Path, of_run: bool = False) -> dict[str, Any]:
     path = Path("--config") if is_text(source) else find_file(str(source))
     if not is_text(source) and not is_file(path) and (other := _of_other_value(path)) is not None:
         return other
-    own = _read(path, str(source) if is_text(source) else None)
-    # what a run wrote is whole, and may be someone else's: it looks up nothing
-    content = _plain(own) if of_run or lies_in_a_run(path) else _resolved(own, path)
+    text = _text(path, str(source) if is_text(source) else None)
+    content = _written(text, path) if of_run or lies_in_a_run(path) else _resolved(_read(text, path), path)
     check_shape(content, str(path))
     return content
 
 
 def lies_in_a_run(file: Path) -> bool:
     """Whether a file is the configuration that a run wrote."""
-    return file.name == CONFIG and any(is_there(file.parent / name) for name in (METRICS, PREDICTIONS, CHECKPOINTS))
+    beside = (METRICS, PREDICTIONS, CHECKPOINTS)
+    return any(f.name == CONFIG and any(is_there(f.parent / name) for name in beside) for f in (file, _real(file)))
+
+
+def _real(file: Path) -> Path:
+    """What a link leads to."""
+    try:
+        return file.resolve()
+    except (OSError, RuntimeError, ValueError):  # a link to itself
+        return file
+
+
+def _written(text: str, path: Path) -> dict[str, Any]:
+    """What a run wrote: it is whole, and may be someone else's, so nothing is looked up and nothing expanded."""
+    import yaml
+    from jsonargparse import get_loader
+
+    try:
+        content = plain(parse_yaml(text, get_loader("yaml")))  # other than YAML 1.1, it takes 1e-4 for a number
+    except yaml.YAMLError as error:
+        raise _no_yaml(path, error) from None
+    if not isinstance(content, dict):
+        raise _no_experiment(path)
+    if "defaults" in content:
+        raise ConfigError(
+            f"{path} lies beside what a run leaves, and a run's configuration has no `defaults`: if it is an "
+            f"experiment of yours, give it another name than {CONFIG}"
+        )
+    return _lay({}, content)
 
 
 def _resolved(own: DictConfig, path: Path) -> dict[str, Any]:
@@ -155,6 +182,15 @@ def is_text(source: str | Path) -> bool:
     return str(source).lstrip().startswith("{")
 
 
+def no_text(file: Path) -> str:
+    """A file's name that is not taken for YAML text where it begins with a brace.
+
+    >>> no_text(Path("{a}/config.yaml")), no_text(Path("a/config.yaml"))
+    ('./{a}/config.yaml', 'a/config.yaml')
+    """
+    return f"./{file}" if is_text(str(file)) else str(file)
+
+
 def _home(path: Path) -> Path:
     """The folder that parents are named from: the nearest ancestor that has shared parts."""
     for folder in path.absolute().parents:
@@ -182,7 +218,7 @@ def _read_parent(folders: Sequence[Path], parent: str, child: Path) -> Mapping[s
 @cache
 def _read_part(file: Path, state: tuple[int, ...]) -> Mapping[str, Any]:
     """Many experiments share a part: it is read again when it has changed."""
-    return _plain(_read(file))
+    return _plain(_read(_text(file), file))
 
 
 def _plain(config: DictConfig) -> dict[Any, Any]:
@@ -202,26 +238,39 @@ def _lay(under: Mapping[str, Any], over: Mapping[Any, Any]) -> dict[str, Any]:
     return merged
 
 
-def _read(path: Path, text: str | None = None) -> DictConfig:
-    import yaml
-    from omegaconf import DictConfig, OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    if text is None and not is_file(path):
+def _text(path: Path, given: str | None = None) -> str:
+    """What a file holds, or what was given in its place."""
+    if given is not None:
+        return given
+    if not is_file(path):
         near = {p.stem for p in path.parent.glob("[!.]*.yaml")}  # not below: that may be a whole project
         if not path.suffix or path.parts[0] == FOLDER:
             near |= known_experiments().keys()
         hint = nearest(path.stem, near) if near or path.parent.is_dir() else f"there is no folder {path.parent}"
         raise ConfigError(f"no experiment file {path}: {hint}")
     try:
-        if text is None:
-            config = OmegaConf.load(StringIO(bounded(path.read_text(encoding="utf-8"))))
-        else:
-            config = OmegaConf.create(bounded(text))
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text: {error}") from None
+
+
+def _read(text: str, path: Path) -> DictConfig:
+    import yaml
+    from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        config = parse_yaml(text, lambda text: OmegaConf.load(StringIO(text)))
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise _no_yaml(path, error) from None
     if not isinstance(config, DictConfig):
-        raise ConfigError(f"{path}: an experiment is a mapping of `trainer`, `data` and `model`; this file is not")
+        raise _no_experiment(path)
     return config
+
+
+def _no_yaml(path: Path, error: Exception) -> ConfigError:
+    return ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}")
+
+
+def _no_experiment(path: Path) -> ConfigError:
+    return ConfigError(f"{path}: an experiment is a mapping of `trainer`, `data` and `model`; this file is not")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import re
 import shlex
 import signal
@@ -32,6 +33,7 @@ COMMAND = 'command: [tvr, fit, --config, experiments/NAME.yaml, "${args}"]'
 RESERVED_OPTIONS = ("config", "c", "run_id")
 NO_CHANGE = ("tracker", "runs_dir", "experiment")  # a run under these settings gives the same figures
 LONGEST_NAME = 160
+MOST_POINTS = 10_000  # a run each
 GRACE_S = 5.0
 
 
@@ -99,6 +101,8 @@ def read_grid(file: Path, base: str | None = None, overrides: Sequence[str] = ()
     varied = [name for name, values in axes.items() if len(values) > 1] or list(axes)
     constants = {name: text for name, text in settings.items() if name not in NO_CHANGE}
     constants |= {_short(name): _text(values[0]) for name, values in axes.items() if name not in varied}
+    if (count := math.prod(map(len, axes.values()))) > MOST_POINTS:
+        raise ConfigError(f"{file}: a grid of {count:,} points; at most {MOST_POINTS:,}")
     points: dict[str, Point] = {}
     home = read_arguments(("--config", experiment, *shared))[0].get("experiment")
     for values in itertools.product(*axes.values()):
@@ -237,7 +241,7 @@ def _load(file: Path) -> Mapping[str, Any]:
         raise ConfigError(f"no grid file {file}: {near}")
     try:
         content = parse_yaml(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{file}: a grid is a W&B sweep file: a mapping with `command`, `method` and `parameters`")

@@ -226,7 +226,7 @@ def check_settings(
     file = folder / CONFIG
     try:
         stored = parse_yaml(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:  # a date with 13 months is a ValueError
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise RunError(f"{file} is damaged ({' '.join(str(error).split())}); the run cannot be resumed") from None
     if not isinstance(stored, Mapping):
         raise RunError(f"{file} is damaged (no settings in it); the run cannot be resumed")

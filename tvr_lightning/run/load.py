@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from tvr_lightning.config.arguments import TRUST, read_arguments
+from tvr_lightning.config.compose import no_text
 from tvr_lightning.data.datamodule import VideoTextDataModule
 from tvr_lightning.device import open_device
 from tvr_lightning.errors import ConfigError
@@ -99,7 +100,7 @@ def load_run(path: str | os.PathLike[str], device: str | torch.device | None = N
     place = open_device("cpu" if device is None else device)
     folder = run_of(path)
     file = folder / CONFIG
-    config, _ = read_arguments(["--config", str(file), *([TRUST] if trust else [])], file)
+    config, _ = read_arguments(["--config", no_text(file), *([TRUST] if trust else [])], file)
     if not trains(config):
         experiment = build(config)
         experiment.model.to(place).eval()

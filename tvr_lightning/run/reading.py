@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tvr_lightning.config.text import parse_yaml
+from tvr_lightning.config.text import parse_yaml, plain
 from tvr_lightning.errors import RunError, one_line, short
 
 LARGEST = 10**9  # of a count of queries or items
@@ -83,21 +83,12 @@ def read_settings(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        settings = _plain(parse_yaml(path.read_text(encoding="utf-8")))
+        settings = plain(parse_yaml(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:  # a date with 13 months is a ValueError
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise damaged(path, one_line(error)) from None
     return settings if isinstance(settings, dict) else {}
-
-
-def _plain(value: Any) -> Any:
-    """What JSON knows."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple | set):
-        return list(map(_plain, value))
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 
 def read_columns(path: Path, columns: Sequence[str]) -> dict[str, list[Any]]:

@@ -8,6 +8,8 @@ import pytest
 
 from tvr_lightning.data.tools import bounds
 
+ODD = [("", ""), ("9" * 5000, "max"), ("ü", "100000 0"), ("max", "ü ü"), ("-1", "1 2 3"), ("x", "5")]
+
 
 @pytest.mark.parametrize(
     ("groups", "files", "memory", "cores", "usable"),
@@ -25,6 +27,11 @@ from tvr_lightning.data.tools import bounds
             4 << 30, 0.5, 1,
         ),
         ("0::/", {}, None, None, 8),
+        *(
+            (lines, {"memory.max": memory, "cpu.max": cpu}, None, None, 8)
+            for lines in ("0::/", "\n0::/\n::\nno group", "0::/" + "x" * 300)
+            for memory, cpu in ODD
+        ),
     ],
 )  # fmt: skip
 def test_limits_of_control_groups(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,40 +23,54 @@ def visible_cores() -> int:
 
 
 def core_quota() -> float | None:
-    """The smallest bound of processor time among the control groups, in cores; None where there is none."""
+    """The smallest bound of processor time among the control groups, in cores; None where none is known."""
     shares = []
     for name, folder in _groups():
-        if not name and (file := folder / "cpu.max").is_file():
-            quota, period = file.read_text(encoding="ascii").split()
-        elif name == "cpu" and (file := folder / "cpu.cfs_quota_us").is_file():
-            quota = file.read_text(encoding="ascii").strip()
-            period = (folder / "cpu.cfs_period_us").read_text(encoding="ascii").strip()
+        if not name:
+            numbers = _numbers(folder / "cpu.max")
+        elif name == "cpu":
+            numbers = _numbers(folder / "cpu.cfs_quota_us") + _numbers(folder / "cpu.cfs_period_us")
         else:
             continue
-        if quota.isdigit():
-            shares.append(int(quota) / int(period))
+        if len(numbers) == 2 and all(numbers):
+            shares.append(numbers[0] / numbers[1])
     return min(shares, default=None)
 
 
 def memory_limit() -> int | None:
-    """The smallest bound of memory among the control groups, in bytes; None where there is none."""
-    texts = []
-    for name, folder in _groups():
-        file = folder / ("memory.max" if not name else "memory.limit_in_bytes")
-        if name in ("", "memory") and file.is_file():
-            texts.append(file.read_text(encoding="ascii").strip())
-    return min((int(text) for text in texts if text.isdigit() and int(text) < UNBOUNDED), default=None)
+    """The smallest bound of memory among the control groups, in bytes; None where none is known."""
+    found = [
+        number
+        for name, folder in _groups()
+        if name in ("", "memory")
+        for number in _numbers(folder / ("memory.limit_in_bytes" if name else "memory.max"))
+    ]
+    return min((number for number in found if number < UNBOUNDED), default=None)
 
 
 def _groups() -> Iterator[tuple[str, Path]]:
     """The process's control groups and those above, by controller; "" is that of all in version 2."""
-    lines = OWN_CGROUPS.read_text(encoding="utf-8").splitlines() if OWN_CGROUPS.is_file() else []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        for name in controllers.split(","):
+    for line in _lines(OWN_CGROUPS):
+        _, _, rest = line.partition(":")
+        controllers, found, path = rest.partition(":")
+        for name in controllers.split(",") if found else ():
             home = CGROUPS / name if name else CGROUPS
             inside = home / path.lstrip("/")
             # inside a container the path is the host's, and the group lies at the mount itself
             for folder in (inside, *inside.parents):
                 if folder == home or home in folder.parents:
                     yield name, folder
+
+
+def _numbers(file: Path) -> list[int]:
+    """Whole numbers of a file's only line; none where it says something else, such as `max` or -1."""
+    words = " ".join(_lines(file)).split()
+    return [int(word) for word in words] if all(re.fullmatch("[0-9]{1,20}", word) for word in words) else []
+
+
+def _lines(file: Path) -> list[str]:
+    """Lines of a file of the system; none where there is no such file, or it may not be read."""
+    try:
+        return file.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError:
+        return []
