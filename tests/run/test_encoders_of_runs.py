@@ -285,6 +285,7 @@ class TestVocabulary:
         assert end["trained"]["tokenizer"] == begun["trained"]["tokenizer"]
         assert not any(piece in end["vocabulary"]["pieces"] for piece in ("crimson", "azure"))
 
+    @pytest.mark.slow
     def test_so_does_a_test_on_other_captions(self, fit: Callable[..., int], runs: Path, tmp_path: Path) -> None:
         assert fit("test", f"--ckpt_path={runs / 'lean_shapes' / 'a'}", "--run_id=t") == 0
         assert (tmp_path / "lean_shapes" / "t" / "metrics.json").is_file()

@@ -15,7 +15,6 @@ from safetensors.torch import save_file
 from tvr_lightning import load_run
 from tvr_lightning.commands.main import main
 
-from ..kinds import first_fast
 from ..small_runs import run_arguments
 
 VISION = {"image_size": 32, "patch_size": 16, "width": 32, "layers": 1, "head_width": 16}
@@ -54,7 +53,8 @@ def words_of(data: Path, runs: Path, folder: Path, *more: str) -> list[str]:
     return [*words, *own, f"--data.tokenizer.model=local-dir:{folder}", *more]
 
 
-@pytest.mark.parametrize("option", first_fast(["freeze_image=true", "gradient_checkpointing=true"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("option", ["freeze_image=true", "gradient_checkpointing=true"])
 def test_a_run_from_a_folder(folder: Path, shapes_root: Path, tmp_path: Path, option: str) -> None:
     assert main(["fit", *words_of(shapes_root, tmp_path, folder, f"--model.encoder.{option}")]) == 0
     run = tmp_path / "clip4clip_shapes" / "a"

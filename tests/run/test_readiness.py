@@ -104,6 +104,7 @@ def files_of(data: Path, words: Sequence[str], split: str) -> list[Path]:
     return [r.video_path for r in build_reader(read_arguments(words)[0]["data"]["annotations"]).load(split)]
 
 
+@pytest.mark.slow
 def test_training_videos_may_be_missing_and_a_gallery_s_may_not(generated: Path, tmp_path: Path) -> None:
     run = small(generated, tmp_path)
     files_of(tmp_path / "data", run.words, "train")[0].unlink()
