@@ -251,12 +251,11 @@ class MilvusVectors:
             from pymilvus import DataType, MilvusClient
         except ImportError as error:
             raise ConfigError(f"{place} needs pymilvus: pip install 'tvr-lightning[milvus]' ({error})") from None
-        for name in ("pymilvus", "milvus_lite"):  # they log each error with a traceback, and raise it too
-            log = logging.getLogger(name)
-            log.setLevel(logging.CRITICAL)
-            log.propagate = False  # their modules' own loggers have levels of their own in old releases
-            if not log.handlers:
-                log.addHandler(logging.NullHandler())
+        libraries = ("pymilvus", "milvus_lite")  # they log each error with a traceback, and raise it too
+        own = [name for name in logging.root.manager.loggerDict if name.startswith(libraries)]
+        for log in map(logging.getLogger, {*libraries, *own}):
+            if log.name in libraries or log.level:  # old releases set levels below the library's own
+                log.setLevel(logging.CRITICAL)
         self.place, self.collection, self.kind, self.width = place, collection, kind, width
         self.local = "://" not in place
         self.binary = kind == "code" and not self.local
