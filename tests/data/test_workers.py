@@ -98,6 +98,10 @@ def test_more_workers_than_cores_are_said_once_and_not_by_each_loader(
     assert capsys.readouterr().err == ""
     workers.worker_settings(2)
     assert "2 workers that read videos share 1 CPU core, and" in capsys.readouterr().err
+    say_once.cache_clear()
+    monkeypatch.setattr(workers, "ranks", lambda: (1, 2))
+    workers.worker_settings(2)
+    assert capsys.readouterr().err == ""  # the first rank says it for all
 
 
 @pytest.mark.slow

@@ -200,6 +200,13 @@ def test_wrong_overrides(override: str, text: str, grid: Callable[..., Path]) ->
         read_grid(grid(), overrides=[override])
 
 
+def test_a_grid_that_nobody_could_run_is_refused_at_once(grid: Callable[..., Path]) -> None:
+    axes = ("model.optimizer.lr", "model.optimizer.weight_decay", "model.optimizer.encoder_lr")
+    parameters = {name: {"values": [i / 1000 for i in range(1000)]} for name in axes}
+    with pytest.raises(ConfigError, match="a grid of 1,000,000,000 points; at most 10,000"):
+        read_grid(grid(parameters=parameters))
+
+
 def test_a_missing_or_broken_file(tmp_path: Path, grid: Callable[..., Path]) -> None:
     with pytest.raises(ConfigError, match="did you mean grid"):
         read_grid(grid().with_name("gird.yaml"))
