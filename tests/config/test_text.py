@@ -133,3 +133,15 @@ def test_a_run_s_configuration_stands_for_nothing_else(
     error = capsys.readouterr().err
     assert "unknown key 'x0'" in error
     assert "of mine" not in error
+
+
+def test_a_run_s_folder_may_begin_with_a_brace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (folder := Path("{x}")).mkdir()
+    (folder / CONFIG).write_text("experiment: e\nno_setting: 1\n")
+    assert main(["test", str(folder)]) == 2
+    assert "config.yaml: unknown key 'no_setting'" in capsys.readouterr().err
+    with pytest.raises(TVRError, match="config.yaml: unknown key 'no_setting'"):
+        load_run(folder)
