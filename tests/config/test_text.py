@@ -143,5 +143,5 @@ def test_a_run_s_folder_may_begin_with_a_brace(
     (folder / CONFIG).write_text("experiment: e\nno_setting: 1\n")
     assert main(["test", str(folder)]) == 2
     assert "config.yaml: unknown key 'no_setting'" in capsys.readouterr().err
-    with pytest.raises(TVRError, match="config.yaml: unknown key 'no_setting'"):
+    with pytest.raises(TVRError, match="unknown key 'no_setting'"):
         load_run(folder)
